@@ -151,7 +151,7 @@ def measure_memory(kind: str, sites: int, parameters: int, folder: Path) -> dict
     updates = make_updates(rule, [File(folder / f"{i}.safetensors") for i in range(MODELS)], weights, sites)
     # A first small merge, so that the libraries' own memory is allocated before the count starts.
     small = {"w": torch.zeros(100)}
-    tiny = make_updates(rule, [{"w": torch.randn(100)}], small, max(7, rule.min_sites()))
+    tiny = make_updates(rule, [{"w": torch.randn(100)}], small, max(7, rule.min_sites))
     rule.merge(tiny, rule.init(small), small)
     state = rule.init(weights)
     gc.collect()

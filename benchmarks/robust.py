@@ -75,7 +75,7 @@ def main() -> None:
     print("|---|---|" + "---|" * len(attacks), flush=True)
     for name in chosen.rules.split(","):
         rule = RULES[name]
-        enough_sites = len(found.sites) >= rule.min_sites()
+        enough_sites = len(found.sites) >= rule.min_sites
         row = [dice_after(found, rule) if enough_sites else float("nan")]
         row += [dice_after(found, Attacked(rule=rule, attack=attack)) for attack in attacks]
         print(f"| {name} | {' | '.join(f'{one:.3f}' for one in row)} |".replace("nan", "-"), flush=True)

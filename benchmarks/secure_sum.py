@@ -111,7 +111,7 @@ def main() -> None:
     sites = [f"site{number}" for number in range(chosen.sites)]
     cases = [
         ("none", NoPrivacy(), 0),
-        ("secure_sum, 32 bits", SecureSum(bits=32, limit=16, most_examples=1000), 0),
+        ("secure_sum, 32 bits", SecureSum(bits=32, limit=16, max_examples=1000), 0),
         ("secure_sum, 64 bits", SecureSum(), 0),
         ("secure_sum, 64 bits, 2 sites drop out", SecureSum(threshold=0.6), 2),
         ("distributed_dp, 32 bits", DistributedDP(noise_multiplier=1.0, least=6), 0),

@@ -19,7 +19,8 @@ def model() -> dict[str, torch.Tensor]:
 
 def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: int | None = None) -> None:
     """Take part in a study to its end, or until the round `stops`."""
-    channel = SiteConnection(name, exchange, privacy, audit=audit or AuditLog(None))
+    parties = exchange.parties or SITES
+    channel = SiteConnection(name, exchange, privacy, audit=audit or AuditLog(None), parties=parties)
     received = receive(channel, 0)
     while not received.final:
         generator = torch.Generator().manual_seed(sum(name.encode()) + received.round)
@@ -31,7 +32,7 @@ def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: i
         if number == stops:
             raise RuntimeError("killed")
         update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/dice": 0.5})
-        send_update(channel, update, received.weights)
+        send_update(channel, update, received.weights, model_sha256=received.sha256)
         received = receive(channel, number)
     closing = Update(name, received.round + 1, {}, 0, {"val/dice": 0.7})
     send_update(channel, closing, received.weights)

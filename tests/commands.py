@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
-from exchange.broker_enrolment import free_ports
+from broker_enrolment import free_ports
 
 from medfed.deployment.enrolment import enrol
 from medfed.wire.weights import digest as weights_digest
@@ -23,6 +23,7 @@ from medfed.wire.weights import digest as weights_digest
 PATIENCE_S = 240
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 PROCESSES = multiprocessing.get_context("forkserver")
+
 PROCESSES.set_forkserver_preload(
     ["medfed.deployment.site_service", "medfed.deployment.hub_service", "medfed.cli.commands", "commands"]
 )

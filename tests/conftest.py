@@ -16,3 +16,13 @@ def tiny(tmp_path_factory) -> Path:
         make_hospital(folder / name)
     write_study(folder)
     return folder
+
+
+@pytest.fixture
+def enrolment(tmp_path):
+    """A federation's authority, the credentials of its hub and sites, and a broker on loopback."""
+    from broker_enrolment import Enrolment
+
+    enrolled = Enrolment(tmp_path)
+    yield enrolled
+    enrolled.end()

@@ -79,8 +79,9 @@ class Rule(Kind, frozen=True):
         """
         return False
 
+    @property
     def min_sites(self) -> int:
-        """Return the smallest number of updates that a merge needs; a study's quorum can't be lower."""
+        """The smallest number of updates that a merge needs; a study's quorum can't be lower."""
         return 1
 
     def init(self, weights: Weights) -> State:

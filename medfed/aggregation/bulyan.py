@@ -34,12 +34,13 @@ class Bulyan(Rule, frozen=True, tag="bulyan"):
     attackers: Count = 1
     mixing: bool = False
 
+    @property
     def min_sites(self) -> int:
         return 4 * self.attackers + 3
 
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
-        require_sites(sites, self.min_sites(), self, f"4 * {self.attackers} attackers + 3")
+        require_sites(sites, self.min_sites, self, f"4 * {self.attackers} attackers + 3")
         distances, table = distances_and_mixing(sites, weights, self.attackers, self.mixing)
         rows = table[self._chosen(distances)]
         # A site that contributes to no chosen model is not read: its values may be of any size.

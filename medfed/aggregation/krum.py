@@ -25,10 +25,11 @@ class Krum(Rule, frozen=True, tag="krum"):
     attackers: Count = 1
     mixing: bool = False
 
+    @property
     def min_sites(self) -> int:
         return 2 * self.attackers + 3
 
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
-        require_sites(sites, self.min_sites(), self, f"2 * {self.attackers} attackers + 3")
+        require_sites(sites, self.min_sites, self, f"2 * {self.attackers} attackers + 3")
         return krum_mean(sites, weights, self.attackers, self.mixing, keep=1), state

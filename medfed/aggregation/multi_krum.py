@@ -28,6 +28,7 @@ class MultiKrum(Rule, frozen=True, tag="multi_krum"):
     keep: AtLeastOne | None = None
     mixing: bool = False
 
+    @property
     def min_sites(self) -> int:
         return max(2 * self.attackers + 3, (self.keep or 1) + self.attackers + 2)
 
@@ -39,7 +40,7 @@ class MultiKrum(Rule, frozen=True, tag="multi_krum"):
         if keep > largest_keep:
             raise RuleError(
                 f"multi_krum for round {newest_round(sites)}: keep {keep} of {len(sites)} sites; at "
-                f"least {self.min_sites()} are needed; with {self.attackers} attackers keep can be at "
+                f"least {self.min_sites} are needed; with {self.attackers} attackers keep can be at "
                 f"most {largest_keep}"
             )
         return krum_mean(sites, weights, self.attackers, self.mixing, keep), state

@@ -24,15 +24,16 @@ class TrimmedMean(Rule, frozen=True, tag="trimmed_mean"):
 
     trim: Count = 1
 
+    @property
     def min_sites(self) -> int:
         return 2 * self.trim + 1
 
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
-        if len(sites) < self.min_sites():
+        if len(sites) < self.min_sites:
             raise RuleError(
                 f"trimmed_mean for round {newest_round(sites)}: trim {self.trim} drops {2 * self.trim} of "
-                f"{len(sites)} sites' values, at least {self.min_sites()} are needed; with {len(sites)} "
+                f"{len(sites)} sites' values, at least {self.min_sites} are needed; with {len(sites)} "
                 f"sites trim can be at most {(len(sites) - 1) // 2}"
             )
         merged: dict[str, Tensor] = {}

@@ -20,35 +20,52 @@ def fingerprint() -> None:
 @click.argument("folder", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--secret", "secret_file", type=PATH, help="The file with the site's secret.")
-@click.option("--grid", type=click.Choice(["hu", "relative"]), default="relative", show_default=True,
-              help="Intensity bins: hu for CT, else relative. The same at every site.")  # fmt: skip
+@click.option(
+    "--intensity-bins",
+    type=click.Choice(["hu", "relative"]),
+    default="relative",
+    show_default=True,
+    help="hu for CT, else relative. The same at every site.",
+)
 @click.option("--classes", type=int, help="Number of classes, including the background.")
 @click.option("--channels", type=int, default=1, show_default=True, help="Image channels.")
 @click.option(
-    "--fewest", type=int, default=10, show_default=True, help="Withhold counts of fewer patients than this."
+    "--min-patients",
+    type=int,
+    default=10,
+    show_default=True,
+    help="Withhold counts of fewer patients than this.",
 )
+@click.option("--pet", type=click.Choice(["stored", "suv"]), default="stored", show_default=True,
+              help="Unit of PET, as data.read.pet of the study.")  # fmt: skip
 def make(
     folder: Path,
     out: Path,
     secret_file: Path | None,
-    grid: Literal["hu", "relative"],
+    intensity_bins: Literal["hu", "relative"],
     classes: int | None,
     channels: int,
-    fewest: int,
+    min_patients: int,
+    pet: Literal["stored", "suv"],
 ) -> None:
     """Write a hospital's fingerprint to OUT, for its privacy officer to review before it is shared."""
     import os
 
     from medfed.data import fingerprint as prints
     from medfed.data.index import index_folder
+    from medfed.data.reading import Reading
+    from medfed.data.settings import Images
     from medfed.pipeline.secret_file import read_secret
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
     index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
-    result = prints.fingerprint(index, grid=grid, classes=classes, channels=channels, min_count=fewest)
+    settings = Images(channels=channels, read=Reading(pet=pet))
+    result = prints.fingerprint(
+        index, grid=intensity_bins, classes=classes, settings=settings, min_count=min_patients
+    )
     out.write_bytes(prints.to_json(result))
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")
-    click.echo(f"withheld for fewer than {fewest} patients: {result.withheld} classes or histograms")
+    click.echo(f"withheld for fewer than {min_patients} patients: {result.withheld} classes or histograms")
     click.echo("Nothing in it is about a single patient. It is not sent: give the file to the coordinator.")
 
 

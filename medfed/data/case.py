@@ -7,8 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-# One channel of an image: a file, a folder that holds it alone, or exactly the files of one DICOM series.
+from medfed.errors import ImageError, LabelError
+
+# One channel of an image: a file, a folder that holds it alone, or exactly the files of one DICOM series; no
+# file at all, (), where the folder lacks a channel that it has of other cases.
 ImageSource = Path | tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What in a folder keeps one case from being read: the type of its refusal, and printable words.
+
+    The type says whether it lies in the image or in the label, and under which words the case is counted.
+    """
+
+    kind: type[ImageError]
+    message: str
+
+    @property
+    def of_label(self) -> bool:
+        """Whether only the label cannot be read."""
+        return issubclass(self.kind, LabelError)
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,7 +36,8 @@ class Case:
 
     `id` and `patient` are as the hospital wrote them; `token` is the salted name that logs and errors use.
     `image` holds one source per channel: a file, a folder of DICOM slices, or the files of one series.
-    `masks` holds one mask file per named structure, where a hospital has its labels so.
+    `masks` holds one mask file per named structure, where a hospital has its labels so. A case with a `fault`
+    is refused when it is read, as one whose file is missing.
     """
 
     id: str
@@ -29,6 +49,7 @@ class Case:
     split: str = "train"
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     masks: tuple[tuple[str, Path], ...] = ()
+    fault: Fault | None = None
 
     def __repr__(self) -> str:
         # Tracebacks and debug prints show a case; they must not show its paths and its patient.

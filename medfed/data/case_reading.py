@@ -44,9 +44,9 @@ def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Vo
         check_files(case)
         image = read_image(case.image, settings)
         channels = image.array.shape[0]
-        if settings is not None and channels != settings.channels:
+        if settings is not None and channels != settings.inputs:
             raise ChannelCountError(
-                f"the image has {channels} channels, the study's data.channels is {settings.channels}"
+                f"the image has {channels} channels, the study's data.channels is {settings.inputs}"
             )
         label = None
         overlap = "later" if settings is None else _reading(settings).overlap
@@ -81,12 +81,22 @@ def _as_label_errors() -> Iterator[None]:
 
 
 def check_files(case: Case) -> None:
-    """Raise if a file of a case is not there.
+    """Raise if a file of a case is not there, or its folder holds several for one.
 
     Raises:
-        MissingImageError, MissingLabelError: without the case's name.
+        MissingImageError, MissingLabelError, or the kind of its fault: without the case's name.
     """
+    if case.fault is not None:
+        raise case.fault.kind(case.fault.message)
     advice = "correct its path in the table, or restore the file"
+    lacking = [str(number) for number, source in enumerate(case.image, start=1) if source == ()]
+    if lacking and len(case.image) > 1:
+        raise MissingImageError(
+            f"it has no file for channel {' and '.join(lacking)} of {len(case.image)}, which other cases "
+            "have; restore the file, or remove the case"
+        )
+    if lacking:
+        raise MissingImageError("there is a label of this name and no image; restore the image")
     if not all(path.exists() for source in case.image for path in paths_of(source)):
         raise MissingImageError(f"its image is not there; {advice}")
     labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
@@ -113,12 +123,15 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
 
     reading = _reading(settings)
     channels: list[Volume] = []
+    if () in paths:
+        raise MissingImageError("it has no file for one of its channels")
     for path in paths:
         volumes = read(
             path,
             padding=reading.padding,
             tilt=reading.tilt,
             uneven=reading.uneven,
+            pet=reading.pet,
             max_bytes=reading.max_bytes,
         )
         if len(volumes) != 1:
@@ -127,6 +140,7 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
                 "folder of its own"
             )
         channels += volumes
+    _check_pet(channels, reading)
     first = channels[0]
     if len(channels) == 1:
         return first
@@ -142,6 +156,14 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
     flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
     return Volume(array, first.affine_ras, replace(first.info, flags=flags))
+
+
+def _check_pet(channels: Sequence[Volume], reading: Reading) -> None:
+    """Raise an ImageError if a study reads SUV and no channel of a case holds any."""
+    if reading.pet == "suv" and not any("suv" in one.info.flags for one in channels):
+        raise ImageError(
+            "data.read.pet is 'suv' and the image is no PET series; leave the case out, or set it to 'stored'"
+        )
 
 
 def _reading(settings: Images | None) -> Reading:

@@ -19,6 +19,7 @@ from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
 from medfed.data.case_reading import moved_parts, read_case
+from medfed.data.channels import match_channels
 from medfed.data.class_names import Classes, count_of
 from medfed.data.dataset import ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
@@ -126,7 +127,7 @@ class SiteDataModule(pl.LightningDataModule):
                     "data.kind is 'images' and the site's data are a table; correct the study or the "
                     "site's file"
                 )
-            self.index = source
+            self.index = match_channels(source, settings)
             self._set_up_images(settings, cache)
         self.notes = (*self.index.notes, *self.notes, *self.warnings)
 

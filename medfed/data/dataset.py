@@ -104,6 +104,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
             ImageError, LabelError: naming the case by token.
         """
         used = used_part(case, self.needs)
+        if used.fault is not None or () in used.image:
+            with case_reading.naming(case):
+                case_reading.check_files(used)
         try:
             return self.cache.get(used, lambda: prepare_case(used, self.settings, self.needs, self.classes))
         except (OSError, ImageError) as error:
@@ -116,7 +119,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 def used_part(case: Case, needs: Needs) -> Case:
     """Return a case with its label only if the task needs one."""
-    return case if needs == "segment" else replace(case, label=None, masks=())
+    if needs == "segment":
+        return case
+    fault = None if case.fault is not None and case.fault.of_label else case.fault
+    return replace(case, label=None, masks=(), fault=fault)
 
 
 def prepare_case(case: Case, settings: Images, needs: Needs, classes: Classes) -> Prepared:

@@ -168,7 +168,7 @@ def _landmarks(voxels: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def fingerprint(
-    index: Index, *, grid: Grid, classes: Classes = None, channels: int = 1, min_count: int = 10
+    index: Index, *, grid: Grid, classes: Classes = None, settings: Images | None = None, min_count: int = 10
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
 
@@ -176,7 +176,8 @@ def fingerprint(
         index: the site's cases; those of the split 'train' are read, test cases are not.
         grid: `hu` for CT, `relative` for MR and all others; the same at every site.
         classes: the task's classes by name, or how many there are; None where there are no labels.
-        channels: how many channels an image has.
+        settings: how the study reads images, so that what is planned is what is trained on; the default is
+            one channel, read as `medfed.read` does.
         min_count: counts of patients or voxels below this are withheld; the site's choice.
 
     Raises:
@@ -192,9 +193,10 @@ def fingerprint(
             f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it "
             "can train without giving a fingerprint"
         )
-    sums = _Sums(channels, grid)
+    settings = settings or Images()
+    sums = _Sums(settings.inputs, grid)
     for case in cases:
-        image, label = read_case(case, Images(channels=channels), classes)
+        image, label = read_case(case, settings, classes)
         if label is not None and label.array.shape[0] != 1:
             raise LabelError(
                 f"case {case.token}: its label has {label.array.shape[0]} channels, expected one"

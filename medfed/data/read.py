@@ -53,7 +53,8 @@ def read(
         uneven: for slices at uneven distances or with gaps, 'refuse' raises and 'resample' interpolates onto
             an even grid.
         pet: values of PET: 'stored' in the unit of the files (Bq/ml, mostly), 'suv' as SUV by body weight,
-            which raises if the header lacks what it needs; see data/dicom/suv.py.
+            which raises if the header lacks what it needs; see data/dicom/suv.py. Of a format without a
+            header of PET, such as NIfTI, 'suv' raises, as the unit of its values is unknown.
         max_bytes: size limit of one volume in bytes, as float32.
 
     Raises:
@@ -70,9 +71,20 @@ def read(
     options = ReadOptions(padding, tilt, uneven, pet, max_bytes)
     if isinstance(path, str | os.PathLike):
         whole = os.fspath(path)
-        return _sanitised_errors(lambda: read_volumes(whole, options), ImageError)
+        volumes = _sanitised_errors(lambda: read_volumes(whole, options), ImageError)
+        _check_pet_unit(volumes, pet)
+        return volumes
     files = [os.fspath(file) for file in path]
     return _sanitised_errors(lambda: read_series(files, options), ImageError)
+
+
+def _check_pet_unit(volumes: Sequence[Volume], pet: Pet) -> None:
+    """Raise an ImageError if SUV are wanted of a file that does not name its modality, so that may be PET."""
+    if pet == "suv" and not all(volume.info.modality for volume in volumes):
+        raise ImageError(
+            "pet is 'suv' and the file names neither a modality nor a unit, so it may hold Bq/ml or SUV; "
+            "give the DICOM series, or set data.read.pet to 'stored' if all hospitals' files hold one unit"
+        )
 
 
 def read_label(

@@ -26,6 +26,14 @@ class EmptyFileError(ImageError):
     """A file has no bytes: most likely a copy was interrupted."""
 
 
+class SeveralFilesError(ImageError):
+    """A folder holds several files for one image of a case."""
+
+
+class SeveralLabelsError(LabelError):
+    """A folder holds several labels for one case."""
+
+
 class GeometryError(ImageError):
     """A header gives the voxels an impossible or contradictory place in the patient."""
 
@@ -59,6 +67,8 @@ REASONS: Mapping[type[MedfedError], str] = {
     MissingImageError: "image missing",
     MissingLabelError: "label missing",
     EmptyFileError: "empty file",
+    SeveralFilesError: "several files for one image",
+    SeveralLabelsError: "several labels",
     GeometryError: "impossible geometry",
     SeveralVolumesError: "several volumes",
     ChannelGridError: "channels on different grids",

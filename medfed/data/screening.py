@@ -69,7 +69,7 @@ def usable_cases(
         )
     what = WHAT_IS_LEARNT[needs]
     if needs == "segment":
-        cases = tuple(case for case in index.cases if case.label is not None or case.masks)
+        cases = tuple(case for case in index.cases if _is_labelled(case))
     elif needs == "classify":
         cases = tuple(case for case in index.cases if case.target is not None)
     else:
@@ -80,6 +80,11 @@ def usable_cases(
         _check_targets(cases, classes)
     omitted = len(index.cases) - len(cases)
     return cases, (f"{omitted} cases have no {what} and are left out",) if omitted else ()
+
+
+def _is_labelled(case: Case) -> bool:
+    """Whether a case has a label, or several of which nobody knows which one is meant."""
+    return case.label is not None or bool(case.masks) or (case.fault is not None and case.fault.of_label)
 
 
 def _check_targets(cases: Iterable[Case], classes: int | None) -> None:
@@ -185,12 +190,13 @@ def refuse_excess(refused: Sequence[RefusedCase], cases: int, bears: Unreadable)
     first = refused[0].message
     if not bears.skip:
         raise DataError(f"{first}; this site leaves no case out (unreadable.skip is false)")
-    most = math.ceil(bears.most * cases)
+    most = math.ceil(bears.max_share * cases)
     found = f"{len(refused)} of {cases} cases cannot be used ({in_words(count_reasons(refused))})"
     if len(refused) > most:
         raise DataError(
-            f"{found}, and at most {most} may be left out (unreadable.most is {bears.most:g}); restore or "
-            f"repair them, remove them from the folder, or raise unreadable.most. The first: {first}"
+            f"{found}, and at most {most} may be left out (unreadable.max_share is {bears.max_share:g}); "
+            "restore or repair them, remove them from the folder, or raise unreadable.max_share. "
+            f"The first: {first}"
         )
     if len(refused) == cases:
         raise DataError(f"{found}, and none is left; restore or repair them. The first: {first}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from medfed.data.class_names import words_of
 from medfed.data.identifiers import is_unmistakable
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.normalise._normalise import Normalise
@@ -31,6 +32,7 @@ else:
 Millimetres = Annotated[float, Meta(gt=0, le=100)]
 Voxels = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=1)]
+ChannelNames = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=40)], ...], Meta(min_length=1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 _Number = TypeVar("_Number")
@@ -66,26 +68,26 @@ class Augment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many of its cases a site leaves out because they cannot be used.
 
-    skip: leave such cases out and go on; false refuses the folder at the first.  most: the largest share of
-    the site's cases that may be left out, rounded up to a whole case: one bad file never costs a hospital.
+    skip: leave such cases out and go on; false refuses the folder at the first.  max_share: the largest share
+    of the site's cases that may be left out, rounded up to a whole case: one bad file never costs a hospital.
     """
 
     skip: bool = True
-    most: Fraction = 0.05
+    max_share: Fraction = 0.05
 
 
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that are computed from all training hospitals' fingerprints, before the first round.
 
-    fewest: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer training
-    patients gives no fingerprint.  grid: the bins of the intensity histograms: `hu` for CT, `relative` for
-    all other images.  voxels: the most voxels that a patch may have.  normalise: the proposed normalisation:
-    `auto` is the fingerprint's percentiles, mean and standard deviation for CT and `zscore` otherwise; `nyul`
-    is the federation's histogram landmarks.
+    min_patients: counts of fewer patients (or voxels) than this are withheld; a hospital with fewer training
+    patients gives no fingerprint.  intensity_bins: the bins of the intensity histograms: `hu` for CT,
+    `relative` for all other images.  voxels: the most voxels that a patch may have.  normalise: the proposed
+    normalisation: `auto` is the fingerprint's percentiles, mean and standard deviation for CT and `zscore`
+    otherwise; `nyul` is the federation's histogram landmarks.
     """
 
-    fewest: Annotated[int, Meta(ge=1)] = 10
-    grid: Literal["hu", "relative"] = "relative"
+    min_patients: Annotated[int, Meta(ge=1)] = 10
+    intensity_bins: Literal["hu", "relative"] = "relative"
     voxels: Annotated[int, Meta(ge=512)] = 96**3
     normalise: Literal["auto", "zscore", "nyul"] = "auto"
 
@@ -126,7 +128,9 @@ class Images(
     samples: the patches that each visit takes from a volume (segmentation).
     foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
     normalise: how intensities are normalised, after resampling; see `medfed kinds normalise`.
-    channels: the number of channels of every image.
+    channels: the channels of every image, by name in the study's order, such as `[t1c, t2f]`: a site whose
+    folder names its channels gives these, in this order, or is refused. A number takes images whose channels
+    nothing names; then only the order of the files says which is which.
     findings: for several findings per image, the column that names them in words; without it each finding has
     a column of its own, of 1, 0, or nothing where it was not labelled.
     augment: the random augmentation in training; `none` for no augmentation.
@@ -156,7 +160,7 @@ class Images(
     samples: Count = 1
     foreground: Probability = 0.67
     normalise: AnyNormalise = Percentile()
-    channels: Count = 1
+    channels: Count | ChannelNames = 1
     findings: FindingWords | None = None
     augment: Augment | Literal["none"] = Augment()
     cache: Literal["memory", "disk", "none"] = "memory"
@@ -178,6 +182,11 @@ class Images(
                 "as RAS"
             )
         check_fractions(self.fractions)
+        if len(set(map(words_of, self.channel_names))) < len(self.channel_names):
+            raise DataError(
+                "data.channels: two names have the same words (case, spaces, underscores and hyphens do not "
+                "count); name each channel once"
+            )
         if self.spatial_dims == 2:
             self._check_2d()
         else:
@@ -214,6 +223,16 @@ class Images(
         if self.slices is not None or self.spacing_mm == "fit":
             key = "slices" if self.slices is not None else "spacing_mm: fit"
             raise DataError(f"data: {key} is for planes, and spatial_dims is 3; set spatial_dims: 2")
+
+    @property
+    def inputs(self) -> int:
+        """The number of channels of every image, which are a network's inputs."""
+        return self.channels if isinstance(self.channels, int) else len(self.channels)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The names of the channels in the study's order; empty if it only counts them."""
+        return () if isinstance(self.channels, int) else self.channels
 
     @property
     def axes(self) -> str | None:

@@ -42,6 +42,7 @@ class WorkerExchange:
     """The exchange of a worker process, which reads the model that rank 0 received and sends nothing."""
 
     closed = False  # rank 0 notices it, and stops the workers
+    parties: tuple[str, ...] = ()
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         return wire.read_global(Path(os.environ[MODEL]))

@@ -34,16 +34,15 @@ _TENSOR_OVERHEAD_BYTES = 120
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this hospital allows.
 
-    tasks, networks: the kinds it accepts; null accepts any.  privacy: a study must use one of these kinds;
-    an empty list requires none.  epsilon_ceiling: the largest epsilon that a study may spend on this
-    hospital's patients, at `delta` or less; a study without differential privacy has no epsilon and is then
-    refused.  Null sets no ceiling.  max_rounds, max_local_epochs: the limits on rounds, and on epochs between
-    two merges; null sets none.  minimum_cases: the hospital takes part only with at least this many training
-    cases, since a model reveals more about each of a few.
-    rows: which evaluation results may leave: `none`, `aggregates` over groups, or rows of single `patients`
-    (under salted ids).  smallest_group: results over groups of fewer patients than this never leave, whatever
-    the study says.  unreadable: how many cases may be left out because they cannot be used (`skip`, `most`);
-    with more, the hospital does not take part.
+    tasks, networks: the kinds it accepts; null accepts any.  privacy: a study must use one of these kinds; an
+    empty list requires none.  epsilon_ceiling: the largest epsilon that a study may spend on this hospital's
+    patients, at `delta` or less; a study without differential privacy has no epsilon and is then refused.
+    Null sets no ceiling.  max_rounds, max_local_epochs: the limits on rounds, and on epochs between two
+    merges; null sets none.  minimum_cases: the hospital takes part only with at least this many training
+    cases, since a model reveals more about each of a few.  rows: which evaluation results may leave: `none`,
+    `aggregates` over groups, or rows of single `patients` (under salted ids).  smallest_group: results over
+    groups of fewer patients than this never leave, whatever the study says.  unreadable: how many cases may
+    be left out because they cannot be used (`skip`, `max_share`); with more, the hospital does not take part.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -192,7 +191,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     from medfed.wire.weights import weights_of
 
     with torch.random.fork_rng():
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        inputs = study.data.inputs
         record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
         network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
         # Only names and shapes count here.
@@ -214,9 +213,10 @@ def _data(study: Study) -> str:
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
-    return (
-        f"images of {data.channels} channel{'s' * (data.channels > 1)}, {patch}, on this hospital's machine"
-    )
+    count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
+    names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
+    pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
+    return f"images of {count}{names}{pet}, {patch}, on this hospital's machine"
 
 
 def _settings(study: Study) -> list[tuple[str, object]]:

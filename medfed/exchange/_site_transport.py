@@ -47,6 +47,9 @@ class SiteTransport:
     # The hub's state is read at a merge; reading it earlier would cost a message per training step.
     closed = False
 
+    # Whoever trains is in the study to which the hospital agreed, not in what the hub or the store says.
+    parties: tuple[str, ...] = ()
+
     def __init__(self, store: ObjectStore, seal: Seal, study: str, site: str, folder: Path) -> None:
         self._store, self._study, self._site = store, study, validate_party_name(site)
         self._objects = StudyStore(store, seal, study, site)

@@ -49,7 +49,7 @@ class MemoryExchange:
     `on_bytes` is called with every message's bytes, for a test that searches them. If `asynchronous`,
     updates for earlier rounds are kept, and the models from which they and the sites' training started.
     `secrets` is the folder below which each site stores its own, so that a run resumes; without it they last
-    as long as this object.
+    as long as this object. `parties` are the sites that train.
     """
 
     signed = True
@@ -61,7 +61,9 @@ class MemoryExchange:
         on_bytes: Callable[[bytes], None] = lambda data: None,
         secrets: Path | None = None,
         asynchronous: bool = False,
+        parties: tuple[str, ...] = (),
     ) -> None:
+        self.parties = parties
         self._study, self._run = study, uuid.uuid4().hex
         self._idle, self._on_bytes, self._asynchronous = idle, on_bytes, asynchronous
         self._changed = threading.Condition()

@@ -71,6 +71,8 @@ class CallbackOptions:
     required_scalars: what the study's rule needs besides the weights: `train/loss_before`, the training loss
         of the received model, and `train/class_loss`, its mean over the classes and each class's.
     scalars: numbers that go with each update, such as how many cases the site left out.
+    parties: the sites that train in the study to which this one agreed, with which alone it agrees on keys;
+        needed by privacy mechanisms with keys, except in a simulation, whose exchange knows them.
     close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
     """
 
@@ -81,6 +83,7 @@ class CallbackOptions:
     on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
     required_scalars: Collection[str] = ()
     scalars: Mapping[str, float] = field(default_factory=dict)
+    parties: tuple[str, ...] = ()
     close_at_end: bool = True
 
 
@@ -132,6 +135,8 @@ class FederatedCallback(pl.Callback):
         method = local or LocalMethod()  # the base leaves training as it is
         self.site = site
         self.round = 0
+        # The digest of the model from which this round trains, as it arrived.
+        self.model_sha256 = ""
         self.scores: dict[str, float] = {}
         self._connection = SiteConnection(
             site,
@@ -140,6 +145,7 @@ class FederatedCallback(pl.Callback):
             self._options.egress or Egress(groups=method.sends),
             tuple(compress),
             self._options.audit or AuditLog(None),
+            self._options.parties,
         )
         self._local_epochs = local_epochs
         self._examples = examples
@@ -172,7 +178,7 @@ class FederatedCallback(pl.Callback):
             # The hub may be a round further by now; what this site had not kept of that round it trains
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
-            self._received = GlobalModel(self.round, self._weights(pl_module))
+            self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -255,10 +261,16 @@ class FederatedCallback(pl.Callback):
         # a lazy mapping's.
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
         residual = {group: dict(tensors) for group, tensors in self._residual.items()}
-        return {"round": self.round, "scores": dict(self.scores), "local": local, "residual": residual}
+        return {
+            "round": self.round,
+            "model": self.model_sha256,
+            "scores": dict(self.scores),
+            "local": local,
+            "residual": residual,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.round = state_dict["round"]
+        self.round, self.model_sha256 = state_dict["round"], state_dict["model"]
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
         self._residual = state_dict["residual"]
@@ -278,9 +290,12 @@ class FederatedCallback(pl.Callback):
         weights = self._local.personal(module, self._local_state)
         return None if weights is None else to_cpu(weights)
 
-    def resume_from_round(self, round: int) -> None:
-        """Take the module's weights for the hub's model of this round, instead of asking the hub for it."""
-        self.round, self._restored = round, True
+    def resume_from_round(self, round: int, model_sha256: str = "") -> None:
+        """Take the module's weights for the hub's model of this round, instead of asking the hub for it.
+
+        `model_sha256` is that model's digest as it arrived.
+        """
+        self.round, self.model_sha256, self._restored = round, model_sha256, True
 
     # -- one round, seen from the site
 
@@ -322,7 +337,7 @@ class FederatedCallback(pl.Callback):
                 scalars=self._update_scalars(),
                 groups=groups,
             )
-            self._residual = send_update(self._connection, update, weights, self._residual)
+            self._residual = send_update(self._connection, update, weights, self._residual, self.model_sha256)
             del update, weights
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -355,7 +370,7 @@ class FederatedCallback(pl.Callback):
         while not received.final and not received.selects(self.site):
             received = self._fetch(trainer, received.round + 1)
         load(module, received.weights)
-        self._received, self.round = received, received.round
+        self._received, self.round, self.model_sha256 = received, received.round, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
 

@@ -54,7 +54,8 @@ class SiteConfig:
     of private training holds on average.  clip: the largest norm of a gradient.  accumulate: the batches per
     optimiser step.  keep_local: the layers that stay in the hospital.  trained_only: whether only parameters
     that train are exchanged.  optimiser_state: whether the optimiser keeps its moments at a merge.
-    required_scalars: what the rule needs from each site beside its weights.
+    required_scalars: what the rule needs from each site beside its weights.  parties: the sites that train in
+    the study, with which alone this one agrees on keys.
     """
 
     epochs: int
@@ -74,3 +75,4 @@ class SiteConfig:
     accelerator: str = "auto"
     devices: int | str = 1
     required_scalars: tuple[str, ...] = ()
+    parties: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression, compress_update, decompress_update
 from medfed.wire.compression import State as Residual
 from medfed.wire.messages import HubChannel, SiteChannel
-from medfed.wire.update import GlobalModel, Update, check_update, outlier_errors
+from medfed.wire.update import GlobalModel, Update, check_update, model_digest, outlier_errors
 from medfed.wire.weights import Weights, digest
 
 # -------------------------------------------------------------------------------------------- in the hospital
@@ -35,7 +35,11 @@ from medfed.wire.weights import Weights, digest
 
 @dataclass(frozen=True)
 class SiteConnection:
-    """How a site sends to the hub: the exchange, the protection, what may leave, and the audit log."""
+    """How a site sends to the hub: the exchange, the protection, what may leave, and the audit log.
+
+    `parties` are the hospitals that train in the study to which this site agreed. With no others does it
+    agree on keys; in a simulation the exchange knows them.
+    """
 
     site: str
     exchange: SiteSide
@@ -44,32 +48,42 @@ class SiteConnection:
     egress: Egress = field(default_factory=Egress)
     compress: Sequence[Compression] = ()
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
+    parties: tuple[str, ...] = ()
 
-    def channel(self, round: int) -> SiteChannel:
+    def channel(self, round: int, model: GlobalModel) -> SiteChannel:
         """Return the channel through which the privacy mechanism's parties agree on keys in a round."""
-        return SiteChannel(self.exchange, self.site, round, self.audit)
+        parties = self.parties or self.exchange.parties
+        return SiteChannel(
+            self.exchange, self.site, round, self.audit, model, parties, self.privacy.min_sites
+        )
 
 
 def receive(connection: SiteConnection, round: int) -> GlobalModel:
     """Wait for the hub's model of this round or a later one, and return it."""
     received = connection.exchange.fetch(connection.site, round)
+    received = replace(received, sha256=model_digest(received))
     connection.audit.write(
         "received",
         site=connection.site,
         round=received.round,
-        sha256=digest(received.weights),
+        sha256=received.sha256,
         final=received.final,
     )
-    return connection.privacy.decrypt(received, connection.channel(received.round))
+    return connection.privacy.decrypt(received, connection.channel(received.round, received))
 
 
 def send_update(
-    connection: SiteConnection, update: Update, weights: Weights, residual: Residual | None = None
+    connection: SiteConnection,
+    update: Update,
+    weights: Weights,
+    residual: Residual | None = None,
+    model_sha256: str = "",
 ) -> Residual:
     """Send one update to the hub: the only line in medfed by which anything learned from patients leaves.
 
-    `weights` are the model that the hub sent. `residual` is what compression left out so far; it stays in the
-    hospital, and what is left out now is returned for the next round.
+    `weights` are the model that the hub sent, `model_sha256` its digest as it arrived, which `receive`
+    measured and which is measured here if it is not given. `residual` is what compression left out so far; it
+    stays in the hospital, and what is left out now is returned for the next round.
 
     Raises:
         UpdateError: if the update does not fit the model. Nothing was sent then.
@@ -81,7 +95,8 @@ def send_update(
         checked = check_update(replace(update, scalars=scalars), weights)
     if checked.evaluation_only:
         return _send(connection, checked, weights, residual)
-    for protector in connection.privacy.protectors(connection.channel(update.round)):
+    model = GlobalModel(update.round - 1, weights, sha256=model_sha256)
+    for protector in connection.privacy.protectors(connection.channel(update.round, model)):
         with _log_withheld(connection, update):
             protected = protector.protect(checked, weights)
         residual = _send(connection, protected, weights, residual)
@@ -155,7 +170,8 @@ def aggregate_round(
         QuorumError: if too few sites sent a valid update; it names the result of each site.
     """
     number, rule, privacy = current.round + 1, config.rule, config.privacy
-    session = privacy.open_session(HubChannel(exchange, tuple(sites), number, audit), config.deadline_s)
+    channel = HubChannel(exchange, tuple(sites), number, audit, current)
+    session = privacy.open_session(channel, config.deadline_s)
     results = [_refused(site, why) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):

@@ -131,6 +131,7 @@ def simulate(
         on_bytes=on_bytes,
         asynchronous=config.rule.asynchronous,
         secrets=None if folder is None else folder.with_name("sites"),
+        parties=tuple(sorted(sites)),
     )
     threads = [
         threading.Thread(

@@ -113,7 +113,8 @@ def train_site(
     resume = _resume(federated, module, run)
     saver = _CheckpointSaver(run, federated, config.local_epochs)
     trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
-    received = receive(SiteConnection(name, exchange, config.privacy, audit=run.audit), 0)
+    connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
+    received = receive(connection, 0)
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was
         # down end it.
@@ -157,6 +158,7 @@ def _callback(
             on_final_model=run.on_final_model,
             scalars=run.scalars,
             required_scalars=config.required_scalars,
+            parties=config.parties,
             close_at_end=False,
         ),
     )
@@ -171,7 +173,7 @@ def _resume(federated: FederatedCallback, module: pl.LightningModule, run: SiteR
     if not run.checkpoint.exists() and run.initial.exists():
         # It died in its first round: it trains that round again from the model it began with, whatever
         # round the hub is in by now.
-        federated.resume_from_round(_load_initial(run.initial, module))
+        federated.resume_from_round(*_load_initial(run.initial, module))
     return run.checkpoint.exists() or run.initial.exists()
 
 
@@ -279,11 +281,12 @@ def _scores(
     return finite_scalars({key: float(value) for key, value in (results[0] if results else {}).items()})
 
 
-def _load_initial(initial: Path, module: pl.LightningModule) -> int:
-    """Load the model that a site began with, and return its round."""
+def _load_initial(initial: Path, module: pl.LightningModule) -> tuple[int, str]:
+    """Load the model that a site began with, and return its round and its digest on arrival."""
     with safe_open(initial, framework="pt") as file:
         load(module, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
-        return int(file.metadata()["round"])
+        metadata = file.metadata()
+    return int(metadata["round"]), metadata["model"]
 
 
 class _CheckpointSaver(pl.Callback):
@@ -294,7 +297,8 @@ class _CheckpointSaver(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not self._run.checkpoint.exists():
-            _save(self._run.initial, weights_of(pl_module), {"round": str(self._federated.round)})
+            metadata = {"round": str(self._federated.round), "model": self._federated.model_sha256}
+            _save(self._run.initial, weights_of(pl_module), metadata)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self._local_epochs == 0:

@@ -14,6 +14,7 @@ from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import DRAFT_SEED, Draft, yaml_inline
+from medfed.pipeline._draft_channels import draft_channels
 from medfed.pipeline._draft_classes import class_names, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline.templates import render
@@ -45,21 +46,20 @@ def draft_images(
     preflights = {
         site: _preflight(site, path, progress, layout) for site, path in {**sites, **held_out}.items()
     }
-    channels = {number for one in preflights.values() for number in one.facts["channels"]}
     task = task or _infer_task(preflights)
-    if len(channels) > 1:
-        raise DataError(
-            f"the hospitals' images have {' and '.join(sorted(channels))} channels; a study needs the same "
-            "number everywhere"
-        )
+    channels, channel_warnings = draft_channels(preflights)
     training = {site: preflights[site] for site in sites}
     if are_planes(preflights):
-        text, warnings = _planes(training, channels.pop(), task)
+        text, warnings = _planes(training, channels, task)
     else:
         drafts = {"segment": _segmentation, "classify": _classification, "multilabel": _multilabel}
-        text, warnings = drafts[task](training, channels.pop())
+        text, warnings = drafts[task](training, channels)
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
-    return Draft(_with_layout(text, layout), summaries, (*_preflight_warnings(preflights), *warnings))
+    return Draft(
+        _with_layout(text, layout),
+        summaries,
+        (*_preflight_warnings(preflights), *channel_warnings, *warnings),
+    )
 
 
 def _with_layout(text: str, layout: Layout | None) -> str:
@@ -158,18 +158,18 @@ def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
 def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
     is_ct, modality_warnings = _is_ct(preflights)
     names, label_warnings = structures(preflights)
-    fewest = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
-    grid, reason = (
+    min_patients = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
+    bins, reason = (
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
     )
     text = render(
         "draft_segmentation.yaml.jinja",
         classes=yaml_inline(names),
         channels=channels,
-        grid=grid,
+        intensity_bins=bins,
         reason=reason,
         voxels=MAX_VOXELS,
-        fewest=fewest,
+        min_patients=min_patients,
     )
     return text, modality_warnings + label_warnings
 

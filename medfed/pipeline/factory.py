@@ -15,7 +15,7 @@ from medfed.data.layouts import Layout
 from medfed.data.left_out import note_left_out
 from medfed.data.refusals import REASONS
 from medfed.data.screening import write_refused
-from medfed.data.settings import Images, Table, Unreadable, with_layout
+from medfed.data.settings import Images, Unreadable, with_layout
 from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
@@ -23,7 +23,9 @@ from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
+from medfed.models.networks._vanishing import check_vanishing
 from medfed.models.tasks import Training
+from medfed.registry import kind_of
 from medfed.runs.rounds import LEFT_OUT
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
@@ -165,17 +167,31 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
     if study.privacy.replaces_batch_norm:
         network = replace_batch_norms(network, "group")
     patch = getattr(study.data, "patch", None)
+    if isinstance(study.data, Images) and study.data.patch is not None:
+        _check_vanishing(study, study.data, network)
     dims = getattr(study.data, "spatial_dims", 3)
     epochs = study.at(site).epochs
     training = Training(study.train.optimiser, study.train.schedule, epochs, patch, site, dims)
     return study.task.module(network, training)
 
 
+# What was checked in this process: a simulation builds its study's network once per hospital.
+_CHECKED: set[tuple[object, ...]] = set()
+
+
+def _check_vanishing(study: Study, data: Images, network: torch.nn.Module) -> None:
+    """Raise a StudyError if nothing is left of a patch at a layer of the study's network."""
+    known = (study.network, study.privacy.replaces_batch_norm, data.spatial_dims, data.patch)
+    if known not in _CHECKED and data.patch is not None:
+        check_vanishing(network, kind_of(study.network), data.inputs, data.patch)
+        _CHECKED.add(known)
+
+
 def network_of(study: Study) -> torch.nn.Module:
     """Return the study's network as the study file describes it."""
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
-        inputs = study.data.inputs if isinstance(study.data, Table) else study.data.channels
+        inputs = study.data.inputs
         record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
         network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
         prepare_training(network, study.start, study.train.lora, study.train.only)
@@ -200,6 +216,7 @@ def site_config_of(study: Study, site: str = "") -> SiteConfig:
         egress=egress_of(study, smallest_group=study.evaluation.smallest_group),
         compress=study.compress,
         required_scalars=study.rule.needs_scalars,
+        parties=tuple(sorted(study.sites)),
         seed=study.seed,
     )
 

@@ -2,9 +2,9 @@
 
 `plan_study` asks each hospital for its fingerprint (images) or its sums (a table), which hold counts and sums
 over patients and nothing about a single one, and fills the study's `data` section from the merged result
-before the first round. A hospital with fewer patients than `data.plan.fewest` sends none. Each fingerprint is
-recorded in the audit log with its size and digest, and the merged one is kept in the run folder, so that a
-resumed run has the same plan.
+before the first round. A hospital with fewer patients than `data.plan.min_patients` sends none. Each
+fingerprint is recorded in the audit log with its size and digest, and the merged one is kept in the run
+folder, so that a resumed run has the same plan.
 
 Hospitals on separate machines do the same with `medfed fingerprint make`, which writes a file that a person
 can read before passing it on, and the coordinator with `medfed fingerprint merge`, which prints the section.
@@ -63,8 +63,8 @@ def plan_study(
             sent.append(message)
         if not sent:
             raise DataError(
-                f"no site has the {plan.fewest} training patients that a fingerprint needs "
-                "(data.plan.fewest); give the settings in the study instead"
+                f"no site has the {plan.min_patients} training patients that a fingerprint needs "
+                "(data.plan.min_patients); give the settings in the study instead"
             )
         write_whole(merged_file, _merge(study, sent))
     settings = _settings(study, plan, merged_file.read_bytes())
@@ -89,15 +89,15 @@ def check_planned(study: Study) -> None:
 def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     """Return a hospital's fingerprint (images) or its sums (a table)."""
     if isinstance(study.data, Table):
-        sums = training_sums(site.rows, study.data.numbers, min_count=plan.fewest)
+        sums = training_sums(site.rows, study.data.numbers, min_count=plan.min_patients)
         return msgspec.json.encode(sums)
     return fingerprint.to_json(
         fingerprint.fingerprint(
             site.index,
-            grid=plan.grid,
+            grid=plan.intensity_bins,
             classes=site.label_classes if study.task.needs == "segment" else None,
-            channels=study.data.channels,
-            min_count=plan.fewest,
+            settings=study.data,
+            min_count=plan.min_patients,
         )
     )
 
@@ -116,7 +116,9 @@ def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table
         centre, scale = harmonise.centre_and_scale(sums)
         return msgspec.structs.replace(study.data, centre=centre, scale=scale, plan="given")
     section = propose_settings(fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise)
-    plain = {**msgspec.to_builtins(study.data), **section, "plan": "given"}
+    # The fingerprint counts the channels, which the study may name.
+    own = {"channels": study.data.channels, "plan": "given"}
+    plain = {**msgspec.to_builtins(study.data), **section, **own}
     try:
         return msgspec.convert(plain, Images)
     except msgspec.ValidationError as error:

@@ -23,6 +23,7 @@ from pytorch_lightning import LightningModule
 
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.case import Case
+from medfed.data.channels import match_channels
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout
@@ -81,6 +82,7 @@ def predict(
                 fractions=study.data.fractions,
                 layout=layout or study.data.given_layout,
             )
+            index = match_channels(index, study.data)
             lines = list(_predict_images(study, module, index, out))
             cases: Sequence[Case] = index.cases
         else:

@@ -133,7 +133,7 @@ def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, Hospita
             unusable[site] = error
             progress.log(f"{error}; the study goes on without this hospital")
     lost = [site for site in study.sites if site in unusable]
-    if lost and len(study.sites) - len(lost) < max(study.minimum, study.rule.min_sites()):
+    if lost and len(study.sites) - len(lost) < max(study.minimum, study.rule.min_sites):
         raise unusable[lost[0]]
     return hospitals, unusable
 

@@ -17,11 +17,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
 from medfed.privacy._key_exchange import (
     Boxes,
-    Content,
+    PublicKeys,
     RelayedMessages,
     agreed_key,
+    check_keys,
     open_relayed,
     parse,
+    party_keys,
     require_signatures,
     to_bytes,
 )
@@ -34,11 +36,15 @@ ANNOUNCED, BOXES = "ckks-keys", "ckks-boxes"
 ONLY_ATTEMPT = 1
 
 
-class KeyAnnouncement(Content, frozen=True):
+class KeyAnnouncement(PublicKeys, frozen=True):
     """A site's public encryption key, and the digest of the study's key if it holds that."""
 
     box: bytes
     holds: bytes = b""
+
+    @property
+    def x25519(self) -> tuple[bytes, ...]:
+        return (self.box,)
 
 
 def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
@@ -48,9 +54,14 @@ def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
         PrivacyError: if the hub or a site violates the protocol.
     """
     require_signatures(channel, "ckks", "speak as a site and be given the key")
+    with channel.logged_refusals():
+        return _shared_key(channel, make)
+
+
+def _shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
     box, key = _box_key(channel), channel.load_secret(KEY)
     announced = _announce(channel, box, key)
-    if announced is None or channel.site not in announced:
+    if announced is None:
         return None
     first = dealer(announced)
     if len({keys.holds for keys in announced.values() if keys.holds}) > 1:
@@ -79,14 +90,14 @@ def _announce(
     holds = hashlib.sha256(key).digest() if key else b""
     own = KeyAnnouncement(box.public_key().public_bytes_raw(), holds)
     channel.send(ONLY_ATTEMPT, ANNOUNCED, to_bytes(own))
+    if (sent := channel.sent(ANNOUNCED)) is not None:
+        # The first message counts: an earlier process may have sent one before it got the study's key.
+        own = parse(sent.data, KeyAnnouncement, channel.site, ANNOUNCED)
     answer = channel.receive({ANNOUNCED: ONLY_ATTEMPT})
     if answer is None:
         return None
-    relayed = parse(answer.data, RelayedMessages, "hub", ANNOUNCED).messages
-    return {
-        party: open_relayed(channel, sealed, KeyAnnouncement, party, ANNOUNCED, ONLY_ATTEMPT)
-        for party, sealed in relayed.items()
-    }
+    relayed = parse(answer.data, RelayedMessages, "hub", ANNOUNCED)
+    return party_keys(channel, relayed, own, ANNOUNCED, ONLY_ATTEMPT)
 
 
 def _deal(
@@ -94,7 +105,7 @@ def _deal(
 ) -> None:
     """Send the study's key, encrypted for each site that lacks it."""
     boxes = {
-        party: _cipher(box, one.box, channel.site, party).encrypt(bytes(12), key, None)
+        party: _cipher(channel, box, one.box, channel.site, party).encrypt(bytes(12), key, None)
         for party, one in announced.items()
         if not one.holds and party != channel.site
     }
@@ -107,12 +118,12 @@ def dealer(announced: Mapping[str, KeyAnnouncement]) -> str:
 
 
 def relay_keys(
-    channel: HubChannel, deadline_s: float | None, patience_s: float
+    channel: HubChannel, deadline_s: float | None, patience_s: float, min_sites: int
 ) -> tuple[list[str], dict[str, MedfedError]]:
     """Relay the key exchange at the hub; return the sites that hold or get the key, and those refused.
 
     Raises:
-        QuorumError: if no site is there, or the dealer does not distribute the key.
+        QuorumError: if too few sites are there, or the dealer does not distribute the key.
     """
     refused: dict[str, MedfedError] = {}
     sealed: dict[str, bytes] = {}
@@ -121,13 +132,19 @@ def relay_keys(
         try:
             if received.message is None:
                 raise received.error or WireError("no message")
-            announced[received.site] = parse(received.message.data, KeyAnnouncement, received.site, ANNOUNCED)
+            own = parse(received.message.data, KeyAnnouncement, received.site, ANNOUNCED)
+            check_keys({received.site: own}, announced)
+            announced[received.site] = own
             sealed[received.site] = received.sealed
         except MedfedError as error:
+            if received.message is not None:
+                channel.log_refusal(received.site, ANNOUNCED, error)
             refused[received.site] = error
-    if not announced:
+    if len(announced) < min_sites:
+        refusals = "".join(f"{site}: {error}. " for site, error in sorted(refused.items()))
         raise QuorumError(
-            f"round {channel.round}: no site showed a key; start the sites and go on with --resume"
+            f"round {channel.round}: {len(announced)} of {len(channel.sites)} sites showed a key, {min_sites} "
+            f"are needed (privacy.min_sites). {refusals}Start the sites that stopped and go on with --resume"
         )
     valid = channel.send(
         ONLY_ATTEMPT, ANNOUNCED, dict.fromkeys(sorted(announced), to_bytes(RelayedMessages(sealed)))
@@ -173,7 +190,7 @@ def _open_sealed_key(
     sealed = parse(data, RelayedMessages, "hub", BOXES).messages.get(first, b"")
     boxes = open_relayed(channel, sealed, Boxes, first, BOXES, ONLY_ATTEMPT).boxes
     try:
-        return _cipher(box, announced[first].box, first, channel.site).decrypt(
+        key = _cipher(channel, box, announced[first].box, first, channel.site).decrypt(
             bytes(12), boxes[channel.site], None
         )
     except (KeyError, InvalidTag):
@@ -181,8 +198,12 @@ def _open_sealed_key(
             f"site '{channel.site}', round {channel.round}: site '{first}' gave no key that opens here; "
             "start both again"
         ) from None
+    held = announced[first].holds
+    if held and hashlib.sha256(key).digest() != held:
+        raise PrivacyError(f"{channel.who}: site '{first}' gave another key than the one that it holds")
+    return key
 
 
-def _cipher(own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str) -> AESGCM:
-    # A pair's key encrypts only the study's key, so a zero nonce is never used for two plaintexts.
-    return AESGCM(agreed_key(own, theirs, f"ckks {sender} to {receiver}"))
+def _cipher(channel: SiteChannel, own: X25519PrivateKey, theirs: bytes, sender: str, receiver: str) -> AESGCM:
+    # A pair's key of a round encrypts one key of the study, so a zero nonce is never used for two plaintexts.
+    return AESGCM(agreed_key(own, theirs, f"ckks {channel.round} {sender} to {receiver}"))

@@ -107,8 +107,9 @@ class Privacy(Kind, frozen=True):
         """Return sentences that a person should read before the study starts."""
         return ()
 
+    @property
     def min_sites(self) -> int:
-        """Return the smallest number of sites that must answer a round."""
+        """The smallest number of sites that must answer a round; a field where a study sets it."""
         return 1
 
     def planned(self, rounds: int) -> Self:

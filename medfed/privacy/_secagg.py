@@ -7,7 +7,7 @@ step and the sender's signature. The steps, in order: call, keys, shares, member
     shares   site to hub: `Boxes`, each with shares that only its receiver can read
                                               hub to site: `DeliveredShares`
     members  hub to sites: `Members`
-    signed   site to hub: `Members`, the same hub to sites: `UnmaskRequest`
+    signed   site to hub: `SignedMembers`     hub to sites: `UnmaskRequest`
     unmask   site to hub: `Shares`
 """
 
@@ -18,10 +18,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import PrivacyError
-from medfed.privacy._key_exchange import Content, RelayedMessages, agreed_key, derived
+from medfed.privacy._key_exchange import Content, PublicKeys, RelayedMessages, agreed_key, check_keys, derived
 from medfed.privacy._masks import Bits, FixedPoint
 
 # The group and name under which a masked update carries the site's masked number of examples.
@@ -33,12 +34,13 @@ class Settings:
     """A study's settings of its secure sum; `secure_sum.py` explains each."""
 
     threshold: float
-    least: int
+    min_sites: int
     bits: Bits
     limit: float
-    most_examples: int
+    max_examples: int
     neighbours: int
     patience_s: float
+    colluding: int
 
     def fixed_point(self, terms: int) -> FixedPoint:
         """Return the fixed-point encoding for a sum of up to this many sites."""
@@ -46,11 +48,25 @@ class Settings:
 
     def whole_numbers(self, terms: int) -> FixedPoint:
         """Return the encoding of example counts, with a step of 1."""
-        return FixedPoint(self.bits, self.most_examples, terms, steps=1.0)
+        return FixedPoint(self.bits, self.max_examples, terms, steps=1.0)
 
     def required(self, of: int) -> int:
         """Return how many sites must remain of those that began."""
-        return max(self.least, required_sites(self.threshold, of))
+        return max(self.min_sites, required_sites(self.threshold, of, self.colluding))
+
+    def required_shares(self, sites: int) -> int:
+        """Return how many shares restore a secret when so many sites began.
+
+        Among neighbours only, a hub could also call a whole stretch of the ring dropped out, to cut an arc
+        off and have its sum. The last site of that arc then keeps at most one side of its neighbours, itself
+        and what colludes: one share more than those, and the arc can never be unmasked.
+        """
+        reach = self.neighbours // 2
+        if sites - 1 <= self.neighbours:
+            return required_sites(self.threshold, sites, self.colluding)
+        return max(
+            required_sites(self.threshold, 2 * reach + 1, self.colluding), reach + 1 + self.colluding + 1
+        )
 
     def require(self, who: str, did: str, count: int, of: int) -> None:
         """Check that enough sites remain of those that began.
@@ -61,16 +77,20 @@ class Settings:
         if count < self.required(of):
             raise PrivacyError(
                 f"{who}: {count} of {of} sites {did}, {self.required(of)} are needed (privacy.threshold, "
-                "privacy.least): a sum of fewer would reveal too much of each; nothing more is sent"
+                "privacy.min_sites): a sum of fewer would reveal too much of each; nothing more is sent"
             )
 
 
-class Keys(Content, frozen=True):
+class Keys(PublicKeys, frozen=True):
     """A site's public keys for this attempt, and the digest of its own mask's seed."""
 
     box: bytes
     mask: bytes
     seed: bytes
+
+    @property
+    def x25519(self) -> tuple[bytes, ...]:
+        return self.box, self.mask
 
 
 class DeliveredShares(Content, frozen=True):
@@ -84,6 +104,12 @@ class Members(Content, frozen=True):
     """The sites whose updates the hub holds, sorted."""
 
     sites: list[str]
+
+
+class SignedMembers(Members, frozen=True):
+    """The same as a site signs it, with the digest of everything that it was shown before (`view`)."""
+
+    view: bytes
 
 
 class UnmaskRequest(RelayedMessages, frozen=True):
@@ -124,26 +150,34 @@ def holders(site: str, others: Sequence[str]) -> list[str]:
     return sorted([site, *others])
 
 
-def required_sites(threshold: float, sites: int) -> int:
-    """Return how many of so many sites must remain; never one alone, whose sum would be its update."""
-    return max(2, math.ceil(threshold * sites - 1e-9))
+def required_sites(threshold: float, sites: int, colluding: int) -> int:
+    """Return how many of so many sites must remain: the study's share, and t with colluding < 2t - sites.
+
+    Two lists of who is in the sum, each signed by t sites, have 2t signatures. Every honest site signs one,
+    a colluding one both, so there are at most sites + colluding: fewer than 2t. So there is one list, every
+    honest site gives one kind of share of each other site, and nobody's update can be unmasked alone
+    (Bonawitz 2017, the consistency check; with none colluding it is their floor(n / 2) + 1, with a third
+    floor(2n / 3) + 1). Never one site alone, whose sum would be its update.
+    """
+    return max(2, math.ceil(threshold * sites - 1e-9), (sites + colluding) // 2 + 1)
 
 
-def checked_keys(keys: Mapping[str, Keys]) -> Mapping[str, Keys]:
-    """Return the keys, having checked that they belong to different sites.
+def view(keys: Mapping[str, Keys], members: Sequence[str]) -> bytes:
+    """Return the digest of what a site was shown: all public keys, and who distributed shares."""
+    shown = [(site, keys[site].box, keys[site].mask, keys[site].seed) for site in sorted(keys)]
+    return hashlib.sha256(msgspec.json.encode((shown, list(members)))).digest()
+
+
+def check_sum_keys(keys: Mapping[str, Keys], known: Mapping[str, Keys] | None = None) -> None:
+    """Check the keys of a sum, and the digests of the seeds; `known` were checked before.
 
     Raises:
-        PrivacyError: if one has a wrong length, or two sites have the same.
+        PrivacyError: as `check_keys`, or if a digest has a wrong length.
     """
-    seen: dict[bytes, str] = {}
+    check_keys(keys, known)
     for site, shown in sorted(keys.items()):
-        for key in (shown.box, shown.mask):
-            if len(key) != 32 or len(shown.seed) != 32:
-                raise PrivacyError(f"site '{site}': a key of {len(key)} bytes; X25519's have 32")
-            if key in seen:
-                raise PrivacyError(f"sites '{seen[key]}' and '{site}' show the same key: one speaks for both")
-            seen[key] = site
-    return keys
+        if len(shown.seed) != hashlib.sha256().digest_size:
+            raise PrivacyError(f"site '{site}': a digest of {len(shown.seed)} bytes; SHA-256's have 32")
 
 
 def own_mask(seed: bytes) -> bytes:

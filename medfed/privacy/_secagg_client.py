@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +18,7 @@ from medfed.privacy import _key_exchange as key_exchange
 from medfed.privacy import _secagg as secagg
 from medfed.privacy._key_exchange import Boxes, C, Content, RelayedMessages
 from medfed.privacy._masks import Scratch, Stream, masked
-from medfed.privacy._secagg import Keys, Members
+from medfed.privacy._secagg import Keys, Members, SignedMembers
 from medfed.privacy._shamir import SHARE_BYTES, split
 from medfed.wire.messages import SiteChannel
 from medfed.wire.update import Update
@@ -44,11 +43,11 @@ def protectors(settings: secagg.Settings, channel: SiteChannel) -> Iterator[Site
             # allow for that.
             attempt.log("left out", attempt=number)
             continue
-        with attempt.logged_refusals():
+        with channel.logged_refusals():
             agreed = _agree(attempt)
         if agreed is not None:
             yield agreed
-            with attempt.logged_refusals():
+            with channel.logged_refusals():
                 agreed.conclude()
 
 
@@ -68,7 +67,7 @@ class _Attempt:
     @property
     def who(self) -> str:
         """How errors name this site and round."""
-        return f"site '{self.site}', round {self.channel.round}"
+        return self.channel.who
 
     def send(self, step: str, content: Content) -> None:
         """Send a message of this attempt to the hub."""
@@ -93,15 +92,6 @@ class _Attempt:
         """Write an event of this round to the audit log."""
         self.channel.audit.write(event, **{"site": self.site, "round": self.channel.round, **fields})
 
-    @contextmanager
-    def logged_refusals(self) -> Iterator[None]:
-        """Log in the audit log why this site stops answering the hub."""
-        try:
-            yield
-        except PrivacyError as error:
-            self.log("hub refused", reason=str(error))
-            raise
-
 
 @dataclass(frozen=True)
 class SiteSum:
@@ -114,6 +104,11 @@ class SiteSum:
     others: Sequence[str]  # this site's neighbours among them
     shares: Mapping[str, tuple[bytes, bytes]]  # by owner: of its mask key and of its seed
 
+    @property
+    def _view(self) -> bytes:
+        """The digest of what the hub showed this site, which all sites of a sum must have seen alike."""
+        return secagg.view(self.keys, self.members)
+
     def protect(self, update: Update, weights: Weights) -> Update:
         """Return the update with every number masked; only the sum with the others' reveals anything.
 
@@ -121,16 +116,16 @@ class SiteSum:
             PrivacyError: if a number is too large for the fixed point.
         """
         settings = self.attempt.settings
-        if not 1 <= update.examples <= settings.most_examples:
+        if not 1 <= update.examples <= settings.max_examples:
             raise PrivacyError(
                 f"site '{self.attempt.site}' trains on {update.examples} examples; secure_sum takes 1 to "
-                f"{settings.most_examples} (privacy.most_examples), which every site must know before"
+                f"{settings.max_examples} (privacy.max_examples), which every site must know before"
             )
         point = settings.fixed_point(len(self.members))
         scratch, streams = Scratch(), self._streams()
         examples = torch.tensor([update.examples], dtype=torch.float64)
         count, _ = masked(examples, settings.whole_numbers(len(self.members)), 1.0, streams, scratch)
-        factor = update.examples / settings.most_examples
+        factor = update.examples / settings.max_examples
         delta: dict[str, Tensor] = {}
         for name in sorted(weights):
             whole, largest = masked(_terms(update, name), point, factor, streams, scratch)
@@ -166,10 +161,11 @@ class SiteSum:
             attempt.log("left out", attempt=attempt.number)
             return
         self._check_list(listed.sites)
-        attempt.send("signed", listed)
+        signed = SignedMembers(listed.sites, self._view)
+        attempt.send("signed", signed)
         request = attempt.receive("signed", secagg.UnmaskRequest)
         if request is not None:
-            self._check_request(request, listed)
+            self._check_request(request, signed)
             attempt.send("unmask", self._unmasking(listed.sites))
 
     def _check_list(self, sites: list[str]) -> None:
@@ -183,14 +179,14 @@ class SiteSum:
         before = attempt.channel.sent("signed")
         if before is None:
             return
-        if key_exchange.parse(before.data, Members, attempt.site, "signed").sites != sites:
+        if key_exchange.parse(before.data, SignedMembers, attempt.site, "signed").sites != sites:
             raise PrivacyError(
                 f"{attempt.who}: the hub asks for a second sum of this round over other sites. The "
                 "difference of two sums is a single site's update, so only one list per round is signed; let "
                 "the same sites take part again, or start a new run"
             )
 
-    def _check_request(self, request: secagg.UnmaskRequest, listed: Members) -> None:
+    def _check_request(self, request: secagg.UnmaskRequest, listed: SignedMembers) -> None:
         who, sites = self.attempt.who, listed.sites
         if both := sorted(set(request.seeds_of) & set(request.keys_of)):
             raise PrivacyError(
@@ -203,11 +199,16 @@ class SiteSum:
                 "site signed; nothing is given"
             )
         for party, sealed in request.messages.items():
-            signed = self.attempt.open(sealed, Members, party, "signed")
-            if party not in sites or signed != listed:
+            signed = self.attempt.open(sealed, SignedMembers, party, "signed")
+            if party not in sites or signed.sites != listed.sites:
                 raise PrivacyError(
                     f"{who}: site '{party}' signed another list of who is in the sum than this site: the hub "
                     "sent them different ones; nothing is given"
+                )
+            if signed.view != listed.view:
+                raise PrivacyError(
+                    f"{who}: site '{party}' was shown other keys, or other senders of shares, than this "
+                    "site: the hub sent them different ones; nothing is given"
                 )
         self.attempt.require("signed the list", len(request.messages), len(self.keys))
 
@@ -255,7 +256,7 @@ def _agree(attempt: _Attempt) -> SiteSum | None:
         return None
     around = secagg.neighbours(keys, settings.neighbours)[site]
     holding = secagg.holders(site, around)
-    min_shares = secagg.required_sites(settings.threshold, len(holding))
+    min_shares = settings.required_shares(len(keys))
     shares = own.split(holding, min_shares)
     boxes = {
         other: _cipher(attempt, own, keys[other], site, other).encrypt(
@@ -282,11 +283,8 @@ def _exchange_keys(attempt: _Attempt, own: _Secrets) -> Mapping[str, Keys] | Non
     relayed = attempt.receive("keys", RelayedMessages)
     if relayed is None:
         return None
-    keys = secagg.checked_keys(
-        {party: attempt.open(sealed, Keys, party, "keys") for party, sealed in relayed.messages.items()}
-    )
-    if keys.get(attempt.site) != own.public:
-        raise PrivacyError(f"{attempt.who}: the hub's list of keys lacks this site's own; nothing is sent")
+    keys = key_exchange.party_keys(attempt.channel, relayed, own.public, "keys", attempt.number)
+    secagg.check_sum_keys(keys)
     attempt.require("showed keys", len(keys), len(keys))
     return keys
 

@@ -105,7 +105,7 @@ class HubAttempt:
         if count < fewest:
             raise self.too_few(
                 f"{count} of {len(self.channel.sites)} sites {did}, {fewest} are needed for a secure sum "
-                "(privacy.threshold, privacy.least)"
+                "(privacy.threshold, privacy.min_sites)"
             )
 
     def too_few(self, what: str, then: str = "") -> QuorumError:
@@ -127,7 +127,7 @@ def _exchange_keys(attempt: HubAttempt, deadline_s: float | None) -> Mapping[str
     sealed_keys: dict[str, bytes] = {}
 
     def take(site: str, own_keys: Keys, sealed: bytes) -> None:
-        secagg.checked_keys({**keys, site: own_keys})
+        secagg.check_sum_keys({site: own_keys}, keys)
         keys[site], sealed_keys[site] = own_keys, sealed
 
     attempt.gather("keys", Keys, attempt.channel.sites, deadline_s, take)
@@ -264,13 +264,15 @@ class HubSum:
         signed: dict[str, bytes] = {}
         fewest = self.attempt.settings.required(len(self.keys))
 
-        def take(site: str, listed: Members, sealed: bytes) -> bool:
-            if listed.sites != sites:
-                raise PrivacyError(f"site '{site}' signed another list of who is in the sum")
+        view = secagg.view(self.keys, self.sites)
+
+        def take(site: str, listed: secagg.SignedMembers, sealed: bytes) -> bool:
+            if (listed.sites, listed.view) != (sites, view):
+                raise PrivacyError(f"site '{site}' signed another list of who is in the sum, or other keys")
             signed[site] = sealed
             return len(signed) >= fewest
 
-        self.attempt.gather("signed", Members, sites, self.attempt.settings.patience_s, take)
+        self.attempt.gather("signed", secagg.SignedMembers, sites, self.attempt.settings.patience_s, take)
         if len(signed) < fewest:
             raise self.attempt.too_few(
                 f"{len(signed)} of {len(sites)} sites signed who is in the sum, {fewest} are needed"
@@ -284,7 +286,7 @@ class HubSum:
         holding = secagg.holders(site, self._neighbours[site])
         numbers = {holder: number for number, holder in enumerate(holding, start=1)}
         shares = {numbers[holder]: share for holder, share in shares_by_holder.items() if holder in numbers}
-        at_least = secagg.required_sites(self.attempt.settings.threshold, len(numbers))
+        at_least = self.attempt.settings.required_shares(len(self.keys))
         for choice in islice(combinations(sorted(shares), at_least), MAX_CHOICES):
             chosen = {number: shares[number] for number in choice}
             try:
@@ -327,7 +329,7 @@ class HubSum:
         scratch, streams = Scratch(), self._streams(seeds, keys)
         counts = [update.groups[GROUP][EXAMPLES] for update in updates]
         examples = int(summed(counts, settings.whole_numbers(len(self.sites)), 1.0, streams, scratch)[0])
-        most = settings.most_examples
+        most = settings.max_examples
         if not len(updates) <= examples <= len(updates) * most:
             raise PrivacyError(
                 f"round {round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "

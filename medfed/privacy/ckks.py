@@ -69,10 +69,12 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     All sites hold one key.
 
     layers: the names, or prefixes of names, of the tensors to encrypt, or `all`; other tensors travel in the
-    clear.  patience_s: how many seconds the site that creates the key may take to distribute it.
+    clear.  min_sites: the smallest number of sites that share the key; with two, each can compute the other's
+    model.  patience_s: how many seconds the site that creates the key may take to distribute it.
     """
 
     layers: Literal["all"] | list[str] = "all"
+    min_sites: Annotated[int, msgspec.Meta(ge=2)] = 3
     patience_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
 
     reveals_each_update: ClassVar[bool] = False
@@ -103,7 +105,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             yield _Encryptor(self, key)
 
     def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
-        sites, refused = relay_keys(channel, deadline_s, self.patience_s)
+        sites, refused = relay_keys(channel, deadline_s, self.patience_s, self.min_sites)
         return PlainSession(self, sites, deadline_s, refused)
 
     def admit(self, update: Update, weights: Weights) -> Update:

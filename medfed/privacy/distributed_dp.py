@@ -2,20 +2,20 @@
 
 Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation, ICML 2021, arXiv:2102.06387. A site clips its update to length `clip`, adds Gaussian noise
-of deviation z clip / sqrt(least - colluding), z the noise multiplier, rounds to the fixed point and
-masks (`secure_sum.py`); the hub learns the noised sum. Any `least - colluding` shares together are
+of deviation z clip / sqrt(min_sites - colluding), z the noise multiplier, rounds to the fixed point and
+masks (`secure_sum.py`); the hub learns the noised sum. Any `min_sites - colluding` shares together are
 noise of deviation z clip, that of a central Gaussian mechanism, and the accountant counts it as one,
 with one step per round.
 
-What is guaranteed, and when sites drop out. A sum is over at least `least` sites, or it is not opened: the
-sites themselves check that before they give the shares that unmask it, so a lying hub cannot obtain a smaller
-one. Of those sites `colluding` may subtract their own noise, and what remains is the promised noise or more.
-Each site knows its own share, so protection against another hospital that has the merged model needs
+What is guaranteed, and when sites drop out. A sum is over at least `min_sites` sites, or it is not opened:
+the sites themselves check that before they give the shares that unmask it, so a lying hub cannot obtain a
+smaller one. Of those sites `colluding` may subtract their own noise, and what remains is the promised noise
+or more. Each site knows its own share, so protection against another hospital that has the merged model needs
 `colluding: 1`, the default: it holds against the hub, against each hospital, and against the hub with one of
-them. If more sites answer than `least`, the sum has more noise than was counted, by sqrt(answered / (least -
-colluding)); epsilon is then an upper bound. If fewer do, the round fails, nothing is opened, and its
-recorded cost stands. A round that is repeated sends exactly the same noised numbers, so that a second sum of
-the same round reveals nothing new.
+them. If more sites answer than `min_sites`, the sum has more noise than was counted, by sqrt(answered /
+(min_sites - colluding)); epsilon is then an upper bound. If fewer do, the round fails, nothing is opened, and
+its recorded cost stands. A round that is repeated sends exactly the same noised numbers, so that a second sum
+of the same round reveals nothing new.
 
 Neighbours differ by one site's update being present or replaced by zeros: who is in a sum is known. Sites
 have the same weight, because only then is the sum's sensitivity the clip.
@@ -75,8 +75,8 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     client_dp at the hub does) and with far less noise than if each update were noised by itself
     (client_dp at the sites).
 
-    Give `noise_multiplier`, or `epsilon` and `delta`. `least` sites must be in a sum, and together they add
-    the whole noise even if `colluding` of them reveal theirs; more sites add more noise, so set it to the
+    Give `noise_multiplier`, or `epsilon` and `delta`. `min_sites` sites must be in a sum, and together they
+    add the whole noise even if `colluding` of them reveal theirs; more sites add more noise, so set it to the
     number that is sure to answer. `threshold`, `bits`, `neighbours` and `patience_s` are those of secure_sum;
     32 bits are half the bytes.
 
@@ -84,7 +84,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     sampling of sites is not counted; sites beyond `colluding` that give the hub their noise.
     """
 
-    least: Annotated[int, Meta(ge=2, le=MAX_SITES)] = 3
+    min_sites: Annotated[int, Meta(ge=2, le=MAX_SITES)] = 3
     colluding: Annotated[int, Meta(ge=0)] = 1
     threshold: Annotated[float, Meta(gt=0.5, le=1)] = 0.67
     bits: Bits = 32
@@ -96,10 +96,10 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.colluding >= self.least:
+        if self.colluding >= self.min_sites:
             raise PrivacyError(
-                f"privacy 'distributed_dp': of least: {self.least} sites colluding: {self.colluding} may "
-                "reveal their noise, and none would remain; set colluding below least"
+                f"privacy 'distributed_dp': of min_sites: {self.min_sites} sites colluding: {self.colluding} "
+                "may reveal their noise, and none would remain; set colluding below min_sites"
             )
 
     def objections(self, study: Any) -> Iterator[str]:
@@ -112,30 +112,27 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         asked = max(1, math.ceil(study.sampling.fraction * len(study.sites) - 1e-9))
         if asked > MAX_SITES:
             yield f"privacy.kind: distributed_dp sums at most {MAX_SITES} sites a round, found {asked}"
-        if (fewest := required_sites(self.threshold, asked)) > self.least:
-            wasted = math.sqrt((fewest - self.colluding) / (self.least - self.colluding))
+        if (fewest := required_sites(self.threshold, asked, self.colluding)) > self.min_sites:
+            wasted = math.sqrt((fewest - self.colluding) / (self.min_sites - self.colluding))
             yield (
-                f"privacy.least: {self.least}, but of {asked} sites a round {fewest} must stay anyway "
-                f"(privacy.threshold): the noise would be {wasted:.1f} times what is needed; set it to "
-                f"{fewest}, and sampling.minimum too"
+                f"privacy.min_sites: {self.min_sites}, but of {asked} sites a round {fewest} must stay "
+                f"anyway (privacy.threshold): the noise would be {wasted:.1f} times what is needed; set it "
+                f"to {fewest}, and sampling.minimum too"
             )
-
-    def min_sites(self) -> int:
-        return self.least
 
     def notes(self) -> tuple[str, ...]:
         return (
             "each hospital's updates are hidden by distributed_dp: every hospital adds a share of the noise, "
-            f"and the hub sees only a sum of at least {self.least}; all hospitals have the same weight",
+            f"and the hub sees only a sum of at least {self.min_sites}; all hospitals have the same weight",
             f"the noise suffices while at most {self.colluding} of a round's hospitals reveal theirs; a sum "
-            f"of fewer than {self.least} is never opened",
+            f"of fewer than {self.min_sites} is never opened",
             self.scores_note(),
         )
 
     @property
     def deviation(self) -> float:
         """The deviation of one site's share of the noise."""
-        return share(self.clip, self.multiplier, self.least - self.colluding)
+        return share(self.clip, self.multiplier, self.min_sites - self.colluding)
 
     @property
     def grid(self) -> float:
@@ -190,7 +187,16 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     def _settings(self) -> Settings:
         # The largest number that may leave: a clipped one plus the largest noise that the generator can draw.
         limit = self.clip + MAX_DEVIATIONS * self.deviation
-        return Settings(self.threshold, self.least, self.bits, limit, 1, self.neighbours, self.patience_s)
+        return Settings(
+            self.threshold,
+            self.min_sites,
+            self.bits,
+            limit,
+            1,
+            self.neighbours,
+            self.patience_s,
+            self.colluding,
+        )
 
 
 @dataclass(frozen=True)

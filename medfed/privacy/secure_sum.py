@@ -24,7 +24,7 @@ how long is visible. Numbers about training (steps, seconds, loss) stay in the h
 infer the number of examples from them.
 
 Cost: benchmarks/RESULTS-secure-sum.md. Rounding: each number of the mean differs from the exact one by at
-most sites * most_examples / (2 * scale * total examples); with 64 bits and the defaults that is below the
+most sites * max_examples / (2 * scale * total examples); with 64 bits and the defaults that is below the
 rounding of float32 itself. A change larger than `limit` is an error at the site; it is never clipped.
 """
 
@@ -35,6 +35,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from medfed.errors import PrivacyError
 from medfed.privacy._masks import Bits
 from medfed.privacy._privacy import Privacy, RoundSession, UpdateProtector
 from medfed.privacy._secagg import GROUP, Settings
@@ -47,28 +48,39 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     """Secure aggregation (Bonawitz 2017): the hub learns the sum of the sites' updates and no site's own.
 
     threshold: the share of the sites that must stay to the end, above a half (against a lying hub, two
-    thirds); the others may drop out at any step.  least: the smallest number of sites in a sum; with two,
+    thirds); the others may drop out at any step.  min_sites: the smallest number of sites in a sum; with two,
     each can compute the other's.  bits: the size of the numbers on the wire, 64, or 32 for half the bytes and
-    less precision.  limit: the largest change of one number in a round.  most_examples: the largest number of
+    less precision.  limit: the largest change of one number in a round.  max_examples: the largest number of
     training cases at a site; both determine the fixed-point step.  neighbours: beyond this many other sites,
     each shares masks with so many only.  patience_s: how many seconds a site may take for a step after its
     keys before it counts as dropped out.  scores: whether scores of the merged model are sent.
     """
 
     threshold: Annotated[float, msgspec.Meta(gt=0.5, le=1)] = 0.67
-    least: Annotated[int, msgspec.Meta(ge=2)] = 3
+    min_sites: Annotated[int, msgspec.Meta(ge=2)] = 3
     bits: Bits = 64
     limit: Annotated[float, msgspec.Meta(gt=0)] = 1024.0
-    most_examples: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100_000
+    max_examples: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100_000
     neighbours: Annotated[int, msgspec.Meta(ge=4)] = 30
     patience_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    colluding: Annotated[int, msgspec.Meta(ge=0)] = 1
     scores: bool = True
+
+    def __post_init__(self) -> None:
+        if self.min_sites < self.colluding + 2:
+            raise PrivacyError(
+                f"privacy 'secure_sum': in a sum of min_sites: {self.min_sites} sites, colluding: {self.colluding} could "
+                f"subtract their own and read one update; set min_sites to {self.colluding + 2} or more, or "
+                "colluding lower"
+            )
+        if self.neighbours // 2 < self.colluding + 1:
+            raise PrivacyError(
+                f"privacy 'secure_sum': of neighbours: {self.neighbours}, colluding: {self.colluding} could cut "
+                f"off a part of the sites; set neighbours to {2 * self.colluding + 2} or more"
+            )
 
     reveals_each_update: ClassVar[bool] = False
     sends: ClassVar[tuple[str, ...]] = (GROUP,)
-
-    def min_sites(self) -> int:
-        return self.least
 
     def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         # No scalars of training: its steps would reveal the number of examples.

@@ -26,6 +26,15 @@ _TYPE_NAMES = {
     "`null`": "null",
 }
 
+# Renamed keys of study and site files. An old key is answered with the new one, where that is a key.
+RENAMED_KEYS = {
+    "fewest": "min_patients",
+    "grid": "intensity_bins",
+    "least": "min_sites",
+    "most": "max_share",
+    "most_examples": "max_examples",
+}
+
 
 def explain(
     error: str, raw: Any, name: str, lines: Lines, overrides: Sequence[str], record: type[Any]
@@ -42,6 +51,8 @@ def _problem(message: str, path: KeyPath, raw: Any, record: type[Any]) -> str:
     value = _value_at(raw, path)
     if unknown := re.search(r"unknown field `([^`]*)`", message):
         allowed = _field_names(path, raw, record)
+        if (new_key := RENAMED_KEYS.get(unknown[1])) in allowed:
+            return f"no such key; it is now called '{new_key}': write {new_key}, the value stays"
         return f"no such key{nearest(unknown[1], allowed)}; there are {', '.join(allowed)}"
     if missing := re.search(r"missing required field `([^`]*)`", message):
         if missing[1] == "kind":

@@ -13,6 +13,7 @@ from medfed.data.class_names import ClassNames, in_words
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
 from medfed.exchange.memory import Memory
+from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
 from medfed.study.study import Study
@@ -77,6 +78,11 @@ def _dimensions(study: Study, data: Images) -> Iterator[str]:
             f"network.spatial_dims: found {own}, and data.spatial_dims is {data.spatial_dims}; leave out the "
             "network's, or set both to the same number"
         )
+    elif data.plan == "given":  # otherwise the patch is not known yet
+        try:
+            for_images_of(study.network, data.spatial_dims).check_size(data.patch)
+        except StudyError as error:
+            yield f"data.patch: {error}"
     if data.slices is not None and study.task.needs != "segment":
         yield (
             f"data.slices: task '{kind_of(study.task)}' learns from whole images, and the slices of a volume "
@@ -95,7 +101,7 @@ def _privacy(study: Study) -> Iterator[str]:
             )
     if not study.privacy.reveals_each_update:
         yield from _hidden_updates(study)
-    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.min_sites())
+    yield from _too_few_sites(study, f"privacy.kind: '{privacy}'", study.privacy.min_sites)
 
 
 def _hidden_updates(study: Study) -> Iterator[str]:
@@ -139,7 +145,7 @@ def _rule(study: Study) -> Iterator[str]:
     if study.rule.asynchronous:
         yield from _asynchronous(study)
     if study.rule.max_sites is None:
-        yield from _too_few_sites(study, f"rule.kind: '{rule}'", study.rule.min_sites())
+        yield from _too_few_sites(study, f"rule.kind: '{rule}'", study.rule.min_sites)
 
 
 def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:

@@ -67,7 +67,7 @@ def written(example: LayoutExample) -> Iterator[Path]:
 
 def by_value(case: ListedCase) -> ExpectedCase:
     label = case.label.name if case.label is not None else None
-    files = tuple(first_path(source).name for source in case.image)
+    files = tuple("" if source == () else first_path(source).name for source in case.image)
     return ExpectedCase(case.id, case.patient, files, label, case.target, case.split)
 
 
@@ -128,6 +128,36 @@ def every_split_is_known_and_every_file_exists(example: LayoutExample) -> None:
             assert case.split in (*SPLITS, UNASSIGNED), case.split
             assert all(path.exists() for source in case.image for path in paths_of(source))
             assert case.label is None or case.label.exists()
+
+
+@check_layout.check
+def a_case_that_lacks_a_file_does_not_refuse_the_others(example: LayoutExample) -> None:
+    """Take each file of each case away: the others are listed as before, and the case never as whole."""
+    with written(example) as folder:
+        away = folder.parent / "away"
+        cases = example.layout.read(Survey.of(folder)).cases
+        for case in cases if len(cases) > 1 else ():
+            for path in _files(case):
+                path.rename(away)
+                listed = {one.id: one for one in example.layout.read(Survey.of(folder)).cases}
+                away.rename(path)
+                for other in cases:
+                    if path not in _files(other):
+                        assert listed.get(other.id) == other, "another case is listed otherwise"
+                left = listed.get(case.id)
+                assert left is None or _is_known_to_lack(left, path, case), "the case is listed as whole"
+
+
+def _files(case: ListedCase) -> tuple[Path, ...]:
+    labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
+    return (*(path for source in case.image for path in paths_of(source)), *labels)
+
+
+def _is_known_to_lack(left: ListedCase, path: Path, whole: ListedCase) -> bool:
+    """Whether a case is refused when it is read, or has lost no more than its label."""
+    if left.fault is not None or () in left.image or path in _files(left):
+        return True
+    return left.image == whole.image and (left.label, left.masks) != (whole.label, whole.masks)
 
 
 @check_layout.check

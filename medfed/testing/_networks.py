@@ -11,6 +11,7 @@ from torch import nn
 
 from medfed.errors import StudyError
 from medfed.models.networks import Network
+from medfed.models.networks._vanishing import vanishing_layers
 from medfed.models.tasks import Needs
 from medfed.registry import kinds
 from medfed.testing._contract import OF_EVERY_KIND, Contract, NotApplicable, raises
@@ -132,6 +133,30 @@ def a_size_is_refused_or_works(network: Network) -> None:
         taken += 1
         assert tuple(module.train()(inputs(size)).shape) == expected_shape(network, size)
     assert taken < 8 or "classify" in network.serves
+
+
+@check_network.check
+def a_size_of_which_nothing_is_left_is_refused(network: Network) -> None:
+    """A group norm over one number returns its bias: the network would learn one answer for all images."""
+    if not sees_images(network):
+        raise NotApplicable("a table has no size")
+    norms = ("instance", "batch", "group") if hasattr(network, "norm") else (None,)
+    for norm, side in itertools.product(norms, (4, 8, 16, 32)):
+        one = network if norm is None else msgspec.structs.replace(network, norm=norm)
+        module = taken_or_refused(one, (side,) * 3)
+        assert module is None or vanishing_layers(module, INPUTS, (side,) * 3) == []
+
+
+@check_network.check
+def a_study_is_refused_for_the_sizes_that_building_refuses(network: Network) -> None:
+    if not sees_images(network):
+        raise NotApplicable("a table has no size")
+    for size in ((4, 4, 4), (8, 8, 8), (12, 16, 18), (32, 32, 32)):
+        if taken_or_refused(network, size) is None:
+            with raises(StudyError, "network '"):
+                network.check_size(size)
+        else:
+            network.check_size(size)
 
 
 @check_network.check

@@ -74,7 +74,12 @@ def one_round(
             received = receive(connection, 0)
             allowed = {name: value for name, value in SCALARS.items() if name in privacy.scalars}
             scalars = {**allowed, "train/loss": 0.7, "train/steps": 6.0}
-            send_update(connection, replace(update, scalars=scalars), received.weights)
+            send_update(
+                connection,
+                replace(update, scalars=scalars),
+                received.weights,
+                model_sha256=received.sha256,
+            )
             received = receive(connection, 1)
             send_update(connection, Update(update.site, 2, {}, 0, {"val/dice": 0.5}), received.weights)
 

@@ -253,7 +253,7 @@ def updates_times_a_number_move_the_model_that_many_times_as_far(rule: Rule) -> 
 
 @check_rule.check
 def one_site_alone_gives_a_finite_model_that_lies_its_way(rule: Rule) -> None:
-    if rule.min_sites() > 1:
+    if rule.min_sites > 1:
         raise NotApplicable("it needs more sites")
     weights = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
     delta = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -364,13 +364,13 @@ def an_update_of_another_shape_is_an_error(rule: Rule) -> None:
 
 @check_rule.check
 def fewer_sites_than_needed_are_an_error(rule: Rule) -> None:
-    if rule.min_sites() == 1:
+    if rule.min_sites == 1:
         raise NotApplicable("one site is enough")
     weights = model(0)
-    few = updates_for(rule, weights)[: rule.min_sites() - 1]
-    with raises(RuleError, f"at least {rule.min_sites()} are needed"):
+    few = updates_for(rule, weights)[: rule.min_sites - 1]
+    with raises(RuleError, f"at least {rule.min_sites} are needed"):
         merge(rule, few, weights)
-    enough = updates_for(rule, weights)[: rule.min_sites()]
+    enough = updates_for(rule, weights)[: rule.min_sites]
     merge(rule, enough, weights)
 
 
@@ -382,7 +382,7 @@ def a_rule_that_supports_secure_aggregation_needs_nothing_of_a_single_site(rule:
     assert not rule.needs_groups
     assert not rule.asynchronous
     assert rule.max_sites is None
-    assert rule.min_sites() == 1
+    assert rule.min_sites == 1
 
 
 @check_rule.check

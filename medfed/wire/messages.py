@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
 
-from medfed.errors import MedfedError, WireError
+from medfed.errors import MedfedError, PrivacyError, WireError
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Seal
+from medfed.wire.update import GlobalModel, model_digest
 
 # The version of the message format; parties refuse any other.
-FORMAT = "medfed-letter-1"
+FORMAT = "medfed-message-2"
 
 # Enough for keys and shares of some hundred sites with their certificates. A larger message is an
 # attack or damaged.
@@ -44,6 +47,13 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     def when(self) -> tuple[int, int]:
         """Round and attempt: a step's latest message counts, and of one attempt's the first."""
         return self.round, self.attempt
+
+
+class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a site says in a message: its content, and the SHA-256 of the model from which it trains."""
+
+    model: str
+    content: bytes
 
 
 @dataclass(frozen=True)
@@ -98,8 +108,24 @@ def open_message(data: bytes, seal: Seal, party: str, study: str, run: str = "")
 
 
 def unverified_data(sealed: bytes) -> bytes:
-    """Return the content of a sealed message that the caller verified earlier."""
-    return msgspec.json.decode(sealed.partition(b"\n")[2], type=Message).data
+    """Return the content of a site's sealed message that the caller verified earlier."""
+    message = msgspec.json.decode(sealed.partition(b"\n")[2], type=Message)
+    return _statement(message).content
+
+
+def _statement(message: Message) -> Statement:
+    try:
+        return msgspec.json.decode(message.data, type=Statement)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError(
+            f"the message of '{message.party}' for step '{message.step[:20]}' cannot be decoded: "
+            f"{str(error)[:200]}"
+        ) from None
+
+
+def _content(message: Message) -> Message:
+    """Return a site's message with its content only."""
+    return msgspec.structs.replace(message, data=_statement(message).content)
 
 
 class SiteMessaging(Protocol):
@@ -108,6 +134,11 @@ class SiteMessaging(Protocol):
     @property
     def signed(self) -> bool:
         """Whether messages are signed, so that nobody in between can write in another party's name."""
+        ...
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The sites that train, where all are in this process; empty across machines: there a study says."""
         ...
 
     def send_message(self, site: str, round: int, attempt: int, step: str, data: bytes) -> None:
@@ -174,17 +205,37 @@ class HubMessaging(Protocol):
 
 @dataclass(frozen=True)
 class SiteChannel:
-    """A site's messages of one round; each one sent or received is written to the audit log."""
+    """A site's messages of one round; each one sent or received is written to the audit log.
+
+    `model` is the one from which the site trains: every message states its digest, so that a hub which sends
+    other models to others is found out (Pasquini, Francati, Ateniese: Eluding Secure Aggregation in Federated
+    Learning via Model Inconsistency, CCS 2022, arXiv:2111.07380). `parties` are the hospitals that train in
+    the study to which this site agreed; nobody else's message is opened, whoever forwards it. `min_sites` is
+    the smallest number of them with which this site agrees on keys.
+    """
 
     exchange: SiteMessaging
     site: str
     round: int
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
+    model: GlobalModel | None = None
+    parties: tuple[str, ...] = ()
+    min_sites: int = 1
 
     @property
     def signed(self) -> bool:
         """Whether messages are signed."""
         return self.exchange.signed
+
+    @property
+    def who(self) -> str:
+        """How errors name this site and round."""
+        return f"site '{self.site}', round {self.round}"
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """The digest of the model from which this site trains; empty if there is none."""
+        return "" if self.model is None else model_digest(self.model)
 
     def send(self, attempt: int, step: str, data: bytes) -> None:
         """Send a message to the hub."""
@@ -198,12 +249,13 @@ class SiteChannel:
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        self.exchange.send_message(self.site, self.round, attempt, step, data)
+        statement = msgspec.json.encode(Statement(self.model_sha256, data))
+        self.exchange.send_message(self.site, self.round, attempt, step, statement)
 
     def sent(self, step: str) -> Message | None:
         """Return the last message for a step that this site has sent, if it is of this round."""
         message = self.exchange.sent_message(self.site, step)
-        return message if message is not None and message.round == self.round else None
+        return _content(message) if message is not None and message.round == self.round else None
 
     def receive(self, min_attempts: Mapping[str, int]) -> Message | None:
         """Return the hub's message for one of these steps, waiting for it, or None if the round is over."""
@@ -220,8 +272,37 @@ class SiteChannel:
         return message
 
     def open(self, sealed: bytes, party: str) -> Message:
-        """Return another site's message that the hub has forwarded."""
-        return self.exchange.open_message(self.site, sealed, party)
+        """Return another site's message that the hub has forwarded.
+
+        Raises:
+            WireError: if that party did not seal it, for this study and run.
+            PrivacyError: if it is no hospital of the study, or trains from another model than this site.
+        """
+        if party not in self.parties:
+            raise PrivacyError(
+                f"{self.who}: the hub shows '{party[:80]}' as a party, expected hospitals that train in the "
+                f"study to which this site agreed ({', '.join(self.parties) or 'none are known here'}); "
+                "nothing more is sent"
+            )
+        message = self.exchange.open_message(self.site, sealed, party)
+        statement = _statement(message)
+        if statement.model != self.model_sha256:
+            raise PrivacyError(
+                f"{self.who}: site '{party}' trains from model {statement.model[:12] or '(none)'}, this site "
+                f"from {self.model_sha256[:12] or '(none)'}: the hub sent them different ones, or one of "
+                "them is not of this round; nothing more is sent"
+            )
+        return msgspec.structs.replace(message, data=statement.content)
+
+    @contextmanager
+    def logged_refusals(self) -> Iterator[None]:
+        """Write to the audit log why this site stops answering the hub."""
+        try:
+            yield
+        except MedfedError as error:
+            if isinstance(error, PrivacyError | WireError):
+                self.audit.write("hub refused", site=self.site, round=self.round, reason=str(error))
+            raise
 
     def retract(self) -> None:
         """Retract this site's update for the round."""
@@ -238,12 +319,18 @@ class SiteChannel:
 
 @dataclass(frozen=True)
 class HubChannel:
-    """The hub's messages of one round, and the sites that were asked to train for it."""
+    """The hub's messages of one round, the sites that were asked to train for it, and from which model."""
 
     exchange: HubMessaging
     sites: tuple[str, ...]
     round: int
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
+    model: GlobalModel | None = None
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """The digest of the model from which the sites train; empty if there is none."""
+        return "" if self.model is None else model_digest(self.model)
 
     def send(self, attempt: int, step: str, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Send messages to sites, and return the valid ones: these, or those sent before."""
@@ -261,10 +348,29 @@ class HubChannel:
         self, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
     ) -> Iterator[ReceivedMessage]:
         """Yield one result per site as they arrive; refusals are written to the audit log."""
-        for received in self.exchange.collect_messages(self.round, attempt, step, sites, deadline_s):
+        for sealed in self.exchange.collect_messages(self.round, attempt, step, sites, deadline_s):
+            received = self._opened(sealed)
             if received.error is not None:
                 self.log_refusal(received.site, step, received.error)
             yield received
+
+    def _opened(self, received: ReceivedMessage) -> ReceivedMessage:
+        """Return the message with its content, refused if its site trains from another model.
+
+        The hub looks too, so that one site which is out of step does not make all others refuse.
+        """
+        if received.message is None:
+            return received
+        try:
+            statement = _statement(received.message)
+            if statement.model != self.model_sha256:
+                raise WireError(
+                    f"site '{received.site}', round {self.round}: it trains from model "
+                    f"{statement.model[:12] or '(none)'}, expected {self.model_sha256[:12] or '(none)'}"
+                )
+        except WireError as error:
+            return ReceivedMessage(received.site, error=error)
+        return replace(received, message=_content(received.message))
 
     def log_refusal(self, site: str, step: str, error: MedfedError) -> None:
         """Log that a site's message is refused, and why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medfed.errors import UpdateError
-from medfed.wire.weights import Difference, Weights, norm
+from medfed.wire.weights import Difference, Weights, digest, norm
 
 # The norm, in multiples of those of the same round, above which an update is refused (see `outlier_errors`).
 DEFAULT_OUTLIER_FACTOR = 1000.0
@@ -71,7 +72,8 @@ class GlobalModel:
 
     Round 0 is the untrained model. `participants` are the sites that train for round + 1, None for
     all of them. `groups` are a rule's further tensors for the sites (SCAFFOLD's control variate).
-    `final` ends the study.
+    `final` ends the study. `sha256` is what a site measured of it as it arrived (`model_digest`), before
+    anything in it was decrypted.
     """
 
     round: int
@@ -80,10 +82,22 @@ class GlobalModel:
     final: bool = False
     study: str = ""
     groups: Mapping[str, Weights] = field(default_factory=dict)
+    sha256: str = ""
 
     def selects(self, site: str) -> bool:
         """Return whether this site trains for the next round."""
         return not self.final and (self.participants is None or site in self.participants)
+
+
+def model_digest(model: GlobalModel) -> str:
+    """Return the SHA-256 of all tensors of a model, its groups' too; the one measured on arrival, if any."""
+    if model.sha256 or not model.groups:
+        return model.sha256 or digest(model.weights)
+    lines = [
+        digest(model.weights),
+        *(f"{name} {digest(model.groups[name])}" for name in sorted(model.groups)),
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check_update(update: Update, against: Weights) -> Update:

@@ -1,7 +1,7 @@
 """An enrolled hospital turns hostile: each bad message is refused with its reason, and the round goes on.
 
-Attacks by somebody between the parties are in tests/exchange/test_tampering.py, those by a lying hub in
-tests/privacy/test_secure_sum.py, and the checks of the format itself in tests/wire.
+Attacks by somebody between the parties are in tests/exchange/end_to_end/test_tampering.py, those by a
+lying hub in tests/privacy/test_secagg_client.py, and the checks of the format itself in tests/wire.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, verify
+from medfed.wire.messages import SiteChannel
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, GlobalModel, Update
 from medfed.wire.weights import norm
 
@@ -376,11 +377,12 @@ def test_a_plain_update_in_a_secure_sum_is_refused(federation):
         (b"\x80\x04\x95", "cannot be decoded"),
         (b"{}", "cannot be decoded"),
     ],
+    ids=["nested", "short keys", "pickle", "empty"],
 )
 def test_a_message_that_is_none_is_refused_with_an_entry(federation, data, message):
     from medfed.errors import QuorumError
 
-    federation.sites["north"].send_message("north", 1, 1, "keys", data)
+    SiteChannel(federation.sites["north"], "north", 1, model=federation.current).send(1, "keys", data)
     log = federation.folder / "audit.jsonl"
     with pytest.raises(QuorumError, match="0 of 3 sites showed keys"):
         aggregate_round(federation.hub, SUMMED, {}, federation.current, SITES, AuditLog(log))

@@ -59,7 +59,9 @@ def decathlon(folder: Path) -> None:
         folder,
         f"imagesTr/{PATIENT}1.nii.gz",
         f"imagesTr/{PATIENT}2.nii.gz",
+        f"imagesTr/{PATIENT}3.nii.gz",
         f"labelsTr/{PATIENT}1.nii.gz",
+        f"labelsTr/{PATIENT}3.nii.gz",
         "imagesTs/x",
     )
     (folder / "dataset.json").write_text(json.dumps({"labels": {"1": "tumour", "0": "background"}}))
@@ -73,11 +75,14 @@ def bids(folder: Path) -> None:
         f"{sub}/ses-b/anat/{sub}_ses-b_T1w.nii.gz",
         f"{sub}/ses-b/anat/{sub}_ses-b_FLAIR.nii.gz",
         f"derivatives/{sub}/ses-a/anat/{sub}_ses-a_T1w_seg.nii.gz",
+        f"{sub}/ses-c/anat/{sub}_ses-c_T1w.nii.gz",
+        f"derivatives/{sub}/ses-c/anat/{sub}_ses-c_T1w_dseg.nii.gz",
     )
 
 
 def paired(folder: Path) -> None:
     touch(folder, f"images/{PATIENT}_0000.nii.gz", f"images/{PATIENT}2.nii", f"masks/{PATIENT}_seg.nii.gz")
+    touch(folder, f"images/{PATIENT}3.nii.gz", f"masks/{PATIENT}3.nii.gz")
 
 
 def class_folders(folder: Path) -> None:
@@ -88,8 +93,8 @@ def class_folders(folder: Path) -> None:
 def nnunet_raw(folder: Path) -> None:
     for channel in ("_0000", "_0001"):
         touch(folder, f"imagesTr/{PATIENT}1{channel}.nii.gz", f"imagesTr/{PATIENT}2{channel}.nii.gz")
-        touch(folder, f"imagesTs/{PATIENT}9{channel}.nii.gz")
-    touch(folder, f"labelsTr/{PATIENT}1.nii.gz")
+        touch(folder, f"imagesTr/{PATIENT}3{channel}.nii.gz", f"imagesTs/{PATIENT}9{channel}.nii.gz")
+    touch(folder, f"labelsTr/{PATIENT}1.nii.gz", f"labelsTr/{PATIENT}3.nii.gz")
     described = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "tumour": 3}}
     (folder / "dataset.json").write_text(json.dumps(described))
 
@@ -115,7 +120,7 @@ def amos(folder: Path) -> None:
 
 
 def patient_folders(folder: Path) -> None:
-    for number in (1, 2):
+    for number in (1, 2, 4):
         name = f"{PATIENT}-{number}"
         touch(folder, *(f"{name}/{name}-{end}.nii.gz" for end in ("t2w", "t1c", "seg", "t1n", "t2f")))
     touch(folder, f"{PATIENT}-1/{PATIENT}_report.nii.gz", f"{PATIENT}-3/other.nii.gz")
@@ -163,7 +168,7 @@ EXAMPLES = {
                 tuple(f"{name}-{channel}.nii.gz" for channel in ("t1c", "t1n", "t2f", "t2w")),
                 f"{name}-seg.nii.gz",
             )
-            for name in (f"{PATIENT}-1", f"{PATIENT}-2")
+            for name in (f"{PATIENT}-1", f"{PATIENT}-2", f"{PATIENT}-4")
         ],
         channels=("t1c", "t1n", "t2f", "t2w"),
         left_out={"nifti files that no case uses": 2},
@@ -218,7 +223,10 @@ EXAMPLES = {
     "decathlon": LayoutExample(
         Decathlon(),
         decathlon,
-        [ExpectedCase(f"{PATIENT}1", f"{PATIENT}1", (f"{PATIENT}1.nii.gz",), f"{PATIENT}1.nii.gz")],
+        [
+            ExpectedCase(name, name, (f"{name}.nii.gz",), f"{name}.nii.gz")
+            for name in (f"{PATIENT}1", f"{PATIENT}3")
+        ],
         ("the layout names no patients: each case counts as a patient of its own",),
         ("background", "tumour"),
         {0: "background", 1: "tumour"},
@@ -228,12 +236,8 @@ EXAMPLES = {
         NnUNetRaw(),
         nnunet_raw,
         [
-            ExpectedCase(
-                f"{PATIENT}1",
-                f"{PATIENT}1",
-                (f"{PATIENT}1_0000.nii.gz", f"{PATIENT}1_0001.nii.gz"),
-                f"{PATIENT}1.nii.gz",
-            )
+            ExpectedCase(name, name, (f"{name}_0000.nii.gz", f"{name}_0001.nii.gz"), f"{name}.nii.gz")
+            for name in (f"{PATIENT}1", f"{PATIENT}3")
         ],
         ("the layout names no patients: each case counts as a patient of its own",),
         (),
@@ -255,6 +259,12 @@ EXAMPLES = {
                 f"sub-{PATIENT}1_ses-a_T1w_seg.nii.gz",
             ),
             ExpectedCase(f"sub-{PATIENT}1_ses-b_T1w", f"{PATIENT}1", (f"sub-{PATIENT}1_ses-b_T1w.nii.gz",)),
+            ExpectedCase(
+                f"sub-{PATIENT}1_ses-c_T1w",
+                f"{PATIENT}1",
+                (f"sub-{PATIENT}1_ses-c_T1w.nii.gz",),
+                f"sub-{PATIENT}1_ses-c_T1w_dseg.nii.gz",
+            ),
         ],
         left_out={"images of another contrast than T1w": 1},
     ),
@@ -264,6 +274,7 @@ EXAMPLES = {
         [
             ExpectedCase(PATIENT, PATIENT, (f"{PATIENT}_0000.nii.gz",), f"{PATIENT}_seg.nii.gz"),
             ExpectedCase(f"{PATIENT}2", f"{PATIENT}2", (f"{PATIENT}2.nii",)),
+            ExpectedCase(f"{PATIENT}3", f"{PATIENT}3", (f"{PATIENT}3.nii.gz",), f"{PATIENT}3.nii.gz"),
         ],
         ("the layout names no patients: each case counts as a patient of its own",),
     ),

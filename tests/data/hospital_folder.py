@@ -10,10 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medfed.data.case_reading import check_files, naming
 from medfed.data.index import Index, index_folder
 from medfed.data.settings import Images
 from medfed.data.splits import case_token
-from medfed.errors import DataError
+from medfed.errors import DataError, ImageError
 
 SECRET = b"a site's secret of some length"
 
@@ -63,6 +64,19 @@ def index(folder: Path) -> Index:
 
 def token(name: str) -> str:
     return case_token(SECRET, f"{MARK}-{name}")
+
+
+def unreadable(found: Index) -> dict[str, str]:
+    """Return why each case that cannot be read as the folder is will be refused, by its id without MARK."""
+    told = {}
+    for case in found.cases:
+        try:
+            with naming(case):
+                check_files(case)
+        except ImageError as error:
+            told[case.id.replace(MARK, "")] = str(error).removeprefix(f"case {case.token}: ")
+    assert not any(MARK.lower() in message.lower() or "case " in message[:5] for message in told.values())
+    return told
 
 
 def refused(make: Callable[[], object], kind: type[DataError], *words: str) -> None:

@@ -6,17 +6,20 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from medfed.data.fingerprint import from_json, merge, to_json
+from medfed.data.fingerprint import fingerprint, from_json, merge, to_json
 from medfed.data.histogram import (
     length_bin,
 )
 from medfed.data.index import Index
 from medfed.data.normalise.fingerprint import FederatedFingerprint
 from medfed.data.normalise.nyul import PERCENTILES, Nyul
+from medfed.data.reading import Reading
+from medfed.data.settings import Images
 from medfed.data.volume import Volume
 from medfed.errors import DataError
 
@@ -137,17 +140,6 @@ def test_no_patient_or_token_is_in_the_bytes(sites: list[Site]) -> None:
         assert case.id not in text
 
 
-def test_nyul_puts_two_gains_on_one_scale_by_hand() -> None:
-    landmarks = tuple(p / 50 - 1 for p in PERCENTILES)
-    values = np.linspace(100, 200, 1001, dtype=np.float32).reshape(1, 1, -1)
-    kind = Nyul(landmarks=landmarks, foreground=False)
-    # Uniform values: the p-th percentile is 100 + p, which goes to p / 50 - 1.
-    np.testing.assert_allclose(
-        kind.channel(values)[0, 0, [10, 250, 500, 900, 990]], [-0.98, -0.5, 0, 0.8, 0.98], atol=1e-3
-    )
-    np.testing.assert_allclose(kind.channel(values * 7 + 3), kind.channel(values), atol=1e-4)
-
-
 def test_nyul_landmarks_of_a_federation_are_the_mean_over_all_cases() -> None:
     sites = [Site(5, 12, 900.0), Site(6, 15, 300.0, gain=2.5)]
     merged = merge([site.fingerprint(grid="relative") for site in sites])
@@ -161,10 +153,14 @@ def test_nyul_landmarks_of_a_federation_are_the_mean_over_all_cases() -> None:
     assert Nyul(landmarks=merged.nyul()).landmarks[0] == -1
 
 
-def test_landmarks_that_fall_or_are_too_few_are_refused() -> None:
-    with pytest.raises(DataError, match="3 landmarks; expected 11"):
-        Nyul(landmarks=(-1, 0, 1))
-    with pytest.raises(DataError, match="must rise"):
-        Nyul(landmarks=(*range(10), 3.0))
+def test_a_fingerprint_without_a_range_is_refused() -> None:
     with pytest.raises(DataError, match="low must lie below high"):
         FederatedFingerprint(low=3, high=1, mean=0, sd=1)
+
+
+def test_cases_are_read_as_the_study_reads_them(sites: list[Site]) -> None:
+    read = mock.Mock(side_effect=lambda case, *_: sites[0].volumes[case.id])
+    settings = Images(read=Reading(pet="suv", uneven="resample"), resample_labels=True)
+    with mock.patch("medfed.data.fingerprint.read_case", read):
+        fingerprint(sites[0].index, grid="hu", classes=3, settings=settings)
+    assert {call.args[1] for call in read.call_args_list} == {settings}

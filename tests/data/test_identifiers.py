@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from medfed.data.identifiers import is_unmistakable, kind_by_cells, kind_by_heading, shown_heading
-from medfed.data.patients import ALL_ALIKE, NO_COLUMN, NOT_STATED, RECOGNISED, patients_of
 
 
 @pytest.mark.parametrize(
@@ -73,42 +72,6 @@ def test_a_heading_that_is_not_of_the_list_is_not_shown() -> None:
 )
 def test_cells_say_what_their_column_identifies(cells: list[str], kind: str | None) -> None:
     assert kind_by_cells(cells) == kind
-
-
-LINES = (2, 3, 4, 5)
-
-
-def test_the_named_column_groups_the_rows() -> None:
-    columns = {"patient": ("a", "a", "b", ""), "mrn": ("1", "2", "3", "4")}
-    assert patients_of(columns, LINES, "patient") == (["a", "a", "b", "row 5"], (NOT_STATED,))
-
-
-def test_a_recognised_column_groups_the_rows_and_says_so() -> None:
-    columns = {"age": ("1", "1", "1", "1"), "mrn": ("a", "a", "b", "c")}
-    assert patients_of(columns, LINES, "patient") == (["a", "a", "b", "c"], (RECOGNISED,))
-
-
-def test_rows_that_share_any_id_are_of_one_patient() -> None:
-    # By hand: rows 1 and 2 share the MRN, rows 2 and 3 the subject; row 4 stands alone.
-    columns = {"mrn": ("a", "a", "b", "c"), "subject": ("x", "y", "y", "z")}
-    patients, notes = patients_of(columns, LINES, "patient")
-    assert patients[0] == patients[1] == patients[2] != patients[3]
-    assert "2 columns with patients' ids" in notes[0]
-    # The same groups have the same names in every order of the rows.
-    turned = {name: cells[::-1] for name, cells in columns.items()}
-    assert patients_of(turned, LINES, "patient")[0] == patients[::-1]
-
-
-def test_an_id_that_all_rows_share_tells_no_patients_apart() -> None:
-    patients, notes = patients_of({"subject": ("ANONYMOUS",) * 4}, LINES, "patient")
-    assert len(set(patients)) == 4
-    assert notes == (ALL_ALIKE,)
-    assert patients_of({"age": ("1",) * 4}, LINES, "patient")[1] == (NO_COLUMN,)
-
-
-def test_an_id_groups_rows_and_a_column_of_cases_and_controls_does_not() -> None:
-    assert patients_of({"id": ("7", "7", "8", "9")}, LINES, "patient")[0] == ["7", "7", "8", "9"]
-    assert patients_of({"case": ("0", "0", "1", "1")}, LINES, "patient")[1] == (NO_COLUMN,)
 
 
 @pytest.mark.parametrize("wrote", ["{}.0", "{}.", "{},0", "-{}", "+{}", "{}.00"])

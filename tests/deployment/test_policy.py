@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from medfed.data.reading import Reading
 from medfed.deployment.policy import Policy, describe, egress_size, refusals
 from medfed.errors import StudyError
 from medfed.pipeline.factory import module_of
@@ -107,6 +108,9 @@ def test_the_words_name_what_a_privacy_officer_asks(study, noised):
     assert size > 4 * numbers
     assert "noise_multiplier: 2.0" in describe(noised, "d")
     assert all(len(line) < 200 for line in words.splitlines())
+    assert "SUV" not in words
+    suv = msgspec.structs.replace(study.data, read=Reading(pet="suv"))
+    assert "PET as SUV by body weight" in describe(msgspec.structs.replace(study, data=suv), "d")
 
 
 def test_the_words_count_what_is_sent(study, tmp_path):

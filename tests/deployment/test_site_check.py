@@ -86,7 +86,7 @@ def test_how_many_damaged_cases_the_policy_bears_decides(tmp_path: Path) -> None
     for share, taken in (("0.05", False), ("0.5", True)):
         where = tmp_path / share
         where.mkdir()
-        study, site = placed(where, folder, SITE + f"policy: {{unreadable: {{most: {share}}}}}\n")
+        study, site = placed(where, folder, SITE + f"policy: {{unreadable: {{max_share: {share}}}}}\n")
         assert (trained(study, site) == "") is taken
         assert (check(study, site)[0] != 2) is taken
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import party
-from broker_enrolment import Enrolment
+from chunked_updates import CHUNK_BYTES, PATIENCE_S, STUDY, filled
 from federation import Federation, federations
+from link import Link
 from simulated import simulated
 
+from medfed.exchange.folder import Folder, FolderStore
 from medfed.federation.site import SiteRun, train_site
+from medfed.wire.update import GlobalModel
 from medfed.wire.weights import digest, weights_of
 
 
@@ -24,20 +28,59 @@ def federation(tmp_path):
 
 
 @pytest.fixture
-def enrolment(tmp_path):
-    found = Enrolment(tmp_path)
-    yield found
-    found.end()
+def link(enrolment, tmp_path):
+    started = Link(enrolment, tmp_path)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def folder_exchange(tmp_path, monkeypatch) -> Folder:
+    """Return an exchange over a folder in chunks of 1000 bytes."""
+    monkeypatch.setattr(FolderStore, "chunk_bytes", CHUNK_BYTES)
+    return Folder(url=str(tmp_path / "share"), poll_s=0.01)
+
+
+@pytest.fixture
+def hub_and_north(folder_exchange, tmp_path):
+    """A hub, and a site that has the untrained model."""
+    hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(GlobalModel(0, filled(0.0), study=STUDY))
+    north = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    yield hub, north
+    north.close()
+    hub.close()
+
+
+@pytest.fixture
+def sender_waits(hub_and_north, monkeypatch):
+    """Return an event that whoever sends waits for after 10 chunks."""
+    may_continue = threading.Event()
+    put_many = FolderStore.put_many
+
+    def put_some(self, objects, stored):
+        def paused():
+            for number, piece in enumerate(objects):
+                if number == 10:
+                    assert may_continue.wait(PATIENCE_S)
+                yield piece
+
+        return put_many(self, paused(), stored)
+
+    monkeypatch.setattr(FolderStore, "put_many", put_some)
+    yield may_continue
+    may_continue.set()
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """Return the final digest of the study in `party.py`, run in one process over the memory exchange."""
-    found: dict[tuple, str] = {}
+    digests: dict[tuple, str] = {}
 
     def run(sites=("north", "south"), rounds=3, width=64) -> str:
         key = (sites, rounds, width)
-        if key not in found:
+        if key not in digests:
             folder = tmp_path_factory.mktemp("memory")
             settings = {"rounds": rounds, "width": width}
 
@@ -63,7 +106,7 @@ def undisturbed(tmp_path_factory):
                 minimum=len(sites),
             )
             torch.set_num_threads(threads)
-            found[key] = digest(result.weights)
-        return found[key]
+            digests[key] = digest(result.weights)
+        return digests[key]
 
     return run

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from federation import over
 
+from medfed.exchange.folder import FolderStore
+
 
 @pytest.mark.slow
 def test_processes_over_a_folder_give_the_bits_of_one_process(federation, undisturbed, tmp_path):
@@ -25,3 +27,13 @@ def test_a_kill_costs_no_bit(federation, undisturbed, tmp_path, who, after):
     found.kill(who)
     found.start(who)
     assert found.digest() == undisturbed()
+
+
+def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path, monkeypatch):
+    store, waited = FolderStore(str(tmp_path), poll_s=0.5), []
+    monkeypatch.setattr(store._closed, "wait", waited.append)
+    for seconds in (0.0, 0.02, 1.0, 4.0, 600.0):
+        store.wait(seconds)
+    assert waited == pytest.approx([0.02, 0.02, 0.1, 0.4, 0.5])
+    monkeypatch.undo()
+    store.close()

@@ -10,11 +10,14 @@ import sys
 
 import pytest
 from broker_enrolment import Enrolment
+from link import STUDY, enrolment_record, model
 
+from medfed.errors import ExchangeError
 from medfed.exchange._nats_store import _explain_refusal
 from medfed.exchange._object_store import Unreachable
 from medfed.exchange.nats import Nats
 from medfed.wire.signing import Identity, serial_number
+from medfed.wire.weights import digest
 
 
 @pytest.mark.slow
@@ -120,3 +123,19 @@ def test_a_process_that_ends_without_closing_stops_the_connections_thread_first(
     words = [sys.executable, "-c", text, enrolment.url, str(enrolment.credentials("hub"))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["['medfed-nats']", "[]"]
+
+
+@pytest.mark.slow
+def test_a_hospital_that_lets_only_websockets_out_takes_that_way(link):
+    link.north.close()
+    urls = ["tls://127.0.0.1:1", f"wss://127.0.0.1:{link.enrolment.websocket_port}"]
+    record = Nats(**{**enrolment_record(link.enrolment, "north"), "urls": urls})
+    link.north = record.open_site(STUDY, "north", link.folder / "north")
+    assert digest(link.north.fetch("north", 0).weights) == digest(model())
+
+
+def test_an_address_of_another_kind_is_refused(link):
+    with pytest.raises(
+        ExchangeError, match=r"exchange\.urls: 'http://hub' begins with none of tls://, wss://"
+    ):
+        Nats(**{**enrolment_record(link.enrolment, "north"), "urls": ["http://hub"]}).advertised_study()

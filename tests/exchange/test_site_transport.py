@@ -8,17 +8,16 @@ import threading
 
 import pytest
 import torch
+from chunked_updates import CHUNK_BYTES, PATIENCE_S, STUDY, filled, filled_update, received_chunks, wait_until
 
 from medfed.errors import WireError
 from medfed.exchange import _site_transport
 from medfed.exchange._chunks import OutgoingUpdate
 from medfed.exchange._manifest import PROTOCOL, Manifest
 from medfed.exchange.folder import Folder
+from medfed.wire import encoding as wire
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
-
-STUDY = "5" * 64
-PATIENCE_S = 60
 
 
 def described(*chunks: bytes) -> Manifest:
@@ -171,3 +170,36 @@ def test_an_update_that_the_place_in_between_lost_is_sent_again(meeting, tmp_pat
     meeting.hub.publish(GlobalModel(1, meeting.model, study=STUDY))
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
+
+
+def test_a_site_fetches_a_model_while_the_hub_publishes_it(hub_and_north, tmp_path, sender_waits):
+    hub, north = hub_and_north
+    arrived: list = []
+    fetching = threading.Thread(target=lambda: arrived.append(north.fetch("north", 1)), daemon=True)
+    fetching.start()
+    publishing = threading.Thread(
+        target=lambda: hub.publish(GlobalModel(1, filled(2.5), study=STUDY)), daemon=True
+    )
+    publishing.start()
+    wait_until(lambda: received_chunks(tmp_path / "north/exchange/inbox", "r00001") >= 6)
+    assert not arrived
+    sender_waits.set()
+    publishing.join(PATIENCE_S)
+    fetching.join(PATIENCE_S)
+    assert digest(arrived[0].weights) == digest(filled(2.5))
+
+
+def test_the_receipt_is_the_manifest_that_is_sent(hub_and_north):
+    _, north = hub_and_north
+    sent = filled_update(1.5)
+    transmission = north.transmission(sent)
+    north.send(sent)
+    data = wire.encode_update(sent, STUDY)
+    chunks = [
+        hashlib.sha256(data[first : first + CHUNK_BYTES]).hexdigest()
+        for first in range(0, len(data), CHUNK_BYTES)
+    ]
+    assert transmission.bytes == len(data)
+    assert transmission.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
+    stored = north._store.get(f"up/{STUDY[:16]}/north/r00001/m")
+    assert north._objects.open_manifest(stored, "north").chunks == chunks

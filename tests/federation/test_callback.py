@@ -1,12 +1,6 @@
-"""The callback in anybody's Trainer: sampling, mixed precision, accumulation, checkpoints, several "
-"processes."""
+"""The callback in anybody's Trainer: sampling, mixed precision, accumulation, checkpoints."""
 
 from __future__ import annotations
-
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -20,9 +14,6 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import StudyError
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.config import HubConfig
-from medfed.federation.hub import sample_sites
-from medfed.local_training.fedprox import FedProx
 from medfed.wire.weights import digest, weights_of
 
 
@@ -86,19 +77,6 @@ def run(sites, rounds=2, epochs=1, *, callback=None, settings=None, extra=(), mo
         **federation,
     )
     return final, modules
-
-
-def test_sampling_is_drawn_from_seed_and_round_alone():
-    plan = HubConfig(rounds=1, sites=tuple("abcdef"), rule=FedAvg(), fraction=0.5, minimum=2, seed=4)
-    drawn = [sample_sites(plan, number) for number in range(1, 200)]
-    assert drawn == [sample_sites(plan, number) for number in range(1, 200)]
-    assert {len(sites) for sites in drawn} == {3}
-    counts = [sum(site in sites for sites in drawn) for site in "abcdef"]
-    # 199 draws of 3 of 6: 99.5 each on average, standard deviation 7; five of them is far outside chance.
-    assert all(abs(count - 99.5) < 35 for count in counts)
-    assert sample_sites(
-        HubConfig(rounds=1, sites=tuple("ab"), rule=FedAvg(), fraction=0.1, minimum=2), 1
-    ) == ("a", "b")
 
 
 def test_sites_that_were_not_drawn_do_not_train_and_end_with_the_final_model():
@@ -189,45 +167,3 @@ def test_examples_are_cases_and_not_visits():
     reports = []
     run("a", rounds=2, epochs=3, on_round=reports.append)
     assert [report.results[0].examples for report in reports] == [12, 12, 0]
-
-
-def test_fedprox_by_hand():
-    # One parameter, loss a * w: gradient a, and FedProx adds mu (w - w0). Two SGD steps of rate r from w0 =
-    # 1: w1 = w0 - r a;  w2 = w1 - r (a + mu (w1 - w0)).
-    class Line(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.ones(1))
-
-        def training_step(self, batch, index):
-            return (2.0 * self.w).sum()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def fit(exchange):
-        loader = DataLoader(TensorDataset(torch.zeros(2, 1)), 1)
-        trainer(1, FederatedCallback("a", exchange, 1, local=FedProx(mu=0.5))).fit(Line(), loader)
-
-    final = medfed.run_federation({"a": fit}, weights_of(Line()), rule=FedAvg(), rounds=1)
-    first = 1 - 0.1 * 2
-    second = first - 0.1 * (2 + 0.5 * (first - 1))
-    assert float(final.weights["w"]) == pytest.approx(second, rel=1e-6)
-
-
-@pytest.mark.slow
-def test_two_processes_exchange_once_a_round_and_hold_the_same_merged_weights():
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, str(here / "ddp_site.py")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=here,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks = dict(re.findall(r"rank (\d) sent (\d+ weights [0-9a-f]{64})", done.stdout))
-    hub = re.search(r"hub ([0-9a-f]{64})", done.stdout)[1]
-    # Two rounds and the closing scores: three messages, all from rank 0.
-    assert ranks == {"0": f"3 weights {hub}", "1": f"0 weights {hub}"}

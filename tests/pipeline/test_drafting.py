@@ -36,7 +36,9 @@ def test_image_folders_become_a_segmentation(tmp_path: Path) -> None:
     assert set(study.sites) == {"north", "b"}
     assert set(study.held_out) == {"university"}
     assert study.task.classes == ("background", "lesion")
-    assert study.data.plan.grid == "relative"  # one of the two says it is CT, the other says nothing
+    assert (
+        study.data.plan.intensity_bins == "relative"
+    )  # one of the two says it is CT, the other says nothing
     assert study.minimum == 2
 
 
@@ -44,7 +46,7 @@ def test_folders_of_ct_alone_are_planned_in_hounsfield_units(tmp_path: Path) -> 
     made = draft_study("ours", {"north": SAMPLES / "north"}, {})
     write_draft(tmp_path / "ours.yaml", made)
     study = read_study(tmp_path / "ours.yaml")
-    assert study.data.plan.grid == "hu"
+    assert study.data.plan.intensity_bins == "hu"
     assert study.minimum == 1
 
 
@@ -55,7 +57,7 @@ def test_nifti_images_with_the_hu_of_air_are_taken_for_ct(tmp_path: Path) -> Non
         nibabel.save(nibabel.Nifti1Image(image.get_fdata() * 50 - 900, image.affine), path)
     made = draft_study("ours", {"north": folder}, {})
     write_draft(tmp_path / "ours.yaml", made)
-    assert read_study(tmp_path / "ours.yaml").data.plan.grid == "hu"
+    assert read_study(tmp_path / "ours.yaml").data.plan.intensity_bins == "hu"
 
 
 def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:

@@ -48,6 +48,6 @@ def test_the_drafted_study_opens_its_hospital_and_trains(tmp_path: Path, name: s
 
     assert isinstance(study.data, Images)
     if study.data.plan != "given":
-        assert study.data.plan.fewest <= len(data.cases("train"))
+        assert study.data.plan.min_patients <= len(data.cases("train"))
     run = train(path, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
     assert run.report.is_file()

@@ -33,7 +33,8 @@ def study_file(tmp_path):
         make_hospital(tmp_path / name)
     path = write_study(tmp_path, rounds=1)
     text = path.read_text().replace(
-        "patch: [16, 16, 16]}", "patch: [16, 16, 16], cache: disk, plan: {fewest: 2, grid: hu, voxels: 4096}}"
+        "patch: [16, 16, 16]}",
+        "patch: [16, 16, 16], cache: disk, plan: {min_patients: 2, intensity_bins: hu, voxels: 4096}}",
     )
     path.write_text(text + "\n")
     return path
@@ -79,10 +80,10 @@ def test_a_study_is_planned_from_the_sum_of_its_hospitals_fingerprints(study_fil
 
 
 def test_a_hospital_with_few_patients_sends_none(study_file, tmp_path):
-    study = read_study(study_file, ["data.plan.fewest=5"])
+    study = read_study(study_file, ["data.plan.min_patients=5"])
     lines: list[str] = []
     data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
-    with pytest.raises(DataError, match=r"no site has the 5 training patients .*data\.plan\.fewest"):
+    with pytest.raises(DataError, match=r"no site has the 5 training patients .*data\.plan\.min_patients"):
         plan_study(study, data, tmp_path / "sum.json", run.AuditLog(None), lines.append)
     assert [line.split(":")[0] for line in lines] == ["north", "south"]
     assert not (tmp_path / "sum.json").exists()
@@ -101,7 +102,7 @@ def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_f
         made = runner.invoke(
             main,
             ["fingerprint", "make", str(tmp_path / site), str(tmp_path / f"{site}.json"), "--secret",
-             str(tmp_path / "secret"), "--grid", "hu", "--classes", "2", "--fewest", "2"],
+             str(tmp_path / "secret"), "--intensity-bins", "hu", "--classes", "2", "--min-patients", "2"],
         )  # fmt: skip
         assert made.exit_code == 0, made.output
         assert "4 training cases of 4 patients" in made.output
@@ -132,7 +133,7 @@ name: table
 seed: 1
 task: {kind: tabular, classes: ["no", "yes"]}
 network: {kind: fully_connected, hidden: []}
-data: {kind: table, features: [a, b, c], target: y, standardise: combat, plan: {fewest: 5}}
+data: {kind: table, features: [a, b, c], target: y, standardise: combat, plan: {min_patients: 5}}
 train: {rounds: 1, epochs: 1, batch: 8}
 evaluation: {draws: 20, smallest_group: 1}
 sites: {north: north.csv, south: south.csv}

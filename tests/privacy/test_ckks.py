@@ -31,6 +31,7 @@ from medfed.privacy import ckks as module  # noqa: E402
 from medfed.privacy.ckks import Ckks  # noqa: E402
 
 ROUNDS = 2
+
 # Scale 2^28 and 39 examples: measured 5e-6 a number of a sum of two, over the examples; float32 itself rounds
 # to 4e-6 here.
 CLOSE = 1e-5
@@ -238,8 +239,8 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
     exchange = Lies(STUDY)
     exchange.publish(GlobalModel(0, model(), study=STUDY))
     for site, key in (("south", b"1" * 32), ("north", b"2" * 32)):
-        exchange.send_message(site, 1, 1, ANNOUNCED, to_bytes(KeyAnnouncement(key)))
+        SiteChannel(exchange, site, 1).send(1, ANNOUNCED, to_bytes(KeyAnnouncement(key)))
     sealed = {site: exchange._messages[(site, "hub", ANNOUNCED)][1] for site in ("north", "south")}
     exchange.send_messages(1, 1, ANNOUNCED, {"north": to_bytes(RelayedMessages(sealed))})
     with pytest.raises(PrivacyError, match="in the name of 'south' that is not from it"):
-        shared_key(SiteChannel(exchange, "north", 1), lambda: b"key")
+        shared_key(SiteChannel(exchange, "north", 1, parties=SITES), lambda: b"key")

@@ -30,6 +30,7 @@ from medfed.wire.weights import norm
 
 SITES = ("east", "north", "south", "west")
 NUMBERS = 60_000
+
 OPENED: list[Update] = []
 
 
@@ -64,7 +65,7 @@ def conducted(privacy, stops=(), rounds=1, **more):
         rule=Keeps(),
         rounds=rounds,
         privacy=privacy,
-        minimum=privacy.least,
+        minimum=privacy.min_sites,
         study=STUDY,
         **more,
     )
@@ -82,17 +83,17 @@ def noise_of(sites, clip: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "least, colluding, stops, variance",
+    "min_sites, colluding, stops, variance",
     [
-        # In units of (z clip)^2: sites in the sum over (least - colluding).
+        # In units of (z clip)^2: sites in the sum over (min_sites - colluding).
         (3, 0, ("south",), 3 / 3),  # as many drop out as may: exactly the promised
         (4, 0, (), 4 / 4),
         (3, 0, (), 4 / 3),  # one more than needed: more than was counted
         (3, 1, ("south",), 3 / 2),  # of which any two sites' shares are the promised
     ],
 )
-def test_the_opened_sum_less_the_plain_one_has_the_promised_variance(least, colluding, stops, variance):
-    privacy = DistributedDP(noise_multiplier=1.5, clip=2.0, least=least, colluding=colluding)
+def test_the_opened_sum_less_the_plain_one_has_the_promised_variance(min_sites, colluding, stops, variance):
+    privacy = DistributedDP(noise_multiplier=1.5, clip=2.0, min_sites=min_sites, colluding=colluding)
     conducted(privacy, stops)
     drawn = noise_of([site for site in SITES if site not in stops], 2.0)
     # The deviation of a sample variance of n Gaussians is sqrt(2 / n) of it.
@@ -101,10 +102,10 @@ def test_the_opened_sum_less_the_plain_one_has_the_promised_variance(least, coll
 
 
 def test_the_share_of_each_is_the_whole_over_the_root_of_those_that_are_left():
-    assert DistributedDP(noise_multiplier=2.0, clip=0.5, least=9, colluding=0).deviation == pytest.approx(
+    assert DistributedDP(noise_multiplier=2.0, clip=0.5, min_sites=9, colluding=0).deviation == pytest.approx(
         1 / 3
     )
-    assert DistributedDP(noise_multiplier=2.0, clip=0.5, least=5).deviation == pytest.approx(1 / 2)
+    assert DistributedDP(noise_multiplier=2.0, clip=0.5, min_sites=5).deviation == pytest.approx(1 / 2)
 
 
 def test_without_noise_the_sum_is_that_of_the_rounded_clipped_updates_bit_for_bit(monkeypatch):
@@ -241,8 +242,8 @@ def study_file(folder, privacy: dict, **sections):
     "privacy, sections, words",
     [
         ({}, {}, "give noise_multiplier, or epsilon and delta"),
-        ({"epsilon": 1, "colluding": 3}, {}, "of least: 3 sites colluding: 3 may reveal their noise"),
-        ({"epsilon": 1, "least": 4}, {}, "needs 4 sites per round, but the study continues with 3"),
+        ({"epsilon": 1, "colluding": 3}, {}, "of min_sites: 3 sites colluding: 3 may reveal their noise"),
+        ({"epsilon": 1, "min_sites": 4}, {}, "needs 4 sites per round, but the study continues with 3"),
         ({"epsilon": 1}, {"rule": {"kind": "median"}}, "'median' compares the sites' single updates"),
         ({"epsilon": 1}, {"rule": {"kind": "cyclic"}}, "'cyclic' merges one site at a time"),
         (

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from medfed.errors import StudyError
+from medfed.study._explain import RENAMED_KEYS
 from medfed.study.canonical import to_dict
 from medfed.study.reading import read_study
 
@@ -37,6 +38,10 @@ WRONG = {
     "a nested key": (
         "sampling: {fractoin: 1}",
         r"study\.yaml:11: sampling\.fractoin: no such key; did you mean 'fraction'",
+    ),
+    "a renamed key": (
+        "privacy: {kind: secure_sum, least: 3}",
+        r"study\.yaml:11: privacy\.least: no such key; it is now called 'min_sites': write min_sites",
     ),
     "a type": ("seed: many", r"study\.yaml:11: seed: found 'many'; expected a whole number"),
     "a bound": (
@@ -87,3 +92,19 @@ def test_every_config_loads(path):
     assert all(
         Path(where).exists() for where in {**study.sites, **study.held_out}.values() if "sample_data" in where
     )
+
+
+def test_every_renamed_key_is_answered_with_a_key_that_exists():
+    """In whichever section the old key stood; in another one its nearest name is given as for any other."""
+    answered = {}
+    for section, old in (
+        ("data.plan", "fewest"), ("data.plan", "grid"), ("data.unreadable", "most"),
+        ("privacy", "least"), ("privacy", "most_examples"),
+    ):  # fmt: skip
+        study = [] if section.startswith("data") else ["privacy.kind=secure_sum"]
+        with pytest.raises(StudyError, match=rf"--set {section}\.{old}: no such key; it is now called") as e:
+            read_study(ROOT / "configs" / "quickstart.yaml", [*study, f"{section}.{old}=3"])
+        answered[old] = str(e.value).split("'")[1]
+    assert answered == RENAMED_KEYS
+    with pytest.raises(StudyError, match=r"train\.least: no such key; (did|there)"):
+        read_study(ROOT / "configs" / "quickstart.yaml", ["train.least=3"])

@@ -1,10 +1,8 @@
-"""The audit log: its chain, its signatures, a power cut in the middle of a line, and its export."""
+"""The audit log: its chain, its signatures, and a power cut in the middle of a line."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import os
 import subprocess
@@ -18,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from medfed.cli import main
 from medfed.deployment.enrolment import enrol
 from medfed.errors import AuditError
-from medfed.pipeline.audit_report import export_log
 from medfed.wire.audit_log import GENESIS, AuditLog, VerifiedLog, entries, verify
 from medfed.wire.signing import Identity
 
@@ -259,26 +256,3 @@ def test_the_command_tells_lines_signer_and_head(signed, log, parties):
     assert lost.exit_code == 1
     assert "medfed: audit log: none of its 4 lines has the known digest" in lost.output
     assert "no audit log" in run(main, ["audit", "verify", "nowhere"]).output
-
-
-def test_an_export_is_readable_and_runs_nothing(tmp_path):
-    path = tmp_path / "audit.jsonl"
-    log = AuditLog(path)
-    log.write("sent", site="north", round=1, bytes=1200, sha256="ab", to="hub", scalars=["val/dice"])
-    log.write("refused", site="=HYPERLINK(1)", round=1, reason="<script>alert(1)</script>")
-    export_log(path, tmp_path / "audit.csv")
-    first, second = csv.DictReader(io.StringIO((tmp_path / "audit.csv").read_text()))
-    assert (first["bytes"], first["to"], first["more"]) == ("1200", "hub", "scalars: val/dice")
-    assert second["site"] == "'=HYPERLINK(1)"
-    found = CliRunner().invoke(main, ["audit", "export", str(path), "--out", str(tmp_path / "audit.html")])
-    assert found.exit_code == 0
-    page = (tmp_path / "audit.html").read_text()
-    assert "<script>" not in page
-    assert "&lt;script&gt;" in page
-    assert "1 messages, 1,200 bytes" in page
-    assert verify(path).head in page
-    with pytest.raises(AuditError, match=r"ends in \.html or \.csv"):
-        export_log(path, tmp_path / "audit.pdf")
-    path.write_bytes(path.read_bytes().replace(b"1200", b"1201"))
-    with pytest.raises(AuditError, match="line 2: does not continue"):
-        export_log(path, tmp_path / "audit.csv")

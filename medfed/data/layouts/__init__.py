@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._roles import is_role as is_image_word
 from medfed.data.layouts._survey import Survey
 from medfed.errors import DataError
 from medfed.registry import kind_of, kinds, union
@@ -110,6 +111,7 @@ __all__ = [
     "ListedCase",
     "Survey",
     "choose_layout",
+    "is_image_word",
     "layout_of",
     "layouts",
     "parse_layout",

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-from medfed.data.case import ImageSource
+from medfed.data.case import Fault, ImageSource
 from medfed.data.layouts._survey import Survey
 from medfed.data.splits import UNASSIGNED
 from medfed.errors import DataError
@@ -24,6 +24,10 @@ class ListedCase:
 
     `image` holds one source per channel: a path, or the files of one series. `masks` holds one mask file per
     named structure, beside or instead of `label`. `split` is UNASSIGNED unless the folder states it.
+
+    A case that cannot be read as the folder is (a channel without a file, two files for one) does not cost
+    the others: it is listed, with () for each channel that has no file, or with a `fault`, and is refused
+    when it is read, under the site's policy on unreadable cases.
     """
 
     id: str
@@ -34,6 +38,7 @@ class ListedCase:
     split: str = UNASSIGNED
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     masks: tuple[tuple[str, Path], ...] = ()
+    fault: Fault | None = None
 
     def __repr__(self) -> str:
         # Everything else names the patient.
@@ -104,10 +109,11 @@ class Layout(Kind, frozen=True):
     def read(self, survey: Survey) -> CaseListing:
         """Return the cases of a folder of this layout.
 
-        Messages and notes hold no name, path or cell of the hospital.
+        Messages and notes hold no name, path or cell of the hospital. A single case that lacks a file or has
+        one too many is listed (see `ListedCase`) and does not refuse the folder.
 
         Raises:
-            CaseError: for a single case that cannot be listed.
+            CaseError: for a row of a table that says something wrong of its case.
             DataError: for the folder as a whole.
         """
         raise NotImplementedError

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from medfed.data.case import Fault, ImageSource
 from medfed.data.layouts._files import stem
-from medfed.data.layouts._layout import CaseError
 from medfed.data.layouts._survey import File
-from medfed.errors import DataError, ImageError
+from medfed.data.refusals import SeveralFilesError
+from medfed.errors import DataError
+
+# The least share of cases that must have a channel for it to be one of the hospital's.
+MIN_SHARE = 0.5
 
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
 
@@ -28,39 +33,53 @@ def is_numbered(images: Sequence[File], labels: Sequence[File]) -> bool:
     return not labelled & names and bool(labelled & cases)
 
 
-def by_channel(images: Sequence[File]) -> dict[str, dict[int, Path]]:
-    """Return the files of each case by channel number.
+def split_number(name: str) -> tuple[str, int] | None:
+    """Return a case and its channel from a name such as CASE_0001, or None for any other name."""
+    match = _NUMBERED.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def by_channel(images: Sequence[File]) -> dict[str, dict[int, tuple[Path, ...]]]:
+    """Return the files of each case by channel number; one is expected for each.
 
     Raises:
-        DataError: for a file without a number, or two of one.
+        DataError: for a file without a number.
     """
-    found: dict[str, dict[int, Path]] = {}
+    found: dict[str, dict[int, tuple[Path, ...]]] = {}
     for file in images:
-        match = _NUMBERED.fullmatch(stem(file.path))
-        if match is None:
+        split = split_number(stem(file.path))
+        if split is None:
             raise DataError(
                 "some images are numbered by channel (_0000) and some are not; rename them so that each is "
                 "CASE_0000, CASE_0001, ..., or list the cases in cases.csv"
             )
-        channels = found.setdefault(match[1], {})
-        if int(match[2]) in channels:
-            raise CaseError(match[1], "it has two files for one channel; keep one")
-        channels[int(match[2])] = file.path
+        channels = found.setdefault(split[0], {})
+        channels[split[1]] = (*channels.get(split[1], ()), file.path)
     return found
 
 
-def in_order(case: str, channels: dict[int, Path], count: int) -> tuple[Path, ...]:
-    """Return a case's files in the order of their channels.
+def usual_count(cases: Collection[Mapping[int, object]]) -> int:
+    """Return how many channels a case has: up to the highest number that at least half of the cases have."""
+    counts = Counter(number for one in cases for number in one)
+    usual = [number for number, count in counts.items() if count >= MIN_SHARE * len(cases)]
+    return max(usual, default=0) + 1
 
-    Raises:
-        CaseError: if one of `count` channels is missing, or there is another one.
+
+def in_order(
+    channels: Mapping[int, Sequence[Path]], count: int
+) -> tuple[tuple[ImageSource, ...], Fault | None]:
+    """Return a case's files in the order of its `count` channels, () for each that has none, and its fault.
+
+    Files of further numbers are no part of it.
     """
-    if sorted(channels) != list(range(count)):
-        numbers = ", ".join(f"_{number:04d}" for number in sorted(channels)) or "none"
-        raise CaseError(
-            case,
-            f"it has the channels {numbers}, the hospital's cases have _0000 to _{count - 1:04d}; restore "
-            "the missing file or remove the case",
-            ImageError,
-        )
-    return tuple(channels[number] for number in range(count))
+    several = [number for number in range(count) if len(channels.get(number, ())) > 1]
+    fault = None
+    if several:
+        numbers = " and ".join(f"_{number:04d}" for number in several)
+        fault = Fault(SeveralFilesError, f"it has several files for the channel {numbers}; keep one")
+    return tuple(one_of(channels.get(number, ())) for number in range(count)), fault
+
+
+def one_of(files: Sequence[Path]) -> ImageSource:
+    """Return the first of the files found for one image, or () if there is none."""
+    return files[0] if files else ()

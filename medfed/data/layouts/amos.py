@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from medfed.data.case import Fault
 from medfed.data.layouts._dataset_json import (
     FILE_NAME,
     channel_names,
@@ -18,10 +19,11 @@ from medfed.data.layouts._dataset_json import (
     read_dataset_json,
 )
 from medfed.data.layouts._files import images_in, stem
-from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
 from medfed.data.layouts._survey import Survey
+from medfed.data.refusals import MissingImageError, MissingLabelError
 from medfed.data.splits import UNASSIGNED
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
 # The lists of dataset.json, and the split of each: a test split is cut from the training images.
 LISTS = {"training": UNASSIGNED, "validation": "val"}
@@ -87,12 +89,11 @@ def _case(entry: tuple[str, str], split: str, files: Mapping[tuple[str, ...], Pa
     # Relative paths with a leading './'; PurePosixPath drops it. A path outside the folder is in no survey.
     image, label = (files.get(PurePosixPath(path).parts) for path in entry)
     name = stem(Path(entry[0]))
-    if image is None or label is None:
+    kind = MissingImageError if image is None else MissingLabelError if label is None else None
+    fault = None
+    if kind is not None:
         what = "image" if image is None else "label"
-        raise CaseError(
-            name,
-            f"dataset.json lists it, and its {what} is not there; restore the file or remove it from the "
-            "list",
-            ImageError,
+        fault = Fault(
+            kind, f"dataset.json lists its {what}, which is not there; restore it, or correct the list"
         )
-    return ListedCase(name, name, (image,), label, split=split)
+    return ListedCase(name, name, (() if image is None else image,), label, split=split, fault=fault)

@@ -12,10 +12,10 @@ from medfed.data.layouts._dataset_json import (
     read_dataset_json,
 )
 from medfed.data.layouts._files import images_in, paths, stem
-from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
 from medfed.data.layouts._numbered_channels import is_numbered
 from medfed.data.layouts._survey import File, Survey
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
 IMAGES, LABELS, UNLABELLED = "imagesTr", "labelsTr", "imagesTs"
 
@@ -64,13 +64,8 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
 
 
 def _case(name: str, images: dict[str, File], label: File) -> ListedCase:
-    if name not in images:
-        raise CaseError(
-            name,
-            "labelsTr has its label, imagesTr lacks its image; restore the file or remove the label",
-            ImageError,
-        )
-    return ListedCase(id=name, patient=name, image=(images[name].path,), label=label.path)
+    image = images[name].path if name in images else ()
+    return ListedCase(id=name, patient=name, image=(image,), label=label.path)
 
 
 def one_per_stem(files: tuple[File, ...]) -> dict[str, File]:

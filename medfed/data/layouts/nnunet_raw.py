@@ -16,17 +16,16 @@ from medfed.data.layouts._dataset_json import (
     read_dataset_json,
 )
 from medfed.data.layouts._files import images_in, paths
-from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
-from medfed.data.layouts._numbered_channels import by_channel, in_order, is_numbered
+from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
+from medfed.data.layouts._numbered_channels import by_channel, in_order, is_numbered, usual_count
 from medfed.data.layouts._survey import Survey
 from medfed.data.layouts.decathlon import IMAGES, LABELS, NO_LABEL, NO_TEST_LABELS, UNLABELLED, one_per_stem
-from medfed.errors import ImageError
 
 
 class NnUNetRaw(Layout, tag="nnunet_raw", frozen=True):
     """imagesTr/CASE_0000 beside labelsTr/CASE: one file per channel, with or without dataset.json.
 
-    Without it, nothing names the channels and the labels: all cases must have the same channels.
+    Without it, nothing names the channels and the labels: a case has the channels that most cases have.
     """
 
     title: ClassVar[str] = "nnU-Net raw"
@@ -48,18 +47,19 @@ class NnUNetRaw(Layout, tag="nnunet_raw", frozen=True):
         names = label_names(content) if content else {}
         images, labels = images_in(survey, IMAGES), one_per_stem(images_in(survey, LABELS))
         channels = by_channel(images)
-        count = len(channel_names(content)) or max((max(one) + 1 for one in channels.values()), default=1)
+        labelled = [one for name, one in channels.items() if name in labels]
+        count = len(channel_names(content)) or usual_count(labelled)
         cases = []
         for name, label in sorted(labels.items()):
-            if name not in channels:
-                raise CaseError(
-                    name,
-                    "labelsTr has its label, imagesTr lacks its image; restore the file or remove the label",
-                    ImageError,
-                )
-            image = in_order(name, channels[name], count)
-            cases.append(ListedCase(id=name, patient=name, image=image, label=label.path))
-        spare = tuple(path for name, one in channels.items() if name not in labels for path in one.values())
+            image, fault = in_order(channels.get(name, {}), count)
+            cases.append(ListedCase(id=name, patient=name, image=image, label=label.path, fault=fault))
+        spare = tuple(
+            path
+            for name, one in channels.items()
+            if name not in labels
+            for files in one.values()
+            for path in files
+        )
         return CaseListing(
             self.title,
             tuple(cases),

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from medfed.data.case import Fault, ImageSource
 from medfed.data.layouts._files import SPLIT_FOLDERS, in_split, is_image, split_folders, stem
-from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
+from medfed.data.layouts._numbered_channels import in_order, split_number, usual_count
 from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, is_role, shared_name
 from medfed.data.layouts._survey import IMAGE_FORMATS, File, Survey
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
 # The least share of labels that must have an image of their name: chance names match in no number.
 MIN_MATCHED = 0.5
-
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 # A file's key within its folder: the folders between, and its name without role and ending.
 _Key = tuple[str, ...]
@@ -120,70 +120,47 @@ def _key(file: File, depth: int, roles: frozenset[str]) -> _Key:
 
 
 def _unnumbered(key: _Key) -> _Key:
-    match = _CHANNEL.fullmatch(key[-1])
-    return (*key[:-1], match[1]) if match else key
+    split = split_number(key[-1])
+    return (*key[:-1], split[0]) if split else key
 
 
-def _image_files(survey: Survey, pair: _Pair, folder: str) -> dict[_Key, tuple[Path, ...]]:
-    """Return the files of each case in one folder of images: one, or its numbered channels in order."""
-    files = _files(survey, pair.parent, folder, IMAGE_WORDS)
-    labels = set(_files(survey, pair.parent, pair.label, LABEL_WORDS))
-    found: dict[_Key, dict[int, Path]] = {}
-    for key, file in files.items():
-        match = _CHANNEL.fullmatch(key[-1])
-        is_numbered = match is not None and key not in labels
-        own = (*key[:-1], match[1]) if match is not None and is_numbered else key
+def _image_files(
+    survey: Survey, pair: _Pair, folder: str, labels: Collection[_Key]
+) -> dict[_Key, dict[int, tuple[Path, ...]]]:
+    """Return the files of each case in one folder of images, by channel: one, or numbered ones."""
+    found: dict[_Key, dict[int, tuple[Path, ...]]] = {}
+    for key, file in _files(survey, pair.parent, folder, IMAGE_WORDS).items():
+        split = split_number(key[-1]) if key not in labels else None
+        own, number = ((*key[:-1], split[0]), split[1]) if split else (key, 0)
         channels = found.setdefault(own, {})
-        number = int(match[2]) if match is not None and is_numbered else 0
-        if number in channels:
-            raise CaseError("/".join(own), "it has two files for one channel; keep one")
-        channels[number] = file.path
-    count = max((len(channels) for channels in found.values()), default=1)
-    for own, channels in found.items():
-        if sorted(channels) != list(range(count)):
-            raise CaseError(
-                "/".join(own),
-                f"it has {len(channels)} of {count} channels (_0000, _0001, ...) that other cases have; "
-                "restore the missing file or remove the case",
-                ImageError,
-            )
-    return {own: tuple(channels[number] for number in sorted(channels)) for own, channels in found.items()}
+        channels[number] = (*channels.get(number, ()), file.path)
+    return found
 
 
 def _cases(survey: Survey, split: str, pair: _Pair) -> list[ListedCase]:
+    """Return a case for each name that an image or a label has; () stands for an image that it lacks."""
     labels = _files(survey, pair.parent, pair.label, LABEL_WORDS)
-    by_folder = [_image_files(survey, pair, folder) for folder in pair.images]
-    names = sorted({name for one in by_folder for name in one} | set(labels))
+    by_folder = [_image_files(survey, pair, folder, labels.keys()) for folder in pair.images]
+    counts = [usual_count(one.values()) for one in by_folder]
     cases = []
-    for key in names:
-        lacking = sum(key not in one for one in by_folder)
-        if lacking == len(by_folder):
-            raise CaseError(
-                "/".join(key),
-                "there is a label of this name and no image; restore the image or remove the label",
-                ImageError,
-            )
-        if lacking:
-            raise CaseError(
-                "/".join(key),
-                f"{lacking} of the {len(by_folder)} folders of images lack its file; each folder is a "
-                "channel of every case; restore the file or remove the case",
-                ImageError,
-            )
-        cases.append(
-            _case(key, split, tuple(path for one in by_folder for path in one[key]), labels.get(key))
-        )
+    for key in sorted({name for one in by_folder for name in one} | set(labels)):
+        found = [in_order(one.get(key, {}), count) for one, count in zip(by_folder, counts, strict=True)]
+        images = tuple(image for of_folder, _ in found for image in of_folder)
+        fault = next((fault for _, fault in found if fault is not None), None)
+        cases.append(_case(key, split, images, labels.get(key), fault))
     return cases
 
 
-def _case(key: _Key, split: str, image: tuple[Path, ...], label: File | None) -> ListedCase:
+def _case(
+    key: _Key, split: str, image: tuple[ImageSource, ...], label: File | None, fault: Fault | None
+) -> ListedCase:
     """Return a case; a folder between is that of a split (`images/train/x`) or of a patient."""
     inner = SPLIT_FOLDERS.get(key[0].lower(), "") if len(key) > 1 and not split else ""
     own = key[1:] if inner else key
     split = split or inner
     identity = in_split(split, "/".join(own))
     patient = own[0] if len(own) > 1 else identity
-    return ListedCase(identity, patient, image, label.path if label else None, split=split)
+    return ListedCase(identity, patient, image, label.path if label else None, split=split, fault=fault)
 
 
 def _names_patients(cases: list[ListedCase]) -> bool:

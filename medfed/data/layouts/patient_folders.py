@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from medfed.data.case import Fault
 from medfed.data.layouts._files import in_split, is_image, split_folders, stem
-from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
+from medfed.data.layouts._numbered_channels import one_of
 from medfed.data.layouts._roles import STRUCTURE_FOLDERS, is_label_word, is_role, plain
 from medfed.data.layouts._survey import File, Survey
-from medfed.errors import DataError, ImageError
+from medfed.data.refusals import SeveralFilesError, SeveralLabelsError
+from medfed.errors import DataError
 
 # The least share of folders that must have a role for it to be one of the hospital's images or labels.
 MIN_SHARE = 0.5
@@ -155,24 +158,22 @@ def _printable(roles: Sequence[str]) -> list[str]:
 
 
 def _case(folder: _Folder, channels: Sequence[str], label: str) -> ListedCase:
-    for role in (*channels, label):
-        if len(folder.roles.get(role, ())) > 1:
-            raise CaseError(folder.id, "its folder has two files for one image; keep one")
-    lacking = [role for role in channels if role not in folder.roles]
-    if lacking:
-        raise CaseError(
-            folder.id,
-            f"its folder lacks {len(lacking)} of {len(channels)} images that most patients' folders have "
-            f"({', '.join(_printable(lacking))}); restore the file, remove the folder, or name the channels "
-            "that all have with `layout: {kind: patient_folders, channels: [...]}`",
-            ImageError,
-        )
     paths = folder.roles.get(label, ()) if label else ()
     return ListedCase(
         folder.id,
         folder.own[0],
-        tuple(folder.roles[role][0] for role in channels),
+        tuple(one_of(folder.roles.get(role, ())) for role in channels),
         paths[0] if paths else None,
         split=folder.split,
         masks=folder.masks,
+        fault=_fault(folder, channels, label),
     )
+
+
+def _fault(folder: _Folder, channels: Sequence[str], label: str) -> Fault | None:
+    """Return why nobody can say which files of a folder are meant, or None."""
+    if any(len(folder.roles.get(role, ())) > 1 for role in channels):
+        return Fault(SeveralFilesError, "its folder has two files for one image; keep one")
+    if len(folder.roles.get(label, ())) > 1:
+        return Fault(SeveralLabelsError, "its folder has two labels; keep one")
+    return None

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from medfed.data.case import Fault
 from medfed.data.layouts._files import SPLIT_FOLDERS, in_split
 from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._numbered_channels import one_of
 from medfed.data.layouts._survey import Survey
-from medfed.errors import DataError, ImageError
+from medfed.data.refusals import SeveralFilesError, SeveralLabelsError
+from medfed.errors import DataError
 
 PLACEHOLDERS = ("patient", "case", "split", "class", "structure")
 
@@ -94,7 +97,7 @@ class Pattern(Layout, tag="pattern", frozen=True):
                 "layout: a pattern needs `image`, such as `{kind: pattern, image: '{patient}/*_t1.*', "
                 "label: '{patient}/*_seg.*'}`"
             )
-        names = tuple(f"image {name}" for name in images)
+        names = tuple(f"image {name}" for name in images) if images is self.image else ("image",)
         patterns = [_compile(role, text) for role, text in zip(names, images.values(), strict=True)]
         patterns += [_compile("label", self.label)] if self.label else []
         identities = {tuple(name for name in IDENTITY if _has(pattern, name)) for pattern in patterns}
@@ -186,42 +189,39 @@ def _case(
 ) -> ListedCase:
     *own, _ = key
     identity = "/".join(filter(None, own))
-    images = []
-    for role in names:
-        found = by_key[role].get(key, [])
-        if len(found) != 1:
-            raise CaseError(
-                identity,
-                f"the pattern of {role} takes {len(found)} files of it, and one is expected; use {{case}} "
-                "where a patient has several, restore the file, or make the pattern more exact",
-                DataError if found else ImageError,
-            )
-        images.append(found[0].path)
     labels = by_key.get("label", {}).get(key, [])
     matched = [one for role in by_key for one in by_key[role].get(key, [])]
     split, name = _only("split", matched, identity), _only("class", matched, identity)
-    label, masks = _labels(labels, identity)
+    masks = tuple((one.values["structure"], one.path) for one in labels if "structure" in one.values)
+    found = {role: by_key[role].get(key, []) for role in names}
     return ListedCase(
         in_split(_known_split(split), identity),
         matched[0].values.get("patient") or identity,
-        tuple(images),
-        label,
+        tuple(one_of([one.path for one in found[role]]) for role in names),
+        labels[0].path if labels and not masks else None,
         classes.index(name) if name else None,
         _known_split(split),
         masks=masks,
+        fault=_fault(found, [] if masks else labels),
     )
 
 
-def _labels(labels: Sequence[_Match], identity: str) -> tuple[Path | None, tuple[tuple[str, Path], ...]]:
-    if labels and "structure" in labels[0].values:
-        return None, tuple((one.values["structure"], one.path) for one in labels)
+def _fault(found: Mapping[str, Sequence[_Match]], labels: Sequence[_Match]) -> Fault | None:
+    """Return why a case's files are not those that are meant, or None."""
+    for role, matches in found.items():
+        if len(matches) > 1:
+            return Fault(
+                SeveralFilesError,
+                f"the pattern of {role} takes {len(matches)} files of it, and one is expected; use {{case}} "
+                "where a patient has several, or make the pattern more exact",
+            )
     if len(labels) > 1:
-        raise CaseError(
-            identity,
+        return Fault(
+            SeveralLabelsError,
             f"the pattern of its label takes {len(labels)} files, and one is expected; make it more exact, "
             "or use {structure} for one mask per structure",
         )
-    return (labels[0].path if labels else None), ()
+    return None
 
 
 def _only(name: str, matches: Sequence[_Match], identity: str) -> str:

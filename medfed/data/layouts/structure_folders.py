@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from medfed.data.layouts._files import image_folders, images_in, in_split, split_folders, stem
-from medfed.data.layouts._layout import NO_PATIENTS, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
 from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, is_role, shared_name
 from medfed.data.layouts._survey import File, Survey
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
 # The least share of masks that must have an image of their name.
 MIN_MATCHED = 0.5
@@ -51,17 +51,10 @@ class StructureFolders(Layout, tag="structure_folders", frozen=True):
                     "of labels with one folder per structure"
                 )
             images, masks = _images(survey, pair[0]), _masks(survey, pair[1])
-            for name in sorted(set(masks) - set(images)):
-                raise CaseError(
-                    name,
-                    "there is a mask of this name and no image; restore the image or remove the mask",
-                    ImageError,
-                )
-            for name, file in sorted(images.items()):
+            for name in sorted(set(masks) | set(images)):
                 identity = in_split(split, name)
-                cases.append(
-                    ListedCase(identity, identity, (file.path,), split=split, masks=masks.get(name, ()))
-                )
+                image = images[name].path if name in images else ()
+                cases.append(ListedCase(identity, identity, (image,), split=split, masks=masks.get(name, ())))
         return CaseListing(self.title, tuple(cases), (NO_PATIENTS,))
 
 

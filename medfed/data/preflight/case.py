@@ -62,6 +62,8 @@ MANUFACTURERS = {
 ISSUE_CODES: Mapping[type[ImageError], str] = {
     refusals.MissingImageError: "missing_file",
     refusals.MissingLabelError: "missing_file",
+    refusals.SeveralFilesError: "several_files",
+    refusals.SeveralLabelsError: "several_files",
     refusals.GeometryError: "singular_affine",
     refusals.EmptyFileError: "empty_file",
     refusals.SeveralVolumesError: "several_volumes",

@@ -29,6 +29,7 @@ class Listing:
     class_names: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()  # what the folder calls the images of a case, in order
     structures: tuple[str, ...] = ()  # what the numbers of the labels mean, as they were read
 
 
@@ -52,6 +53,7 @@ def list_folder(
         index.class_names,
         index.left_out,
         index.left_out_files,
+        index.channels,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from medfed.data.batch_needs import Needs
 from medfed.data.case import Case
+from medfed.data.channels import match_channels, unnamed_note
 from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.findings import read_findings
 from medfed.data.index import Index, index_folder
@@ -136,6 +137,10 @@ def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layo
             naming = ClassNames(requirements.classes, requirements.words, expected=requirements.expected)
     try:
         index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+        if requirements is not None:
+            index = match_channels(index, requirements.settings)
+        elif note := unnamed_note(index):
+            index = replace(index, notes=(*index.notes, note))
         if requirements is None:
             return _Opened(index, shared_structures(index, key))
         return _Opened(*match_classes(index, naming, needs, key))

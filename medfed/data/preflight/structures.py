@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
+from medfed.data.channels import BY_NAME, UNNAMED
 from medfed.data.class_names import BACKGROUND, ClassNames, words_of
 from medfed.data.index import Index
 from medfed.data.label_naming import (
@@ -30,8 +31,9 @@ MIN_PATIENTS = 2
 def naming_findings(index: Index, listing: Listing) -> list[Finding]:
     """Return what matching the labels of an index to classes has said, beyond what its listing says."""
     told = {finding.detail for finding in listing.findings}
+    codes = {NUMBERS_ALONE: "study_note", BY_NAME: "study_note", UNNAMED: "unnamed_channels"}
     return [
-        Finding("study_note" if note.startswith(NUMBERS_ALONE) else "study_fit", "", note)
+        Finding(next((codes[start] for start in codes if note.startswith(start)), "study_fit"), "", note)
         for note in index.notes
         if note not in told
     ]

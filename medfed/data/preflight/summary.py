@@ -59,6 +59,7 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "modality": _counts(facts.modality or UNKNOWN_MODALITY for facts in good),
         "scanner": _counts(facts.scanner or "unknown" for facts in good),
         "orientation": _counts(facts.orientation for facts in good),
+        "channel_names": list(listing.channels),
         "channels": _counts(str(facts.channels) for facts in good),
         "spacing_mm": _range([facts.spacing_mm for facts in good]),
         "in_pixels": sum(PIXELS in facts.flags for facts in good),

@@ -45,6 +45,13 @@ class Network(Kind, frozen=True):
         """
         raise NotImplementedError
 
+    def check_size(self, size: tuple[int, ...] | None) -> None:
+        """Check a size without torch, as a study is read; `build` calls it, too.
+
+        Raises:
+            StudyError: as `build`.
+        """
+
 
 class SpatialNetwork(Network, frozen=True):
     """A network for images of two or three axes, and what it can check of their size."""
@@ -106,6 +113,25 @@ class SpatialNetwork(Network, frozen=True):
                 f"network '{kind_of(self)}': an image of {format_size(size)} voxels is too small for it; "
                 f"with these settings each side must be at least {min_side}; resize or pad the images, "
                 f"or take another network"
+            )
+
+    def check_last_stride(self, size: tuple[int, ...] | None, shrinks_by: int) -> None:
+        """Check that the last layer that halves the image has more than one voxel to halve.
+
+        `shrinks_by` counts that layer in. Below it nothing fails: the layer sees a voxel and padding.
+
+        Raises:
+            StudyError: naming the smallest side.
+        """
+        if size is None:
+            return
+        self.check_dimensions(size)
+        if max(size) <= shrinks_by // 2:
+            raise StudyError(
+                f"network '{kind_of(self)}': an image of {format_size(size)} voxels is one voxel before its "
+                f"last stride, so that it would hardly see the image; with these settings a side must be at "
+                f"least {shrinks_by // 2 + 1}; take a larger data.patch, or fewer strides (such as max_pool: "
+                "false)"
             )
 
     def check_deepest_level(

@@ -30,12 +30,15 @@ class AttentionUNet(SpatialNetwork, tag="attention_unet", frozen=True):
     norm: Norm = "instance"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+    def check_size(self, size: tuple[int, ...] | None) -> None:
         if len(self.channels) < 2:
             raise StudyError("network 'attention_unet': channels has one level, at least 2 are needed")
         halvings = len(self.channels) - 1
         self.check_sides(size, 2**halvings)
         self.check_deepest_level(size, self.norm, 2**halvings)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
         from monai.networks.nets import AttentionUnet as MonaiAttentionUnet
 
         network = MonaiAttentionUnet(
@@ -43,7 +46,7 @@ class AttentionUNet(SpatialNetwork, tag="attention_unet", frozen=True):
             in_channels=inputs,
             out_channels=outputs,
             channels=self.channels,
-            strides=(2,) * halvings,
+            strides=(2,) * (len(self.channels) - 1),
             dropout=self.dropout,
         )
         return replace_batch_norms(network, self.norm)

@@ -30,11 +30,14 @@ class DenseNet121(SpatialNetwork, tag="densenet121", frozen=True):
     norm: Norm = "batch"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+    def check_size(self, size: tuple[int, ...] | None) -> None:
         # The stem divides by 4 and each transition between blocks by 2.
         shrinks_by = 4 * 2 ** (len(self.blocks) - 1)
         self.check_min_side(size, shrinks_by)
         self.check_deepest_level(size, self.norm, shrinks_by)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
         from monai.networks.nets import DenseNet
 
         network = DenseNet(

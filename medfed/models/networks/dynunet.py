@@ -39,13 +39,21 @@ class DynUNet(SpatialNetwork, tag="dynunet", frozen=True):
     residual: bool = False
     deep_supervision: Annotated[int, Meta(ge=0)] = 0
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        kernels = self.kernels or (3,) * len(self.strides)
-        self._check_levels(kernels)
+    @property
+    def _kernels(self) -> tuple[int | tuple[int, ...], ...]:
+        return self.kernels or (3,) * len(self.strides)
+
+    def check_size(self, size: tuple[int, ...] | None) -> None:
+        self._check_levels(self._kernels)
         strides = [self._sides(stride) for stride in self.strides]
         shrinks_by = tuple(prod(axis) for axis in zip(*strides, strict=True))
         self.check_sides(size, shrinks_by)
         self.check_deepest_level(size, self.norm, shrinks_by)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
+        kernels = self._kernels
+        strides = [self._sides(stride) for stride in self.strides]
         from monai.networks.nets import DynUNet as MonaiDynUNet
 
         network = MonaiDynUNet(

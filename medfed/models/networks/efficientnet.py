@@ -24,9 +24,12 @@ class EfficientNet(SpatialNetwork, tag="efficientnet", frozen=True):
     version: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"] = "b0"
     norm: Norm = "batch"
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+    def check_size(self, size: tuple[int, ...] | None) -> None:
         self.check_min_side(size, _SHRINKS_BY)
         self.check_deepest_level(size, self.norm, _SHRINKS_BY)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
         from monai.networks.nets import EfficientNetBN
 
         network = EfficientNetBN(

@@ -40,10 +40,13 @@ class ResNet(SpatialNetwork, tag="resnet", frozen=True):
     max_pool: bool = True
     norm: Norm = "batch"
 
+    def check_size(self, size: tuple[int, ...] | None) -> None:
+        shrinks_by = self.first_stride * (16 if self.max_pool else 8)
+        self.check_last_stride(size, shrinks_by)
+        self.check_deepest_level(size, self.norm, shrinks_by)
+
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        if size is not None:
-            self.check_dimensions(size)
-            self.check_deepest_level(size, self.norm, self.first_stride * (16 if self.max_pool else 8))
+        self.check_size(size)
         from monai.networks.nets import ResNet as MonaiResNet
 
         block, layers = _BLOCKS[self.depth]

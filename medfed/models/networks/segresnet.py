@@ -34,7 +34,7 @@ class SegResNet(SpatialNetwork, tag="segresnet", frozen=True):
     norm: Norm = "group"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+    def check_size(self, size: tuple[int, ...] | None) -> None:
         halvings = len(self.blocks_down) - 1
         if halvings < 1 or len(self.blocks_up) != halvings:
             raise StudyError(
@@ -43,6 +43,9 @@ class SegResNet(SpatialNetwork, tag="segresnet", frozen=True):
             )
         self.check_sides(size, 2**halvings)
         self.check_deepest_level(size, self.norm, 2**halvings)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
         from monai.networks.nets import SegResNet as MonaiSegResNet
 
         return MonaiSegResNet(

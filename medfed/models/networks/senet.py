@@ -31,9 +31,12 @@ class SENet(SpatialNetwork, tag="senet", frozen=True):
     norm: Norm = "batch"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+    def check_size(self, size: tuple[int, ...] | None) -> None:
         self.check_min_side(size, _SHRINKS_BY)
         self.check_deepest_level(size, self.norm, _SHRINKS_BY)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
         from monai.networks.nets import SENet as MonaiSENet
 
         network = MonaiSENet(

@@ -37,9 +37,12 @@ class SwinUNETR(SpatialNetwork, tag="swinunetr", frozen=True):
     version: Literal[1, 2] = 1
     checkpointing: bool = False
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+    def check_size(self, size: tuple[int, ...] | None) -> None:
         self.check_sides(size, _SHRINKS_BY)
         self.check_deepest_level(size, self.norm, _SHRINKS_BY)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
         for stage, heads in enumerate(self.heads):
             if self.features % 12 or (self.features * 2**stage) % heads:
                 raise StudyError(

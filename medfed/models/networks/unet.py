@@ -32,7 +32,7 @@ class UNet(SpatialNetwork, tag="unet", frozen=True):
     norm: Norm = "instance"
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
-    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+    def check_size(self, size: tuple[int, ...] | None) -> None:
         if len(self.channels) < 2:
             raise StudyError(
                 f"network 'unet': {len(self.channels)} channels, a U-Net needs at least 2 levels"
@@ -40,6 +40,9 @@ class UNet(SpatialNetwork, tag="unet", frozen=True):
         halvings = len(self.channels) - 1
         self.check_sides(size, 2**halvings)
         self.check_deepest_level(size, self.norm, 2**halvings)
+
+    def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
+        self.check_size(size)
         from monai.networks.nets import UNet as MonaiUNet
 
         return MonaiUNet(
@@ -47,7 +50,7 @@ class UNet(SpatialNetwork, tag="unet", frozen=True):
             in_channels=inputs,
             out_channels=outputs,
             channels=self.channels,
-            strides=(2,) * halvings,
+            strides=(2,) * (len(self.channels) - 1),
             num_res_units=self.residual_units,
             # The topmost transposed convolution has as many features as outputs, and its own norm.
             norm=monai_norm(self.norm, (*self.channels, outputs)),

@@ -31,10 +31,13 @@ class ViT(SpatialNetwork, tag="vit", frozen=True):
     heads: Annotated[int, Meta(ge=1)] = 6
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
+    def check_size(self, size: tuple[int, ...] | None) -> None:
+        self.check_sides(self.require_size(size), self.token)
+        self.check_heads(self.hidden, self.heads)
+
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         size = self.require_size(size)
-        self.check_sides(size, self.token)
-        self.check_heads(self.hidden, self.heads)
+        self.check_size(size)
         from monai.networks.nets import ViT as MonaiViT
 
         from medfed.models.networks._vit_logits import ViTLogits

@@ -52,7 +52,7 @@ def studies_without(study: Study) -> dict[str, Study]:
             f"study '{study.name}': --leave-one-out needs at least 3 sites, as 2 must be left to federate; "
             f"it has {len(study.sites)}"
         )
-    others, fewest = len(study.sites) - 1, study.rule.min_sites()
+    others, fewest = len(study.sites) - 1, study.rule.min_sites
     if fewest > others:
         raise StudyError(
             f"study '{study.name}': --leave-one-out leaves {others} sites and the rule needs {fewest}; train "

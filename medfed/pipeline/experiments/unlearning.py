@@ -74,7 +74,7 @@ def remaining_study(study: Study, site: str) -> Study:
             f"study '{study.name}': --without {site}: no such hospital; there are "
             f"{', '.join(sorted(study.sites))}"
         )
-    others, fewest = len(study.sites) - 1, max(study.rule.min_sites(), 1)
+    others, fewest = len(study.sites) - 1, max(study.rule.min_sites, 1)
     if others < fewest:
         raise StudyError(
             f"study '{study.name}': without {site} {others} hospitals are left, and its rule needs {fewest}"

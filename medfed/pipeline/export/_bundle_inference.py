@@ -39,7 +39,7 @@ def inference(exported: ExportedModel, settings: Images) -> Config:
             "export to a MONAI bundle: its transforms read volumes, and data.spatial_dims is 2; export to "
             "onnx or torchscript"
         )
-    if settings.channels > 1:
+    if settings.inputs > 1:
         raise RunError(
             "export to a MONAI bundle: it cannot read images of several files; export to onnx or torchscript"
         )

@@ -136,7 +136,7 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     if isinstance(data, Table):
         shape: tuple[int, ...] = (data.inputs,)
     else:
-        shape = (data.channels, *(data.patch or (SIDE,) * data.spatial_dims))
+        shape = (data.inputs, *(data.patch or (SIDE,) * data.spatial_dims))
     predicts = study.task.predicts
     computed = Computed(network, OUTPUTS[predicts] == "probabilities", each=predicts == "multilabel").eval()
     return ExportedModel(study, facts, model, computed, shape)

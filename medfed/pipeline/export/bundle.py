@@ -60,15 +60,16 @@ def write(exported: ExportedModel, folder: Path) -> None:
 
 def metadata(exported: ExportedModel, settings: Images) -> dict[str, Any]:
     """Return metadata.json: what the bundle is, and the shapes that `verify_net_in_out` checks."""
+    inputs = settings.channel_names or ("image",) * settings.inputs
     image = {
         "type": "image",
         "format": "magnitude",
-        "num_channels": settings.channels,
+        "num_channels": settings.inputs,
         "spatial_shape": list(exported.shape[1:]),
         "dtype": "float32",
         "value_range": [-1, 1] if isinstance(settings.normalise, (Percentile, Window)) else [],
         "is_patch_data": exported.study.task.predicts == "segment",
-        "channel_def": {str(number): "image" for number in range(settings.channels)},
+        "channel_def": {str(number): name for number, name in enumerate(inputs)},
     }
     named = {str(number): name for number, name in enumerate(exported.classes)}
     channels = {"num_channels": len(exported.classes), "channel_def": named}

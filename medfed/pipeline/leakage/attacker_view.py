@@ -73,9 +73,9 @@ def visible_update(
     parties = {"site": items, **{f"other{k}": part for k, part in enumerate(others)}}
     # The masks of a secure sum cancel to the plain sum, bit for bit; the hub's central noise is added.
     summed = privacy if privacy.round_cost() is not None else NoPrivacy()
-    if len(parties) < summed.min_sites():
+    if len(parties) < summed.min_sites:
         raise PrivacyError(
-            f"an attacker sees a sum of at least {summed.min_sites()} sites only, and the cases make "
+            f"an attacker sees a sum of at least {summed.min_sites} sites only, and the cases make "
             f"{len(parties)} parts to stand in for them; take fewer cases per step (--cases), or a hospital "
             "with more cases"
         )

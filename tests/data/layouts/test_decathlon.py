@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfed.data.splits import case_token
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError
 
-from ..hospital_folder import SECRET, index, refused, write_nifti
+from ..hospital_folder import index, refused, unreadable, write_nifti
 
 
 def decathlon(folder: Path, names: list[str], *, nnunet: bool = False) -> None:
@@ -60,7 +59,9 @@ def test_the_nnunet_layout(tmp_path: Path) -> None:
 def test_a_label_without_its_image(tmp_path: Path) -> None:
     decathlon(tmp_path, ["x1", "x2"])
     (tmp_path / "imagesTr" / "x2.nii.gz").unlink()
-    refused(lambda: index(tmp_path), ImageError, case_token(SECRET, "x2"), "imagesTr lacks its image")
+    told = unreadable(index(tmp_path))
+    assert list(told) == ["x2"]
+    assert "a label of this name and no image" in told["x2"]
 
 
 def test_one_file_per_case_under_an_nnunets_description(tmp_path: Path) -> None:
@@ -84,7 +85,9 @@ def test_numbered_channels_without_a_description_are_channels(tmp_path: Path) ->
     ]
     assert found.label_names == {}
     (tmp_path / "imagesTr" / "x2_0000.nii.gz").unlink()
-    refused(lambda: index(tmp_path), ImageError, case_token(SECRET, "x2"), "the channels _0001", "restore")
+    told = unreadable(index(tmp_path))
+    assert list(told) == ["x2"]
+    assert "it has no file for channel 1 of 2" in told["x2"]
 
 
 @pytest.mark.parametrize(

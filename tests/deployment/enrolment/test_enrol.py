@@ -161,10 +161,3 @@ def test_a_certificate_holds_where_the_clock_is_hours_behind(federation, tmp_pat
     for certificate in (made, authority):
         age = enrol.datetime.now(enrol.UTC) - certificate.not_valid_before_utc
         assert age > enrol.timedelta(hours=23)
-
-
-def test_a_key_of_another_certificate_is_told_of(federation, tmp_path):
-    joined(federation, tmp_path / "site")
-    shutil.copy(federation / "hub" / "identity.key", tmp_path / "site" / "identity.key")
-    with pytest.raises(ExchangeError, match=r"identity\.key is not the key of north's certificate"):
-        Identity(tmp_path / "site").check()

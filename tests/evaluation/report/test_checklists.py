@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from medfed.evaluation.report.checklists import checklists, model_card, templates
-from medfed.evaluation.report.limits import limits
-from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import Row
-from medfed.evaluation.summarise import ResolvedStudy
 from medfed.runs.facts import PrivacyFacts, RunFacts, SitePrivacy
 from medfed.runs.rounds import RoundLine
 
-
-def run_of(facts=None, study=None, rows=(), rounds=()):
-    return Run(facts or RunFacts(), ResolvedStudy(study or {}), list(rows), list(rounds), [], None)
+from .result_rows import run_of
 
 
 def test_checklists_say_what_was_left_out_spent_and_changed():
@@ -55,8 +50,3 @@ def test_every_template_uses_names_that_a_run_has():
     card = model_card(run, "Dice 0.8")
     assert len(card) == len(templates().model_card)
     assert (card["Result"], card["Output"]) == ("Dice 0.8", None)
-
-
-def test_the_report_tells_what_a_hospitals_data_may_mean():
-    facts = RunFacts(sites=["north"], warnings={"north": ["9 rows of the test split equal a training row"]})
-    assert "north: 9 rows of the test split equal a training row." in limits(run_of(facts), None)

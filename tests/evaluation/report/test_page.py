@@ -18,9 +18,7 @@ import pytest
 from medfed.errors import RunError
 from medfed.evaluation import histograms, report, rows
 from medfed.evaluation.histograms import Bin
-from medfed.evaluation.metrics import metric_of
-from medfed.evaluation.report import charts
-from medfed.evaluation.report.formatting import model_name, number, p_value, round_ranges
+from medfed.evaluation.report.formatting import model_name
 from medfed.evaluation.rows import Row
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -192,21 +190,6 @@ def test_an_interval_of_few_patients_is_marked_and_the_mark_explained_in_its_sec
     ]
 
 
-def test_a_headline_of_means_over_other_patients_says_of_how_many_each_is(segment, tmp_path):
-    run = shutil.copytree(segment, tmp_path / "run")
-    (run / "cases.jsonl").unlink()
-    assert " reaches 0." in report.headline(run)
-    assert " in 9;" not in report.headline(run)
-    changed = [
-        msgspec.structs.replace(row, n=9 if row.against is None else 13)
-        if row.site == "west" and row.metric == "dice" and "local:" in f"{row.model} {row.against}"
-        else row
-        for row in rows.read_rows(run / "rows.jsonl")
-    ]
-    rows.write(run / "rows.jsonl", changed)
-    assert " in 9; the difference, paired by patient in 13, is " in report.headline(run)
-
-
 def test_patients_of_hospitals_that_are_too_small_to_be_shown_are_counted_in_the_whole(tmp_path):
     run = fake_runs.write(tmp_path / "run", "segment", patients=8)
     kept = [c for c in rows.read_cases(run / "cases.jsonl") if c.site != "coast" or c.case[-1] in "012"]
@@ -356,22 +339,6 @@ def test_curves_that_would_show_the_bins_and_not_the_model_are_not_drawn(tmp_pat
         assert ("allows any area under the ROC curve from 0.000 to 1.000" in text) != drawn
 
 
-def test_a_run_that_may_show_nothing_says_so(tmp_path):
-    row = Row(
-        round=1,
-        site="n",
-        split="test",
-        model="federated",
-        metric="patients",
-        value=None,
-        n=None,
-        note="fewer than 5",
-    )
-    rows.write(tmp_path / "rows.jsonl", [row])
-    page_of(tmp_path)
-    assert "no result of the federated model that may be shown" in report.headline(tmp_path)
-
-
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"no rows\.jsonl in this folder; give the folder of a finished run"):
         report.write_report(tmp_path)
@@ -387,32 +354,6 @@ def test_a_resumed_round_counts_once(tmp_path):
     before = report.write_report(run).read_text(encoding="utf-8")
     (run / "rounds.jsonl").write_text(text + text.splitlines()[-1] + "\n" + '{"round": 99, "si')
     assert report.write_report(run).read_text(encoding="utf-8") == before
-
-
-def test_a_later_rounds_rows_are_the_ones_shown(tmp_path):
-    old = Row(
-        round=1, site="n", split="test", model="federated", metric="dice", value=0.2, n=9, structure="a"
-    )
-    rows.write(tmp_path / "rows.jsonl", [old, msgspec.structs.replace(old, round=2, value=0.7)])
-    assert "Dice 0.70" in report.headline(tmp_path)
-
-
-def test_numbers_are_written_as_people_read_them():
-    # A difference has three decimals: of two, a narrow interval would be one number.
-    assert number(-0.0001, metric_of("dice"), sign=True) == "0.000"
-    assert number(-0.12, metric_of("dice"), sign=True) == "−0.120"
-    assert number(0.8449, metric_of("dice")) == "0.84"
-    assert number(0.8449, metric_of("dice"), fine=True) == "0.845"
-    assert number(12.345, metric_of("hd95_mm")) == "12.3"
-    assert number(None) == "–"
-    assert round_ranges([5, 3, 4, 9]) == "rounds 3 to 5, 9"
-    assert [p_value(p) for p in (0.0004, 0.0123, 0.4)] == ["< 0.001", "0.012", "0.40"]
-
-
-def test_ticks_are_round_and_span_the_values():
-    assert charts.ticks(0.0, 1.0) == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert charts.ticks(0.53, 0.87) == [0.5, 0.6, 0.7, 0.8, 0.9]
-    assert charts.span([0.97, 1.0], 0.0, 1.0) == (0.97, 1.0)
 
 
 # Each reason why there is no browser is said, so that a skipped test is not taken for a passed one.

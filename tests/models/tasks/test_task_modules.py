@@ -26,6 +26,7 @@ from medfed.models.tasks.classify import Classify
 from medfed.models.tasks.segment import Segment
 from medfed.models.tasks.survival import Survival
 from medfed.models.tasks.tabular import Tabular
+from medfed.testing._tasks import trainer
 
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -56,18 +57,6 @@ class Thresholds(nn.Module):
 
 def module_for(task: Task, network: nn.Module, patch: tuple[int, ...] | None = None) -> pl.LightningModule:
     return task.module(network, Training(SGD(lr=0.1), Constant(), epochs=2, patch=patch))
-
-
-def trainer(folder: Path, **settings: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **settings,
-    )
 
 
 def validate(module: pl.LightningModule, batches: list[dict[str, Any]], folder: Path) -> dict[str, float]:

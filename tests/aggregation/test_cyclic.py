@@ -1,0 +1,37 @@
+"""Cyclic transfer passes on one site's model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medfed.aggregation import Rule
+from medfed.aggregation.cyclic import Cyclic
+from medfed.errors import RuleError
+from medfed.wire.update import Update
+from medfed.wire.weights import Difference
+
+torch.set_num_threads(1)
+
+
+def update(site: str, delta: float, examples: int, round: int = 3, **scalars: float) -> Update:
+    named = {name.replace("_", "/", 1): value for name, value in scalars.items()}
+    return Update(site, round, {"w": torch.tensor([delta], dtype=torch.float64)}, examples, named)
+
+
+def merged(rule: Rule, *updates: Update) -> float:
+    weights = {"w": torch.zeros(1, dtype=torch.float64)}
+    return float(rule.merge(updates, rule.init(weights), weights)[0]["w"])
+
+
+def test_cyclic_takes_the_one_model_bit_for_bit() -> None:
+    g = torch.Generator().manual_seed(0)
+    weights, local = {"w": torch.randn(50, generator=g)}, {"w": torch.randn(50, generator=g) * 1e-9}
+    new, state = Cyclic().merge([Update("a", 1, Difference(local, weights), 4)], {}, weights)
+    assert torch.equal(new["w"], local["w"])
+    assert state == {}
+
+
+def test_cyclic_refuses_two_sites() -> None:
+    with pytest.raises(RuleError, match=r"round 3: 2 sites answered \('a', 'b'\), exactly 1 is expected"):
+        merged(Cyclic(), update("a", 1, 1), update("b", 1, 1))

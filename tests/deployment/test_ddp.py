@@ -1,0 +1,68 @@
+"""Rank 0 speaks with the hub; a worker reads the model that it received, and sends nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medfed.deployment.ddp import MODEL, RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker
+from medfed.errors import ExchangeError
+from medfed.wire import encoding
+from medfed.wire.update import GlobalModel, Update
+
+
+class Side:
+    """A site's side of an exchange that stores the received model in a file."""
+
+    closed = False
+
+    def __init__(self, folder) -> None:
+        self.model_path, self.sent = folder / "model", []
+
+    def fetch(self, site: str, round: int) -> GlobalModel:
+        model = GlobalModel(round + 1, {"w": torch.tensor([1.5, -2.0])}, study="study")
+        self.model_path.write_bytes(encoding.encode_global(model))
+        return model
+
+    def send(self, update: Update) -> None:
+        self.sent.append(update)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Restore the environment variables that rank 0 sets."""
+    for name in (RUN_FOLDER, MODEL, "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_a_worker_reads_the_model_that_rank_0_received(tmp_path):
+    side = Side(tmp_path)
+    first = Rank0Exchange(side, tmp_path)
+    received = first.fetch("north", 3)
+    assert first.received is received
+    read = WorkerExchange().fetch("north", 3)
+    assert read.round == received.round == 4
+    assert torch.equal(read.weights["w"], received.weights["w"])
+    update = Update("north", 5, {}, 0)
+    first.send(update)
+    assert (side.sent, first.closed) == ([update], False)
+
+
+def test_a_worker_sends_nothing():
+    update = Update("north", 5, {}, 0)
+    for send in (WorkerExchange().send, WorkerExchange().transmission):
+        with pytest.raises(ExchangeError, match="site 'north': only rank 0 sends"):
+            send(update)
+    WorkerExchange().withdraw("north", "its disk is full")
+
+
+def test_a_process_is_a_worker_only_below_a_rank_0_of_medfed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not is_worker()  # another program's launcher sets LOCAL_RANK, too
+    Rank0Exchange(Side(tmp_path), tmp_path)
+    assert is_worker()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert not is_worker()
+    monkeypatch.delenv("LOCAL_RANK")
+    assert not is_worker()

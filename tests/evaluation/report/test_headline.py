@@ -1,0 +1,68 @@
+"""The report's first sentence, word by word."""
+
+from __future__ import annotations
+
+import pytest
+
+from medfed.evaluation.report.focus import focus_of
+from medfed.evaluation.report.headline import sentence
+from medfed.runs.facts import RunFacts
+
+from .result_rows import result, run_of
+
+
+def words(*rows, **facts):
+    run = run_of(RunFacts(**facts), rows=rows)
+    return sentence(run, focus_of(run)).text
+
+
+def test_it_gives_value_interval_hospital_and_patients():
+    row = result(0.812, low=0.75, high=0.87)
+    assert words(row) == "Federated model: Dice 0.81 (95 % CI 0.75 to 0.87) at north, in 10 patients."
+    west = result(0.812, site="west", n=1)
+    assert words(west, held_out=["west"]) == (
+        "Federated model: Dice 0.81 at west, a hospital that took no part in training, in 1 patient."
+    )
+    assert words(result(0.812, site="all", split="val")) == (
+        "Federated model: Dice 0.81 over all hospitals of the study, in 10 patients, validation split."
+    )
+
+
+def test_a_narrow_interval_has_three_decimals():
+    assert "Dice 0.812 (95 % CI 0.800 to 0.824)" in words(result(0.812, low=0.8, high=0.824))
+
+
+def test_a_structure_is_named_where_there_are_several():
+    liver = result(0.9, structure="liver")
+    assert " for liver" not in words(liver)
+    assert words(liver, result(0.7, structure="tumour")).startswith("Federated model: Dice 0.90 for liver at")
+
+
+def test_the_number_of_events_is_given_with_the_patients():
+    risk = result(0.7, metric="c_index")
+    events = result(1.0, metric="events")
+    assert words(risk, events) == "Federated model: c-index 0.70 at north, in 10 patients with 1 event."
+    assert "10 patients with 4 events." in words(risk, result(4.0, metric="events"))
+
+
+def test_it_compares_with_the_best_single_hospital():
+    ours, worse, best = result(0.8), result(0.5, model="local:north"), result(0.7, model="local:south")
+    versus = result(0.1, against="local:south", low=0.02, high=0.18, p=0.0004)
+    assert words(ours, worse, best, versus).endswith(
+        "The best model that a single hospital trained alone reaches 0.70; the difference, paired by "
+        "patient, is +0.100 (95 % CI +0.020 to +0.180), p < 0.001."
+    )
+    assert words(ours, worse).endswith("trained alone reaches 0.50.")
+
+
+def test_means_over_different_patients_are_given_with_their_patients():
+    """Without the structure, only a model that invents one has a Dice: the means are over other patients."""
+    versus = result(0.1, against="local:south", n=8, p=0.25)
+    assert words(result(0.8), result(0.7, model="local:south", n=9), versus).endswith(
+        "reaches 0.70 in 9; the difference, paired by patient in 8, is +0.100, p = 0.25."
+    )
+
+
+@pytest.mark.parametrize("rows", [[], [result(None)], [result(0.8, model="local:north")]])
+def test_without_a_value_of_the_federated_model_it_says_so(rows):
+    assert words(*rows) == "This run has no result of the federated model that may be shown."

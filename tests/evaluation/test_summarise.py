@@ -1,0 +1,123 @@
+"""A run folder's case rows and the rows that hospitals reported become the run's results."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import msgspec
+import pytest
+
+from medfed.errors import RunError
+from medfed.evaluation import histograms, rows
+from medfed.evaluation.rows import Row
+from medfed.evaluation.summarise import (
+    ResolvedStudy,
+    read_resolved_study,
+    read_run_facts,
+    summarise,
+    summary_settings,
+)
+from medfed.runs.facts import RunFacts
+
+from .case_rows import class_rows, image_row
+
+STUDY = {"task": {"kind": "segment", "classes": ["lesion"]}, "evaluation": {"draws": 20, "smallest_group": 2}}
+
+
+def write_run(folder, cases=(), reported=(), study=None, merged_round=4):
+    rows.write(folder / "cases.jsonl", cases)
+    if reported:
+        rows.write(folder / "reported.jsonl", reported)
+    (folder / "study.yaml").write_text(json.dumps(study or STUDY))
+    (folder / "rounds.jsonl").write_text(
+        json.dumps({"round": merged_round, "site": "n", "status": "merged"}) + "\n"
+    )
+    return folder
+
+
+def test_sections_and_their_defaults():
+    study = ResolvedStudy({"rule": "fedavg", "privacy": {"kind": "none"}, "evaluation": {"draws": 7}})
+    assert (study.kind("rule"), study.kind("privacy"), study.kind("local")) == ("fedavg", "none", "")
+    assert (study.draws, study.min_patients) == (7, 5)
+    assert ResolvedStudy({"evaluation": {"smallest_group": 9}}).min_patients == 9
+
+
+def test_the_shared_study_is_read_before_the_one_with_the_hospitals_folders(tmp_path):
+    assert read_resolved_study(tmp_path) == ResolvedStudy({})
+    (tmp_path / "study.yaml").write_text("name: own")
+    assert read_resolved_study(tmp_path).sections == {"name": "own"}
+    (tmp_path / "study.json").write_text('{"name": "shared"}')
+    assert read_resolved_study(tmp_path).sections == {"name": "shared"}
+    (tmp_path / "study.json").write_text("[1]")
+    assert read_resolved_study(tmp_path) == ResolvedStudy({})
+
+
+def test_a_damaged_study_is_refused_without_its_content(tmp_path):
+    (tmp_path / "study.yaml").write_text("name: [secret")
+    with pytest.raises(RunError, match=r"^study\.yaml: cannot be read: \w+; restore the file$"):
+        read_resolved_study(tmp_path)
+
+
+def test_a_run_without_facts_has_defaults(tmp_path):
+    assert read_run_facts(tmp_path) == RunFacts()
+
+
+def test_the_runs_own_classes_come_before_the_studys():
+    study = ResolvedStudy(STUDY)
+    settings = summary_settings(RunFacts(seed=5, held_out=["west"]), study, 3)
+    assert (settings.classes, settings.seed, settings.round, settings.held_out) == (
+        ["lesion"],
+        5,
+        3,
+        ["west"],
+    )
+    assert (settings.min_patients, settings.draws) == (2, 20)
+    assert summary_settings(RunFacts(classes=["liver"]), study, 3).classes == ["liver"]
+
+
+def test_results_are_of_the_last_merged_round_and_in_both_files(tmp_path):
+    cases = [image_row(patient, value) for patient, value in (("a", 0.4), ("b", 0.8))]
+    run = write_run(tmp_path, cases)
+    results = summarise(run)
+    (dice,) = [row for row in results if row.metric == "dice" and row.site == "north"]
+    assert (dice.value, dice.n, dice.round) == (pytest.approx(0.6), 2, 4)
+    assert rows.read_rows(run / "rows.jsonl") == results
+    with (run / "rows.csv").open(newline="") as file:
+        assert [line["metric"] for line in csv.DictReader(file)] == [row.metric for row in results]
+
+
+def test_a_reported_row_is_replaced_where_the_sites_cases_are_here(tmp_path):
+    reported = Row(
+        round=4,
+        site="north",
+        split="test",
+        model="federated",
+        metric="dice",
+        value=0.1,
+        n=9,
+        structure="lesion",
+    )
+    south = msgspec.structs.replace(reported, site="south", value=0.2)
+    results = summarise(write_run(tmp_path, [image_row("a", 0.4), image_row("b", 0.8)], [reported, south]))
+    dice = {row.site: row.value for row in results if row.metric == "dice" and row.site in ("north", "south")}
+    assert dice == {"north": pytest.approx(0.6), "south": 0.2}
+
+
+def test_a_temperature_is_a_row_with_its_validation_patients(tmp_path):
+    study = {"task": {"classes": ["healthy", "disease"]},
+             "evaluation": {"draws": 20, "smallest_group": 1, "temperature": True}}  # fmt: skip
+    cases = []
+    for split in ("val", "test"):
+        for i in range(6):
+            cases += class_rows(f"{split}{i}", 0.95 if i % 3 else 0.1, int(i > 2), split=split)
+    results = summarise(write_run(tmp_path, cases, study=study))
+    (row,) = [row for row in results if row.metric == "temperature"]
+    assert (row.site, row.split, row.n, row.round) == ("all", "val", 6, 4)
+    # Overconfident predictions are cooled.
+    assert row.value > 1
+    assert sum(h.positives for h in histograms.read(tmp_path / "curves.jsonl") if h.split == "test") == 3
+    study["evaluation"]["temperature"] = False
+    assert not [
+        row for row in summarise(write_run(tmp_path, cases, study=study)) if row.metric == "temperature"
+    ]

@@ -1,0 +1,69 @@
+"""The hub fetches an update while it is sent, and shows no model before its own copy is safe."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from chunked_updates import PATIENCE_S, STUDY, filled, filled_update, received_chunks, wait_until
+
+from medfed.errors import RunError
+from medfed.exchange._manifest import encode_sealed
+from medfed.exchange._object_store import chunk_name
+from medfed.wire import encoding as wire
+from medfed.wire.signing import HUB, Unsigned
+from medfed.wire.update import GlobalModel
+from medfed.wire.weights import digest
+
+
+def test_the_hub_fetches_an_update_while_its_site_sends_it(hub_and_north, tmp_path, sender_waits):
+    hub, north = hub_and_north
+    sending = threading.Thread(target=lambda: north.send(filled_update(1.5)), daemon=True)
+    sending.start()
+    arrived: list = []
+    collecting = threading.Thread(
+        target=lambda: arrived.extend(hub.collect(1, ["north"], PATIENCE_S)), daemon=True
+    )
+    collecting.start()
+    # The window of the folder: some of the ten may not have begun.
+    wait_until(lambda: received_chunks(tmp_path / "hub/exchange/spool", "north") >= 6)
+    assert not arrived
+    sender_waits.set()
+    sending.join(PATIENCE_S)
+    collecting.join(PATIENCE_S)
+    (received,) = arrived
+    assert digest(received.update.delta.minuend) == digest(filled(1.5))
+
+
+def test_what_was_announced_does_not_count_where_the_manifest_names_something_else(hub_and_north, tmp_path):
+    hub, north = hub_and_north
+    other = north._measure(filled_update(7.0))
+    data = wire.encode_update(filled_update(7.0), STUDY)
+    for index, (first, length) in enumerate(other.spans):
+        name = chunk_name(f"up/{STUDY[:16]}/north/r00001", index, other.chunks[index])
+        north._store.put(name, data[first : first + length])
+    north._store.put(north._objects.site_object("north", "coming"), encode_sealed(other, Unsigned()))
+    assert list(hub.collect(1, ["north"], 0.3)) == []
+    assert received_chunks(tmp_path / "hub/exchange/spool", "north") == len(other.chunks)
+    north.send(filled_update(1.5))
+    (received,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert digest(received.update.delta.minuend) == digest(filled(1.5))
+
+
+def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(folder_exchange, tmp_path):
+    hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(GlobalModel(0, filled(0.0), study=STUDY))
+    seen = []
+
+    def check_before_now() -> None:
+        data = hub._objects.get_hub_object("now")
+        seen.append(hub._objects.open_manifest(data, HUB).round)
+        raise RunError("its checkpoint could not be written")
+
+    with pytest.raises(RunError, match="its checkpoint could not be written"):
+        hub.publish(GlobalModel(1, filled(1.0), study=STUDY), check_before_now)
+    assert seen == [0]
+    north = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    assert north.fetch("north", 0).round == 0
+    north.close()
+    hub.close()

@@ -1,0 +1,98 @@
+"""Retries with growing pauses, warnings that are logged once, and the lock on a party's folder."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from medfed.errors import ExchangeError
+from medfed.exchange import _protocol
+from medfed.exchange._object_store import Unreachable
+from medfed.exchange._protocol import Backoff, Retry, WarnOnce, acquire_lock, read_or_create
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(_protocol.time, "sleep", slept.append)
+    return slept
+
+
+def failing(*errors):
+    """Return a call that raises each error in turn, then returns 'done'."""
+    left = list(errors)
+
+    def call():
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    return call
+
+
+def test_a_text_is_logged_once(caplog):
+    warn = WarnOnce("site 'north'")
+    assert [warn("the disk is full"), warn("the disk is full"), warn("lost")] == [True, False, True]
+    assert caplog.messages == ["site 'north': the disk is full", "site 'north': lost"]
+
+
+def test_pauses_grow_by_0_7_of_themselves_from_a_tenth_of_a_second_to_five(pauses):
+    backoff = Backoff(WarnOnce("hub"))
+    for _ in range(10):
+        backoff.wait(Unreachable("no route"), "sends")
+    assert pauses == pytest.approx([min(0.1 * 1.7**number, 5.0) for number in range(10)])
+    backoff.reset()
+    backoff.wait(Unreachable("no route"), "sends")
+    assert pauses[-1] == 0.1
+
+
+def test_it_tries_until_it_succeeds_and_says_why_it_waits(pauses, caplog):
+    no_space, quota = OSError(errno.ENOSPC, "no space"), OSError(errno.EDQUOT, "quota")
+    call = failing(Unreachable("no route"), no_space, quota, Unreachable("no route"))
+    assert Retry(WarnOnce("site"))("sends", call) == "done"
+    assert len(pauses) == 4
+    assert caplog.messages == [
+        "site: sends: no route; trying again",
+        "site: sends: its own disk (the run folder) is full; it continues once there is space",
+    ]
+
+
+def test_another_error_of_the_own_disk_ends_it(pauses):
+    call = failing(OSError(errno.EIO, "Input/output error", "/run/exchange/outbox"))
+    with pytest.raises(ExchangeError, match=r"own disk \(the run folder\) failed: Input/output") as e:
+        Retry(WarnOnce("site"))("sends", call)
+    assert "outbox" not in str(e.value)
+    assert pauses == []
+
+
+def test_a_party_that_was_stopped_does_not_try_again(pauses):
+    checks = []
+
+    def raise_if_stopped():
+        checks.append(len(checks))
+        if len(checks) == 3:
+            raise ExchangeError("it was replaced")
+
+    with pytest.raises(ExchangeError, match="it was replaced"):
+        Retry(WarnOnce("site"), raise_if_stopped)("sends", failing(*[Unreachable("no route")] * 9))
+    assert (checks, len(pauses)) == ([0, 1, 2], 2)
+
+
+def test_one_process_holds_a_folder(tmp_path):
+    path = tmp_path / "exchange" / "lock"
+    first = acquire_lock(path, "site 'north'")
+    with pytest.raises(ExchangeError, match=r"site 'north' already runs with this folder: .* exchange/lock"):
+        acquire_lock(path, "site 'north'")
+    first.close()
+    acquire_lock(path, "site 'north'").close()
+
+
+def test_a_small_file_keeps_its_first_text(tmp_path):
+    path = tmp_path / "run"
+    assert read_or_create(path, "") == ""
+    assert not path.exists()
+    assert read_or_create(path, "first") == "first"
+    assert read_or_create(path, "second") == "first"
+    path.write_text("")  # as a power cut may leave it
+    assert read_or_create(path, "second") == "second"

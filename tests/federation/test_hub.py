@@ -1,0 +1,105 @@
+"""Which sites the hub asks in a round, and the order of a study's models and reports."""
+
+from __future__ import annotations
+
+import torch
+
+from medfed.aggregation.cyclic import Cyclic
+from medfed.aggregation.fedavg import FedAvg
+from medfed.errors import SiteError
+from medfed.exchange import ReceivedUpdate
+from medfed.federation.config import HubConfig
+from medfed.federation.hub import run_hub, sample_sites
+from medfed.wire.update import Update
+
+
+def test_sampling_is_drawn_from_seed_and_round_alone():
+    config = HubConfig(rounds=1, sites=tuple("abcdef"), rule=FedAvg(), fraction=0.5, minimum=2, seed=4)
+    drawn = [sample_sites(config, number) for number in range(1, 200)]
+    assert drawn == [sample_sites(config, number) for number in range(1, 200)]
+    assert {len(sites) for sites in drawn} == {3}
+    counts = [sum(site in sites for sites in drawn) for site in "abcdef"]
+    # 199 draws of 3 of 6: 99.5 each on average, standard deviation 7; five of them is far outside chance.
+    assert all(abs(count - 99.5) < 35 for count in counts)
+    assert sample_sites(
+        HubConfig(rounds=1, sites=tuple("ab"), rule=FedAvg(), fraction=0.1, minimum=2), 1
+    ) == ("a", "b")
+
+
+def test_a_rule_of_one_site_asks_each_in_turn():
+    config = HubConfig(rounds=5, sites=("south", "north", "west"), rule=Cyclic())
+    assert [sample_sites(config, round) for round in (1, 2, 3, 4)] == [
+        ("north",), ("south",), ("west",), ("north",),
+    ]  # fmt: skip
+
+
+def test_a_share_is_rounded_up_and_never_below_the_minimum():
+    def asked(sites: int, fraction: float, minimum: int) -> int:
+        names = tuple(str(number) for number in range(sites))
+        config = HubConfig(rounds=1, sites=names, rule=FedAvg(), fraction=fraction, minimum=minimum)
+        return len(sample_sites(config, 1))
+
+    # 0.3 * 10 is 3, although 0.1 * 3 is above it in binary; 0.31 * 10 is rounded up to 4.
+    assert [asked(10, fraction, 1) for fraction in (0.1 * 3, 0.31, 1.0)] == [3, 4, 10]
+    assert [asked(10, 0.1, minimum) for minimum in (1, 5, 20)] == [1, 5, 10]
+
+
+class Script:
+    """An exchange whose sites answer at once: each adds its own number to every weight."""
+
+    def __init__(self, adds: dict[str, float]) -> None:
+        self.adds, self.published = adds, []
+
+    def publish(self, model, ensure_saved=lambda: None):
+        ensure_saved()
+        self.published.append(model)
+        return 100
+
+    def collect(self, round, sites, deadline_s):
+        final = self.published[-1].final
+        for site in sites:
+            if site not in self.adds:
+                yield ReceivedUpdate(site, None, SiteError(f"site '{site}' stopped"))
+            elif final:
+                yield ReceivedUpdate(site, Update(site, round, {}, 0, {"val/dice": self.adds[site]}))
+            else:
+                delta = {"w": torch.full((1,), self.adds[site])}
+                yield ReceivedUpdate(site, Update(site, round, delta, 5))
+
+
+def run(adds, **settings):
+    exchange, reports, models = Script(adds), [], []
+    config = HubConfig(**{"rounds": 2, "sites": ("north", "south"), "rule": FedAvg(), **settings})
+    weights = {"w": torch.zeros(1)}
+    final = run_hub(config, exchange, weights, on_round=reports.append, on_model=models.append)
+    return final, exchange, reports, models
+
+
+def test_a_study_publishes_each_model_and_collects_scores_of_the_last():
+    final, exchange, reports, models = run({"north": 1.0, "south": 3.0, "far": 9.0}, evaluating=("far",))
+    # By hand: each round adds (1 + 3) / 2.
+    assert [float(model.weights["w"]) for model in exchange.published] == [0.0, 2.0, 4.0]
+    assert [model.final for model in exchange.published] == [False, False, True]
+    assert [model.participants for model in exchange.published] == [None, None, ()]
+    assert (final.round, float(final.weights["w"])) == (2, 4.0)
+    assert [model.round for model in models] == [0, 1, 2]
+    assert [report.round for report in reports] == [1, 2, 3]
+    # A site that only evaluates is asked at the end, and not before.
+    assert [result.site for result in reports[0].results] == ["north", "south"]
+    assert {result.site: (result.status, dict(result.scalars)) for result in reports[2].results} == {
+        "far": ("reported", {"val/dice": 9.0}),
+        "north": ("reported", {"val/dice": 1.0}),
+        "south": ("reported", {"val/dice": 3.0}),
+    }
+
+
+def test_a_site_that_was_not_asked_and_one_that_reports_nothing_are_in_the_report():
+    _, exchange, reports, _ = run({"north": 1.0, "west": 1.0}, sites=("north", "west", "gone"), fraction=0.5)
+    for model, report in zip(exchange.published, reports[:2], strict=False):
+        asked = set(model.participants)
+        assert len(asked) == 2
+        for result in report.results:
+            expected = "not sampled" if result.site not in asked else "merged"
+            assert result.status == ("absent" if result.site == "gone" and result.site in asked else expected)
+    closing = {result.site: (result.status, result.reason) for result in reports[2].results}
+    assert closing["gone"] == ("absent", "site 'gone' stopped")

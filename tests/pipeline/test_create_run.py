@@ -1,0 +1,129 @@
+"""A run's folder: which one is chosen, what is written into it, and what of it may be shared."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from medfed.errors import RunError
+from medfed.pipeline.create_run import (
+    check_digest,
+    check_empty,
+    choose_folder,
+    create_run,
+    finish_run,
+    open_run,
+    write_study,
+)
+from medfed.runs.folder import RunFolder
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
+
+STUDY = """\
+name: heart
+seed: 3
+task: {kind: tabular, classes: [healthy, disease]}
+network: {kind: fully_connected}
+data: {kind: table, target: y, features: [a, b]}
+train: {rounds: 1}
+sites: {south: secret/south.csv, north: secret/north.csv}
+held_out: {west: secret/west.csv}
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("heart.yaml").write_text(STUDY)
+    return read_study(Path("heart.yaml"))
+
+
+@pytest.fixture
+def other(study):
+    Path("other.yaml").write_text(STUDY.replace("seed: 3", "seed: 4"))
+    return read_study(Path("other.yaml"))
+
+
+def test_the_facts_name_the_study_and_its_sites_in_order(study):
+    folder = RunFolder(Path("run"))
+    folder.path.mkdir()
+    facts = create_run(folder, study, {})
+    assert (facts.study, facts.seed, facts.task) == ("heart", 3, "tabular")
+    assert (facts.sites, facts.held_out, facts.classes) == (
+        ["north", "south"],
+        ["west"],
+        ["healthy", "disease"],
+    )
+    assert (facts.digest, facts.privacy.kind, facts.is_finished) == (study_digest(study), "none", False)
+    opened, read, again = open_run("run")
+    assert (opened, read, study_digest(again)) == (folder, facts, study_digest(study))
+
+
+def test_the_study_that_may_be_shared_has_no_folder_of_a_hospital(study):
+    folder = RunFolder(Path("run"))
+    folder.path.mkdir()
+    write_study(folder, msgspec.structs.replace(study, start="/secret/old.ckpt"))
+    assert "secret" in folder.study.read_text()
+    shared = folder.shared_study.read_text()
+    assert "secret" not in shared
+    plain = json.loads(shared)
+    assert (plain["sites"], plain["held_out"], plain["start"]) == (["north", "south"], ["west"], "old.ckpt")
+
+
+def test_a_finished_run_says_when_and_how_long(study):
+    folder = RunFolder(Path("run"))
+    folder.path.mkdir()
+    facts = create_run(folder, study, {})
+    finish_run(folder, facts, time.monotonic() - 5)
+    finished = folder.read_facts()
+    assert finished.is_finished
+    assert finished.seconds >= 5
+    assert finished.finished >= facts.started
+
+
+def start(study, name=None):
+    folder = choose_folder(study, name and Path(name), resume=False)
+    create_run(folder, study, {})
+    return folder.path
+
+
+def test_runs_of_one_study_are_numbered(study):
+    assert [start(study) for _ in range(3)] == [
+        Path("runs") / name for name in ("heart", "heart-2", "heart-3")
+    ]
+    # Folders of other studies and files of people are not counted.
+    for name in ("heart-of-gold", "heart-old-9", "hearts"):
+        (Path("runs") / name).mkdir()
+    assert start(study) == Path("runs/heart-4")
+    assert choose_folder(study, None, resume=True).path == Path("runs/heart-4")
+
+
+def test_a_run_of_another_study_is_not_resumed(study, other):
+    start(study, "run")
+    assert choose_folder(study, Path("run"), resume=True).path == Path("run")
+    with pytest.raises(
+        RunError, match=rf"holds a run of study {study_digest(study)[:12]}, the study file's digest"
+    ):
+        choose_folder(other, Path("run"), resume=True)
+    with pytest.raises(RunError, match="do something else"):
+        check_digest(RunFolder(Path("run")), other, "do something else")
+
+
+def test_there_must_be_a_run_to_resume(study):
+    with pytest.raises(RunError, match=r"runs/heart: there is no run to resume; omit --resume to start one"):
+        choose_folder(study, None, resume=True)
+
+
+def test_a_folder_with_files_is_not_written_into(study):
+    Path("run").mkdir()
+    check_empty(Path("run"), "")
+    check_empty(Path("missing"), "")
+    Path("run/notes.txt").touch()
+    with pytest.raises(
+        RunError, match="run: is not empty; resume the run with --resume, or give another --out"
+    ):
+        choose_folder(study, Path("run"), resume=False)

@@ -1,0 +1,57 @@
+"""The addresses of a federation's broker, read from the coordinator's folder or a hospital's kit."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from medfed.errors import ExchangeError
+from medfed.wire.credentials import KIT_FORMAT, Federation, StartupKit, broker_urls, read_federation
+
+
+@pytest.mark.parametrize(
+    "listen, own", [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("10.0.0.5", "10.0.0.5")]
+)
+def test_the_brokers_own_machine_reaches_it_where_it_listens(listen, own):
+    assert Federation("test", ["hub.org"], listen=listen).own_host == own
+
+
+def test_names_are_listed_once_and_urls_name_hospitals_hosts_only():
+    federation = Federation("test", ["hub.org", "127.0.0.1"], port=4300, websocket_port=8443)
+    assert federation.names == ["hub.org", "127.0.0.1"]
+    assert Federation("test", ["hub.org"]).names == ["hub.org", "127.0.0.1"]
+    assert federation.urls == [
+        "tls://hub.org:4300",
+        "tls://127.0.0.1:4300",
+        "wss://hub.org:8443",
+        "wss://127.0.0.1:8443",
+    ]
+    assert Federation("test", ["hub.org"]).urls == ["tls://hub.org:4222", "wss://hub.org:443"]
+
+
+def test_a_hospital_takes_the_urls_of_its_kit_and_the_hub_those_of_the_federation(tmp_path):
+    site, hub = tmp_path / "site", tmp_path / "hub"
+    site.mkdir()
+    hub.mkdir()
+    kit = StartupKit(KIT_FORMAT, "test", "north", ["tls://kit:1"], "certificate", "authority")
+    (site / "kit.json").write_bytes(msgspec.json.encode(kit))
+    federation = Federation("test", ["hub.org"])
+    (tmp_path / "federation.json").write_bytes(msgspec.json.encode(federation))
+    assert read_federation(tmp_path) == federation
+    assert broker_urls(site) == ["tls://kit:1"]
+    assert broker_urls(hub) == ["tls://hub.org:4222", "wss://hub.org:443"]
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (None, "FileNotFoundError"),
+        ("{", "DecodeError"),
+        ('{"name": "t", "hosts": [], "x": 1}', "ValidationError"),
+    ],
+)
+def test_a_folder_without_a_federation_is_refused(tmp_path, text, reason):
+    if text is not None:
+        (tmp_path / "federation.json").write_text(text)
+    with pytest.raises(ExchangeError, match=rf"holds no federation \({reason}\); `medfed enrol init`"):
+        read_federation(tmp_path)
