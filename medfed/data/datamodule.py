@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 import pytorch_lightning as pl
@@ -19,9 +18,10 @@ from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
 from medfed.data.case_reading import moved_parts, read_case
+from medfed.data.case_table import OwnTable, case_inputs, with_table
 from medfed.data.channels import match_channels
 from medfed.data.class_names import Classes, count_of
-from medfed.data.dataset import ImageDataset, used_part
+from medfed.data.dataset import CaseValues, ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
@@ -63,8 +63,8 @@ class SiteDataModule(pl.LightningDataModule):
     A batch is a dictionary: `image` (B, C, X, Y, Z) float32 with `label` (B, 1, X, Y, Z) int64 (segmentation)
     or `target` (B,) int64 (classification) or (B, K) float32 of 1, 0 or NaN (several findings); or `features`
     (B, F) float32 with `target` (B,) int64 or (B, 2) float32 of time and event (survival); and `case`, a list
-    of tokens. Segmentation trains on patches; it validates and tests on whole volumes, one at a time, as they
-    differ in size.
+    of tokens; with a table beside the images also `tabular` (B, F) float32. Segmentation trains on patches;
+    it validates and tests on whole volumes, one at a time, as they differ in size.
 
     It saves nothing: Lightning finds neither hyperparameters nor state, so a checkpoint can hold no path and
     no name.
@@ -113,6 +113,7 @@ class SiteDataModule(pl.LightningDataModule):
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
         self._findings: dict[str, Findings] = {}
+        self._tabular: Mapping[str, torch.Tensor] | None = None
         if isinstance(settings, Table):
             if not isinstance(source, TableRows):
                 raise DataError(
@@ -140,22 +141,27 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         site_secret: bytes,
         classes: Classes = None,
-        own_headings: Mapping[str, str] = MappingProxyType({}),
+        own: OwnTable | None = None,
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
         """Return the data of a site's folder or table; the other arguments are those of the class.
 
-        `own_headings` gives the site's own heading for a column of the study's table, by the study's.
+        `own` gives the site's headings for the columns of the study's table, and its table beside the images.
         """
         source: Index | TableRows
         if isinstance(settings, Table):
             source = read_table(
-                path, settings, site_secret=site_secret, classes=count_of(classes), own_headings=own_headings
+                path,
+                settings,
+                site_secret=site_secret,
+                classes=count_of(classes),
+                own_headings=own.headings if own is not None else {},
             )
         else:
             source = index_folder(
                 path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
             )
+            source = with_table(source, settings.table, own)
             source, classes = match_classes(source, classes, needs, site_secret)
         return cls(source, settings, needs, classes=classes, **options)
 
@@ -179,6 +185,8 @@ class SiteDataModule(pl.LightningDataModule):
         moved: Counter[str] = Counter()
 
         def read(case: Case) -> Any:
+            if self.index.rows is not None:
+                self.index.rows.check(case)
             if prepare:
                 prepared = dataset.prepared(case)
                 moved.update(prepared.moved)
@@ -211,6 +219,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.notes += (left_out_line(self.left_out, len(listed)),)
         self.index = replace(self.index, cases=without_refused(self.index.cases, refused))
         self._use(without_refused(listed, refused))
+        if isinstance(self.settings, Images):
+            self._set_up_columns(self.settings)
 
     def require_training_cases(self) -> None:
         """Raise if the site has no training case.
@@ -270,7 +280,7 @@ class SiteDataModule(pl.LightningDataModule):
             seed=self.seed,
             classes=self.label_classes,
             cache=self._cache,
-            findings=self._findings,
+            values=CaseValues(self._findings, self._tabular),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -360,10 +370,23 @@ class SiteDataModule(pl.LightningDataModule):
         cases, notes = usable_cases(self.index, self.needs, self.classes, self._findings)
         self.notes += notes
         self._use(cases)
+        self.notes += self._set_up_columns(settings)
+        self.warnings = self.index.rows.warnings if self.index.rows is not None else ()
         self._check_findings()
         self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.label_classes)
         if cache is not None and cache.note and settings.cache == "disk":
             self.notes += (cache.note,)
+
+    def _set_up_columns(self, settings: Images) -> tuple[str, ...]:
+        """Compute the inputs beside the images from the usable cases' rows; return notes."""
+        if settings.table is None:
+            return ()
+        if self.index.rows is None:
+            raise DataError(
+                "data.table asks for a table beside the images, and this index was read without it"
+            )
+        self._tabular, notes = case_inputs(self.index, settings.table, self._by_token.values())
+        return notes
 
     def _check_findings(self) -> None:
         """Note which findings no training case has, or none lacks: nothing can be learnt about them here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,14 @@ from medfed.data.transforms import Prepared
 from medfed.errors import ImageError
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class CaseValues:
+    """What a site's tables say of its cases, by token: findings, and inputs (F,) float32 beside the image."""
+
+    findings: Mapping[str, Findings] = field(default_factory=dict)
+    tabular: Mapping[str, torch.Tensor] | None = None
+
+
 class ImageDataset(Dataset[dict[str, Any]]):
     """The cases of one split as dictionaries.
 
@@ -30,9 +38,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
     the number of workers nor the order of access changes it. For evaluation, item i is the whole case i.
 
     Keys: `image` (C, X, Y, Z) float32; `label` (1, X, Y, Z) int64 for segmentation, or `target`: an int64
-    number for classification, or for several findings (K,) float32 of 1, 0, or NaN (not labelled); `case`,
-    the case's token. In 2D (`data.spatial_dims: 2`) training items and images to classify are (C, X, Y),
-    their labels (1, X, Y); for evaluation a segmentation keeps Z.
+    number for classification, or for several findings (K,) float32 of 1, 0, or NaN (not labelled); `tabular`,
+    (F,) float32 of the table beside the images, if the study asks for one; `case`, the case's token. In 2D
+    (`data.spatial_dims: 2`) training items and images to classify are (C, X, Y), their labels (1, X, Y); for
+    evaluation a segmentation keeps Z.
     """
 
     def __init__(
@@ -45,7 +54,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         classes: Classes = None,
         cache: NoCache | None = None,
-        findings: Mapping[str, Findings] | None = None,
+        values: CaseValues | None = None,
     ) -> None:
         self.cases = cases
         self.settings = settings
@@ -53,7 +62,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.training = training
         self.classes = classes
         self.seed = seed
-        self.findings = findings or {}
+        self.values = values or CaseValues()
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
         # A plane that keeps its columns and rows is flipped along them as x and y.
@@ -82,7 +91,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if self.needs == "classify":
             result["target"] = torch.tensor(case.target, dtype=torch.int64)
         if self.needs == "multilabel":
-            result["target"] = torch.tensor(self.findings[case.token], dtype=torch.float32)
+            result["target"] = torch.tensor(self.values.findings[case.token], dtype=torch.float32)
+        if self.values.tabular is not None:
+            result["tabular"] = self.values.tabular[case.token].clone()
         result["case"] = case.token
         return result
 

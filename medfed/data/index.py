@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from medfed.data.case import Case
+from medfed.data.case_rows import CaseRows
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.left_out import describe_left_out, left_out_files
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
@@ -30,7 +31,7 @@ class Index:
     the numbers in its labels mean; `channels` names the images of each case in order, if the layout does.
     `notes` are lines that may be printed: they name tokens, counts and columns only. `left_out_files` are
     the files that no case uses, by a reason that may be printed; `unreadable` counts what could not be
-    looked into.
+    looked into. `rows` are those of the table beside the images, if the study asks for one (`case_table.py`).
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Index:
     channels: tuple[str, ...] = ()
     left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=lambda: MappingProxyType({}))
     unreadable: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    rows: CaseRows | None = None
 
     def __repr__(self) -> str:
         return f"Index({self.layout!r}, {len(self.cases)} cases)"

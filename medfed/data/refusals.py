@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from medfed.errors import ImageError, LabelError, MedfedError
+from medfed.errors import DataError, ImageError, LabelError, MedfedError
 
 Refusal = TypeVar("Refusal", bound=MedfedError)
 
@@ -62,6 +62,22 @@ class OtherPatientError(LabelError):
     """A label says that it is of another patient than its image."""
 
 
+class TableRowError(DataError):
+    """A case's row in the table beside the images cannot be read."""
+
+
+class MissingRowError(TableRowError):
+    """The table beside the images has no row for a case."""
+
+
+class SeveralRowsError(TableRowError):
+    """The table beside the images has several rows for a case."""
+
+
+class OtherPatientRowError(TableRowError):
+    """A case's row in the table beside the images says that it is of another patient."""
+
+
 # The words for each type, the more special types first.
 REASONS: Mapping[type[MedfedError], str] = {
     MissingImageError: "image missing",
@@ -77,6 +93,10 @@ REASONS: Mapping[type[MedfedError], str] = {
     LabelClassesError: "label without classes of the study",
     OtherPatientError: "label of another patient",
     LabelError: "label unreadable",
+    MissingRowError: "no row in the table",
+    SeveralRowsError: "several rows in the table",
+    OtherPatientRowError: "table row of another patient",
+    TableRowError: "table row unreadable",
     MedfedError: "image unreadable",
 }
 

@@ -6,6 +6,7 @@ nothing that these settings compute from a site's data leaves that site.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -148,6 +149,7 @@ class Images(
     false refuses such a case.
     resample_channels: interpolate channels that are on another grid onto the first one's; false refuses such
     a case. Both are told.
+    table: columns of a table beside the images, such as age and sex, that a classifier learns from, too.
     plan: compute spacing_mm, patch and normalise from all hospitals' merged fingerprint; `given` uses the
     values given here.
     """
@@ -171,6 +173,7 @@ class Images(
     read: Reading = Reading()
     resample_labels: bool = False
     resample_channels: bool = False
+    table: CaseTable | None = None
     plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
@@ -359,6 +362,84 @@ class Table(
     def inputs(self) -> int:
         """The number of network inputs: one per number (two with `indicate`) and one per word."""
         return len(self.numbers) * (2 if self.indicate else 1) + sum(map(len, self.categorical.values()))
+
+
+class CaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Columns of a table beside the images, one row per case or per patient, for a classifier.
+
+    features, categorical, missing, indicate, centre, scale, ignore, missing_values: as in a study of tables.
+    `missing: drop` leaves a case with an empty number out.
+    standardise: `site`, `fixed` or `none`, as in a study of tables; `site` uses the site's training cases.
+    case: the column that names the case: its id, or the name of its image's file. If the table has no such
+    column, `patient` names the patient, and the row is that of all of the patient's cases; without it, too,
+    medfed recognises the usual headings, such as mrn or participant_id, and says so. A name other than the
+    default must be in the table.
+    file: the table's name in every site's folder; null takes the only one of clinical.csv, clinical.tsv,
+    clinical.xlsx and participants.tsv, or else cases.csv. A site file's `table` goes before it.
+    hidden: the widths of the small network over the columns; its output stands beside the image's features.
+    """
+
+    features: tuple[str, ...]
+    categorical: dict[str, tuple[str, ...]] = {}
+    missing: Literal["median", "drop"] = "median"
+    indicate: bool = False
+    standardise: Literal["site", "fixed", "none"] = "site"
+    centre: dict[str, float] = {}
+    scale: dict[str, Annotated[float, Meta(gt=0)]] = {}
+    ignore: tuple[str, ...] = ()
+    missing_values: dict[str, tuple[float | str, ...]] = {}
+    case: str = "case"
+    patient: str = "patient"
+    file: str | None = None
+    hidden: tuple[Count, ...] = (16,)
+
+    def __post_init__(self) -> None:
+        try:
+            inputs = self.as_table.inputs
+        except DataError as error:
+            raise DataError(of_case_table(str(error))) from None
+        if not inputs:
+            raise DataError("data.table: no column has a word to learn from; list its words in categorical")
+        if self.case.lower() in map(str.lower, self.features):
+            raise DataError("data.table: features lists the column that names the case; remove it")
+        if self.file is not None and (not self.file or "/" in self.file or "\\" in self.file):
+            raise DataError("data.table: file is not the name of a file in each site's folder; give its name")
+
+    @property
+    def as_table(self) -> Table:
+        """The settings by which a row is read, those of a study of tables."""
+        return Table(
+            features=self.features,
+            categorical=self.categorical,
+            missing=self.missing,
+            indicate=self.indicate,
+            standardise=self.standardise,
+            centre=self.centre,
+            scale=self.scale,
+            ignore=self.ignore,
+            missing_values=self.missing_values,
+            patient=self.patient,
+        )
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What each number of a case's `tabular` is: the numbers, which of them were empty, then the "
+        "words."""
+        table = self.as_table
+        empty = tuple(f"{name} is empty" for name in table.numbers) if self.indicate else ()
+        words = tuple(f"{name} is {word}" for name, known in self.categorical.items() for word in known)
+        return (*table.numbers, *empty, *words)
+
+
+def of_case_table(message: str) -> str:
+    """Return a message about a table with its keys as those of `data.table`.
+
+    >>> of_case_table("list its word in data.categorical"), of_case_table("data: features is empty")
+    ('list its word in data.table.categorical', 'data.table: features is empty')
+    """
+    return re.sub(
+        r"\bdata(?=: |\.(features|categorical|missing|missing_values|patient)\b)", "data.table", message
+    )
 
 
 AnyData = Images | Table

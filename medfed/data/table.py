@@ -98,9 +98,9 @@ def read_table(
         required.append(settings.patient)
     table = open_table(Path(path), required, _study_headings(own_headings, settings))
     patients, patient_notes = patients_of(table.columns, table.lines, settings.patient)
-    cells, cell_notes = _study_cells(table, settings)
+    cells, cell_notes = study_cells(table, settings)
     request = _Request(settings, site_secret, classes)
-    by_row = zip(table.lines, patients, _parse_numbers(cells, settings), *cells.values(), strict=True)
+    by_row = zip(table.lines, patients, parse_numbers(cells, settings), *cells.values(), strict=True)
     rows = [
         row
         for line, patient, parsed, *named in by_row
@@ -130,7 +130,7 @@ def _study_headings(own: Mapping[str, str], settings: Table) -> dict[str, str]:
     return {name if name in settings.features else roles.get(name, name): word for name, word in own.items()}
 
 
-def _study_cells(table: SiteTable, settings: Table) -> tuple[dict[str, Sequence[str]], list[str]]:
+def study_cells(table: SiteTable, settings: Table) -> tuple[dict[str, Sequence[str]], list[str]]:
     """Return the columns that may be used, as the study means them, and notes on what was changed.
 
     Columns that identify patients are left out, decimal commas become points, and cells that stand for
@@ -168,6 +168,17 @@ def _warnings(
     arrays: tuple[NDArray[np.float64], NDArray[np.float32], NDArray[Any]],
 ) -> tuple[str, ...]:
     numbers, words, targets = arrays
+    found = column_findings(settings, cells, numbers)
+    predicted = targets.reshape(len(numbers), -1 if len(targets) else 0)
+    everything = np.concatenate([numbers, words, predicted], axis=1, dtype=np.float64)
+    found += duplicate_findings(everything, [case.split for case in cases])
+    return tuple(found)
+
+
+def column_findings(
+    settings: Table, cells: Mapping[str, Sequence[str]], numbers: NDArray[np.float64]
+) -> list[str]:
+    """Return what is odd about columns of numbers (N, numeric features), whose cells are given by heading."""
     whole = (numbers == np.floor(numbers)) | np.isnan(numbers)
     found = identifier_findings(
         {
@@ -178,10 +189,7 @@ def _warnings(
     )
     for name, column in zip(settings.numbers, numbers.T, strict=True):
         found += number_findings(name, column)
-    predicted = targets.reshape(len(numbers), -1 if len(targets) else 0)
-    everything = np.concatenate([numbers, words, predicted], axis=1, dtype=np.float64)
-    found += duplicate_findings(everything, [case.split for case in cases])
-    return tuple(found)
+    return found
 
 
 def _target_columns(settings: Table) -> list[str]:
@@ -200,15 +208,9 @@ def _read_row(
     identity = f"{patient}/{line}"
     token = case_token(request.site_secret, identity)
     try:
-        if numbers is None:
-            numbers = [_number(row[name.lower()], name) for name in settings.numbers]
-        if settings.missing == "drop" and any(math.isnan(value) for value in numbers):
+        inputs = row_inputs(row, numbers, settings)
+        if inputs is None:
             return None
-        words = [
-            value
-            for name, known in settings.categorical.items()
-            for value in _one_hot(row[name.lower()], known, name)
-        ]
         target = _target(row, settings, request.classes)
         split = parse_split(row.get(settings.split.lower(), ""))
     except DataError as error:
@@ -223,7 +225,29 @@ def _read_row(
         split=split,
         attributes=MappingProxyType({name: cell for name, cell in row.items() if name not in hidden}),
     )
-    return _Row(case, numbers, words, target)
+    return _Row(case, *inputs, target)
+
+
+def row_inputs(
+    row: Mapping[str, str], numbers: Sequence[float] | None, settings: Table
+) -> tuple[Sequence[float], list[float]] | None:
+    """Return a row's numbers, NaN where empty, and its words as 0 or 1; None if an empty cell drops it.
+
+    The numbers are parsed here if they are None.
+
+    Raises:
+        DataError: naming the column of a cell that cannot be read.
+    """
+    if numbers is None:
+        numbers = [_number(row[name.lower()], name) for name in settings.numbers]
+    if settings.missing == "drop" and any(math.isnan(value) for value in numbers):
+        return None
+    words = [
+        value
+        for name, known in settings.categorical.items()
+        for value in _one_hot(row[name.lower()], known, name)
+    ]
+    return numbers, words
 
 
 def _target(row: Mapping[str, str], settings: Table, classes: int | None) -> int | tuple[float, float] | None:
@@ -240,7 +264,7 @@ def _target(row: Mapping[str, str], settings: Table, classes: int | None) -> int
     return None
 
 
-def _parse_numbers(cells: Mapping[str, Sequence[str]], settings: Table) -> Iterable[Sequence[float] | None]:
+def parse_numbers(cells: Mapping[str, Sequence[str]], settings: Table) -> Iterable[Sequence[float] | None]:
     """Yield the numbers of each row at once, which is fast; None for each if a cell must be refused."""
     columns = [_parse_column(cells[name.lower()]) for name in settings.numbers]
     rows = len(next(iter(cells.values()), ()))

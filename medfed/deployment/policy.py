@@ -186,14 +186,12 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     """Return the tensors, numbers and bytes that leave a hospital per round, before protection."""
     import torch
 
-    from medfed.models.networks import for_images_of
     from medfed.models.networks._adapters import prepare_training
+    from medfed.study.network import untrained_network
     from medfed.wire.weights import weights_of
 
     with torch.random.fork_rng():
-        inputs = study.data.inputs
-        record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
-        network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        network = untrained_network(study)
         # Only names and shapes count here.
         prepare_training(network, None, study.train.lora, study.train.only)
     weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
@@ -216,7 +214,8 @@ def _data(study: Study) -> str:
     count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
     names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
     pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
-    return f"images of {count}{names}{pet}, {patch}, on this hospital's machine"
+    columns = f"; beside each image, of a table: {', '.join(data.table.features)}" if data.table else ""
+    return f"images of {count}{names}{pet}, {patch}, on this hospital's machine{columns}"
 
 
 def _settings(study: Study) -> list[tuple[str, object]]:

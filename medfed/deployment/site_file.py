@@ -48,7 +48,9 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hold numbers that nothing names, a number stands for the word ({1: liver}); `background` leaves a
     structure out.
     columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
-    `patient` and `split` stand for the columns of ids and splits, whatever the study calls them.
+    `patient` and `split` stand for the columns of ids and splits, whatever the study calls them; of a table
+    beside images, `case` and `patient` for the columns that name whose row it is.
+    table: the file of the table beside its images, if it is not in the data folder under a usual name.
     read: how images are read here, more strictly than the study says, and the most memory for one:
     {uneven: refuse, max_bytes: 4000000000}.
     layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
@@ -66,6 +68,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start: str | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    table: str | None = None
     read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
 
@@ -103,6 +106,7 @@ def read_site(path: str | Path) -> SiteFile:
         data=str(folder / site.data),
         secret=str(folder / site.secret),
         out=str(folder / site.out),
+        table=None if site.table is None else str(folder / site.table),
         cache=None if site.cache is None else str(folder / site.cache),
         start=site.start and str(folder / site.start),
         exchange=resolve_paths(site.exchange, folder),

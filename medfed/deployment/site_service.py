@@ -17,6 +17,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from medfed.data.case_table import OwnTable
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.background import record_exit, run_periodically
@@ -266,7 +267,7 @@ def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> Hospital:
         site.data,
         secret,
         site.cache,
-        site.columns,
+        OwnTable(site.table, site.columns),
         site.classes,
         site.given_layout,
     )

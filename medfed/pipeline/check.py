@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medfed.data.case_table import OwnTable
 from medfed.data.class_names import ClassNames
 from medfed.data.index import index_folder
 from medfed.data.layouts import Layout
@@ -24,7 +25,7 @@ from medfed.data.settings import Images, Table, Unreadable, with_layout
 from medfed.data.splits import simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
-from medfed.pipeline.factory import classes_of
+from medfed.pipeline.factory import classes_of, own_table_at
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -37,16 +38,16 @@ UNUSABLE = 2
 class OwnChoices:
     """What a hospital says of its own data, as its site file does; by default nothing.
 
-    `name` is its name in studies.  `secret` salts tokens and decides splits.  `layout`, `columns` and `words`
-    are its own layout, headings and words for classes.  `bears` is how many cases it leaves out, None for
-    what the study says.  `as_read_here` returns a study as this hospital reads it.  `refusals` returns why
-    its policy refuses a study with so many cases.
+    `name` is its name in studies.  `secret` salts tokens and decides splits.  `layout`, `table` and `words`
+    are its own layout, table with its headings, and words for classes.  `bears` is how many cases it leaves
+    out, None for what the study says.  `as_read_here` returns a study as this hospital reads it.  `refusals`
+    returns why its policy refuses a study with so many cases.
     """
 
     name: str = ""
     secret: bytes | None = None
     layout: Layout | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
+    table: OwnTable = field(default_factory=OwnTable)
     words: Mapping[str | int, str] = field(default_factory=dict)
     bears: Unreadable | None = None
     as_read_here: Callable[[Study], Study] = lambda study: study
@@ -103,26 +104,33 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
     trains = site not in study.held_out
     if isinstance(study.data, Table):
         classes = tuple(getattr(study.task, "classes", ()))
-        columns = own.columns or study.columns_at(site)
+        columns = own_table_at(study, site, "", own.table).headings
         wanted = TableRequirements(study.name, study.data, study.task.needs, classes, columns, trains)
         preflight = check_table(folder, wanted, site_secret=own.secret)
     else:
         if folder.is_file():
             # Raises in the words of training.
             index_folder(folder, site_secret=own.secret or secrets.token_bytes(32))
-        preflight = _check_images(folder, _requirements(study, site, own, trains), own, thumbnails)
+        preflight = _check_images(folder, _requirements(study, site, folder, own), own, thumbnails)
     cases = preflight.usable.get("train", 0) if trains else sum(preflight.usable.values())
     return _with_refusals(preflight, own.refusals(study, cases))
 
 
-def _requirements(study: Study, site: str, own: OwnChoices, trains: bool) -> StudyRequirements:
+def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> StudyRequirements:
     """Return what a study of images asks of a site, read as this site reads it."""
     settings = own.as_read_here(study).data
     assert isinstance(settings, Images)
     settings = with_layout(settings, own.layout or study.layout_at(site))
     naming = classes_of(study, site, own.words) or ClassNames(())
     return StudyRequirements(
-        study.name, settings, study.task.needs, naming.classes, naming.words, naming.expected, trains
+        study.name,
+        settings,
+        study.task.needs,
+        naming.classes,
+        naming.words,
+        naming.expected,
+        trains=site not in study.held_out,
+        own_table=own_table_at(study, site, str(folder), own.table),
     )
 
 

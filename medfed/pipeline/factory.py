@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
+from medfed.data.case_table import OwnTable
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.layouts import Layout
@@ -21,13 +22,15 @@ from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import Hospital
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
-from medfed.models.networks import for_images_of, replace_batch_norms
+from medfed.models.networks import replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
+from medfed.models.networks._image_and_table import ImageAndTable
 from medfed.models.networks._vanishing import check_vanishing
 from medfed.models.tasks import Training
 from medfed.registry import kind_of
 from medfed.runs.rounds import LEFT_OUT
 from medfed.study.canonical import study_digest
+from medfed.study.network import untrained_network
 from medfed.study.study import Study
 
 
@@ -55,7 +58,7 @@ def hospital_of(
     where: str,
     secret: bytes | None = None,
     cache: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    own: OwnTable | None = None,
     words: Mapping[str | int, str] | None = None,
     layout: Layout | None = None,
 ) -> Hospital:
@@ -63,10 +66,10 @@ def hospital_of(
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
     study's seed and the site's name, and a run can be repeated. A hospital's own secret is in its site file,
-    as are the folder for prepared images (`cache`) if it should not be inside the data folder, its own
-    headings for the study's `columns`, and its own `words` for the study's classes; in a simulation these
-    are in `site_overrides`. Its own `layout` goes before the study's. The names of files that no case uses
-    are written into the hospital's own folder.
+    as are the folder for prepared images (`cache`) if it should not be inside the data folder, its `own`
+    table and headings for the study's columns, and its own `words` for the study's classes; in a simulation
+    these are in `site_overrides`. Its own `layout` goes before the study's. The names of files that no case
+    uses are written into the hospital's own folder.
     """
     secret = secret or simulated_secret(study.seed, site)
     settings = study.data
@@ -86,7 +89,7 @@ def hospital_of(
             classes=classes_of(study, site, words),
             cache=place,
             names=tuple(getattr(study.task, "classes", ())),
-            own_headings=columns or study.columns_at(site),
+            own=own_table_at(study, site, where, own),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
@@ -94,6 +97,13 @@ def hospital_of(
     note = note_left_out(data.index.folder, data.index.left_out_files, secret, chosen)
     data.notes += (note,) if note else ()
     return Hospital(site, data, secret)
+
+
+def own_table_at(study: Study, site: str, where: str, own: OwnTable | None = None) -> OwnTable:
+    """Return a site's table and headings: its own, else those that the study's `site_overrides` give."""
+    own = own or OwnTable()
+    given = study.table_at(site)
+    return OwnTable(own.file or (given and str(Path(where) / given)), own.headings or study.columns_at(site))
 
 
 def screen_hospital(
@@ -183,7 +193,9 @@ def _check_vanishing(study: Study, data: Images, network: torch.nn.Module) -> No
     """Raise a StudyError if nothing is left of a patch at a layer of the study's network."""
     known = (study.network, study.privacy.replaces_batch_norm, data.spatial_dims, data.patch)
     if known not in _CHECKED and data.patch is not None:
-        check_vanishing(network, kind_of(study.network), data.inputs, data.patch)
+        # Columns beside the image do not shrink.
+        sees_image = network.image if isinstance(network, ImageAndTable) else network
+        check_vanishing(sees_image, kind_of(study.network), data.inputs, data.patch)
         _CHECKED.add(known)
 
 
@@ -191,9 +203,7 @@ def network_of(study: Study) -> torch.nn.Module:
     """Return the study's network as the study file describes it."""
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
-        inputs = study.data.inputs
-        record = for_images_of(study.network, getattr(study.data, "spatial_dims", 3))
-        network = record.build(inputs, study.task.outputs, getattr(study.data, "patch", None))
+        network = untrained_network(study)
         prepare_training(network, study.start, study.train.lora, study.train.only)
     return network
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from pytorch_lightning import LightningModule
 
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.case import Case
+from medfed.data.case_table import case_inputs, with_table
 from medfed.data.channels import match_channels
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout
-from medfed.data.refusals import reason_of
+from medfed.data.refusals import TableRowError, reason_of
 from medfed.data.settings import Images
 from medfed.data.splits import simulated_secret
 from medfed.data.transforms import Prepared, restore, whole_input
@@ -39,7 +40,7 @@ from medfed.files import write_whole
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
-from medfed.pipeline.factory import hospital_of
+from medfed.pipeline.factory import hospital_of, own_table_at
 from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.registry import kind_of
@@ -83,8 +84,10 @@ def predict(
                 layout=layout or study.data.given_layout,
             )
             index = match_channels(index, study.data)
-            lines = list(_predict_images(study, module, index, out))
             cases: Sequence[Case] = index.cases
+            own = own_table_at(study, name, str(data))
+            index = with_table(index, study.data.table, own)
+            lines = list(_predict_images(study, module, index, out))
         else:
             hospital = hospital_of(study, name, str(data), secret)
             cases = all_cases_of(hospital)
@@ -117,17 +120,24 @@ def _predict_images(
 ) -> Iterator[dict[str, object]]:
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
+    beside = _columns_beside(index, settings)
+    for case in index.rows.dropped if index.rows is not None else ():
+        yield {"case": case.token, "note": "not predicted: an empty number in the table (data.table.missing)"}
     for case in index.cases:
         try:
+            if index.rows is not None:
+                index.rows.check(case)
             prepared = prepare_case(case, settings, "classify", None)
-        except ImageError as error:
+        except (ImageError, TableRowError) as error:
             yield {"case": case.token, "note": f"not predicted: {reason_of(error)}"}
             continue
         image = np.array(prepared.image, np.float32)
         if task.needs in WHOLE_IMAGE_NEEDS:
             image = whole_input(image, settings)
         with torch.inference_mode():
-            outputs = module.predict_step({"image": torch.from_numpy(image)[None], "case": [case.token]}, 0)
+            outputs = module.predict_step(
+                {"image": torch.from_numpy(image)[None], "case": [case.token], **beside(case)}, 0
+            )
         if task.predicts == "segment":
             restored = restore(outputs["probabilities"][0].cpu().numpy(), prepared, nearest=False)
             labels = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()  # type: ignore[attr-defined]
@@ -138,6 +148,14 @@ def _predict_images(
         else:
             line = _values(task, outputs)
         yield {"case": case.token, **line}
+
+
+def _columns_beside(index: Index, settings: Images) -> Callable[[Case], dict[str, torch.Tensor]]:
+    """Return what gives a case's part of a batch that comes from the table beside the images, if any."""
+    if settings.table is None:
+        return lambda case: {}
+    inputs, _ = case_inputs(index, settings.table, index.cases)
+    return lambda case: {"tabular": inputs[case.token][None]}
 
 
 def _values(task: Any, outputs: Mapping[str, Any]) -> dict[str, object]:

@@ -59,7 +59,8 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
                 "patients with each other; take privacy client_dp"
             )
         yield from _training_objections(study.train)
-        yield from _unprivate_scaling(study.data)
+        yield from _unprivate_scaling(study.data, "data")
+        yield from _unprivate_scaling(getattr(study.data, "table", None), "data.table")
         for name in study.rule.needs_scalars:
             if name not in public_only({name: 0.0}, self.scores):
                 yield (
@@ -115,20 +116,24 @@ def _training_objections(train: Any) -> Iterator[str]:
         )
 
 
-def _unprivate_scaling(data: Any) -> Iterator[str]:
-    """Object to inputs scaled by other patients: removing one patient would change all others' gradients."""
+def _unprivate_scaling(data: Any, key: str) -> Iterator[str]:
+    """Object to inputs scaled by other patients: removing one patient would change all others' gradients.
+
+    `key` is that of the settings in the study file.
+    """
     if getattr(data, "plan", "given") != "given":
         yield (
-            "data.plan sends sums over each hospital's patients, which dp_sgd does not hide; write the "
+            f"{key}.plan sends sums over each hospital's patients, which dp_sgd does not hide; write the "
             "settings into the study (given)"
         )
     standardise = getattr(data, "standardise", "none")
     if standardise in ("site", "combat"):
         yield (
-            f"data.standardise: {standardise} scales each patient by the mean of all, which dp_sgd does not "
+            f"{key}.standardise: {standardise} scales each patient by the mean of all, which dp_sgd does not "
             "hide; take fixed with centre and scale, or none"
         )
     if getattr(data, "missing", "drop") == "median" and getattr(data, "standardise", None) is not None:
         yield (
-            "data.missing: median fills gaps from other patients' rows, which dp_sgd does not hide; take drop"
+            f"{key}.missing: median fills gaps from other patients' rows, which dp_sgd does not hide; "
+            "take drop"
         )

@@ -130,6 +130,7 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     epochs: its own E.  batch: its own batch.  All hospitals merge equally often; the rule `fednova` corrects
     for different numbers of steps.  columns: its own headings for the study's columns of a table, such as
     {age: Alter, patient: MRN}, in a simulation; a hospital of its own writes them in its site file.
+    table: likewise its own file of the table beside its images, relative to its folder.
     classes: likewise its own words for the study's classes, such as {Leber: liver}.  layout: likewise how the
     cases lie in its folder.
     """
@@ -138,6 +139,7 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     batch: Count | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    table: str | None = None
     layout: AnyLayout | str | None = None
 
 
@@ -194,7 +196,9 @@ class Study(_Section, frozen=True, kw_only=True):
         return msgspec.structs.replace(method, head=self._layer_path(head))
 
     def _layer_path(self, layer: str) -> str:
-        return f"network.{self.network.head}" if layer == "head" and self.network.head else layer
+        # With a table beside the images, the last layer is that of the wrapper (`_image_and_table.py`).
+        head = "head" if getattr(self.data, "table", None) is not None else self.network.head
+        return f"network.{head}" if layer == "head" and head else layer
 
     def at(self, site: str) -> Study:
         """Return the study as one hospital trains it: with its own epochs and batch, if it has any."""
@@ -208,6 +212,10 @@ class Study(_Section, frozen=True, kw_only=True):
     def columns_at(self, site: str) -> dict[str, str]:
         """Return one hospital's own headings, by the study's columns."""
         return self.site_overrides[site].columns if site in self.site_overrides else {}
+
+    def table_at(self, site: str) -> str | None:
+        """Return one hospital's own file of the table beside its images, or None."""
+        return self.site_overrides[site].table if site in self.site_overrides else None
 
     def layout_at(self, site: str) -> Layout | None:
         """Return one hospital's own layout, or None."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from medfed.aggregation import Rule
+from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
@@ -66,6 +67,7 @@ def _network_and_data(study: Study) -> Iterator[str]:
         )
     if isinstance(study.data, Images):
         yield from _dimensions(study, study.data)
+        yield from _table_beside_images(study, study.data)
     expected: type[Images | Table] = Table if needs in ("table", "survival") else Images
     if not isinstance(study.data, expected):
         yield f"data.kind: task '{task}' learns from '{_tag(expected)}', found '{_tag(type(study.data))}'"
@@ -87,6 +89,31 @@ def _dimensions(study: Study, data: Images) -> Iterator[str]:
         yield (
             f"data.slices: task '{kind_of(study.task)}' learns from whole images, and the slices of a volume "
             "are for segmentation; leave slices out for images of one plane, or set data.spatial_dims to 3"
+        )
+
+
+def _table_beside_images(study: Study, data: Images) -> Iterator[str]:
+    if data.table is None:
+        return
+    if study.task.needs not in WHOLE_IMAGE_NEEDS:
+        yield (
+            f"data.table: task '{kind_of(study.task)}' does not learn from columns beside images; leave "
+            "the table "
+            "out, or take task classify or multilabel"
+        )
+    predicted = {name.lower() for name in getattr(study.task, "classes", ())}
+    predicted |= {data.findings.column.lower()} if data.findings is not None else set()
+    answers = sorted(name for name in data.table.features if name.lower() in {*predicted, "target"})
+    if answers:
+        yield (
+            f"data.table: features lists '{answers[0]}', which the study predicts; a model would only "
+            "copy it; "
+            "remove it from features"
+        )
+    if not study.network.head:
+        yield (
+            f"data.table: network '{kind_of(study.network)}' names no last layer (`head`), before which the "
+            "columns could stand beside the image's features; take another network, such as resnet"
         )
 
 

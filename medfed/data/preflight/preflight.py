@@ -17,6 +17,7 @@ from typing import Any
 
 from medfed.data.batch_needs import Needs
 from medfed.data.case import Case
+from medfed.data.case_table import with_table
 from medfed.data.channels import match_channels, unnamed_note
 from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.findings import read_findings
@@ -28,10 +29,12 @@ from medfed.data.preflight.case import CaseFacts, CaseRequest
 from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import ISSUE_TYPES, Finding, Problem, group_findings
 from medfed.data.preflight.listing import Listing, list_folder
+from medfed.data.preflight.rows import table_facts, table_findings
 from medfed.data.preflight.site_checks import case_findings, site_findings
 from medfed.data.preflight.structures import naming_findings, shared_structures
 from medfed.data.preflight.study_checks import StudyRequirements, study_findings
 from medfed.data.preflight.summary import summarise, verdict
+from medfed.data.refusals import reason_of
 from medfed.data.screening import RefusedCase, check_training, count_reasons, left_out_line
 from medfed.data.settings import Images, Unreadable
 from medfed.errors import DataError
@@ -99,7 +102,8 @@ def check(
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
     findings += _left_out_findings(folder, key, listing)
-    refused = _refused(listing, examined)
+    findings += table_findings(opened.index, listing)
+    refused = _refused(listing, examined, opened.index)
     bears = bears or (requirements.settings.unreadable if requirements is not None else Unreadable())
     told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
     usable, training = _training_findings(opened, requirements, refused, bears)
@@ -110,7 +114,7 @@ def check(
     study = requirements.study if requirements is not None else None
     return Preflight(
         verdict=verdict(problems, len(listing.cases), study, len(refused)),
-        facts=summarise(listing, examined.values()),
+        facts=summarise(listing, examined.values()) | table_facts(opened.index, requirements),
         problems=problems,
         cases=tuple((listing.names[number], facts) for number, facts in examined.items()),
         study=study or "",
@@ -143,6 +147,7 @@ def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layo
             index = replace(index, notes=(*index.notes, note))
         if requirements is None:
             return _Opened(index, shared_structures(index, key))
+        index = with_table(index, requirements.settings.table, requirements.own_table)
         return _Opened(*match_classes(index, naming, needs, key))
     except DataError as error:
         return _Opened(None, naming, str(error))
@@ -154,6 +159,10 @@ def _as_opened(listing: Listing, opened: _Opened) -> Listing:
         return listing
     matched = {case.token: case for case in opened.index.cases}
     structures = opened.classes.classes if isinstance(opened.classes, ClassNames) else ()
+    if opened.index.rows is not None:
+        # The table beside the images is used, too.
+        files = opened.index.left_out_files
+        listing = replace(listing, left_out=opened.index.left_out, left_out_files=files)
     return replace(
         listing,
         cases=tuple(matched.get(case.token, case) for case in listing.cases),
@@ -187,12 +196,20 @@ def _requests(
     ]
 
 
-def _refused(listing: Listing, examined: Mapping[int, CaseFacts]) -> list[RefusedCase]:
-    return [
+def _refused(listing: Listing, examined: Mapping[int, CaseFacts], index: Index | None) -> list[RefusedCase]:
+    """Return the cases that training refuses, each once: for its row in a table first, as training does."""
+    rows = index.rows.refused if index is not None and index.rows is not None else {}
+    of_table = [
+        RefusedCase(case, reason_of(rows[case.token]), str(rows[case.token]))
+        for case in listing.cases
+        if case.token in rows
+    ]
+    of_image = [
         RefusedCase(listing.cases[number], *facts.refusal)
         for number, facts in examined.items()
-        if facts.refusal is not None
+        if facts.refusal is not None and listing.cases[number].token not in rows
     ]
+    return [*of_table, *of_image]
 
 
 def _training_findings(

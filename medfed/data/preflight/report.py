@@ -74,6 +74,10 @@ def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if facts["targets"]:
         lines.append(("targets", ", ".join(f"{target}: {n} cases" for target, n in facts["targets"].items())))
+    if "table" in facts:
+        counts = {word: n for word, n in facts["table"].items() if word != "columns"}
+        lines.append(("table", ", ".join(f"{n} cases {word}" for word, n in counts.items())))
+        lines.append(("columns", ", ".join(facts["table"]["columns"])))
     for number, one in facts["classes"].items():
         name = f" ({one['name']})" if one["name"] else ""
         lines.append(

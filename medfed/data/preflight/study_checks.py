@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medfed.data.batch_needs import IMAGE_NEEDS, Needs
 from medfed.data.case import Case
+from medfed.data.case_table import OwnTable
 from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
 from medfed.data.preflight.case import CaseFacts, format_mm
@@ -37,6 +38,8 @@ class StudyRequirements:
     expected: tuple[str, ...] = ()
     # Whether the site trains; a hospital that is held out only measures models.
     trains: bool = True
+    # The site's own table beside the images, and its headings.
+    own_table: OwnTable | None = None
 
 
 def study_findings(

@@ -12,6 +12,7 @@ The contract of a task
     segment    image (B, C, X, Y, Z) float32, label (B, 1, X, Y, Z) integer class numbers
     classify   image (B, C, X, Y, Z) float32, target (B,) int64
     multilabel image (B, C, X, Y, Z) float32, target (B, K) float32: 1, 0, or NaN where not labelled
+               and, with a table beside the images, tabular (B, F) float32 (classify, multilabel)
     table      features (B, F) float32, target (B,) int64
     survival   features (B, F) float32, target (B, 2) float32: time, and event as 1, or 0 for censored
 

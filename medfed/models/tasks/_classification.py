@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
-from medfed.models.tasks._module import TaskModule, class_losses, plain
+from medfed.models.tasks._module import TaskModule, class_losses, inputs_of, plain
 from medfed.models.tasks._scores import mean_auroc
 from medfed.models.tasks._training import Training
 
@@ -28,9 +28,12 @@ class Classification(TaskModule):
         self.source = source
         self.classes = classes
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits (B, K), or (B, 1) if the loss takes one output for two classes."""
-        logits: Tensor = self.network(plain(inputs))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the logits (B, K), or (B, 1) if the loss takes one output for two classes.
+
+        The inputs are those of the network: images or rows, and the columns beside images, if there are any.
+        """
+        logits: Tensor = self.network(*map(plain, inputs))
         return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
@@ -38,17 +41,17 @@ class Classification(TaskModule):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a training batch; nothing is logged."""
-        return self.criterion(self(batch[self.source]).float(), plain(batch["target"]))
+        return self.criterion(self(*inputs_of(batch, self.source)).float(), plain(batch["target"]))
 
     def class_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return each class's sum of cross entropy and number of cases, as (2,) float64."""
-        logits = self(batch[self.source]).float()
+        logits = self(*inputs_of(batch, self.source)).float()
         if logits.shape[1] == 1:  # one output for two classes: the logit of the second relative to the first
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return class_losses(logits, plain(batch["target"]), self.classes)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        logits = self(batch[self.source])
+        logits = self(*inputs_of(batch, self.source))
         self.collect(torch.cat([logits.float(), plain(batch["target"])[:, None]], dim=1), batch["case"])
 
     def log_scores(self, rows: Tensor) -> None:
@@ -61,7 +64,10 @@ class Classification(TaskModule):
             self.log("val/auroc", auroc)
 
     def predict_step(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
-        return {"case": list(batch["case"]), "probabilities": probabilities(self(batch[self.source]).float())}
+        return {
+            "case": list(batch["case"]),
+            "probabilities": probabilities(self(*inputs_of(batch, self.source)).float()),
+        }
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -52,6 +53,12 @@ class TaskModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self._training.configure(self.network)
+
+
+def inputs_of(batch: Mapping[str, Any], source: str) -> tuple[Tensor, ...]:
+    """Return what the network sees of a batch: its `source`, and `tabular` if images have a table beside."""
+    tabular = batch.get("tabular")
+    return (batch[source],) if tabular is None else (batch[source], tabular)
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
-from medfed.models.tasks._module import TaskModule, plain
+from medfed.models.tasks._module import TaskModule, inputs_of, plain
 from medfed.models.tasks._scores import auroc
 from medfed.models.tasks._training import Training
 
@@ -26,9 +26,9 @@ class FindingClassification(TaskModule):
         super().__init__(network, loss.build(len(classes)), training)
         self.classes = classes
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (B, K), one per finding."""
-        logits: Tensor = self.network(plain(image))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the logits (B, K), one per finding, of images and, if there are any, columns beside them."""
+        logits: Tensor = self.network(*map(plain, inputs))
         return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
@@ -36,10 +36,10 @@ class FindingClassification(TaskModule):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a training batch; nothing is logged."""
-        return self.criterion(self(batch["image"]).float(), plain(batch["target"]))
+        return self.criterion(self(*inputs_of(batch, "image")).float(), plain(batch["target"]))
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        rows = torch.cat([self(batch["image"]).float(), plain(batch["target"])], dim=1)
+        rows = torch.cat([self(*inputs_of(batch, "image")).float(), plain(batch["target"])], dim=1)
         self.collect(rows, batch["case"])
 
     def log_scores(self, rows: Tensor) -> None:
@@ -52,7 +52,10 @@ class FindingClassification(TaskModule):
 
     def predict_step(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
         """Return the probability of each finding (B, K); they do not sum to one."""
-        return {"case": list(batch["case"]), "probabilities": self(batch["image"]).float().sigmoid()}
+        return {
+            "case": list(batch["case"]),
+            "probabilities": self(*inputs_of(batch, "image")).float().sigmoid(),
+        }
 
 
 def _labelled_auroc(logits: np.ndarray, target: np.ndarray) -> float | None:

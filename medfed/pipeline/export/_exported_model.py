@@ -46,8 +46,8 @@ class Computed(nn.Module):
         self.probabilities = probabilities
         self.each = each
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.network(inputs)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.network(*inputs)
         if not self.probabilities:
             return outputs
         if self.each:
@@ -59,13 +59,18 @@ class Computed(nn.Module):
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model to export, with its study and the run's facts."""
+    """A model to export, with its study and the run's facts.
+
+    shape: of one image or row.  columns: what each number of the second input is, if the network also takes
+    columns of a table beside the image.
+    """
 
     study: Study
     facts: RunFacts
     model: str
     computed: Computed
     shape: tuple[int, ...]
+    columns: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,7 +86,21 @@ class ExportedModel:
         """Return random inputs (batch, ...) of the right shape."""
         return torch.randn((batch, *self.shape), generator=torch.Generator().manual_seed(seed))
 
-    def check(self, run: Callable[[Tensor], Tensor], what: str) -> float:
+    def inputs(self, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+        """Return random inputs of the network: (batch, ...), and (batch, columns) if it takes a table, "
+        "too."""
+        image = self.example(batch, seed)
+        if not self.columns:
+            return (image,)
+        generator = torch.Generator().manual_seed(seed + 1)
+        return image, torch.randn((batch, len(self.columns)), generator=generator)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs in the exported file."""
+        return ("input", "tabular") if self.columns else ("input",)
+
+    def check(self, run: Callable[..., Tensor], what: str) -> float:
         """Return the maximum difference between an export's outputs and the module's, for one and two inputs.
 
         Raises:
@@ -89,10 +108,10 @@ class ExportedModel:
         """
         worst = 0.0
         for batch, seed in ((1, 1), (2, 2)):
-            inputs = self.example(batch, seed)
+            inputs = self.inputs(batch, seed)
             with torch.inference_mode():
-                expected = self.computed(inputs)
-            outputs = run(inputs)
+                expected = self.computed(*inputs)
+            outputs = run(*inputs)
             if outputs.shape != expected.shape:
                 raise RunError(
                     f"export to {what}: outputs of shape {tuple(outputs.shape)}, not {tuple(expected.shape)}"
@@ -114,6 +133,7 @@ class ExportedModel:
             "digest": self.facts.digest,
             "model": self.model,
             "input": ["batch", *self.shape],
+            **({"tabular": self.columns} if self.columns else {}),
             "output": self.output,
             "classes": self.classes,
             "data": msgspec.to_builtins(self.study.data),
@@ -139,4 +159,6 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
         shape = (data.inputs, *(data.patch or (SIDE,) * data.spatial_dims))
     predicts = study.task.predicts
     computed = Computed(network, OUTPUTS[predicts] == "probabilities", each=predicts == "multilabel").eval()
-    return ExportedModel(study, facts, model, computed, shape)
+    beside = getattr(data, "table", None)
+    columns = beside.input_names if beside is not None else ()
+    return ExportedModel(study, facts, model, computed, shape, columns)

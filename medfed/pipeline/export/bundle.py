@@ -45,6 +45,11 @@ def write(exported: ExportedModel, folder: Path) -> None:
             "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
             "export to onnx or torchscript instead"
         )
+    if exported.columns:
+        raise RunError(
+            "export to a MONAI bundle: MONAI's inference takes images alone, and this model also takes "
+            f"{', '.join(exported.columns)}; export to onnx or torchscript instead"
+        )
     task = exported.study.task
     if task.predicts == "other":
         raise RunError(

@@ -35,8 +35,9 @@ def write(exported: ExportedModel, folder: Path) -> None:
     onnx.checker.check_model(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def run(inputs: torch.Tensor) -> torch.Tensor:
-        (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        names = [one.name for one in session.get_inputs()]
+        (outputs,) = session.run(None, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})
         return torch.from_numpy(outputs)
 
     write_whole(folder / "model.json", exported.describe(exported.check(run, "ONNX")))
@@ -48,15 +49,16 @@ def _convert(exported: ExportedModel, path: Path) -> None:
     options: dict[str, Any] = {
         "dynamo": True,
         "external_data": False,
-        "input_names": ["input"],
+        "input_names": list(exported.input_names),
         "output_names": [exported.output.replace(" ", "_")],
         # The batch size is free. A batch of two is traced, because torch takes a size of one for a constant.
-        "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
+        # `Computed` takes its inputs as one variable argument.
+        "dynamic_shapes": ((({0: torch.export.Dim("batch", min=1)},) * len(exported.input_names)),),
     }
     with warnings.catch_warnings(), redirect_stdout(output), redirect_stderr(output):
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(exported.computed, (exported.example(2),), str(path), **options)
+            torch.onnx.export(exported.computed, exported.inputs(2), str(path), **options)
         except Exception as error:  # noqa: BLE001 - the exporter's errors have no common class
             raise RunError(
                 f"export to ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}; the network "

@@ -30,14 +30,14 @@ def trace(exported: ExportedModel, path: Path) -> float:
         # Tracing bakes in shape checks; silence torch's TracerWarnings.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch.jit has no types
-            exported.computed, exported.example(1), check_trace=False
+            exported.computed, exported.inputs(1), check_trace=False
         )
         torch.jit.save(traced, str(path))
         loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]  # torch.jit has no types
 
-    def run(inputs: torch.Tensor) -> torch.Tensor:
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            outputs = loaded(inputs)
+            outputs = loaded(*inputs)
         assert isinstance(outputs, torch.Tensor)
         return outputs
 

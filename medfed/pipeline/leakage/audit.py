@@ -111,7 +111,7 @@ def run_attacks(study: Study, site: str, data: SiteDataModule, budget: AttackBud
             if count == counts[0]:
                 pictures |= reconstructed
     members, untried = attack_membership(study, items, mechanisms, budget)
-    notes = (*_privacy_notes(study.privacy), *untried)
+    notes = (*_privacy_notes(study.privacy), *_table_notes(study), *untried)
     return Findings(study.name, site, study.task.needs, tuple(inverted), tuple(members), notes, pictures)
 
 
@@ -124,6 +124,17 @@ def _shuffled_items(data: SiteDataModule, seed: int) -> list[Item]:
             items += [dataset[number] for number in range(len(dataset))]
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
     return [items[number] for number in order]
+
+
+def _table_notes(study: Study) -> list[str]:
+    """Return what was assumed of the columns beside the images."""
+    if getattr(study.data, "table", None) is None:
+        return []
+    return [
+        "The attacks are on the images; the attacker was given the columns of the table beside them. Without "
+        "protection, an update of a single case gives these columns away exactly: the first layer over them "
+        "is linear."
+    ]
 
 
 def _privacy_notes(privacy: Privacy) -> list[str]:

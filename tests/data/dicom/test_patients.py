@@ -71,9 +71,9 @@ def test_name_and_birth_date_link_the_visits_of_a_patient_without_an_id():
 
 
 def test_names_do_not_join_patients_who_have_an_id():
-    assert grouped(header("A", "1", name="Doe"), header("B", "2", name="Doe"), header("C", "3", name="Roe"))[0] == [
-        "A", "B", "C",
-    ]  # fmt: skip
+    named = (("A", "1", "Doe"), ("B", "2", "Doe"), ("C", "3", "Roe"))
+    patients, _ = grouped(*(header(patient, study, name=name) for patient, study, name in named))
+    assert patients == ["A", "B", "C"]
 
 
 def test_a_study_uid_of_three_or_more_patients_that_all_share_is_a_constant():

@@ -1,4 +1,4 @@
-"""Exports compute what the model computes, in onnxruntime, plain torch and MONAI's own bundle command."""
+"""A bundle computes in MONAI's own command what medfed computes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 from hospitals import make_hospital
 
 from medfed.errors import RunError
 from medfed.pipeline import predict
-from medfed.pipeline.create_run import create_run
-from medfed.pipeline.export import export, exported_model
-from medfed.pipeline.factory import module_of
-from medfed.runs.checkpoints import save_checkpoint
-from medfed.runs.folder import RunFolder
-from medfed.study.reading import read_study
-from medfed.wire.weights import weights_of
+from medfed.pipeline.export import export
 
-CONFIGS = Path(__file__).parents[3] / "configs"
-SEGMENT = """\
-name: tiny
-task: {kind: segment, classes: [background, lesion]}
-network: {kind: unet, channels: [4, 8], residual_units: 1}
-data: {kind: images, spacing_mm: [1.5, 2, 2.5], patch: [12, 12, 12], orientation: PIR}
-train: {rounds: 1}
-sites: {north: north}
-"""
+from .exported_runs import CONFIGS, SEGMENT, run_of
+
 # What MONAI's published schema (meta_schema_20240725.json) and its bundle specification require of
 # metadata.json. MONAI fetches the schema from the address in the file; a test asks no network, so its rules
 # are stated here once more.
@@ -110,43 +96,6 @@ SCHEMA = {
         },
     },
 }
-
-
-def run_of(folder: Path, config: Path) -> RunFolder:
-    study = read_study(config)
-    found = RunFolder(folder)
-    create_run(found, study, {})
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: value + 0.2 * torch.randn(value.shape, generator=generator)
-        for name, value in weights_of(module_of(study)).items()
-    }
-    save_checkpoint(found.checkpoint("federated"), weights, 1)
-    return found
-
-
-@pytest.fixture(scope="module")
-def segment(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "tiny.yaml").write_text(SEGMENT)
-    return run_of(folder / "run", folder / "tiny.yaml")
-
-
-CLASSIFY = """\
-name: tiny-classifier
-task: {kind: classify, classes: [healthy, lesion]}
-network: {kind: resnet, depth: 10, width: 4, norm: group}
-data: {kind: images, spacing_mm: [3, 4, 4], patch: [15, 20, 40], orientation: PIR}
-train: {rounds: 1}
-sites: {north: north}
-"""
-
-
-@pytest.fixture(scope="module")
-def classify(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "tiny.yaml").write_text(CLASSIFY)
-    return run_of(folder / "run", folder / "tiny.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -238,71 +187,6 @@ def test_monais_run_gives_the_probabilities_that_medfed_predicts(classify, tmp_p
     assert len({round(p[1], 4) for p in theirs.values()}) == 3
 
 
-def test_torchscript_computes_without_medfed(segment, tmp_path):
-    out = export(segment, tmp_path / "out", format="torchscript")
-    exported = exported_model(segment, "federated")
-    script = (
-        "import sys, torch; m = torch.jit.load(sys.argv[1]); x = torch.load(sys.argv[2], weights_only=True); "
-        "torch.save(m(x).detach(), sys.argv[3]); assert 'medfed' not in sys.modules"
-    )
-    inputs = exported.example(3, seed=9)
-    torch.save(inputs, tmp_path / "x.pt")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            script,
-            str(out / "model.ts"),
-            str(tmp_path / "x.pt"),
-            str(tmp_path / "y.pt"),
-        ],
-        check=True,
-        timeout=120,
-        cwd=tmp_path,
-        env=environment,
-    )
-    found = torch.load(tmp_path / "y.pt", weights_only=True)
-    with torch.inference_mode():
-        expected = exported.computed.network(inputs)
-    assert torch.allclose(found, expected, atol=1e-4)
-    about = json.loads((out / "model.json").read_text())
-    assert about["output"] == "logits"
-    assert about["largest_difference_from_the_model"] < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["segment", "tabular"])
-def test_onnx_computes_the_same_for_any_number_at_once(name, segment, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    done = segment if name == "segment" else run_of(tmp_path / "run", CONFIGS / "tabular.yaml")
-    out = export(done, tmp_path / "out", format="onnx")
-    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
-    exported = exported_model(done, "federated")
-    for batch in (1, 5):
-        inputs = exported.example(batch, seed=7)
-        (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-        with torch.inference_mode():
-            logits = exported.computed.network(inputs)
-        expected = logits if name == "segment" else logits.softmax(dim=1)
-        assert found == pytest.approx(expected.numpy(), abs=1e-4)
-    if name == "tabular":
-        assert found.sum(axis=1) == pytest.approx(1)
-
-
-def test_an_export_that_computes_something_else_is_an_error(segment):
-    exported = exported_model(segment, "federated")
-    with pytest.raises(
-        RunError, match=r"its outputs differ from the model's by .* at most 0.0001 is rounding"
-    ):
-        exported.check(lambda inputs: exported.computed(inputs) * 1.01, "ONNX")
-    with pytest.raises(RunError, match="outputs of shape"):
-        exported.check(lambda inputs: exported.computed(inputs)[:, :1], "ONNX")
-
-
 def test_what_a_bundle_cannot_hold_is_refused(segment, tmp_path):
     with pytest.raises(RunError, match="bundles are of images, and this study's data are a table"):
         export(run_of(tmp_path / "run", CONFIGS / "tabular.yaml"), tmp_path / "out")
@@ -318,5 +202,3 @@ def test_what_a_bundle_cannot_hold_is_refused(segment, tmp_path):
     (tmp_path / "pieces.yaml").write_text(SEGMENT.replace("lesion]}", "lesion], largest: [lesion]}"))
     with pytest.raises(RunError, match=r"task.largest and task.minimum_voxels have no equal"):
         export(run_of(tmp_path / "pieces", tmp_path / "pieces.yaml"), tmp_path / "out-pieces")
-    with pytest.raises(RunError, match="no format 'keras'; there are bundle, onnx, torchscript"):
-        export(segment, tmp_path / "x", format="keras")
