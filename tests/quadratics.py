@@ -60,5 +60,5 @@ def federated(local, rule=None, sites=CENTRES, rounds=ROUNDS, start=0.0, **setti
     first = {"w": torch.tensor([start], dtype=torch.float64)}
     final = medfed.run_federation({n: site(n) for n in sites}, first, rule=rule or FedAvg(), rounds=rounds)
     own = {name: callbacks[name].personalised_weights(modules[name]) for name in sites}
-    held = {name: float(module.w.detach()) for name, module in modules.items()}
-    return float(final.weights["w"]), {n: held[n] if o is None else float(o["w"]) for n, o in own.items()}
+    module_w = {name: float(module.w.detach()) for name, module in modules.items()}
+    return float(final.weights["w"]), {n: module_w[n] if o is None else float(o["w"]) for n, o in own.items()}

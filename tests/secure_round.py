@@ -67,14 +67,14 @@ def plainly(sites, privacy: SecureSum, terms: int) -> dict[str, torch.Tensor]:
     """Return the mean that whole numbers give without any mask: 64-bit integers, nothing hidden."""
     scale = FixedPoint(privacy.bits, privacy.limit, terms).scale
     total = sum(EXAMPLES[site] for site in sites)
-    found = {}
+    mean = {}
     for name in model():
         whole = sum(
             (update(site).delta[name] * (EXAMPLES[site] / privacy.max_examples * scale)).round().long()
             for site in sites
         )
-        found[name] = whole.double() / scale * (privacy.max_examples / total)
-    return found
+        mean[name] = whole.double() / scale * (privacy.max_examples / total)
+    return mean
 
 
 class Round:
@@ -90,9 +90,9 @@ class Round:
         self.threads: list[threading.Thread] = []
 
     def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
-        """Start sites; one that dies or is deceived is withdrawn, unless `silent`."""
+        """Start sites; one that dies or is deceived drops out, unless `silent`."""
         for site in sites:
-            self.exchange._withdrawn.pop(site, None)
+            self.exchange._dropped_out.pop(site, None)
 
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
@@ -106,7 +106,7 @@ class Round:
             except BaseException as error:
                 self.ends[site] = error
                 if not silent or not isinstance(error, Killed):
-                    self.exchange.withdraw(site, "it stopped")
+                    self.exchange.drop_out(site, "it stopped")
 
         for site in sites:
             self.threads.append(threading.Thread(target=work, args=(site,), daemon=True))
@@ -146,7 +146,7 @@ class Round:
             assert not thread.is_alive(), "a site waited for ever"
 
 
-def same(found: Update, expected: dict[str, torch.Tensor]) -> None:
-    assert set(found.delta) == set(expected)
+def same(merged: Update, expected: dict[str, torch.Tensor]) -> None:
+    assert set(merged.delta) == set(expected)
     for name, tensor in expected.items():
-        assert torch.equal(found.delta[name], tensor), name
+        assert torch.equal(merged.delta[name], tensor), name

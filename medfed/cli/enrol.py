@@ -116,6 +116,18 @@ def revoke(name: str, serial: str, folder: Path) -> None:
         click.echo(f"revoked: site {one.site}, serial {one.serial}")
 
 
+@enrol.command(short_help="Coordinator: sign the list of revoked certificates anew.")
+@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+def refresh(folder: Path) -> None:
+    """Coordinator: sign the list of revoked certificates anew, which is valid for a year."""
+    from medfed.deployment.enrolment import enrol as work
+
+    until = work.refresh(folder)
+    click.echo(
+        f"the list of revoked certificates is valid until {until:%Y-%m-%d}; hospitals get it with the models"
+    )
+
+
 @enrol.command("list", short_help="Coordinator: list the certificates.")
 @click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
 def list_(folder: Path) -> None:

@@ -252,7 +252,7 @@ def write_refused(refused: Sequence[RefusedCase], folder: str, site_secret: byte
 
 def unreadable_files(error: OSError, case: Case) -> ImageError:
     """Return a refusal in place of a file system's error, whose own message names the path."""
-    advice = "check the disk and the file's permissions"
+    remedy = "check the disk and the file's permissions"
     return of_case(
-        ImageError(f"the file system could not read its files (errno {error.errno}); {advice}"), case.token
+        ImageError(f"the file system could not read its files (errno {error.errno}); {remedy}"), case.token
     )

@@ -14,7 +14,7 @@ from medfed.deployment.policy import describe, refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
 from medfed.errors import ExchangeError, StudyError, WireError
-from medfed.federation.round import SiteConnection, withdraw
+from medfed.federation.round import SiteConnection, drop_out
 from medfed.files import write_whole
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.runs.folder import RunFolder
@@ -120,7 +120,7 @@ def enforce_policy(session: SiteSession) -> None:
 def decline(session: SiteSession, reason: str) -> None:
     """Tell the hub that it need not wait for this site; `reason` is all that it learns."""
     side = session.connect()
-    withdraw(SiteConnection(session.name, side, audit=session.audit), reason)
+    drop_out(SiteConnection(session.name, side, audit=session.audit), reason)
     side.close()
 
 

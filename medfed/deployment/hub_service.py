@@ -95,6 +95,8 @@ def run_study(
     began = time.monotonic()
     credentials = getattr(exchange, "credentials", "")
     identity = Identity(Path(credentials)) if credentials else None
+    if identity is not None:
+        identity.check().revocations()  # raises now what would otherwise stop the first round
     if again is not None:
         prepare_retraining(again, folder, progress, identity)
     facts = create_run(folder, study, {})

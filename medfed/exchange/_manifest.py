@@ -16,14 +16,17 @@ from medfed.errors import ExchangeError, WireError
 from medfed.wire.signing import BROKER, HUB, Seal
 
 # The version of this protocol; parties refuse any other.
-PROTOCOL = "medfed-exchange-1"
+PROTOCOL = "medfed-exchange-2"
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="manifest"):
-    """An update or a global model: its place in the study, its size and its chunks' SHA-256, in order."""
+    """An update or a global model: its place in the study, its size and its chunks' SHA-256, in order.
+
+    A global model's also carries the federation's signed list of revoked certificates.
+    """
 
     protocol: str
     what: Literal["update", "global"]
@@ -34,6 +37,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     bytes: int
     chunk_bytes: int
     chunks: list[str]
+    revoked: str = ""
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -44,9 +48,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         ]
 
 
-# The kinds of control messages: a site's heartbeat, its withdrawal, the study's state (open or closed), and
-# the text of the study.
-ControlKind = Literal["here", "withdrawn", "state", "study"]
+# The kinds of control messages: a site's heartbeat, that it dropped out, the study's state (open or closed),
+# and the text of the study.
+ControlKind = Literal["heartbeat", "dropped_out", "state", "study"]
 
 
 class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="notice"):

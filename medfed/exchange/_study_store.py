@@ -42,7 +42,7 @@ class StudyStore:
         return f"up/{self._space}/{site}/{what}/m"
 
     def hub_object(self, what: str) -> str:
-        """Return the name of one of the hub's control messages, or (`now`) of its newest model's manifest."""
+        """Return the name of a control message of the hub, or (`current`) of its newest model's manifest."""
         return f"glob/{self._space}/{what}/m"
 
     @property
@@ -62,7 +62,10 @@ class StudyStore:
         what: Literal["global", "update"] = "global" if self.party == HUB else "update"
         size, digests = measure_chunks(pieces, self.store.chunk_bytes)
         chunk_bytes = self.store.chunk_bytes
-        return Manifest(PROTOCOL, what, self.study, run, self.party, round, size, chunk_bytes, digests)
+        revoked = self.seal.revocations() if self.party == HUB else ""
+        return Manifest(
+            PROTOCOL, what, self.study, run, self.party, round, size, chunk_bytes, digests, revoked
+        )
 
     def open_manifest(self, data: bytes, party: str) -> Manifest:
         """Return the manifest of a party's object; see `_manifest.open_manifest`."""

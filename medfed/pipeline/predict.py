@@ -33,7 +33,7 @@ from medfed.data.settings import Images
 from medfed.data.splits import simulated_secret
 from medfed.data.transforms import Prepared, restore, whole_input
 from medfed.errors import ImageError, MedfedError, RunError
-from medfed.evaluation.inference import Hospital, batches, is_plane
+from medfed.evaluation.inference import SiteCases, batches, is_plane
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
 from medfed.files import write_whole
@@ -177,7 +177,7 @@ def _values(task: Any, outputs: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _predict_rows(
-    study: Study, module: LightningModule, hospital: Hospital, baseline: Mapping[float, float]
+    study: Study, module: LightningModule, hospital: SiteCases, baseline: Mapping[float, float]
 ) -> Iterator[dict[str, object]]:
     for batch in batches(hospital.data, all_cases_of(hospital)):
         with torch.inference_mode():

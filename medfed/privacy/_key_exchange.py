@@ -32,10 +32,10 @@ class RelayedMessages(Content, frozen=True):
     messages: dict[str, bytes] = msgspec.field(name="letters")
 
 
-class Boxes(Content, frozen=True):
+class EncryptedBySite(Content, frozen=True):
     """What a site encrypted for others, by receiver."""
 
-    boxes: dict[str, bytes]
+    by_site: dict[str, bytes]
 
 
 class PublicKeys(Content, frozen=True):
@@ -131,8 +131,9 @@ def party_keys(
         raise PrivacyError(f"{channel.who}: the hub's list of keys lacks this site's own; nothing is sent")
     if len(keys) < channel.min_sites:
         raise PrivacyError(
-            f"{channel.who}: {len(keys)} of {len(channel.parties)} hospitals showed keys, {channel.min_sites} "
-            "are needed (privacy.min_sites): among fewer, each would reveal too much; nothing more is sent"
+            f"{channel.who}: {len(keys)} of {len(channel.parties)} hospitals showed keys, "
+            f"{channel.min_sites} are needed (privacy.min_sites): among fewer, each would reveal too "
+            "much; nothing more is sent"
         )
     check_keys(keys)
     return keys

@@ -69,14 +69,14 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     def __post_init__(self) -> None:
         if self.min_sites < self.colluding + 2:
             raise PrivacyError(
-                f"privacy 'secure_sum': in a sum of min_sites: {self.min_sites} sites, colluding: {self.colluding} could "
-                f"subtract their own and read one update; set min_sites to {self.colluding + 2} or more, or "
-                "colluding lower"
+                f"privacy 'secure_sum': in a sum of min_sites: {self.min_sites} sites, colluding: "
+                f"{self.colluding} could subtract their own and read one update; set min_sites to "
+                f"{self.colluding + 2} or more, or colluding lower"
             )
         if self.neighbours // 2 < self.colluding + 1:
             raise PrivacyError(
-                f"privacy 'secure_sum': of neighbours: {self.neighbours}, colluding: {self.colluding} could cut "
-                f"off a part of the sites; set neighbours to {2 * self.colluding + 2} or more"
+                f"privacy 'secure_sum': among neighbours: {self.neighbours}, colluding: {self.colluding} "
+                f"could cut off a part of the sites; set neighbours to {2 * self.colluding + 2} or more"
             )
 
     reveals_each_update: ClassVar[bool] = False

@@ -25,6 +25,16 @@ from medfed.federation.simulation import simulate
 from medfed.privacy import GROUP, NoPrivacy, Privacy
 from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.testing._contract import OF_EVERY_KIND, Contract, NotApplicable
+from medfed.testing._malicious_hub import (
+    FORWARDING_LIES,
+    PARTY_LIES,
+    LiedRound,
+    MaliciousHub,
+    forwarding_steps,
+    lying_to,
+    require_refusal,
+    round_under,
+)
 from medfed.wire.update import GlobalModel, Update, check_update
 from medfed.wire.weights import Difference, Weights, digest
 
@@ -156,6 +166,51 @@ def scalars_are_never_made_up_and_a_counted_loss_stays(privacy: Privacy) -> None
         assert "train/loss" not in allowed
         assert "privacy/epsilon" in privacy.scalars
         assert allowed["privacy/epsilon"] == 1.5
+
+
+def _lied(privacy: Privacy, hub: MaliciousHub) -> LiedRound:
+    scalars = {name: SCALARS[name] for name in privacy.scalars}
+    updates = {site: Update(site, 1, model(number), 10, scalars) for number, site in enumerate(SITES)}
+    return round_under(privacy, hub, updates, len(SITES) - 1)
+
+
+@check_privacy.check
+def a_site_refuses_what_a_lying_hub_forwards_and_the_round_goes_on(privacy: Privacy) -> None:
+    planned, honest = privacy.planned(ROUNDS), MaliciousHub(SITES)
+    victim = SITES[-1]
+    assert _lied(planned, honest).merged == list(SITES)
+    steps = forwarding_steps(honest, victim)
+    if not steps:
+        raise NotApplicable("its sites exchange no messages")
+    cases = [(steps[0], name, *lie) for name, lie in PARTY_LIES.items()]
+    cases += [(step, name, *lie) for step in steps for name, lie in FORWARDING_LIES.items()]
+    for step, name, change, reason in cases:
+        hub = MaliciousHub(SITES)
+        hub.lie = lying_to(hub, victim, step, change)
+        found = _lied(planned, hub)
+        require_refusal(found, victim, reason, f"step '{step}', {name}")
+        others = [site for site in SITES if site != victim]
+        assert set(others) <= set(found.merged), f"step '{step}', {name}: {found.outcome}"
+        assert [found.ends[site] for site in others] == [None] * len(others)
+
+
+@check_privacy.check
+def sites_refuse_parties_that_train_from_another_model(privacy: Privacy) -> None:
+    planned, honest = privacy.planned(ROUNDS), MaliciousHub(SITES)
+    _lied(planned, honest)
+    if not forwarding_steps(honest, SITES[-1]):
+        raise NotApplicable("its sites exchange no messages")
+    # Pasquini et al., CCS 2022: all but one get a model from which no training moves.
+    deceived = MaliciousHub(
+        SITES,
+        deceived=SITES[1:],
+        other_model=lambda true: replace(
+            true, weights={name: torch.ones_like(tensor) for name, tensor in true.weights.items()}
+        ),
+    )
+    found = _lied(planned, deceived)
+    require_refusal(found, SITES[0], "trains from model .*, this site from .*: the hub sent them", "models")
+    assert not found.merged
 
 
 @check_privacy.check

@@ -3,16 +3,20 @@
 A sealed text carries its signer's certificate, so whoever holds the federation's authority can verify it:
 neither the broker nor the storage in between needs to be trusted. Standard formats only: X.509, PEM,
 Ed25519 (RFC 8032). An identity is a folder with `identity.key` (the private key, mode 0600),
-`identity.pem` (its certificate), `authority.pem`, and at the hub `revoked.txt` (serial numbers, one per
-line). `medfed enrol` makes them.
+`identity.pem` (its certificate), `authority.pem`, `revoked.crl` (see `revocations.py`), and at the hub
+`revoked.txt` (serial numbers, one per line). `medfed enrol` makes them.
+
+Every certificate states its holder's role (`hub`, `broker` or `site`, as its organizational unit). A text is
+accepted as the hub's only under the role `hub`, and as a site's only under the role `site`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,9 +30,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import NameOID
 
 from medfed.errors import ExchangeError, WireError
+from medfed.files import write_whole
+from medfed.wire import revocations
+from medfed.wire.revocations import RevocationList, check_newer, read_revocations
+
+log = logging.getLogger("medfed.wire.signing")
 
 # The names of the hub and the broker in their certificates; no site may have these names.
 HUB, BROKER = "hub", "broker"
+
+# The role of a hospital in its certificate; the roles of hub and broker are their names.
+SITE = "site"
 
 # Prepended to every signed text, so that no signature made for TLS or another program is valid as
 # one of ours.
@@ -53,6 +65,18 @@ class Seal(Protocol):
         """
         ...
 
+    def revocations(self) -> str:
+        """Return the signed list of revoked certificates that this party has; empty without certificates."""
+        ...
+
+    def accept_revocations(self, offered: str) -> None:
+        """Keep a list of revoked certificates, whose holders' texts are refused from now on.
+
+        Raises:
+            WireError: if it is missing, not the authority's, expired, or older than the one known here.
+        """
+        ...
+
 
 class _Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     certificate: str = ""
@@ -69,12 +93,20 @@ class Unsigned:
     def open(self, sealed: bytes, party: str) -> bytes:
         return _split(sealed)[1]
 
+    def revocations(self) -> str:
+        return ""
+
+    def accept_revocations(self, offered: str) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Identity:
     """A party's key and certificate, and the authority that it trusts."""
 
     folder: Path
+    # The newest list of revoked certificates that was accepted, in case the folder cannot be written.
+    _accepted: list[bytes] = field(default_factory=list, compare=False, repr=False)
 
     @cached_property
     def certificate(self) -> x509.Certificate:
@@ -107,12 +139,12 @@ class Identity:
             file, x509.load_pem_x509_certificate, "run `medfed enrol accept` with the coordinator's kit"
         )
 
-    def _read(self, file: str, parse: Callable[[bytes], T], advice: str) -> T:
+    def _read(self, file: str, parse: Callable[[bytes], T], remedy: str) -> T:
         try:
             return parse((self.folder / file).read_bytes())
         except (OSError, ValueError) as error:
             raise ExchangeError(
-                f"exchange.credentials: the folder has no usable {file} ({type(error).__name__}); {advice}"
+                f"exchange.credentials: the folder has no usable {file} ({type(error).__name__}); {remedy}"
             ) from None
 
     def check(self) -> Identity:
@@ -133,7 +165,59 @@ class Identity:
                 f"(`medfed enrol site` makes the request)"
             )
         check_issued(self.certificate, self.authority)
+        if role(self.certificate) != role_of(self.name):
+            raise ExchangeError(
+                f"exchange.credentials: {self.name}'s certificate states the role "
+                f"'{role(self.certificate)}', expected '{role_of(self.name)}'; it is from an older medfed: "
+                "ask the coordinator for a new kit (`medfed enrol site` makes the request; `medfed enrol "
+                "refresh` renews the hub's)"
+            )
         return self
+
+    def revocations(self) -> str:
+        """Return the authority's list of revoked certificates, as text.
+
+        Raises:
+            ExchangeError: if there is none, or it has expired.
+        """
+        text: str = self._read(
+            revocations.FILE,
+            lambda data: data.decode("ascii"),
+            "make one with `medfed enrol refresh` where authority.key is",
+        )
+        try:
+            check_newer(read_revocations(text.encode(), self.authority), None)
+        except WireError as error:
+            raise ExchangeError(f"exchange.credentials: revoked.crl: {error}") from None
+        return text
+
+    def accept_revocations(self, offered: str) -> None:
+        if not offered:
+            raise WireError(
+                "no list of revoked certificates came with it; update the hub's medfed, and make a list with "
+                "`medfed enrol refresh`"
+            )
+        data = offered.encode()
+        known = self._known_revocations()
+        newest = read_revocations(data, self.authority)
+        check_newer(newest, known)
+        if known is not None and newest.number == known.number:
+            return
+        self._accepted[:] = [data]
+        try:
+            write_whole(self.folder / revocations.FILE, data)
+        except OSError:
+            log.warning(
+                "the folder of credentials cannot be written: the list of revoked certificates is kept in "
+                "memory, and after a restart an older one would be accepted"
+            )
+
+    def _known_revocations(self) -> RevocationList | None:
+        """Return the newest list of revoked certificates here, or None."""
+        path = self.folder / revocations.FILE
+        held = [*self._accepted, *([path.read_bytes()] if path.exists() else [])]
+        lists = [read_revocations(data, self.authority) for data in held]
+        return max(lists, key=lambda one: one.number, default=None)
 
     def sign(self, context: bytes, text: bytes) -> bytes:
         """Return the Ed25519 signature of a text; a context per purpose keeps signatures apart."""
@@ -171,6 +255,11 @@ class Identity:
                 f"it is signed by '{common_name(certificate)}', expected '{party}': one party poses as "
                 f"another"
             )
+        if role(certificate) != role_of(party):
+            raise WireError(
+                f"the certificate of '{party}' states the role '{role(certificate)[:20]}', expected "
+                f"'{role_of(party)}'; one from an older medfed needs a new kit (`medfed enrol site`)"
+            )
         now = datetime.now(UTC)
         if now > certificate.not_valid_after_utc:
             raise WireError(
@@ -185,7 +274,9 @@ class Identity:
     def _revoked(self) -> frozenset[str]:
         # Read each time, so that a revocation takes effect at once and not after the hub's next start.
         path = self.folder / "revoked.txt"
-        return frozenset(path.read_text().split()) if path.exists() else frozenset()
+        own = frozenset(path.read_text().split()) if path.exists() else frozenset()
+        known = self._known_revocations()
+        return own if known is None else own | known.serials
 
 
 @dataclass(frozen=True)
@@ -210,6 +301,12 @@ class SessionSeal:
             raise WireError(f"its signature by '{party}' is invalid") from None
         return text
 
+    def revocations(self) -> str:
+        return ""
+
+    def accept_revocations(self, offered: str) -> None:
+        pass
+
 
 def load_seal(credentials: str) -> Seal:
     """Return the checked identity in a folder, or `Unsigned` if the path is empty."""
@@ -220,6 +317,17 @@ def common_name(certificate: x509.Certificate) -> str:
     """Return the name of the party to which a certificate was issued."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""
+
+
+def role(certificate: x509.Certificate) -> str:
+    """Return the role that a certificate states: `hub`, `broker` or `site`; empty if it states none."""
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return str(units[0].value) if len(units) == 1 else ""
+
+
+def role_of(party: str) -> str:
+    """Return the role that the certificate of a party of this name must state."""
+    return party if party in (HUB, BROKER) else SITE
 
 
 def serial_number(certificate: x509.Certificate) -> str:

@@ -52,8 +52,8 @@ def test_it_is_the_rounded_exact_mean(locals_: list[tuple[float, int]], start: f
     exact = sum(Fraction(float(np.float32(value))) * n for value, n in locals_) / total
     # Eight float64 roundings of the largest term, then one to float32.
     slack = 1e-14 * max(abs(float(np.float32(v))) for v, _ in locals_)
-    found = float(merge(updates, weights)["w"])
-    assert abs(found - float(exact)) <= slack + abs(float(exact)) * 2**-24
+    result = float(merge(updates, weights)["w"])
+    assert abs(result - float(exact)) <= slack + abs(float(exact)) * 2**-24
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -66,8 +66,8 @@ def test_one_site_alone_gets_its_own_weights_back_bit_for_bit(dtype: torch.dtype
     before = torch.randn(1000, generator=g, dtype=torch.float64) * 10.0 ** torch.linspace(3, -spread, 1000)
     weights = {"w": before.to(dtype)}
     subtrahend = {"w": weights["w"].clone()} if copied else weights
-    found = merge([Update("a", 1, Difference({"w": local.to(dtype)}, subtrahend), 17)], weights)["w"]
-    assert torch.equal(found, local.to(dtype))
+    result = merge([Update("a", 1, Difference({"w": local.to(dtype)}, subtrahend), 17)], weights)["w"]
+    assert torch.equal(result, local.to(dtype))
 
 
 def test_a_site_that_did_not_move_leaves_the_weights_bit_for_bit() -> None:
@@ -107,8 +107,8 @@ def test_blocks_and_groups_of_sites_give_the_same_bits(monkeypatch: pytest.Monke
         monkeypatch.setattr(
             _reduce, "_sites_in_memory", lambda *_, sites_in_memory=sites_in_memory: sites_in_memory
         )
-        found = merge(updates, weights)
-        assert all(torch.equal(found[name], whole[name]) for name in weights)
+        result = merge(updates, weights)
+        assert all(torch.equal(result[name], whole[name]) for name in weights)
 
 
 def test_float16_that_overflows_names_the_site() -> None:

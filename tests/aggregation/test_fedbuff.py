@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from one_weight import merged, update
 
-from medfed.aggregation import Rule
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fedbuff import FedBuff
 from medfed.errors import RuleError
-from medfed.wire.update import Update
 
 torch.set_num_threads(1)
-
-
-def update(site: str, delta: float, examples: int, round: int = 3, **scalars: float) -> Update:
-    named = {name.replace("_", "/", 1): value for name, value in scalars.items()}
-    return Update(site, round, {"w": torch.tensor([delta], dtype=torch.float64)}, examples, named)
-
-
-def merged(rule: Rule, *updates: Update) -> float:
-    weights = {"w": torch.zeros(1, dtype=torch.float64)}
-    return float(rule.merge(updates, rule.init(weights), weights)[0]["w"])
 
 
 def test_fedbuff_by_hand() -> None:

@@ -55,7 +55,7 @@ def test_a_site_without_a_class_is_judged_by_the_ones_it_has() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), clean=st.integers(4, 12), noisy=st.integers(2, 4))
-def test_groups_apart_by_more_than_their_widths_are_told_apart(seed: int, clean: int, noisy: int) -> None:
+def test_groups_apart_by_more_than_their_widths_are_separated(seed: int, clean: int, noisy: int) -> None:
     # Bounded draws: a normal one could lie halfway between the groups and belong to neither.
     draw = np.random.default_rng(seed)
     losses = np.concatenate([draw.uniform(0.3, 0.5, clean), draw.uniform(1.0, 1.4, noisy)])
@@ -67,11 +67,11 @@ def test_the_mixture_is_as_likely_as_scikit_learns() -> None:
 
     draw = np.random.default_rng(1)
     values = _losses(sites_of(list(np.concatenate([draw.normal(0.4, 0.1, 12), draw.normal(1.2, 0.2, 6)]))))
-    found, likely, high = _two_gaussians(values)
+    likelihood, likely, high = _two_gaussians(values)
     theirs = GaussianMixture(2, n_init=20, random_state=0, tol=1e-9, max_iter=1000).fit(
         values.numpy()[:, None]
     )
-    assert found == pytest.approx(theirs.score(values.numpy()[:, None]) * len(values), rel=1e-3)
+    assert likelihood == pytest.approx(theirs.score(values.numpy()[:, None]) * len(values), rel=1e-3)
     noisy = theirs.predict(values.numpy()[:, None]) == int(np.argmax(theirs.means_))
     assert np.array_equal(likely[high].numpy() > 0.5, noisy)
 
@@ -103,7 +103,7 @@ def test_the_weights_by_hand() -> None:
     assert merged(FedNoRo(strength=0), *updates) == pytest.approx(merged(FedAvg(), *updates), rel=1e-12)
 
 
-def test_a_site_that_tells_no_loss_is_named() -> None:
+def test_a_site_that_reports_no_loss_is_named() -> None:
     bare = Update("b", 9, {"w": torch.zeros(1, dtype=torch.float64)}, 1, {})
     with pytest.raises(RuleError, match="site 'b' for round 9 has no finite scalar 'train/class_loss'"):
         merged(FedNoRo(), update("a", [0.3]), bare, update("c", [0.3]))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_weight import merged, update
 
 from medfed.aggregation import Rule
 from medfed.aggregation.fedavg import FedAvg
@@ -17,20 +18,10 @@ from medfed.wire.weights import Difference
 torch.set_num_threads(1)
 
 
-def update(site: str, delta: float, examples: int, round: int = 3, **scalars: float) -> Update:
-    named = {name.replace("_", "/", 1): value for name, value in scalars.items()}
-    return Update(site, round, {"w": torch.tensor([delta], dtype=torch.float64)}, examples, named)
-
-
-def merged(rule: Rule, *updates: Update) -> float:
-    weights = {"w": torch.zeros(1, dtype=torch.float64)}
-    return float(rule.merge(updates, rule.init(weights), weights)[0]["w"])
-
-
 def test_fednova_by_hand() -> None:
     # p = 1/4, 3/4; tau = 2, 6; tau_eff = 1/2 + 9/2 = 5; 5 * (1/4 * 8/2 + 3/4 * 12/6) = 5 * (1 + 1.5) = 12.5.
-    found = merged(FedNova(), update("a", 8, 1, train_steps=2), update("b", 12, 3, train_steps=6))
-    assert found == pytest.approx(12.5, rel=1e-14)
+    result = merged(FedNova(), update("a", 8, 1, train_steps=2), update("b", 12, 3, train_steps=6))
+    assert result == pytest.approx(12.5, rel=1e-14)
 
 
 @pytest.mark.parametrize("momentum, decay", [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.05)])

@@ -41,7 +41,7 @@ def test_ifcas_models_start_apart_by_the_seed_and_one_nobody_chose_stays() -> No
     torch.testing.assert_close(state["cluster-02"], moved)
 
 
-def test_a_cluster_that_is_not_there_is_refused() -> None:
+def test_a_cluster_that_does_not_exist_is_refused() -> None:
     weights = {"w": torch.zeros(1)}
     update = Update("a", 1, {"w": torch.ones(1)}, 3, {"train/cluster": 2.0})
     with pytest.raises(

@@ -67,10 +67,10 @@ def test_a_site_at_an_infinite_distance_is_far_and_spoils_nothing() -> None:
     rows = np.array([[0.0], [1.0], [2.0], [4.0], [1e200]])
     with np.errstate(over="ignore"):
         between = torch.from_numpy(squared(rows))
-    found = mixed_distances(between, mixing_coefficients(between, 1))
-    assert bool(found.isfinite().all())
-    assert float(found[:4, :4].max()) < 1
-    assert float(found[4, :4].min()) > 1e100
+    mixed = mixed_distances(between, mixing_coefficients(between, 1))
+    assert bool(mixed.isfinite().all())
+    assert float(mixed[:4, :4].max()) < 1
+    assert float(mixed[4, :4].min()) > 1e100
 
 
 @settings(max_examples=30, deadline=None)

@@ -37,9 +37,9 @@ def test_norms_of_models_and_of_bare_deltas(step: float) -> None:
     local = {name: weights[name] + moved for name, moved in model(1, step).items()}
     bare = {name: (local[name].double() - weights[name].double()) for name in weights}
     updates = [Update("a", 1, Difference(local, weights), 1), Update("b", 1, bare, 1)]
-    found = squared_norms(updates, weights)
-    assert found[1] == pytest.approx(exact(local, weights), rel=1e-12, abs=0)
-    assert found[0] == pytest.approx(found[1], rel=1e-5, abs=0)
+    squared = squared_norms(updates, weights)
+    assert squared[1] == pytest.approx(exact(local, weights), rel=1e-12, abs=0)
+    assert squared[0] == pytest.approx(squared[1], rel=1e-5, abs=0)
 
 
 def test_sites_that_are_read_a_few_at_a_time_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,9 +44,11 @@ def merge(
     zero = {"a": torch.zeros(1, 3, dtype=torch.float64), "b": torch.zeros(1, dtype=torch.float64)}
     updates = []
     for number, row in enumerate(deltas):
-        held = {"a": torch.from_numpy(row[None, :3].copy()), "b": torch.from_numpy(row[3:].copy())}
+        tensors = {"a": torch.from_numpy(row[None, :3].copy()), "b": torch.from_numpy(row[3:].copy())}
         count = 1 if examples is None else examples[number]
-        updates.append(Update(f"s{number:02}", 7, Difference(held, zero) if number % 2 else held, count))
+        updates.append(
+            Update(f"s{number:02}", 7, Difference(tensors, zero) if number % 2 else tensors, count)
+        )
     new, _ = rule.merge(updates, rule.init(zero) if state is None else state, zero)
     return np.concatenate([new["a"].numpy().ravel(), new["b"].numpy()])
 
@@ -64,8 +66,8 @@ def test_median_is_numpys(sites: int, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_trimmed_mean_by_sorting(sites: int, trim: int, data: st.DataObject) -> None:
     deltas = data.draw(points(sites))
-    kept = np.sort(deltas, axis=0)[trim : sites - trim]
-    np.testing.assert_allclose(merge(TrimmedMean(trim=trim), deltas), kept.mean(0), rtol=1e-12, atol=1e-300)
+    middle = np.sort(deltas, axis=0)[trim : sites - trim]
+    np.testing.assert_allclose(merge(TrimmedMean(trim=trim), deltas), middle.mean(0), rtol=1e-12, atol=1e-300)
 
 
 def test_trimming_everything_is_an_error_that_says_what_is_allowed() -> None:
@@ -90,10 +92,10 @@ normal = hnp.arrays(np.float64, (7, 4), elements=st.floats(-10, 10, allow_subnor
 @given(deltas=normal | points(7))
 def test_krum_is_one_sites_own_model(deltas: np.ndarray) -> None:
     first = krum_by_loops(deltas, 1, list(range(7)), 7 - 1 - 2)[0]
-    found = merge(Krum(attackers=1), deltas)
-    assert any(np.array_equal(found, row) for row in deltas)
+    result = merge(Krum(attackers=1), deltas)
+    assert any(np.array_equal(result, row) for row in deltas)
     score = sum_to_nearest(deltas, 4)
-    chosen = next(i for i, row in enumerate(deltas) if np.array_equal(found, row))
+    chosen = next(i for i, row in enumerate(deltas) if np.array_equal(result, row))
     assert score[chosen] == pytest.approx(score[first], rel=1e-9, abs=1e-12)
 
 
@@ -173,8 +175,8 @@ def test_geometric_median_of_a_triangle_is_its_fermat_point() -> None:
     # independently by the angles alone.
     deltas = np.zeros((3, 4))
     deltas[:, :2] = [[0, 0], [4, 0], [0, 3]]
-    found = merge(GeometricMedian(tolerance=1e-9), deltas)
-    towards = (deltas - found) / np.linalg.norm(deltas - found, axis=1, keepdims=True)
+    result = merge(GeometricMedian(tolerance=1e-9), deltas)
+    towards = (deltas - result) / np.linalg.norm(deltas - result, axis=1, keepdims=True)
     for one, two in combinations(range(3), 2):
         assert np.degrees(np.arccos(towards[one] @ towards[two])) == pytest.approx(120, abs=1e-4)
 
@@ -188,7 +190,7 @@ def test_geometric_median_sits_on_a_vertex_with_a_wide_angle() -> None:
 @settings(max_examples=40, deadline=None)
 @given(deltas=normal)
 def test_no_other_point_has_a_smaller_sum_of_distances(deltas: np.ndarray) -> None:
-    found = merge(GeometricMedian(), deltas)
+    result = merge(GeometricMedian(), deltas)
 
     def total(z: np.ndarray) -> float:
         return float(np.linalg.norm(deltas - z, axis=1).mean())
@@ -197,8 +199,8 @@ def test_no_other_point_has_a_smaller_sum_of_distances(deltas: np.ndarray) -> No
     # smoothing within 1e-6 of the median length adds as much again.
     slack = 4e-6 * (np.abs(deltas).max() + 1e-9) * 2
     rng = np.random.default_rng(3)
-    others = [deltas.mean(0), np.median(deltas, axis=0), *deltas, *(found + rng.normal(size=(20, 4)) * 0.01)]
-    assert all(total(found) <= total(other) + slack for other in others)
+    others = [deltas.mean(0), np.median(deltas, axis=0), *deltas, *(result + rng.normal(size=(20, 4)) * 0.01)]
+    assert all(total(result) <= total(other) + slack for other in others)
 
 
 @settings(max_examples=30, deadline=None)
@@ -342,19 +344,19 @@ def train(rule: Rule, attack: object, rounds: int = 60) -> tuple[float, float]:
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.__name__)
 @pytest.mark.parametrize("rule", ROBUST, ids=lambda r: type(r).__name__)
 def test_two_of_eleven_attackers_leave_it_near_the_honest_minimum(rule: Rule, attack: object) -> None:
-    found, spread = train(rule, attack)
+    result, spread = train(rule, attack)
     # The honest sites' own spread is what no robust rule can tell apart from an attack (Krum keeps one site's
     # model, so even without an attack it ends about one spread away).
-    assert found <= 1.3 * spread
+    assert result <= 1.3 * spread
 
 
 @pytest.mark.parametrize("attack", [sign_flip, million, noise, everything_huge], ids=lambda a: a.__name__)
 def test_fedavg_fails_under_the_same_attacks(attack: object) -> None:
     try:
-        found, spread = train(FedAvg(), attack)
+        result, spread = train(FedAvg(), attack)
     except RuleError:
         return  # The weights overflowed float64.
-    assert found > 3 * spread
+    assert result > 3 * spread
 
 
 @pytest.mark.parametrize("rule", ROBUST, ids=lambda r: type(r).__name__)
@@ -363,9 +365,9 @@ def test_a_little_is_enough_stays_within_the_spread(rule: Rule) -> None:
     # moves by f z / (n - f) of a standard deviation; what they still promise is to stay within the honest
     # sites' spread.
     average, spread = train(FedAvg(), a_little)
-    found, _ = train(rule, a_little)
+    result, _ = train(rule, a_little)
     assert average < 0.5 * spread
-    assert found <= 1.3 * spread
+    assert result <= 1.3 * spread
 
 
 def test_norm_bound_keeps_a_huge_update_within_one_round() -> None:

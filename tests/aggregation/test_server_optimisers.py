@@ -27,18 +27,18 @@ def rounds(rule: Rule, deltas: list[float], start: float = 1.0) -> list[float]:
     """Return the weight after each round in which one site sends that delta."""
     weights = {"w": torch.tensor([start], dtype=torch.float64)}
     state = rule.init(weights)
-    found = []
+    results = []
     for number, delta in enumerate(deltas):
         update = Update("a", number, {"w": torch.tensor([delta], dtype=torch.float64)}, 4)
         weights, state = rule.merge([update], state, weights)
-        found.append(float(weights["w"]))
-    return found
+        results.append(float(weights["w"]))
+    return results
 
 
 def independent(rule: Rule, deltas: list[float], w: float = 1.0) -> list[float]:
     """Compute algorithm 2 of arXiv:2003.00295 on scalars, with v itself and not its root."""
     m, v = 0.0, rule.tau**2 if rule.start is None else rule.start
-    found = []
+    results = []
     for delta in deltas:
         m = rule.beta1 * m + (1 - rule.beta1) * delta
         if isinstance(rule, FedAdagrad):
@@ -48,8 +48,8 @@ def independent(rule: Rule, deltas: list[float], w: float = 1.0) -> list[float]:
         else:
             v = v - (1 - rule.beta2) * delta**2 * ((v > delta**2) - (v < delta**2))
         w = w + rule.learning_rate * m / (math.sqrt(v) + rule.tau)
-        found.append(w)
-    return found
+        results.append(w)
+    return results
 
 
 @pytest.mark.parametrize("rule", [*ADAPTIVE, FedAdam(start=0.0, beta2=0.999)], ids=lambda r: type(r).__name__)
@@ -90,8 +90,8 @@ def test_without_momentum_fedavgm_is_fedavg(deltas: list[float], n: int) -> None
     weights = {"w": torch.tensor([0.5])}
     updates = [Update(f"s{i}", 1, {"w": torch.tensor([d])}, n + i) for i, d in enumerate(deltas)]
     rule = FedAvgM(momentum=0.0)
-    found = rule.merge(updates, rule.init(weights), weights)[0]["w"]
-    assert torch.equal(found, FedAvg().merge(updates, {}, weights)[0]["w"])
+    results = rule.merge(updates, rule.init(weights), weights)[0]["w"]
+    assert torch.equal(results, FedAvg().merge(updates, {}, weights)[0]["w"])
 
 
 @pytest.mark.parametrize("rule", ADAPTIVE, ids=lambda r: type(r).__name__)

@@ -38,14 +38,14 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def found() -> Hospitals:
+def attacked_hospitals() -> Hospitals:
     return hospitals((*SMALL, "train.rounds=4"), parts=2)
 
 
-def test_fedavg_learns_and_an_attacker_ruins_it(found: Hospitals) -> None:
-    clean = dice_after(found, FedAvg())
+def test_fedavg_learns_and_an_attacker_ruins_it(attacked_hospitals: Hospitals) -> None:
+    clean = dice_after(attacked_hospitals, FedAvg())
     assert clean > 0.4
-    assert dice_after(found, Attacked(rule=FedAvg(), attack="random")) < clean - 0.3
+    assert dice_after(attacked_hospitals, Attacked(rule=FedAvg(), attack="random")) < clean - 0.3
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,8 @@ def test_fedavg_learns_and_an_attacker_ruins_it(found: Hospitals) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_robust_rule_stays_near_its_clean_run(found: Hospitals, rule: Rule, attack: str) -> None:
-    clean = dice_after(found, rule)
-    assert dice_after(found, Attacked(rule=rule, attack=attack)) > clean - WITHIN
+def test_a_robust_rule_stays_near_its_clean_run(
+    attacked_hospitals: Hospitals, rule: Rule, attack: str
+) -> None:
+    clean = dice_after(attacked_hospitals, rule)
+    assert dice_after(attacked_hospitals, Attacked(rule=rule, attack=attack)) > clean - WITHIN

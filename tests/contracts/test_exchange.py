@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broker_enrolment import free_ports
 from contract import checks_of, run
 
 from medfed.deployment.enrolment import enrol
@@ -56,14 +56,6 @@ class Credentials:
 
     def _record(self, party: str) -> Nats:
         return Nats(credentials=str(self.enrolment / party), urls=self.urls)
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def broker(folder: Path, scheme: str) -> Iterator[Credentials]:

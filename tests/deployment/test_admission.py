@@ -52,14 +52,14 @@ class Place:
     def sent(self) -> list[Path]:
         """What lies at the exchange that this hospital wrote, beside that it was there."""
         written = (self.folder / "share" / "up").rglob("*")
-        return [path for path in written if path.is_file() and path.parent.name != "here"]
+        return [path for path in written if path.is_file() and path.parent.name != "heartbeat"]
 
 
 @pytest.fixture
 def place(tmp_path, tiny):
-    found = Place(tmp_path, tiny / "north")
-    yield found
-    found.hub.close()
+    opened = Place(tmp_path, tiny / "north")
+    yield opened
+    opened.hub.close()
 
 
 def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
@@ -77,7 +77,7 @@ def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
     assert status["state"] == "stopped"
 
 
-def test_someone_who_says_no_is_heard(place):
+def test_a_refusal_is_respected(place):
     shown = []
     with pytest.raises(StudyError, match="was not approved; nothing was trained and nothing was sent"):
         hospital.take_part(place.folder / "site.yaml", ask=lambda words: bool(shown.append(words)))
@@ -94,7 +94,7 @@ def test_only_this_studys_digest_is_agreement(place, accept):
     assert not is_approved(place.folder / "runs", place.digest)
 
 
-def test_a_policy_that_says_no_tells_the_hub_that_and_not_why(place, tiny):
+def test_a_policys_refusal_reaches_the_hub_without_its_reason(place, tiny):
     path = place.site(tiny / "north", more="policy: {minimum_cases: 99, max_rounds: 2}\n")
     with pytest.raises(StudyError, match="this hospital's policy does not allow study 'tiny'") as caught:
         hospital.take_part(path, accept=place.digest)
@@ -137,10 +137,10 @@ def written(runs: Path, event: str) -> list[dict]:
 
 def wait_for(look):
     end = time.monotonic() + PATIENCE_S
-    while not (found := look()):
+    while not (result := look()):
         assert time.monotonic() < end
         time.sleep(0.02)
-    return found
+    return result
 
 
 def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_is_taken(place):

@@ -38,7 +38,7 @@ def test_a_hub_finds_its_sites_by_its_enrolment(tmp_path):
     assert shared_folder == Folder(url=str(tmp_path / "share"), credentials=own)
 
 
-def test_a_hub_that_is_not_told_how_says_what_to_say(tmp_path):
+def test_a_hub_without_an_exchange_says_what_to_set(tmp_path):
     with pytest.raises(
         StudyError, match="'memory' connects sites within one process; give --enrolment FOLDER"
     ):

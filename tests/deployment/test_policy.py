@@ -72,7 +72,7 @@ def test_epochs_and_all_reasons_at_once(tiny):
     ]
 
 
-def test_a_studys_epsilon_is_held_to_the_ceiling(tiny):
+def test_a_studys_epsilon_may_not_exceed_the_ceiling(tiny):
     study = read_study(
         tiny / "tiny.yaml", ["privacy={kind: client_dp, where: site, epsilon: 8, delta: 0.001}"]
     )

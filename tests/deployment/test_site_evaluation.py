@@ -73,10 +73,10 @@ METRICS = [metric for family in families(MetricFamily) for metric in family.metr
 
 
 def test_a_changed_case_is_in_no_row_but_those_of_robustness():
-    found = {row.metric: row for row in aggregate([*CHANGED, *PLAIN], SETTINGS)}
+    by_metric = {row.metric: row for row in aggregate([*CHANGED, *PLAIN], SETTINGS)}
     # By hand: (0.9 + 0.7 + 0.8 + 0.6) / 4; with the changed ones it would be (0.75 + 2 * 0.1) / 3.
-    assert found["dice"].value == pytest.approx(0.75)
-    assert found["dice"].n == 4
+    assert by_metric["dice"].value == pytest.approx(0.75)
+    assert by_metric["dice"].n == 4
     untrained = [msgspec.structs.replace(one, model="untrained", value=0.5) for one in PLAIN]
     for made in (compare, subgroups):
         with_changed = made([*CHANGED, *PLAIN, *untrained], SETTINGS)
@@ -97,7 +97,7 @@ def row(**more) -> Row:
     return Row(**{**known, **more})
 
 
-def test_rows_that_differ_in_one_thing_are_told_apart():
+def test_rows_that_differ_in_one_field_are_distinguished():
     rows = [
         row(low=0.4, high=0.6),
         row(split="val", value=0.51),
@@ -114,8 +114,8 @@ def test_rows_that_differ_in_one_thing_are_told_apart():
             if metric.comparable and metric.name not in ("dice", "nsd_")
         ),
     ]
-    found = rows_of(scalars_of(rows), 3, "north")
-    assert sorted(found, key=str) == sorted(rows, key=str)
+    read = rows_of(scalars_of(rows), 3, "north")
+    assert sorted(read, key=str) == sorted(rows, key=str)
 
 
 def test_two_rows_of_one_name_do_not_leave():
@@ -175,23 +175,23 @@ def test_each_row_that_leaves_is_the_sites_own(tmp_path, text):
 
 
 @pytest.mark.slow
-def test_the_hub_keeps_what_hospitals_told_it_when_another_is_evaluated(tmp_path):
+def test_the_hub_keeps_what_hospitals_reported_when_another_is_evaluated(tmp_path):
     north, ours = (make_hospital(tmp_path / "data" / name, 12) for name in ("north", "ours"))
     study, _, scalars = lead_to_the_end(tmp_path, SEGMENT, north)
     at_hub = RunFolder(tmp_path / "led")
     facts = create_run(at_hub, study, {})
     at_hub.write_facts(facts)
-    told = rows_of(scalars, 3, "north")
-    write(at_hub.reported, told)
+    reported = rows_of(scalars, 3, "north")
+    write(at_hub.reported, reported)
     save_checkpoint(at_hub.checkpoint("federated"), weights_of(module_of(study)), 3)
     assert report_run(at_hub.path).report.exists()
-    assert read_rows(at_hub.rows) == told
+    assert read_rows(at_hub.rows) == reported
     assert headline(at_hub.path).startswith("Federated model: Dice")
 
     evaluate(at_hub, ours, name="ours")
-    found = read_rows(at_hub.rows)
-    assert [row for row in found if row.site == "north"] == told
-    plain = {row.key[1:]: row.value for row in found if row.site == "ours" and row.group is None}
+    read = read_rows(at_hub.rows)
+    assert [row for row in read if row.site == "north"] == reported
+    plain = {row.key[1:]: row.value for row in read if row.site == "ours" and row.group is None}
     cases = [one for one in read_cases(at_hub.cases) if one.model == "federated" and one.metric == "dice"]
     bare = [one.value for one in cases if one.condition is None]
     assert len(cases) > len(bare) > 0
@@ -199,10 +199,10 @@ def test_the_hub_keeps_what_hospitals_told_it_when_another_is_evaluated(tmp_path
         sum(bare) / len(bare)
     )
     assert json.loads(at_hub.facts.read_text())["held_out"] == ["ours"]
-    assert [row for row in found if str(row.group).startswith("condition=") and row.site == "ours"]
+    assert [row for row in read if str(row.group).startswith("condition=") and row.site == "ours"]
     # Again, and nothing of it is lost or told twice.
     report_run(at_hub.path)
-    assert read_rows(at_hub.rows) == found
+    assert read_rows(at_hub.rows) == read
 
 
 TABLE = """\
@@ -235,7 +235,7 @@ def table(path):
 
 
 @pytest.mark.parametrize("local_models", ["false", "true"])
-def test_a_brier_score_at_a_hospitals_own_times_is_made_there_and_stays(tmp_path, local_models):
+def test_a_brier_score_at_a_hospitals_own_times_is_computed_locally_and_stays(tmp_path, local_models):
     text = SURVIVAL.replace("LOCAL", local_models)
     _, done, scalars = lead_to_the_end(tmp_path, text, table(tmp_path / "north.csv"))
     own = {row.metric for row in read_rows(done.rows) if row.model == "federated" and row.value is not None}

@@ -54,38 +54,43 @@ def simulated(tiny, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["nats", "folder"])
 def test_the_commands_give_the_bits_of_one_process(across, simulated, kind):
     study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
-    found = across(kind, study, kind=kind, held_out=("west",))
-    known = study_digest(read_study(found.folder / "study.yaml"))
+    study_run = across(kind, study, kind=kind, held_out=("west",))
+    known = study_digest(read_study(study_run.folder / "study.yaml"))
     assert known == study_digest(read_study(simulated.study))
     for party in ("hub", "north", "south", "west"):
-        found.start(party, "" if party == "hub" else known)
-    found.ended()
-    assert found.final() == final(simulated.path)
+        study_run.start(party, "" if party == "hub" else known)
+    study_run.ended()
+    assert study_run.final() == final(simulated.path)
     for site in ("north", "south", "west"):
-        assert final(found.site_run(site)) == found.final()
+        assert final(study_run.site_run(site)) == study_run.final()
 
     # What each holds afterwards.
-    assert not (found.run / "cases.jsonl").exists()
-    at_hub = {row.key: row for row in read_rows(found.run / "rows.jsonl")}
+    assert not (study_run.run / "cases.jsonl").exists()
+    at_hub = {row.key: row for row in read_rows(study_run.run / "rows.jsonl")}
     for site in ("north", "south", "west"):
-        own = read_rows(found.site_run(site) / "rows.jsonl")
+        own = read_rows(study_run.site_run(site) / "rows.jsonl")
         # By the site itself, from its own cases: the hub's rows are the same numbers.
         for row in own:
             if row.site == site and row.value is not None and row.group is row.against is None:
-                there = at_hub.pop(row.key)
-                assert (there.value, there.low, there.high, there.n) == (row.value, row.low, row.high, row.n)
-        assert verify(found.site_run(site) / "audit.jsonl").lines > 3
-        assert json.loads((found.site_run(site) / "status.json").read_text())["state"] == "finished"
+                merged = at_hub.pop(row.key)
+                assert (merged.value, merged.low, merged.high, merged.n) == (
+                    row.value,
+                    row.low,
+                    row.high,
+                    row.n,
+                )
+        assert verify(study_run.site_run(site) / "audit.jsonl").lines > 3
+        assert json.loads((study_run.site_run(site) / "status.json").read_text())["state"] == "finished"
     assert at_hub == {}
-    lines = [json.loads(line) for line in (found.run / "rounds.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (study_run.run / "rounds.jsonl").read_text().splitlines()]
     assert {(line["round"], line["site"]) for line in lines} >= {
         (round, site) for round in (1, 2, 3, 4) for site in ("north", "south")
     }
     assert all(not name.startswith("row/") for line in lines for name in line["scalars"])
-    assert "west" in (found.run / "report.html").read_text()
-    status = json.loads((found.run / "status.json").read_text())
+    assert "west" in (study_run.run / "report.html").read_text()
+    status = json.loads((study_run.run / "status.json").read_text())
     assert (status["state"], status["rounds"]) == ("finished", 3)
-    assert "north is connected" in found.log("hub")
+    assert "north is connected" in study_run.log("hub")
 
 
 @pytest.mark.slow
@@ -99,34 +104,34 @@ def test_the_commands_give_the_bits_of_one_process(across, simulated, kind):
 def test_what_is_compressed_comes_to_the_bits_of_one_process(across, tiny, tmp_path, kind, stages):
     # What a round's rounding leaves out is added to the next, so that one that is lost on the way would show.
     study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ") + f"compress: {stages}\n"
-    found = across(kind, study, kind=kind)
-    known = study_digest(read_study(found.folder / "study.yaml"))
+    study_run = across(kind, study, kind=kind)
+    known = study_digest(read_study(study_run.folder / "study.yaml"))
     for party in ("hub", "north", "south"):
-        found.start(party, "" if party == "hub" else known)
+        study_run.start(party, "" if party == "hub" else known)
     alone = in_one_process(tiny, tmp_path / "alone", f"compress={stages}")
-    found.ended()
-    assert found.final() == final(alone.path)
+    study_run.ended()
+    assert study_run.final() == final(alone.path)
     for site in ("north", "south"):
-        assert final(found.site_run(site)) == found.final()
+        assert final(study_run.site_run(site)) == study_run.final()
 
 
 @pytest.mark.slow
 def test_kills_of_hub_and_hospital_cost_no_bit(across, simulated):
     study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
-    found = across("killed", study.replace("rounds: 3", "rounds: 6"))
-    known = study_digest(read_study(found.folder / "study.yaml"))
+    study_run = across("killed", study.replace("rounds: 3", "rounds: 6"))
+    known = study_digest(read_study(study_run.folder / "study.yaml"))
     calm = across("calm", study.replace("rounds: 3", "rounds: 6"), kind="folder")
-    for one in (calm, found):
+    for one in (calm, study_run):
         for party in ("hub", "north", "south"):
             one.start(party, "" if party == "hub" else known)
-    found.until(lambda: found.round(2), "round 2 is over")
-    found.kill("north")
-    found.kill("hub")  # its broker goes on without it, and is replaced by that of the next hub
-    found.start("hub")
-    found.start("north")  # approved already
-    found.ended()
+    study_run.until(lambda: study_run.round(2), "round 2 is over")
+    study_run.kill("north")
+    study_run.kill("hub")  # its broker goes on without it, and is replaced by that of the next hub
+    study_run.start("hub")
+    study_run.start("north")  # approved already
+    study_run.ended()
     calm.ended()
-    assert found.final() == calm.final()
+    assert study_run.final() == calm.final()
 
 
 @pytest.mark.slow
@@ -136,43 +141,43 @@ def test_the_noise_of_a_target_epsilon_is_known_to_hub_and_hospital(across, priv
         "rounds: 3", "rounds: 1"
     )
     study += f"privacy: {{{privacy}, epsilon: 5, accountant: rdp, scores: send}}\n"
-    found = across("private", study, kind="folder")
-    known = study_digest(read_study(found.folder / "study.yaml"))
+    study_run = across("private", study, kind="folder")
+    known = study_digest(read_study(study_run.folder / "study.yaml"))
     for party in ("hub", "north", "south"):
-        found.start(party, "" if party == "hub" else known)
-    found.ended()
+        study_run.start(party, "" if party == "hub" else known)
+    study_run.ended()
     for site in ("north", "south"):
-        spent = json.loads((found.site_run(site) / "run.json").read_text())["privacy"]["sites"][site]
+        spent = json.loads((study_run.site_run(site) / "run.json").read_text())["privacy"]["sites"][site]
         assert 4.98 < spent["epsilon"] <= 5
-        assert final(found.site_run(site)) == found.final()
+        assert final(study_run.site_run(site)) == study_run.final()
 
 
 @pytest.mark.slow
 def test_two_processes_of_one_hospital_train_one_model(across):
     """Several GPUs by Lightning's DDP, here on two processors: `devices: 2`."""
-    found = across("ddp", TINY.replace("rounds: 3", "rounds: 2"), sites=("north",), kind="folder")
-    text = (found.folder / "north.yaml").read_text()
-    (found.folder / "north.yaml").write_text(text + "devices: 2\n")
-    study = (found.folder / "study.yaml").read_text()
-    (found.folder / "study.yaml").write_text(
+    study_run = across("ddp", TINY.replace("rounds: 3", "rounds: 2"), sites=("north",), kind="folder")
+    text = (study_run.folder / "north.yaml").read_text()
+    (study_run.folder / "north.yaml").write_text(text + "devices: 2\n")
+    study = (study_run.folder / "study.yaml").read_text()
+    (study_run.folder / "study.yaml").write_text(
         study.replace("sampling: {minimum: 2}", "sampling: {minimum: 1}")
     )
-    found.start("hub")
-    known = study_digest(read_study(found.folder / "study.yaml"))
+    study_run.start("hub")
+    known = study_digest(read_study(study_run.folder / "study.yaml"))
     done = subprocess.run(
         [sys.executable, "-m", "medfed.cli", "train", "--site", "north.yaml", "--accept", known],
-        cwd=found.folder,
+        cwd=study_run.folder,
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    found.ended("hub")
-    assert final(found.site_run("north")) == found.final()
+    study_run.ended("hub")
+    assert final(study_run.site_run("north")) == study_run.final()
     steps = [
         json.loads(line)["scalars"]["train/steps"]
-        for line in (found.run / "rounds.jsonl").read_text().splitlines()
+        for line in (study_run.run / "rounds.jsonl").read_text().splitlines()
         if '"merged"' in line
     ]
     # Four training cases, two a step, over two processes: one step a round each.

@@ -25,13 +25,13 @@ def disturbed(seed: int, folder: Path, kind: str = "nats", port: int = 0) -> dic
     ports = {"port": port, "websocket_port": port + 1} if port else {}
     enrolment = Enrolment(folder, **ports) if kind == "nats" else None
     broker = enrolment.start() if enrolment else None
-    found = Federation(
+    study = Federation(
         folder, enrolment.exchange_of if enrolment else over(str(folder / "share")), settings={"pause_s": 0.1}
     )
     parties = ["hub", "north", "south", *(["broker"] if broker else [])]
     done = []
     try:
-        found.start("hub", "north", "south")
+        study.start("hub", "north", "south")
         for at in sorted(chance.uniform(0, WITHIN_S) for _ in range(chance.randint(1, MOST))):
             began = time.monotonic()
             time.sleep(at / MOST)
@@ -43,18 +43,18 @@ def disturbed(seed: int, folder: Path, kind: str = "nats", port: int = 0) -> dic
                 if how == "stop":
                     time.sleep(chance.uniform(0.1, 2))
                     os.kill(broker.pid, signal.SIGCONT)
-            elif found.running[who].exitcode is not None:
+            elif study.running[who].exitcode is not None:
                 continue
             elif how == "kill":
-                found.kill(who)
+                study.kill(who)
                 time.sleep(chance.uniform(0, 1))
-                found.start(who)
+                study.start(who)
             else:
-                found.stop(who)
+                study.stop(who)
                 time.sleep(chance.uniform(0.1, 2))
-                found.go_on(who)
-        return {"seed": seed, "digest": found.digest(), "done": done}
+                study.go_on(who)
+        return {"seed": seed, "digest": study.digest(), "done": done}
     finally:
-        found.end()
+        study.end()
         if enrolment:
             enrolment.end()

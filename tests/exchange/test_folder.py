@@ -10,26 +10,26 @@ from medfed.exchange.folder import FolderStore
 
 @pytest.mark.slow
 def test_processes_over_a_folder_give_the_bits_of_one_process(federation, undisturbed, tmp_path):
-    found = federation(over(str(tmp_path / "share")))
-    found.start("hub", "north", "south")
-    assert found.digest() == undisturbed()
-    found.ended("north", "south")
+    study = federation(over(str(tmp_path / "share")))
+    study.start("hub", "north", "south")
+    assert study.digest() == undisturbed()
+    study.ended("north", "south")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["hub", "north"])
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_kill_costs_no_bit(federation, undisturbed, tmp_path, who, after):
-    found = federation(over(str(tmp_path / "share")), settings={"pause_s": 0.1})
-    found.start("hub", "north", "south")
-    found.until(lambda: (found.folder / "hub" / "pid").exists(), "the hub runs")
-    found.until(lambda: len(found.rounds()) >= after, f"round {after} is over")
-    found.kill(who)
-    found.start(who)
-    assert found.digest() == undisturbed()
+    study = federation(over(str(tmp_path / "share")), settings={"pause_s": 0.1})
+    study.start("hub", "north", "south")
+    study.until(lambda: (study.folder / "hub" / "pid").exists(), "the hub runs")
+    study.until(lambda: len(study.rounds()) >= after, f"round {after} is over")
+    study.kill(who)
+    study.start(who)
+    assert study.digest() == undisturbed()
 
 
-def test_a_folder_is_looked_at_often_at_first_and_at_most_every_poll_s(tmp_path, monkeypatch):
+def test_a_folder_is_polled_often_at_first_and_later_every_poll_s(tmp_path, monkeypatch):
     store, waited = FolderStore(str(tmp_path), poll_s=0.5), []
     monkeypatch.setattr(store._closed, "wait", waited.append)
     for seconds in (0.0, 0.02, 1.0, 4.0, 600.0):

@@ -72,9 +72,9 @@ class ConnectProxy:
 
 @pytest.fixture
 def proxy():
-    found = ConnectProxy()
-    yield found
-    found.close()
+    started = ConnectProxy()
+    yield started
+    started.close()
 
 
 def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):

@@ -100,9 +100,9 @@ class Meeting:
 
 @pytest.fixture
 def meeting(tmp_path):
-    found = Meeting(tmp_path, 4000)
-    yield found
-    found.close()
+    opened = Meeting(tmp_path, 4000)
+    yield opened
+    opened.close()
 
 
 def test_the_small_report_after_every_update_arrives(meeting):

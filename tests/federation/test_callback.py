@@ -152,15 +152,15 @@ def test_keep_local_never_leaves():
 
 
 def test_an_optimiser_that_is_reset_holds_no_moments_while_its_site_waits():
-    held = []
+    moments = []
 
     class Looks(pl.Callback):
         def on_validation_start(self, trainer, pl_module):
-            held.append(len(trainer.optimizers[0].state))
+            moments.append(len(trainer.optimizers[0].state))
 
     run("a", settings={"num_sanity_val_steps": 0}, module=lambda: net(optimiser="adam"), extra=[Looks()],
         callback={"optimiser_state": "reset"})  # fmt: skip
-    assert held == [0, 0]
+    assert moments == [0, 0]
 
 
 def test_examples_are_cases_and_not_visits():

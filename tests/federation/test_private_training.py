@@ -25,7 +25,7 @@ from medfed.federation.private_training import (
     many_gradients,
     single_gradient,
 )
-from medfed.federation.site import PatientLedger, SiteRun, train_site
+from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.privacy import _noise as noise
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set
@@ -158,7 +158,7 @@ def test_several_at_once_are_each_alone():
         torch.testing.assert_close(losses[number], loss)
 
 
-def test_the_noise_has_the_deviation_that_the_accountant_was_told(tmp_path):
+def test_the_noise_has_the_deviation_that_the_accountant_counts(tmp_path):
     # No gradient at all: what moves w is the noise. w after one step is -noise / 3, of deviation z / 3 each.
     class Wide(Line):
         def __init__(self):
@@ -364,7 +364,7 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
                     folder / name,
                     resume,
                     examples=6,
-                    patients=PatientLedger("study", PATIENTS, ITEMS),
+                    patients=ChargedPatients("study", PATIENTS, ITEMS),
                     callbacks=[Dies()] if dies and name == "south" else [],
                 ),
             )
@@ -389,11 +389,11 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
 
 def test_epsilon_grows_round_by_round_to_the_target_and_no_exact_score_leaves(tmp_path):
     _, reports = federation(tmp_path)
-    told = [report.results[0].scalars for report in reports]
-    spent = [scalars["privacy/epsilon"] for scalars in told[:ROUNDS]]
+    reported = [report.results[0].scalars for report in reports]
+    spent = [scalars["privacy/epsilon"] for scalars in reported[:ROUNDS]]
     assert spent == sorted(spent)
     assert 3.98 < spent[-1] <= 4
-    for scalars in told:
+    for scalars in reported:
         assert set(scalars) <= {"privacy/epsilon", "train/steps", "train/rate"}
     assert Ledger(tmp_path / "north").spent(PATIENTS) == pytest.approx(spent[-1], rel=0.2)
     (account,) = Ledger(tmp_path / "north").accounts("study")

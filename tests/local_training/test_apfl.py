@@ -28,8 +28,8 @@ def test_apfl(adaptive: bool) -> None:
                 x -= RATE * curvature * (x - centre)
             models.append(x)
         w = sum(models) / 2
-    found, personal = federated(APFL(alpha=0.3, adaptive=adaptive))
-    assert found == pytest.approx(w, rel=1e-12)
+    final, personal = federated(APFL(alpha=0.3, adaptive=adaptive))
+    assert final == pytest.approx(w, rel=1e-12)
     expected = {site: alpha[site] * own[site] + (1 - alpha[site]) * w for site in CENTRES}
     assert personal == pytest.approx(expected, rel=1e-9)
     assert adaptive == (alpha["a"] != 0.3)

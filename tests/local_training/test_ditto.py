@@ -23,8 +23,8 @@ def test_ditto() -> None:
                 own[site] -= RATE * (curvature * (own[site] - centre) + pull * (own[site] - w))
             models.append(x)
         w = sum(models) / 2
-    found, personal = federated(Ditto(pull=pull))
-    assert found == pytest.approx(w, rel=1e-12)
+    final, personal = federated(Ditto(pull=pull))
+    assert final == pytest.approx(w, rel=1e-12)
     assert personal == pytest.approx(own, rel=1e-12)
 
 
@@ -36,8 +36,8 @@ def test_ditto_with_accumulated_gradients_takes_half_as_many_steps_for_both_mode
             x -= RATE * (x - 2.0)
             v -= RATE * ((v - 2.0) + 0.7 * (v - w))
         w = x
-    found, personal = federated(Ditto(pull=0.7), sites={"a": (2.0, 1.0)}, accumulate_grad_batches=2)
-    assert (found, personal["a"]) == pytest.approx((w, v), rel=1e-12)
+    final, personal = federated(Ditto(pull=0.7), sites={"a": (2.0, 1.0)}, accumulate_grad_batches=2)
+    assert (final, personal["a"]) == pytest.approx((w, v), rel=1e-12)
 
 
 def test_ditto_without_a_pull_is_the_hospitals_own_model_and_with_a_strong_one_the_federated() -> None:

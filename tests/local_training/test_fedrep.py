@@ -62,6 +62,6 @@ def test_fedper_trains_both_parts_and_fedrep_in_turn_and_the_head_stays(
         assert float(module.head.weight.detach()) == pytest.approx(after(module.centre, head_steps), rel=1e-5)
 
 
-def test_a_head_that_is_not_there_is_told() -> None:
+def test_a_head_that_does_not_exist_is_refused() -> None:
     with pytest.raises(StudyError, match=r"keep_local: 'hed' keeps nothing: .* .it has 'body', 'head'"):
         weights_of(TwoLayers(0.0), ["hed"])

@@ -32,7 +32,7 @@ def test_ifca() -> None:
                 x -= RATE * curvature * (x - centre)
             trained[best].append(x)
         models = [sum(t) / len(t) if t else m for t, m in zip(trained.values(), models, strict=True)]
-    w, held = federated(IFCA(), Started(), sites=GROUPS)
+    w, own = federated(IFCA(), Started(), sites=GROUPS)
     expected = {"a": models[0], "b": models[0], "c": models[1], "d": models[1]}
-    assert held == pytest.approx(expected, rel=1e-12)
+    assert own == pytest.approx(expected, rel=1e-12)
     assert w == pytest.approx(sum(models) / 2, rel=1e-12)

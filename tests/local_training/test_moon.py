@@ -26,8 +26,8 @@ def test_moons_term_is_the_papers(seed: int, temperature: float) -> None:
         -np.log(similar(a, g) / (similar(a, g) + similar(a, p)))
         for a, g, p in zip(z, towards, away, strict=True)
     ]
-    found = contrastive_term(*(torch.from_numpy(x) for x in (z, towards, away)), temperature)
-    assert float(found) == pytest.approx(float(np.mean(each)), rel=1e-9)
+    term = contrastive_term(*(torch.from_numpy(x) for x in (z, towards, away)), temperature)
+    assert float(term) == pytest.approx(float(np.mean(each)), rel=1e-9)
 
 
 def test_moon_draws_a_representation_towards_the_global_one() -> None:

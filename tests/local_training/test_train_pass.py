@@ -84,7 +84,7 @@ def test_the_losses_before_training_are_the_received_models_over_all_training_ca
             assert answer.scalars["train/class_loss"] == pytest.approx(sum(by_class) / 2, rel=1e-5)
 
 
-def test_looking_changes_no_bit_of_the_training() -> None:
+def test_the_pass_changes_no_bit_of_the_training() -> None:
     plain = federated(FedAvg(), [])[0]
     looked = federated(FedAvg(), ["train/loss_before", "train/class_loss"])[0]
     assert digest(plain.weights) == digest(looked.weights)
@@ -96,14 +96,14 @@ def test_qfedavg_has_what_it_needs_in_a_real_federation() -> None:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in final.weights.values())
 
 
-def test_a_looks_gradient_is_the_mean_over_batches_and_statistics_stay() -> None:
+def test_the_passes_gradient_is_the_mean_over_batches_and_statistics_stay() -> None:
     module = net()
     rows = Rows("north").rows.tensors
     batches = [(rows[0][i : i + 4], rows[1][i : i + 4]) for i in range(0, 16, 4)]
     module.body[3].p = 0.0
     module.log = lambda *args, **kwargs: None
     before = digest(weights_of(module))
-    found = TrainEvaluator(
+    gradient = TrainEvaluator(
         "a", module, lambda: iter(batches), lambda batch: module.training_step(batch, 0)
     ).gradient()
     assert digest(weights_of(module)) == before
@@ -111,10 +111,10 @@ def test_a_looks_gradient_is_the_mean_over_batches_and_statistics_stay() -> None
     for batch in batches:
         (module.training_step(batch, 0) / 4).backward()
     for name, parameter in module.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad)
+        torch.testing.assert_close(gradient[name], parameter.grad)
 
 
-def test_a_module_that_cannot_tell_its_loss_by_class_is_named() -> None:
+def test_a_module_without_a_loss_by_class_is_named() -> None:
     class Bare(pl.LightningModule):
         pass
 
@@ -124,10 +124,10 @@ def test_a_module_that_cannot_tell_its_loss_by_class_is_named() -> None:
 
 def test_class_losses_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
-    found = class_losses(logits, torch.tensor([0, 1, 1]), ["no", "yes"])
+    losses = class_losses(logits, torch.tensor([0, 1, 1]), ["no", "yes"])
     each = -logits.log_softmax(1)
-    assert found["no"].tolist() == pytest.approx([float(each[0, 0]), 1.0])
-    assert found["yes"].tolist() == pytest.approx([float(each[1, 1] + each[2, 1]), 2.0])
+    assert losses["no"].tolist() == pytest.approx([float(each[0, 0]), 1.0])
+    assert losses["yes"].tolist() == pytest.approx([float(each[1, 1] + each[2, 1]), 2.0])
 
 
 @pytest.mark.slow
@@ -159,8 +159,8 @@ def test_a_hospital_with_wrong_labels_is_found_and_weighs_less() -> None:
     rule = FedNoRo(warmup=3)
     final, reports, _ = federated(rule, rule.needs_scalars, sites, rounds=8, data=data, module=module)
     for report in reports[3:8]:
-        told = [Update(a.site, report.round, {}, 1, a.scalars) for a in report.results]
-        assert noisy_sites(told) == {"noisy-e", "noisy-f"}
+        reported = [Update(a.site, report.round, {}, 1, a.scalars) for a in report.results]
+        assert noisy_sites(reported) == {"noisy-e", "noisy-f"}
     plain, _, _ = federated(FedAvg(), [], sites, rounds=8, data=data, module=module)
 
     def clean_loss(weights) -> float:

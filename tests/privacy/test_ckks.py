@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_with_the_key_that_the_sites_kept(tmp_path):
     assert close(run(Ckks(), rounds=3, folder=tmp_path / "hub"), run(NoPrivacy(), rounds=3))
 
 
-def test_a_site_that_lost_its_key_is_told_so():
+def test_a_site_that_lost_its_key_is_refused_with_the_reason():
     exchange = MemoryExchange(STUDY)
     group = {module.SUM: {module.EXAMPLES: torch.tensor(3)}}
     exchange.publish(GlobalModel(1, model(), study=STUDY, groups=group))
@@ -177,7 +177,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change, message", CHANGES.values(), ids=CHANGES.keys())
-def test_what_is_no_ciphertext_is_refused_and_the_others_are_added(change, message):
+def test_an_update_that_is_no_ciphertext_is_refused_and_the_others_are_added(change, message):
     assert re.search(message, tampered(change))
 
 

@@ -155,10 +155,10 @@ def test_only_the_noised_mean_reaches_the_rule_and_a_resumed_hub_keeps_its_clip(
         folder=tmp_path, on_round=reports.append,
     )  # fmt: skip
     torch.testing.assert_close(final.weights["w"], torch.tensor([2.0, 0.0]), rtol=0, atol=1e-3)
-    found = load_latest_checkpoint(tmp_path)
-    assert found is not None
+    saved = load_latest_checkpoint(tmp_path)
+    assert saved is not None
     # Both lengths are within 5, quantile 0.5: C exp(-(1 - 0.5)).
-    assert float(found[1][CLIP]["clip"]) == pytest.approx(5 * math.exp(-0.5), rel=0.01)
+    assert float(saved[1][CLIP]["clip"]) == pytest.approx(5 * math.exp(-0.5), rel=0.01)
     for report in reports:
         for answer in report.results:
             assert dict(answer.scalars) == {}

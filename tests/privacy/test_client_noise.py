@@ -32,6 +32,6 @@ def test_no_amplification_is_counted_for_sites_drawn_from_a_seed_that_everyone_k
         ({"where": "site", "noise_multiplier": 1.0, "adaptive": Adaptive()}, "adaptive needs where: hub"),
     ],
 )
-def test_settings_that_cannot_be(settings, words):
+def test_contradictory_settings_are_refused(settings, words):
     with pytest.raises(PrivacyError, match=words):
         ClientDP(**settings)

@@ -37,7 +37,7 @@ SCALARS = {
         ("send", {"train/steps", "train/rate", "privacy/epsilon", "val/dice"}),
     ],
 )
-def test_a_scalar_that_tells_of_training_patients_never_leaves(scores, kept):
+def test_a_scalar_about_training_patients_never_leaves(scores, kept):
     assert public_only(SCALARS, scores) == {name: SCALARS[name] for name in kept}
 
 

@@ -101,7 +101,7 @@ def two_lists(site: str) -> list[str]:
     return list(SITES) if site in ("east", "north") else ["east", "south", "west"]
 
 
-def test_a_hub_that_tells_sites_different_members_gets_no_shares():
+def test_a_hub_that_sends_sites_different_members_gets_no_shares():
     """East and north think north is in the sum, the others that it dropped out; nothing is unmasked."""
     round = lied_to(members=lambda site, data: to_bytes(Members(two_lists(site))))
     assert nothing_unmasked(round)
@@ -120,7 +120,7 @@ def test_a_hub_that_tells_sites_different_members_gets_no_shares():
         ),
     ],
 )
-def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monkeypatch, handed, message):
+def test_different_members_are_noticed_by_the_signatures(tmp_path, monkeypatch, handed, message):
     def without_looking(self, sites):
         received = self.attempt.channel.collect(self.attempt.number, "signed", sites, PATIENCE_S)
         return {message.site: message.sealed for message in received}
@@ -135,7 +135,7 @@ def test_and_is_seen_by_the_signatures_when_it_asks_all_the_same(tmp_path, monke
     round = lied_to(log, members=lambda site, data: to_bytes(Members(two_lists(site))), signed=asks)
     assert written(log) == refusals(round)
     assert nothing_unmasked(round)
-    assert all(message in found for found in refusals(round).values())
+    assert all(message in reason for reason in refusals(round).values())
     assert sorted(refusals(round)) == sorted(SITES)
 
 
@@ -147,9 +147,9 @@ def test_a_hub_that_asks_for_shares_of_both_kinds_of_one_site_is_refused(tmp_pat
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, signed=change)
     assert written(log) == refusals(round)
-    found = refusals(round)
-    assert sorted(found) == sorted(SITES)
-    assert "the hub asks for shares of both kinds of site 'west'" in found["north"]
+    reasons = refusals(round)
+    assert sorted(reasons) == sorted(SITES)
+    assert "the hub asks for shares of both kinds of site 'west'" in reasons["north"]
     assert nothing_unmasked(round)
     goes_on(round)
 
@@ -188,10 +188,10 @@ def test_a_hub_that_puts_its_own_keys_in_a_sites_place_is_refused(tmp_path):
 
     log = AuditLog(tmp_path / "audit.jsonl")
     round = lied_to(log, closes=False, keys=change)
-    found = refusals(round)
-    assert "the hub forwards a message in the name of 'west' that is not from it" in found["north"]
-    assert "its signature by 'west' is invalid" in found["north"]
-    assert written(log) == found
+    reasons = refusals(round)
+    assert "the hub forwards a message in the name of 'west' that is not from it" in reasons["north"]
+    assert "its signature by 'west' is invalid" in reasons["north"]
+    assert written(log) == reasons
     goes_on(round)
 
 
@@ -200,8 +200,8 @@ def test_a_hub_that_shows_too_few_sites_is_refused():
         messages = parse(data, RelayedMessages).messages
         return to_bytes(RelayedMessages({one: messages[one] for one in ("north", site)}))
 
-    found = refusals(lied_to(keys=change))
-    assert "2 of 4 hospitals showed keys, 3 are needed" in found["south"]
+    reasons = refusals(lied_to(keys=change))
+    assert "2 of 4 hospitals showed keys, 3 are needed" in reasons["south"]
 
 
 def test_a_second_sum_of_a_round_over_other_sites_is_refused():

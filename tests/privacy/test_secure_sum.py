@@ -74,7 +74,7 @@ def test_on_a_ring_of_neighbours_the_sum_is_exact_too():
     same(round.given[0], plainly([site for site in sites if site not in ("s03", "s07")], privacy, 11))
 
 
-def test_what_leaves_tells_nothing_of_the_update_and_no_examples():
+def test_what_leaves_reveals_neither_the_update_nor_the_examples():
     seen: list[bytes] = []
     round = Round(SecureSum(bits=32, limit=16), exchange=MemoryExchange("study", on_bytes=seen.append))
     sent: list[Update] = []
@@ -119,7 +119,7 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
             send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error
-            round.exchange.withdraw("west", "it stopped")
+            round.exchange.drop_out("west", "it stopped")
 
     round.threads.append(threading.Thread(target=west, daemon=True))
     round.threads[-1].start()

@@ -11,6 +11,8 @@ import torch
 from contract import CHECKS_OF_EVERY_KIND, broken
 
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.privacy._key_exchange import RelayedMessages, to_bytes
+from medfed.privacy._privacy import PlainSession
 from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.testing import check_privacy
 
@@ -97,6 +99,21 @@ class Terse(Rounded, frozen=True, tag="terse"):
         return ("rounds",)
 
 
+class Credulous(Rounded, frozen=True, tag="credulous"):
+    """Lets the sites greet each other through the hub, and believes whatever the hub forwards."""
+
+    def protectors(self, channel):
+        channel.send(1, "greeting", to_bytes(RelayedMessages({})))
+        if channel.receive({"greeting": 1}) is not None:
+            yield self
+
+    def open_session(self, channel, deadline_s):
+        received = channel.collect(1, "greeting", channel.sites, deadline_s)
+        sealed = RelayedMessages({one.site: one.sealed for one in received})
+        channel.send(1, "greeting", dict.fromkeys(channel.sites, to_bytes(sealed)))
+        return PlainSession(self, channel.sites, deadline_s)
+
+
 WRONG = {
     Shrunk: {"without_noise_the_merged_model_is_that_of_no_privacy"},
     Broken: {
@@ -111,6 +128,10 @@ WRONG = {
         "scalars_are_never_made_up_and_a_counted_loss_stays",
         "what_a_round_costs_can_be_accounted",
         "noise_is_drawn_anew_whatever_the_seed",
+    },
+    Credulous: {
+        "a_site_refuses_what_a_lying_hub_forwards_and_the_round_goes_on",
+        "sites_refuse_parties_that_train_from_another_model",
     },
     Growing: {"planning_again_changes_nothing"},
     Terse: {

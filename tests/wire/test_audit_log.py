@@ -245,12 +245,12 @@ def test_threads_and_processes_may_share_a_log(log):
 # ---------------------------------------------------------------------------------------------- commands
 
 
-def test_the_command_tells_lines_signer_and_head(signed, log, parties):
+def test_the_command_prints_lines_signer_and_head(signed, log, parties):
     run = CliRunner().invoke
-    found = run(main, ["audit", "verify", str(signed), "--credentials", str(parties[1].folder)])
-    assert found.exit_code == 0
-    assert "4 lines are signed by 'north', enrolled in this federation" in found.output
-    assert verify(signed).head in found.output
+    output = run(main, ["audit", "verify", str(signed), "--credentials", str(parties[1].folder)])
+    assert output.exit_code == 0
+    assert "4 lines are signed by 'north', enrolled in this federation" in output.output
+    assert verify(signed).head in output.output
     assert "no line is signed" in run(main, ["audit", "verify", str(log)]).output
     lost = run(main, ["audit", "verify", str(log), "--head", "0" * 63 + "1"])
     assert lost.exit_code == 1

@@ -32,26 +32,31 @@ def update(**changes) -> Update:
 
 def test_an_update_comes_back_with_every_field_and_an_exact_difference():
     sent = update(groups={"control": {"a.weight": torch.ones(3, 4)}})
-    found = wire.decode_update(wire.encode_update(sent, "study"), model(), "study")
-    assert (found.site, found.round, found.examples, found.scalars) == ("north", 2, 12, {"val/dice": 0.5})
+    received = wire.decode_update(wire.encode_update(sent, "study"), model(), "study")
+    assert (received.site, received.round, received.examples, received.scalars) == (
+        "north",
+        2,
+        12,
+        {"val/dice": 0.5},
+    )
     for name, tensor in model().items():
         # By hand: local is float32(w + 1), and the difference to w is taken in float64.
-        assert torch.equal(found.delta[name], (tensor + 1).double() - tensor.double())
-    assert torch.equal(found.groups["control"]["a.weight"], torch.ones(3, 4))
+        assert torch.equal(received.delta[name], (tensor + 1).double() - tensor.double())
+    assert torch.equal(received.groups["control"]["a.weight"], torch.ones(3, 4))
 
 
 def test_a_changed_difference_travels_as_it_is():
     sent = update(delta={name: torch.full_like(tensor, 0.25) for name, tensor in model().items()})
-    found = wire.decode_update(wire.encode_update(sent), model())
-    assert torch.equal(found.delta["a.weight"], torch.full((3, 4), 0.25))
+    received = wire.decode_update(wire.encode_update(sent), model())
+    assert torch.equal(received.delta["a.weight"], torch.full((3, 4), 0.25))
 
 
 def test_a_file_is_read_one_tensor_at_a_time(tmp_path):
     path = tmp_path / "update"
     path.write_bytes(wire.encode_update(update()))
-    found = wire.read_update(path, model())
-    assert set(found.delta) == set(model())
-    assert torch.equal(found.delta["b"], (model()["b"] + 1).double() - model()["b"].double())
+    received = wire.read_update(path, model())
+    assert set(received.delta) == set(model())
+    assert torch.equal(received.delta["b"], (model()["b"] + 1).double() - model()["b"].double())
 
 
 def test_opening_an_update_reads_no_tensor(tmp_path, monkeypatch):
@@ -59,32 +64,32 @@ def test_opening_an_update_reads_no_tensor(tmp_path, monkeypatch):
     path.write_bytes(wire.encode_update(update()))
     read = []
     monkeypatch.setattr(wire.os, "preadv", lambda *asked: read.append(asked) or 0)
-    found = wire.read_update(path, model())
-    assert list(found.delta) == ["a.weight", "b"]
+    received = wire.read_update(path, model())
+    assert list(received.delta) == ["a.weight", "b"]
     assert read == []
     with pytest.raises(WireError, match="became shorter"):
-        found.delta["b"]
+        received.delta["b"]
 
 
 def test_a_global_model_comes_back():
     sent = GlobalModel(3, model(), ("north", "west"), False, "study", {"control": {"b": torch.ones(())}})
-    found = wire.decode_global(wire.encode_global(sent), "study")
-    assert (found.round, found.participants, found.final, found.study) == (
+    received = wire.decode_global(wire.encode_global(sent), "study")
+    assert (received.round, received.participants, received.final, received.study) == (
         3,
         ("north", "west"),
         False,
         "study",
     )
-    assert all(torch.equal(found.weights[name], tensor) for name, tensor in model().items())
-    assert torch.equal(found.groups["control"]["b"], torch.ones(()))
-    assert found.selects("west")
-    assert not found.selects("south")
+    assert all(torch.equal(received.weights[name], tensor) for name, tensor in model().items())
+    assert torch.equal(received.groups["control"]["b"], torch.ones(()))
+    assert received.selects("west")
+    assert not received.selects("south")
 
 
 def test_bfloat16_weights_travel():
     weights = {"w": torch.ones(4, dtype=torch.bfloat16)}
-    found = wire.decode_global(wire.encode_global(GlobalModel(0, weights)))
-    assert found.weights["w"].dtype == torch.bfloat16
+    received = wire.decode_global(wire.encode_global(GlobalModel(0, weights)))
+    assert received.weights["w"].dtype == torch.bfloat16
 
 
 def many_dtypes() -> dict[str, torch.Tensor]:
@@ -123,12 +128,12 @@ def test_the_bytes_are_those_that_safetensors_itself_writes():
 def test_a_model_in_a_file_is_read_after_the_file_is_gone(tmp_path):
     path = tmp_path / "model"
     path.write_bytes(wire.encode_global(GlobalModel(3, many_dtypes(), ("n",), study="s")))
-    found = wire.read_global(path, "s")
+    received = wire.read_global(path, "s")
     path.unlink()
-    assert (found.round, found.participants, found.final) == (3, ("n",), False)
+    assert (received.round, received.participants, received.final) == (3, ("n",), False)
     for name, tensor in many_dtypes().items():
-        assert found.weights[name].dtype == tensor.dtype
-        assert torch.equal(found.weights[name], tensor)
+        assert received.weights[name].dtype == tensor.dtype
+        assert torch.equal(received.weights[name], tensor)
 
 
 def test_reading_one_tensor_after_another_takes_the_memory_of_one(tmp_path):
@@ -141,9 +146,9 @@ def test_reading_one_tensor_after_another_takes_the_memory_of_one(tmp_path):
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    found = wire.read_global(path)
+    received = wire.read_global(path)
     before = resident_mb()
-    most = max(resident_mb() - before for tensor in found.weights.values() if tensor.sum() == 2_000_000)
+    most = max(resident_mb() - before for tensor in received.weights.values() if tensor.sum() == 2_000_000)
     # All 20 tensors are 160 MB, one is 8.
     assert most < 60
 
@@ -185,7 +190,7 @@ def header(**changes) -> bytes:
         (wire.encode_global(GlobalModel(1, model())), "expected an update, found a global model"),
     ],
 )
-def test_what_is_no_update_is_refused(data, message):
+def test_data_that_is_no_update_is_refused(data, message):
     with pytest.raises(WireError, match=message):
         wire.decode_update(data, model())
 

@@ -48,7 +48,7 @@ def outliers(*lengths: float, weights=WEIGHTS, times: float = DEFAULT_OUTLIER_FA
         ((30_001,), [0]),
     ],
 )
-def test_what_is_refused_by_hand(lengths, expected):
+def test_which_lengths_are_refused_by_hand(lengths, expected):
     assert outliers(*lengths) == expected
 
 
@@ -63,8 +63,8 @@ def test_a_model_of_zeros_counts_as_one_of_tenths():
 def test_it_does_not_depend_on_who_comes_first():
     lengths = (1, 2, 3, 1e6, 1e7)
     for order in itertools.permutations(range(5)):
-        found = outliers(*(lengths[number] for number in order))
-        assert {lengths[order[number]] for number in found} == {1e6, 1e7}
+        refused = outliers(*(lengths[number] for number in order))
+        assert {lengths[order[number]] for number in refused} == {1e6, 1e7}
 
 
 def test_the_reason_names_who_what_and_the_setting():

@@ -1,4 +1,4 @@
-"""The preflight of a hospital's folder: every image is read once, and each issue comes with its cure.
+"""The preflight of a hospital's folder: every image is read once, and each issue comes with its remedy.
 
 `check` returns a `Preflight`; nothing in it holds a path, a patient or a header's value. A case is named by
 its row in cases.csv (or its number in the index) and its salted token. One bad case never stops the check of

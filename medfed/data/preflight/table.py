@@ -120,9 +120,9 @@ def _study_problems(
     present = {case.target for case in cases if case.split == "train"}
     missing = [name for number, name in enumerate(classes) if number not in present]
     if settings.target is not None and missing:
-        title, cure = "Data that fit the study badly", "Talk to the coordinator."
+        title, remedy = "Data that fit the study badly", "Talk to the coordinator."
         detail = f"no training row has class {', '.join(missing)}"
-        problems.append(_problem("warning", title, "", cure, [detail]))
+        problems.append(_problem("warning", title, "", remedy, [detail]))
     return splits, problems
 
 
@@ -145,8 +145,8 @@ def _table_problems(
         if kind is None and requirements is None:
             odd += _odd_numbers(name, cells)
     if sparse:
-        cure = "Check whether the export omitted them."
-        problems.append(_problem("warning", "Columns that are mostly empty", "", cure, sparse))
+        remedy = "Check whether the export omitted them."
+        problems.append(_problem("warning", "Columns that are mostly empty", "", remedy, sparse))
     if odd:
         title, means = "Columns that may mean something else", "A model would learn them as they stand."
         problems.append(_problem("warning", title, means, "Follow the lines below.", odd))
@@ -189,5 +189,5 @@ def _odd_numbers(name: str, cells: Sequence[str]) -> list[str]:
     return number_findings(name, np.array([np.nan if is_empty(cell) else float(cell) for cell in cells]))
 
 
-def _problem(severity: Severity, title: str, means: str, cure: str, details: Sequence[str]) -> Problem:
-    return Problem("table", severity, title, means, cure, tuple(("", detail) for detail in details))
+def _problem(severity: Severity, title: str, means: str, remedy: str, details: Sequence[str]) -> Problem:
+    return Problem("table", severity, title, means, remedy, tuple(("", detail) for detail in details))

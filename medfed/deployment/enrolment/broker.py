@@ -27,7 +27,7 @@ from medfed.deployment.templates import render_text
 from medfed.errors import ExchangeError
 from medfed.files import write_whole
 from medfed.wire.credentials import read_federation
-from medfed.wire.signing import BROKER, HUB
+from medfed.wire.signing import BROKER, HUB, SITE
 
 log = logging.getLogger("medfed.deployment.enrolment.broker")
 
@@ -45,7 +45,7 @@ def configuration(folder: Path) -> str:
     """
     users: dict[str, list[str]] = {}
     for holder in participants(folder):
-        if not holder.revoked:
+        if not holder.revoked and holder.role == SITE:
             users.setdefault(holder.site, []).append(holder.user)
     hub = x509.load_pem_x509_certificate((folder / HUB / "identity.pem").read_bytes())
     return render_text(

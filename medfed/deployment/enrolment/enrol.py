@@ -4,7 +4,8 @@
     a hospital         request  creates a private key, which never leaves, and a certificate request
     the coordinator    sign     writes a kit: the certificate, the authority and the hub's addresses
     the hospital       accept   checks the kit against the key and unpacks it beside the key
-    the coordinator    revoke, enrolled
+    the coordinator    revoke   adds to the list of revoked certificates, which goes to every hospital
+                       refresh  signs that list anew, before it expires, and renews hub and broker
 
 All formats are standard and readable with openssl: PKCS#8 and X.509 in PEM, PKCS#10 for a request, Ed25519
 keys. Two people verify a request or an authority by comparing the fingerprint that both sides print.
@@ -35,6 +36,7 @@ from medfed.deployment.enrolment.broker import write_configuration
 from medfed.deployment.enrolment.participants import Participant, participant, participants
 from medfed.errors import ExchangeError
 from medfed.files import write_whole
+from medfed.wire import revocations
 from medfed.wire.credentials import (
     KIT_FORMAT,
     NATS_PORT,
@@ -43,7 +45,7 @@ from medfed.wire.credentials import (
     StartupKit,
     read_federation,
 )
-from medfed.wire.signing import BROKER, HUB, serial_number
+from medfed.wire.signing import BROKER, HUB, SITE, role, role_of, serial_number
 
 # Certificates are valid for two years, so that none expires during a study; the authority's for ten.
 PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
@@ -96,14 +98,13 @@ def init(
     write_whole(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
     federation = Federation(name, list(hosts), port, websocket_port, listen, disk)
     write_whole(folder / "federation.json", msgspec.json.format(msgspec.json.encode(federation)))
-    for party, names in ((HUB, ()), (BROKER, federation.names)):
+    for party in (HUB, BROKER):
         own = Ed25519PrivateKey.generate()
-        certificate = _issue(folder, party, own.public_key(), names)
         _write_key(folder / party / "identity.key", own)
-        write_whole(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
+        _issue_own(folder, party, own.public_key())
         write_whole(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
     (folder / "sites").mkdir(exist_ok=True)
-    _update_hub(folder)
+    refresh(folder)
     return fingerprint(authority.public_key())
 
 
@@ -121,7 +122,7 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Part
     certificate = _issue(folder, site, public, (), days)
     pem = certificate.public_bytes(Encoding.PEM).decode()
     write_whole(folder / "sites" / f"{site}.{serial_number(certificate)}.pem", pem)
-    _update_hub(folder)
+    refresh(folder)
     federation, authority = read_federation(folder), (folder / "authority.pem").read_text()
     answer = StartupKit(KIT_FORMAT, federation.name, site, federation.urls, pem, authority)
     write_whole(kit, msgspec.json.format(msgspec.json.encode(answer)))
@@ -131,10 +132,11 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Part
 def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
     """Revoke a site's certificates, or only the one with a serial number, and return them.
 
-    The hub's and the broker's lists are updated.
+    The hub's and the broker's lists are updated, and the signed one that goes to every hospital.
 
     Raises:
-        ExchangeError: if the site has no such valid certificate.
+        ExchangeError: if the site has no such valid certificate, or if authority.key is not here; hub and
+            broker refuse the site all the same then.
     """
     chosen = [
         holder
@@ -150,7 +152,59 @@ def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
     earlier = path.read_text() if path.exists() else ""
     write_whole(path, earlier + "".join(f"{holder.serial}\n" for holder in chosen))
     _update_hub(folder)
+    try:
+        refresh(folder)
+    except ExchangeError as error:
+        raise ExchangeError(
+            f"enrol revoke: hub and broker refuse site '{site}' from now on, the hospitals do not yet: "
+            f"{error}"
+        ) from None
     return chosen
+
+
+def refresh(folder: Path) -> datetime:
+    """Sign the list of revoked certificates anew, and return until when it is valid.
+
+    It is sent to every hospital with each model. Certificates of hub and broker that state no role are
+    renewed, under the same keys.
+
+    Raises:
+        ExchangeError: if authority.key is not here.
+    """
+    authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
+    key, path = _authority_key(folder), folder / HUB / revocations.FILE
+    for party in (HUB, BROKER):
+        certificate = x509.load_pem_x509_certificate((folder / party / "identity.pem").read_bytes())
+        if role(certificate) != role_of(party):
+            public = certificate.public_key()
+            assert isinstance(public, Ed25519PublicKey)
+            _issue_own(folder, party, public)
+    own = folder / HUB / "revoked.txt"
+    serials = own.read_text().split() if own.exists() else []
+    previous = path.read_bytes() if path.exists() else b""
+    signed = revocations.write_revocations(key, authority, serials, previous)
+    write_whole(path, signed)
+    _update_hub(folder)
+    return revocations.read_revocations(signed, authority).expires
+
+
+def _authority_key(folder: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key((folder / "authority.key").read_bytes(), password=None)
+    except OSError:
+        raise ExchangeError(
+            "this folder has no authority.key, which signs certificates and the list of revoked ones; copy "
+            "hub/revoked.txt to where it is, run `medfed enrol refresh` there, and copy hub/revoked.crl back"
+        ) from None
+    assert isinstance(key, Ed25519PrivateKey)
+    return key
+
+
+def _issue_own(folder: Path, party: str, public: Ed25519PublicKey) -> None:
+    """Write the certificate of hub or broker."""
+    names = read_federation(folder).names if party == BROKER else ()
+    certificate = _issue(folder, party, public, names)
+    write_whole(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
 
 
 # ---------------------------------------------------------------------------------------------- a hospital
@@ -199,6 +253,11 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
         raise ExchangeError(
             f"enrol accept: the kit was issued by the authority {issued_by}, expected {authority}; "
             "do not use it"
+        )
+    if role(certificate) != SITE:
+        raise ExchangeError(
+            f"enrol accept: the kit's certificate states the role '{role(certificate)}', expected '{SITE}'; "
+            "ask the coordinator to sign the request again, with this version of medfed"
         )
     until = certificate.not_valid_after_utc
     if until < datetime.now(UTC):
@@ -272,8 +331,10 @@ def _without_spaces(text: str) -> str:
     return "".join(text.split()).lower()
 
 
-def _subject(name: str, federation: str = "") -> x509.Name:
+def _subject(name: str, federation: str = "", unit: str = "") -> x509.Name:
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    if unit:
+        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
     if federation:
         attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation))
     return x509.Name(attributes)
@@ -282,9 +343,8 @@ def _subject(name: str, federation: str = "") -> x509.Name:
 def _issue(
     folder: Path, party: str, public: Ed25519PublicKey, hosts: Sequence[str], days: int = PARTY_DAYS
 ) -> x509.Certificate:
-    key = load_pem_private_key((folder / "authority.key").read_bytes(), password=None)
+    key = _authority_key(folder)
     authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
-    assert isinstance(key, Ed25519PrivateKey)
     federation = read_federation(folder).name
     serial = x509.random_serial_number()
     # The broker knows a client by this name. It contains the serial number, so that a revoked certificate
@@ -297,7 +357,7 @@ def _issue(
             names.append(x509.DNSName(host))
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if party == BROKER else ExtendedKeyUsageOID.CLIENT_AUTH
     return (
-        _builder(_subject(party, federation), authority.subject, public, days)
+        _builder(_subject(party, federation, role_of(party)), authority.subject, public, days)
         .serial_number(serial)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(), critical=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from medfed.wire.signing import HUB, common_name, serial_number
+from medfed.wire.signing import HUB, SITE, common_name, role, serial_number
 
 # A certificate that expires within this many days is reported as expiring soon.
 EXPIRY_WARNING_DAYS = 60
@@ -16,13 +16,17 @@ EXPIRY_WARNING_DAYS = 60
 
 @dataclass(frozen=True)
 class Participant:
-    """A site's certificate; `user` is the name by which the broker knows its holder."""
+    """A site's certificate; `user` is the name by which the broker knows its holder.
+
+    One that states no role is from an older medfed, and refused everywhere.
+    """
 
     site: str
     serial: str
     user: str
     expires: datetime
     revoked: bool
+    role: str = SITE
 
     @property
     def days_left(self) -> int:
@@ -31,9 +35,11 @@ class Participant:
 
     @property
     def status(self) -> str:
-        """One of: valid, expires soon, expired, revoked."""
+        """One of: valid, expires soon, expired, revoked, no role."""
         if self.revoked:
             return "revoked"
+        if not self.role:
+            return "no role"
         if self.days_left < 0:
             return "expired"
         return "expires soon" if self.days_left < EXPIRY_WARNING_DAYS else "valid"
@@ -55,5 +61,10 @@ def participant(certificate: x509.Certificate, revoked: bool) -> Participant:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     user = names.get_values_for_type(x509.DNSName)[0]
     return Participant(
-        common_name(certificate), serial_number(certificate), user, certificate.not_valid_after_utc, revoked
+        common_name(certificate),
+        serial_number(certificate),
+        user,
+        certificate.not_valid_after_utc,
+        revoked,
+        role(certificate),
     )

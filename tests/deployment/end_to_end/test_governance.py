@@ -54,7 +54,7 @@ def command(across, *words: str) -> Said:
 
 
 @pytest.mark.slow
-def test_what_hospitals_allow_agree_to_and_take_back(across):
+def test_policy_approval_and_revocation_across_processes(across):
     known = study_digest(read_study(across.folder / "study.yaml"))
     text = (across.folder / "west.yaml").read_text()
     (across.folder / "west.yaml").write_text(
@@ -68,7 +68,7 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
     assert "the study trains 2 rounds, this hospital allows 1 (policy.max_rounds)" in refused.stderr
     assert "this hospital requires 'dp_sgd' (policy.privacy)" in refused.stderr
     log = across.site_run("west") / "audit.jsonl"
-    assert [entry["event"] for entry in entries(log)] == ["declined", "withdrew"]
+    assert [entry["event"] for entry in entries(log)] == ["declined", "dropped out"]
     assert not list(across.site_run("west").rglob("*.ckpt"))
 
     # A hospital in which nobody has approved: the study in words, and nothing sent.
@@ -106,9 +106,9 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
         log = across.site_run(site) / "audit.jsonl"
         checked = verify(log, authority=Identity(across.folder / f"credentials-{site}").authority)
         assert (checked.signer, checked.signed) == (site, checked.lines)
-        found = list(entries(log))
-        assert [entry["event"] for entry in found][:2] == ["agreed", "began"]
-        sent = [entry for entry in found if entry["event"] == "sent"]
+        lines = list(entries(log))
+        assert [entry["event"] for entry in lines][:2] == ["agreed", "began"]
+        sent = [entry for entry in lines if entry["event"] == "sent"]
         assert [entry["round"] for entry in sent] == [1, 2, 3]
         assert all(
             entry["to"] == "hub, through shared storage" and len(entry["sha256"]) == 64 for entry in sent
@@ -116,8 +116,8 @@ def test_what_hospitals_allow_agree_to_and_take_back(across):
         assert all(entry["bytes"] > 5_000 for entry in sent[:2])
         names = {name for entry in sent for name in entry["scalars"]}
         assert all(name in TRAINING or name.startswith(("val/", "row/")) for name in names)
-        told = command(across, "audit", "verify", str(log), "--credentials", f"credentials-{site}")
-        assert told.returncode == 0, told.stderr
+        verified = command(across, "audit", "verify", str(log), "--credentials", f"credentials-{site}")
+        assert verified.returncode == 0, verified.stderr
     assert verify(across.run / "audit.jsonl").signer == "hub"
 
     # South withdraws. The study without it is another one, and north is asked again.

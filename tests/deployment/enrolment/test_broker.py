@@ -35,20 +35,20 @@ def test_the_server_of_a_hub_that_was_killed_is_replaced(enrolment):
     left = Broker(enrolment.authority)
     until(lambda: listens(enrolment.port), "it listens")
     left._stopping.set()  # a killed hub stops supervising, and its server keeps running
-    found = enrolment.start()
+    replacement = enrolment.start()
     left._process.wait(PATIENCE_S)
-    assert found.pid != left._process.pid
+    assert replacement.pid != left._process.pid
     until(lambda: listens(enrolment.port), "the new one listens")
-    assert found._process.poll() is None
+    assert replacement._process.poll() is None
 
 
-def test_another_process_with_the_old_number_is_let_alone(enrolment):
+def test_another_process_with_the_old_pid_is_left_alone(enrolment):
     (enrolment.authority / "broker" / "nats-server.pid").write_text(str(os.getpid()))
     enrolment.start()
     until(lambda: listens(enrolment.port), "it listens")
 
 
-def test_a_port_that_is_taken_is_said(enrolment, caplog):
+def test_a_port_that_is_taken_is_logged(enrolment, caplog):
     with socket.create_server(("127.0.0.1", enrolment.port)):
         enrolment.start()
         until(lambda: "is started again" in caplog.text, "the restart was logged")
@@ -59,12 +59,12 @@ def test_a_port_that_is_taken_is_said(enrolment, caplog):
 def test_a_server_that_is_started_again_does_not_outlive_its_stop(enrolment, monkeypatch):
     running = enrolment.start()
     before, starting, go_on = running.pid, threading.Event(), threading.Event()
-    found = broker.server()
+    server = broker.server()
 
     def slow():
         starting.set()
         assert go_on.wait(60)
-        return found
+        return server
 
     monkeypatch.setattr(broker, "server", slow)
     os.kill(before, signal.SIGKILL)
@@ -82,8 +82,10 @@ def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
     """The broker's certificate names the host that hospitals use and the broker's own machine."""
     from cryptography import x509
 
-    found = x509.load_pem_x509_certificate((enrolment.authority / "broker" / "identity.pem").read_bytes())
-    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    certificate = x509.load_pem_x509_certificate(
+        (enrolment.authority / "broker" / "identity.pem").read_bytes()
+    )
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "127.0.0.1" in [str(one) for one in names.get_values_for_type(x509.IPAddress)]
 
 

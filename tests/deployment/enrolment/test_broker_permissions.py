@@ -83,20 +83,20 @@ def let_in(enrolment: Enrolment, credentials: Path | None) -> bool:
     return asyncio.run(tried())
 
 
-def test_a_site_with_its_certificate_is_let_in(place):
+def test_a_site_with_its_certificate_is_admitted(place):
     assert let_in(place[0], place[0].credentials("north"))
 
 
-def test_no_certificate_no_entry(place):
+def test_a_client_without_a_certificate_is_refused(place):
     assert not let_in(place[0], None)
 
 
-def test_a_certificate_of_another_authority_no_entry(place, tmp_path):
+def test_a_certificate_of_another_authority_is_refused(place, tmp_path):
     other = Enrolment(tmp_path)
     assert not let_in(place[0], other.credentials("north"))
 
 
-def test_an_expired_certificate_no_entry(place):
+def test_an_expired_client_certificate_is_refused(place):
     place[0].enrol("late")
     credentials, kit = place[0].credentials("late"), place[0].folder / "late.kit"
     enrol.sign(place[0].authority, credentials / "late.request.pem", kit, days=-1 / 24)
@@ -106,11 +106,11 @@ def test_an_expired_certificate_no_entry(place):
         Nats(**record(place[0], "late")).open_site(STUDY, "late", place[0].folder / "late")
 
 
-def test_the_brokers_own_certificate_is_no_clients(place):
+def test_the_brokers_own_certificate_admits_no_client(place):
     assert not let_in(place[0], place[0].authority / "broker")
 
 
-def test_a_revoked_certificate_no_entry_and_a_new_one_is_let_in(place):
+def test_a_revoked_certificate_is_refused_and_a_new_one_admitted(place):
     enrolment = place[0]
     enrolment.enrol("gone")
     until(lambda: let_in(enrolment, enrolment.credentials("gone")))
@@ -157,15 +157,15 @@ def stored(place, name: str) -> bytes | None:
     return place[1]._store.get(name)
 
 
-def test_a_site_writes_and_reads_its_own(place):
+def test_a_site_writes_and_reads_its_own_objects(place):
     answer = as_north(place, f"up.{SPACE}.north.r00009.m", b"mine")
     assert json.loads(answer)["stream"] == "UP_north"
     assert as_north(place, f"$JS.API.DIRECT.GET.UP_north.up.{SPACE}.north.r00009.m") == b"mine"
-    assert as_north(place, f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.now.m") is not None
+    assert as_north(place, f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.current.m") is not None
 
 
 @pytest.mark.parametrize(
-    "name", [f"up/{SPACE}/south/r00002/m", f"glob/{SPACE}/now/m", f"glob/{SPACE}/r00007/m"]
+    "name", [f"up/{SPACE}/south/r00002/m", f"glob/{SPACE}/current/m", f"glob/{SPACE}/r00007/m"]
 )
 def test_a_site_cannot_write_what_is_not_its_own(place, name):
     before = stored(place, name)
@@ -173,7 +173,7 @@ def test_a_site_cannot_write_what_is_not_its_own(place, name):
     assert stored(place, name) == before
 
 
-@pytest.mark.parametrize("what", ["m", "here.m", "r00001.m"])
+@pytest.mark.parametrize("what", ["m", "heartbeat.m", "r00001.m"])
 def test_a_site_cannot_read_another(place, what):
     assert stored(place, f"up/{SPACE}/south/r00001/m") is not None
     assert as_north(place, f"$JS.API.DIRECT.GET.UP_south.up.{SPACE}.south.{what}") is None
@@ -201,7 +201,7 @@ def test_a_site_cannot_enumerate_or_administer(place, subject):
     assert stored(place, f"up/{SPACE}/south/r00001/m") is not None
 
 
-def test_a_site_hears_no_other_site(place):
+def test_a_site_receives_nothing_of_another_site(place):
     async def received_subjects() -> list[str]:
         client = await connected(place[0], place[0].credentials("north"))
         subjects: list[str] = []
@@ -219,19 +219,19 @@ def test_a_site_hears_no_other_site(place):
         return subjects
 
     subjects = asyncio.run(received_subjects())
-    assert f"glob.{SPACE}.now.m" in subjects
+    assert f"glob.{SPACE}.current.m" in subjects
     assert not [subject for subject in subjects if subject.startswith("up.")]
 
 
 @pytest.mark.parametrize(
-    "reply", [f"up.{SPACE}.south.r00003.m", f"glob.{SPACE}.now.m", f"glob.{SPACE}.r00008.m"]
+    "reply", [f"up.{SPACE}.south.r00003.m", f"glob.{SPACE}.current.m", f"glob.{SPACE}.r00008.m"]
 )
 @pytest.mark.parametrize(
     "subject",
     [
         f"up.{SPACE}.north.r00005.m",
         f"$JS.API.DIRECT.GET.UP_north.up.{SPACE}.north.r00009.m",
-        f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.now.m",
+        f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.current.m",
     ],
 )
 def test_nothing_can_be_injected_through_a_reply_subject(place, subject, reply):

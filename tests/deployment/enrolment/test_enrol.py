@@ -61,7 +61,7 @@ def test_openssl_reads_and_verifies_what_is_made(federation, tmp_path):
         (federation / "hub" / "identity.pem", "sslclient"),
         (federation / "broker" / "identity.pem", "sslserver"),
     ):
-        found = subprocess.run(
+        checked = subprocess.run(
             [
                 "openssl",
                 "verify",
@@ -75,7 +75,7 @@ def test_openssl_reads_and_verifies_what_is_made(federation, tmp_path):
             capture_output=True,
             text=True,
         )
-        assert found.returncode == 0, found.stdout + found.stderr
+        assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_a_kit_for_another_key_is_refused(federation, tmp_path):
@@ -140,7 +140,7 @@ def test_revoked_and_renewed_are_listed(federation, tmp_path):
         enrol.revoke(federation, "west")
 
 
-def test_an_expired_certificate_is_told_of(federation, tmp_path):
+def test_an_expired_certificate_is_refused(federation, tmp_path):
     joined(federation, tmp_path / "site")
     request, kit = tmp_path / "site" / "north.request.pem", tmp_path / "late.kit"
     enrol.sign(federation, request, kit, days=-1 / 24)

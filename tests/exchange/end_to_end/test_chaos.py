@@ -9,12 +9,12 @@ from chaos import disturbed
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_no_kill_at_a_broker_costs_a_bit(tmp_path, undisturbed, seed):
-    found = disturbed(seed, tmp_path)
-    assert found["digest"] == undisturbed(), found["done"]
+    outcome = disturbed(seed, tmp_path)
+    assert outcome["digest"] == undisturbed(), outcome["done"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_no_kill_at_a_folder_costs_a_bit(tmp_path, undisturbed, seed):
-    found = disturbed(seed, tmp_path, "folder")
-    assert found["digest"] == undisturbed(), found["done"]
+    outcome = disturbed(seed, tmp_path, "folder")
+    assert outcome["digest"] == undisturbed(), outcome["done"]

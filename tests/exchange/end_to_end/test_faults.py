@@ -48,14 +48,14 @@ def test_a_killed_sites_upload_goes_on_by_chunk(link):
 
 def test_a_download_goes_on_by_chunk(link):
     link.proxy.rate = 20e6
-    found = []
-    waiting = background(lambda: found.append(link.north.fetch("north", 0)))
+    received = []
+    waiting = background(lambda: received.append(link.north.fetch("north", 0)))
     until(lambda: link.proxy.down > 6e6, "half of it has come")
     link.proxy.closed = True
     time.sleep(0.2)
     link.proxy.rate, link.proxy.down, link.proxy.closed = None, 0, False
     waiting.join(PATIENCE_S)
-    assert digest(found[0].weights) == digest(model())
+    assert digest(received[0].weights) == digest(model())
     assert link.proxy.down < MEGABYTES * 0.85e6
 
 
@@ -87,9 +87,9 @@ def test_a_broker_killed_in_an_upload_costs_nothing(link):
 
 def test_a_full_broker_is_logged_and_it_continues_once_there_is_space(enrolment, tmp_path, caplog):
     settings = enrolment.authority / "federation.json"
-    found = json.loads(settings.read_text())
+    federation = json.loads(settings.read_text())
     # Room for the model and half an update.
-    settings.write_text(json.dumps({**found, "disk": f"{MEGABYTES * 3 // 2}MB"}))
+    settings.write_text(json.dumps({**federation, "disk": f"{MEGABYTES * 3 // 2}MB"}))
     write_configuration(enrolment.authority)
     link = Link(enrolment, tmp_path)
     try:
@@ -98,7 +98,7 @@ def test_a_full_broker_is_logged_and_it_continues_once_there_is_space(enrolment,
         until(lambda: "the broker did not store it" in caplog.text, "the full disk was logged")
         assert sending.is_alive()
         # The coordinator gives it more room and restarts it.
-        settings.write_text(json.dumps({**found, "disk": "1GB"}))
+        settings.write_text(json.dumps({**federation, "disk": "1GB"}))
         write_configuration(enrolment.authority)
         os.kill(link.broker.pid, signal.SIGKILL)
         sending.join(PATIENCE_S)
@@ -127,12 +127,12 @@ def test_a_full_disk_at_the_hub_is_logged_and_it_continues_once_there_is_space(l
     spool = link.folder / "hub/exchange/spool"
     spool.mkdir(parents=True)
     (spool / "north.partial").symlink_to("/dev/full")
-    found = []
-    collecting = background(lambda: found.append(link.arrived()))
+    received = []
+    collecting = background(lambda: received.append(link.arrived()))
     until(
         lambda: "hub: collects: its own disk (the run folder) is full" in caplog.text,
         "the full disk was logged",
     )
     (spool / "north.partial").unlink()
     collecting.join(PATIENCE_S)
-    assert found == [sent_digest()]
+    assert received == [sent_digest()]

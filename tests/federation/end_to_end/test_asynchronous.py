@@ -68,8 +68,8 @@ def test_late_updates_count_from_the_model_they_were_made_from_and_weigh_less() 
     study.fetch("a", 3)
     final = study.end("ab")
     assert float(final.weights["w"]) == pytest.approx(1 + 4 / sqrt(2) + 1 / sqrt(2), rel=1e-12)
-    told = [{answer.site: answer.status for answer in report.results} for report in study.reports]
-    assert told == [
+    statuses = [{answer.site: answer.status for answer in report.results} for report in study.reports]
+    assert statuses == [
         {"a": "merged", "b": "not sampled"},
         {"a": "not sampled", "b": "merged"},
         {"a": "merged", "b": "not sampled"},
@@ -100,10 +100,10 @@ def test_a_buffer_that_the_sites_left_cannot_fill_is_merged_as_it_is() -> None:
     assert float(study.end("ab").weights["w"]) == 1.0
 
 
-def test_a_site_that_stops_is_told_and_the_others_go_on() -> None:
+def test_a_site_that_stops_is_reported_and_the_others_continue() -> None:
     study = Scripted(FedBuff(buffer=1), "ab", rounds=2)
     received = study.fetch("a", 0)
-    study.exchange.withdraw("b", "its disk is full")
+    study.exchange.drop_out("b", "its disk is full")
     study.train("a", received, to=1.0)
     study.train("a", study.fetch("a", 1), to=2.0)
     study.fetch("a", 2)
@@ -112,7 +112,7 @@ def test_a_site_that_stops_is_told_and_the_others_go_on() -> None:
     assert any("its disk is full" in answer.reason for answer in answers)
 
 
-def test_the_models_that_nobody_trains_from_any_more_are_let_go() -> None:
+def test_models_that_nobody_trains_from_any_more_are_released() -> None:
     study = Scripted(FedBuff(buffer=1), "ab", rounds=5)
     study.fetch("b", 0)
     received = study.fetch("a", 0)
@@ -175,7 +175,7 @@ def test_real_trainers_learn_without_rounds(buffer: int) -> None:
     assert loss(after) < loss(net())
 
 
-def test_what_a_study_cannot_do_without_rounds_is_told(tmp_path) -> None:
+def test_what_a_study_cannot_do_without_rounds_is_refused(tmp_path) -> None:
     from hospitals import write_study
 
     study = write_study(tmp_path)

@@ -105,19 +105,19 @@ def quiet(epochs: int, callbacks: list, **settings) -> pl.Trainer:
 
 
 def test_two_sites_equal_fedavg_by_hand():
-    found, _ = federated(["north", "south"])
+    weights, _ = federated(["north", "south"])
     expected = by_hand(["north", "south"])
-    assert found.keys() == expected.keys()
+    assert weights.keys() == expected.keys()
     assert any("running_var" in name for name in expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_one_site_equals_no_federation_bit_for_bit():
-    found, modules = federated(["north"])
+    weights, modules = federated(["north"])
     alone = initial()
     quiet(ROUNDS * EPOCHS, []).fit(alone, DataLoader(data("north"), BATCH), DataLoader(data("val"), 5))
-    assert digest(found) == digest(weights_of(alone))
+    assert digest(weights) == digest(weights_of(alone))
     assert digest(weights_of(modules["north"])) == digest(weights_of(alone))
 
 

@@ -135,7 +135,7 @@ def test_another_seed_gives_other_bytes(tmp_path, undisturbed):
     assert digest(with_reset().weights) != undisturbed
 
 
-def test_a_full_disk_at_the_hub_is_told_and_the_run_goes_on_afterwards(tmp_path, undisturbed, monkeypatch):
+def test_a_full_disk_at_the_hub_is_an_error_and_the_run_resumes(tmp_path, undisturbed, monkeypatch):
     from medfed.federation import checkpoints
 
     real = checkpoints.encoding.safetensors_pieces

@@ -43,7 +43,7 @@ def test_a_site_trains_its_own_epochs_and_batch(tmp_path: Path) -> None:
     assert [steps[1, "north"], steps[1, "south"], steps[2, "north"], steps[2, "south"]] == [2, 12, 2, 12]
 
 
-def test_an_override_of_a_site_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_an_override_of_an_unknown_site_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         StudyError, match=r"site_overrides: 'soth' is not one of the study's sites; did you mean 'south'"
     ):

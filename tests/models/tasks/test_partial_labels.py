@@ -81,7 +81,7 @@ def test_a_hospital_that_labels_everything_has_the_loss_it_always_had() -> None:
     assert torch.equal(marginal(DiceCE(), 3, (1, 2))(logits, target), DiceCE().build(3)(logits, target))
 
 
-def test_labelled_is_checked(tmp_path: Path) -> None:
+def test_labelled_classes_are_checked(tmp_path: Path) -> None:
     with pytest.raises(
         StudyError, match="labelled: north: 'spleen' is not one of the foreground classes liver"
     ):

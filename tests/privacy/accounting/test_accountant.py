@@ -66,10 +66,10 @@ def test_prv_of_a_sampled_gaussian_is_that_of_dp_accounting():
         side: {i: math.log(p) for i, p in enumerate(values) if p > 0}
         for side, values in (("low", low), ("high", high))
     }
-    found = distributions.PrivacyLossDistribution.from_two_probability_mass_functions(
+    result = distributions.PrivacyLossDistribution.from_two_probability_mass_functions(
         pieces["low"], pieces["high"], pessimistic_estimate=False, value_discretization_interval=1e-4
     )
-    theirs = found.self_compose(charge.steps).get_epsilon_for_delta(1e-5)
+    theirs = result.self_compose(charge.steps).get_epsilon_for_delta(1e-5)
     assert theirs - 0.01 <= epsilon([charge], 1e-5, "prv") <= theirs + 0.04
     assert epsilon([charge], 1e-5, "prv") < epsilon([charge], 1e-5, "rdp")
 
@@ -141,8 +141,8 @@ def test_prv_is_what_opacus_own_accountant_finds(history):
 
     theirs = PRVAccountant()
     theirs.history = history
-    found = epsilon([MechanismSteps(*one) for one in history], 1e-5, "prv")
-    assert found == pytest.approx(theirs.get_epsilon(1e-5), abs=0.002)
+    result = epsilon([MechanismSteps(*one) for one in history], 1e-5, "prv")
+    assert result == pytest.approx(theirs.get_epsilon(1e-5), abs=0.002)
 
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])

@@ -37,8 +37,8 @@ def network() -> nn.Module:
 def gradient_of(net: nn.Module, targets: torch.Tensor):
     def of(inputs):
         loss = nn.functional.cross_entropy(net(inputs), targets)
-        found = torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
-        return dict(zip(dict(net.named_parameters()), found, strict=True))
+        result = torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
+        return dict(zip(dict(net.named_parameters()), result, strict=True))
 
     return of
 
@@ -87,8 +87,8 @@ def test_only_the_layer_that_sees_the_input_counts():
 def test_recovered_by_hand():
     mean = torch.zeros(2)
     true = torch.tensor([[3.0, 4.0], [0.0, 2.0]])  # 25 and 4 from the mean, squared
-    found = torch.tensor([[0.0, 1.0], [3.0, 3.0]])  # the other way round: 1 and 1 wrong, squared
-    assert recovered(found, true, mean) == pytest.approx([1 - 1 / 25, 1 - 1 / 4])
+    result = torch.tensor([[0.0, 1.0], [3.0, 3.0]])  # the other way round: 1 and 1 wrong, squared
+    assert recovered(result, true, mean) == pytest.approx([1 - 1 / 25, 1 - 1 / 4])
     assert recovered(mean[None], true[:1], mean) == [0.0]
     assert recovered(true, true, mean) == [1.0, 1.0]
 

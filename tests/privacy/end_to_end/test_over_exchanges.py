@@ -76,9 +76,9 @@ class Place:
 
 @pytest.fixture(params=["folder", "nats"])
 def place(request, tmp_path):
-    found = Place(tmp_path, request.param)
-    yield found
-    found.enrolment.end()
+    opened = Place(tmp_path, request.param)
+    yield opened
+    opened.enrolment.end()
 
 
 def in_one_process(privacy: Privacy) -> GlobalModel:

@@ -75,15 +75,15 @@ def test_what_privacy_cannot_hold_with_is_refused_when_the_study_is_read(tmp_pat
 
 def kept_back() -> list[tuple[str, str]]:
     """Return every rule and privacy mechanism of which the rule needs a number that privacy withholds."""
-    found = []
+    pairs = []
     for rule, record in sorted(kinds.kinds("aggregation").items()):
         needed = msgspec.convert({"kind": rule}, record).needs_scalars
         for privacy, mechanism in sorted(kinds.kinds("privacy").items()):
             shown = msgspec.convert({"kind": privacy, **mechanism.example}, mechanism).filter_scalars(
                 dict.fromkeys(needed, 1.0)
             )
-            found += [(rule, privacy)] if set(needed) - set(shown) else []
-    return found
+            pairs += [(rule, privacy)] if set(needed) - set(shown) else []
+    return pairs
 
 
 @pytest.mark.parametrize("rule, privacy", kept_back())
@@ -125,7 +125,7 @@ def test_the_number_that_a_secure_sum_keeps_back_is_named(tmp_path, rule, number
         read_study(written(tmp_path, privacy={"kind": "secure_sum"}, rule={"kind": rule}))
 
 
-def test_a_number_that_tells_nothing_of_patients_goes_with_dp_sgd(tmp_path):
+def test_a_number_without_information_on_patients_is_allowed_with_dp_sgd(tmp_path):
     assert read_study(written(tmp_path, privacy=DP_SGD, rule={"kind": "fednova"})).rule.needs_scalars
 
 

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from roundtrip import check_block_errors, floats
 
 from medfed.wire.compression.int4 import Int4
-
-
-@settings(max_examples=40, deadline=None)
-@given(values=st.lists(floats, min_size=1, max_size=30), block=st.integers(1, 8))
-def test_a_blocks_error_is_at_most_half_its_step(values: list[float], block: int) -> None:
-    check_block_errors(Int4(block=block), 7, block, values)
 
 
 def test_int4_packs_two_values_a_byte() -> None:

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from roundtrip import check_block_errors, floats
 
 from medfed.wire.compression.int8 import Int8
-
-
-@settings(max_examples=40, deadline=None)
-@given(values=st.lists(floats, min_size=1, max_size=30), block=st.integers(1, 8))
-def test_a_blocks_error_is_at_most_half_its_step(values: list[float], block: int) -> None:
-    check_block_errors(Int8(block=block), 127, block, values)
 
 
 def test_int8_by_hand() -> None:

@@ -13,8 +13,8 @@ torch.set_num_threads(1)
 def test_low_rank_says_a_matrix_of_that_rank_exactly() -> None:
     g = torch.Generator().manual_seed(1)
     matrix = torch.randn(30, 3, generator=g) @ torch.randn(3, 40, generator=g)
-    found = LowRank(rank=3).decode(LowRank(rank=3).encode({"w": matrix.view(30, 8, 5)}, {})[0])["w"]
-    torch.testing.assert_close(found.view(30, 40), matrix, rtol=1e-4, atol=1e-5)
+    decoded = LowRank(rank=3).decode(LowRank(rank=3).encode({"w": matrix.view(30, 8, 5)}, {})[0])["w"]
+    torch.testing.assert_close(decoded.view(30, 40), matrix, rtol=1e-4, atol=1e-5)
 
 
 def test_low_rank_finds_the_best_approximation_over_rounds() -> None:

@@ -129,7 +129,7 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
     assert digest(run(tmp_path / "c", (TopK(share=0.1),)).weights) != undisturbed
 
 
-def test_the_hub_merges_what_was_said_and_the_site_keeps_the_rest(tmp_path):
+def test_the_hub_merges_what_was_sent_and_the_site_keeps_the_rest(tmp_path):
     # One site with a fixed delta, two rounds: what the hub holds is exactly the sum of what `compress`
     # says by itself.
     weights = {"w": torch.zeros(40, 30)}
@@ -247,7 +247,7 @@ def test_a_malicious_update_is_refused_by_name_and_round(cheat):
     assert reason in answers["bad"].reason
 
 
-def test_a_header_of_a_deep_stage_is_held_against_the_model_too():
+def test_the_header_of_a_later_stage_is_checked_against_the_model_too():
     update = compress_update((LowRank(rank=2), Int8()), Update("bad", 4, DELTA, 3), {})[0]
     tree = {
         **update.encoded.header["stages"],
@@ -268,10 +268,10 @@ def test_a_study_that_does_not_compress_refuses_a_compressed_update():
 
 def test_the_wire_carries_it_and_refuses_tensors_whose_header_says_nothing():
     update = packed()
-    found = wire.decode_update(wire.encode_update(update, "s"), WEIGHTS, "s")
-    assert found.encoded.header == update.encoded.header
+    decoded = wire.decode_update(wire.encode_update(update, "s"), WEIGHTS, "s")
+    assert decoded.encoded.header == update.encoded.header
     assert (
-        decompress_update(STACK, found, WEIGHTS)
+        decompress_update(STACK, decoded, WEIGHTS)
         .delta["w"]
         .equal(decompress_update(STACK, update, WEIGHTS).delta["w"])
     )
@@ -287,7 +287,7 @@ def test_the_wire_carries_it_and_refuses_tensors_whose_header_says_nothing():
     assert b"encoded" not in wire.encode_update(Update("a", 1, DELTA, 3))
 
 
-def test_values_that_diverged_are_told_with_site_and_round():
+def test_values_that_diverged_are_refused_with_site_and_round():
     far = {"w": torch.full((4, 4), float("inf"))}
     with pytest.raises(UpdateError, match=r"update of site 'a' for round 2: 'w' can't be compressed"):
         compress_update(STACK, Update("a", 2, Difference(far, {"w": torch.zeros(4, 4)}), 1), {})
@@ -344,8 +344,8 @@ def test_a_stack_compresses_the_values_it_passes_on() -> None:
     assert encoded.bytes == 100 * 4 + 100 + 2 * 4
     alone, _ = TopK(share=0.1).encode(sent, {})
     short = Int8(block=50).decode(Int8(block=50).encode(alone.groups["values"] | {}, {})[0])["w"]
-    found = decompress([TopK(share=0.1), Int8(block=50)], encoded)["w"]
-    assert torch.equal(found[alone.groups["places"]["w"].long()], short)
+    decoded = decompress([TopK(share=0.1), Int8(block=50)], encoded)["w"]
+    assert torch.equal(decoded[alone.groups["places"]["w"].long()], short)
 
 
 @pytest.mark.parametrize(
