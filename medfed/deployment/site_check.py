@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from medfed.data.case_table import OwnTable
 from medfed.deployment.admission import check_member
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile, as_read_here, secret_of
@@ -25,7 +24,7 @@ def choices_of(site: SiteFile) -> OwnChoices:
         name=site.name,
         secret=secret_of(Path(site.secret)),
         layout=site.given_layout,
-        table=OwnTable(site.table, site.columns),
+        table=site.own_table,
         words=site.classes,
         bears=site.policy.unreadable,
         as_read_here=partial(as_read_here, site=site),
