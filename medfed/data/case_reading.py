@@ -136,8 +136,10 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
         )
         if len(volumes) != 1:
             raise SeveralVolumesError(
-                f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
-                "folder of its own"
+                f"its image holds {len(volumes)} volumes, expected one: several series, or echoes, time "
+                "points or phases of one; put the files of each (one EchoTime, TemporalPositionIdentifier or "
+                "AcquisitionNumber) into a folder of its own, and name the one that is meant, or each as a "
+                "channel, by `layout: {kind: pattern, image: {NAME: '{patient}/NAME/'}}`"
             )
         channels += volumes
     _check_pet(channels, reading)

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from medfed.data.case_table import OwnTable
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.background import record_exit, run_periodically
@@ -267,7 +266,7 @@ def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> SiteCases:
         site.data,
         secret,
         site.cache,
-        OwnTable(site.table, site.columns),
+        site.own_table,
         site.classes,
         site.given_layout,
     )
