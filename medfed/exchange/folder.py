@@ -150,7 +150,7 @@ class FolderStore:
         self._delete(study, lambda side, round: round < before if side == "glob" else round <= before)
 
     def delete_study(self, study: str) -> None:
-        self._delete(study, lambda side, round: True, control=("now", "coming"))
+        self._delete(study, lambda side, round: True, control=("current", "announced"))
 
     def _delete(self, study: str, is_old: Callable[[str, int], bool], control: Sequence[str] = ()) -> None:
         """Delete the rounds for which `is_old` (of `glob` or `up`, and the round), and control messages."""
@@ -161,7 +161,7 @@ class FolderStore:
             for parent in parents:
                 side = parent.partition("/")[0]
                 for name in self._names(parent):
-                    is_round = name[:1] == "r" and name[1:].isdigit()
+                    is_round = name[:1] == "r" and name[1:].isdecimal()
                     if (is_round and is_old(side, int(name[1:]))) or name in control:
                         self._fs.rm(self._path(f"{parent}/{name}"), recursive=True)
 

@@ -90,7 +90,8 @@ def _number(name: str, study: str) -> int:
     if name == study:
         return 1
     suffix = name.removeprefix(f"{study}-")
-    return int(suffix) if name != suffix and suffix.isdigit() else 0
+    # Not isdigit: it is true of '²', which int() refuses.
+    return int(suffix) if name != suffix and suffix.isdecimal() else 0
 
 
 def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule]) -> RunFacts:
@@ -131,6 +132,6 @@ def write_study(folder: RunFolder, study: Study) -> None:
     """Write study.yaml, and study.json without the hospitals' folders, which the report may show."""
     plain = to_dict(study)
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
-    shared["start"] = study.start and Path(study.start).name
-    write_whole(folder.shared_study, msgspec.json.encode(shared))
+    public = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    public["start"] = study.start and Path(study.start).name
+    write_whole(folder.public_study, msgspec.json.encode(public))
