@@ -10,7 +10,7 @@ import math
 from scipy.stats import binom
 
 # A bound that is too high with at most this probability.
-ERROR = 1e-3
+ERROR = 0.01
 
 
 def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
