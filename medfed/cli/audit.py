@@ -52,6 +52,32 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     click.echo(", enrolled in this federation" if authority else f", certificate {checked.fingerprint}")
 
 
+@audit.command(short_help="Check what patients have spent.")
+@click.argument("site", type=PATH)
+@click.option("--adopt", is_flag=True, help="Take over a ledger without head or signatures, as it is now.")
+def ledger(site: Path, adopt: bool) -> None:
+    """Check the privacy ledger of the hospital of a site file: no line was changed, added, cut or deleted.
+
+    With --adopt, a ledger of an earlier medfed, or one whose head was lost, counts as it is from now on.
+    Compare it with your own records first: nobody else knows what was spent.
+
+    \b
+    medfed audit ledger site.yaml
+    """
+    from medfed.deployment.site_file import read_site, secret_of
+    from medfed.deployment.site_session import adopt_ledger, ledger_of
+
+    settings = read_site(site)
+    secret = secret_of(Path(settings.secret))
+    if adopt:
+        click.echo(f"{adopt_ledger(settings, secret)} lines are taken over")
+    opened = ledger_of(settings, secret)
+    head, accounts = opened.head(), opened.accounts()
+    still_open = sum(not account.closed for account in accounts)
+    click.echo(f"{head.lines} lines, signed and complete; the last is {head.sha256}")
+    click.echo(f"{len(accounts)} runs of studies, {still_open} of them open")
+
+
 @audit.command(short_help="Write a log as a page or a table.")
 @click.argument("log", type=PATH)
 @click.option(

@@ -28,7 +28,7 @@ from medfed.deployment.site_evaluation import (
     site_config_under_policy,
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
-from medfed.deployment.site_session import SiteSession, open_audit_log
+from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
 from medfed.errors import DataError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
@@ -48,7 +48,7 @@ from medfed.pipeline.factory import (
 from medfed.pipeline.planning import check_planned
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
-from medfed.privacy.accounting.ledger import Ledger, data_set
+from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
@@ -120,7 +120,11 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         compare_local_model(session)
     report_run(folder.path)
     if session.trains:
-        facts = privacy_facts.with_spent_budget(facts, study, {name: Path(session.site.out)})
+        ledger = ledger_of(session.site, session.hospital.secret)
+        head = ledger.head()
+        # A further record of the ledger's last line, in a log that the site's own key signs.
+        session.audit.write("ledger", site=name, lines=head.lines, sha256=head.sha256)
+        facts = privacy_facts.with_spent_budget(facts, study, {name: ledger})
     finish_run(folder, facts, began)
     session.status.update(state="finished")
 
@@ -183,8 +187,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
             session.digest,
             data_set(data.patients("train"), session.hospital.secret),
             data.items_by_patient() if study.privacy.trains_privately else (),
-            # One ledger for all studies of this hospital, beside their run folders.
-            Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
+            ledger_of(site, session.hospital.secret),
         ),
         audit=session.audit,
         callbacks=[SiteProgress(session)],
