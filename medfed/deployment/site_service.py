@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
+from medfed.deployment.approvals import is_approved
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker
 from medfed.deployment.policy import egress_under
@@ -29,7 +30,7 @@ from medfed.deployment.site_evaluation import (
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
-from medfed.errors import DataError, ExchangeError
+from medfed.errors import DataError, ExchangeError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.federation.callback import FederatedCallback
@@ -219,6 +220,7 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
     while not received.final:
         received = receive(connection, received.round + 1)
     _record_evaluated(session, received)
+    _check_still_approved(session, session.digest)
     scalars = dict(measure_final_model(session, received))
     send_update(connection, Update(session.name, received.round + 1, {}, 0, scalars), received.weights)
     return received
@@ -230,17 +232,30 @@ def _record_evaluated(session: SiteSession, received: GlobalModel) -> None:
     append_round(session.folder.rounds, RoundReport(received.round, (result,), 0.0, 0))
 
 
+def _check_still_approved(session: SiteSession, digest: str) -> None:
+    """Raise if someone revoked the approval of the study while this site takes part.
+
+    Raises:
+        StudyError: naming the site.
+    """
+    if not is_approved(Path(session.site.out), digest):
+        session.audit.write("approval revoked", site=session.name, study=digest)
+        raise StudyError(f"site '{session.name}': this hospital revoked its approval of the study")
+
+
 class SiteProgress(pl.Callback):
     """Writes a site's progress to the display, the status file and rounds.jsonl."""
 
     def __init__(self, session: SiteSession) -> None:
-        self._session = session
+        self._session, self._digest = session, session.digest
         self._epochs = session.study.at(session.name).train.epochs
         self._round, self._began = 0, time.monotonic()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.is_last_batch:  # before anything is sent
+            _check_still_approved(self._session, self._digest)
         steps = int(trainer.num_training_batches)
         done = (trainer.current_epoch % self._epochs) * steps + batch_idx
         self._session.progress.training(self._session.name, done, steps * self._epochs)
