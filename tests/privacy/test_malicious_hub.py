@@ -27,7 +27,16 @@ from medfed.deployment.enrolment import enrol
 from medfed.errors import PrivacyError, StudyError
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.privacy._key_exchange import Boxes, RelayedMessages, parse, to_bytes
-from medfed.privacy._secagg import DeliveredShares, Keys, Members, Shares, SignedMembers, UnmaskRequest, view
+from medfed.privacy._secagg import (
+    DeliveredShares,
+    Keys,
+    Members,
+    Shares,
+    SignedMembers,
+    UnmaskRequest,
+    neighbours,
+    view,
+)
 from medfed.privacy._shamir import SHARE_BYTES, join, split
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
@@ -462,3 +471,58 @@ def test_shares_of_one_attempt_are_of_no_use_in_the_next():
     script.end()
     second = parse(parse(again["alfa"].data, Statement, "alfa", "keys").content, Keys, "alfa", "keys")
     assert len({first.box, first.mask, first.seed, second.box, second.mask, second.seed}) == 6
+
+
+# --------------------------------------------------------------------------------------------------- the ring
+
+
+def ring_of(names: Sequence[str], most: int) -> dict[str, list[str]]:
+    keys = {name: Keys(f"{name}-box".encode(), f"{name}-mask".encode(), b"") for name in names}
+    return neighbours(keys, most)
+
+
+def test_the_ring_is_the_graph_of_the_paper():
+    """Bell et al., CCS 2020: a Harary graph over a random order, here made again by networkx."""
+    networkx = pytest.importorskip("networkx")
+    graph = networkx.Graph()
+    for site, others in ring_of([f"s{number:02d}" for number in range(13)], 6).items():
+        graph.add_edges_from((site, other) for other in others)
+    assert networkx.is_isomorphic(graph, networkx.hkn_harary_graph(6, 13))
+    assert networkx.node_connectivity(graph) == 6
+
+
+@pytest.mark.parametrize("colluding", [0, 1])
+def test_no_part_of_a_ring_can_be_cut_off_and_unmasked(colluding):
+    """Every list of who is in the sum, every place of a colluding site: ten sites, four neighbours each."""
+    sites = [f"s{number}" for number in range(10)]
+    around = ring_of(sites, 4)
+    settings = SecureSum(neighbours=4, colluding=colluding, threshold=0.51)._settings
+    shares, cut = settings.required_shares(len(sites)), 0
+    for bits in range(1 << len(sites)):
+        in_sum = {site for place, site in enumerate(sites) if bits >> place & 1}
+        if len(in_sum) < settings.required(len(sites)):
+            continue
+        for helps in sites if colluding else [None]:
+            honest = in_sum - {helps}
+            for part in parts(honest, around):
+                if part == honest:
+                    continue
+                cut += 1
+                holders = [
+                    sum(one in honest or one == helps for one in (site, *around[site])) for site in part
+                ]
+                assert min(holders) < shares, (sorted(in_sum), helps, sorted(part))
+    assert cut  # some lists do cut the ring
+
+
+def parts(sites: set[str], around: Mapping[str, list[str]]) -> list[set[str]]:
+    """Return the connected parts of these sites."""
+    rest, found = set(sites), []
+    while rest:
+        part, edge = set(), {min(rest)}
+        while edge:
+            part |= edge
+            edge = {other for site in edge for other in around[site] if other in sites} - part
+        rest -= part
+        found.append(part)
+    return found
