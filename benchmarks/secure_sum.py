@@ -75,7 +75,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         for site in sites[:gone]:
 
             def stops(update: Update, site: str = site) -> None:
-                sides[site].withdraw(site, "it stops")
+                sides[site].drop_out(site, "it stops")
                 raise SystemExit
 
             sides[site].send = stops
@@ -114,7 +114,7 @@ def main() -> None:
         ("secure_sum, 32 bits", SecureSum(bits=32, limit=16, max_examples=1000), 0),
         ("secure_sum, 64 bits", SecureSum(), 0),
         ("secure_sum, 64 bits, 2 sites drop out", SecureSum(threshold=0.6), 2),
-        ("distributed_dp, 32 bits", DistributedDP(noise_multiplier=1.0, least=6), 0),
+        ("distributed_dp, 32 bits", DistributedDP(noise_multiplier=1.0, min_sites=6), 0),
     ]
     print(
         f"{chosen.millions} million parameters, {chosen.sites} sites, torch with {torch.get_num_threads()} "

@@ -90,9 +90,9 @@ class Round:
         self.threads: list[threading.Thread] = []
 
     def start(self, *sites: str, dies: dict[str, str] | None = None, silent: bool = False) -> None:
-        """Start sites; one that dies or is deceived is withdrawn, unless `silent`."""
+        """Start sites; one that dies or is deceived drops out, unless `silent`."""
         for site in sites:
-            self.exchange._withdrawn.pop(site, None)
+            self.exchange._dropped_out.pop(site, None)
 
         def work(site: str) -> None:
             side = DiesBefore(self.exchange, (dies or {})[site]) if site in (dies or {}) else self.exchange
@@ -106,7 +106,7 @@ class Round:
             except BaseException as error:
                 self.ends[site] = error
                 if not silent or not isinstance(error, Killed):
-                    self.exchange.withdraw(site, "it stopped")
+                    self.exchange.drop_out(site, "it stopped")
 
         for site in sites:
             self.threads.append(threading.Thread(target=work, args=(site,), daemon=True))

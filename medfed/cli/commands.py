@@ -280,19 +280,21 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 
 
 @main.command(short_help="Check a hospital's folder before training.")
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=PATH, required=False)
 @click.option("--study", type=PATH, help="Also check whether the folder can take part in this study.")
 @click.option(
     "--secret", type=PATH, help="The file with the site's secret, for the case ids and splits of training."
 )
 @click.option(
-    "--site", type=PATH, help="The site file, for the hospital's layout and its own headings of a table."
+    "--site",
+    type=PATH,
+    help="The site file: check its data as training reads them, under the hospital's own policy.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
 @layout_option
 def check(
-    folder: Path,
+    folder: Path | None,
     study: Path | None,
     secret: Path | None,
     site: Path | None,
@@ -307,16 +309,24 @@ def check(
     \b
     medfed check /data/our-hospital
     medfed check /data/our-hospital --study study.yaml --page check.html
+    medfed check --site site.yaml --study study.yaml
     """
-    from medfed.pipeline import check as checks
+    from dataclasses import replace
 
-    columns = None
+    from medfed.pipeline import check as checks
+    from medfed.pipeline.secret_file import read_secret
+
+    own = checks.OwnChoices()
     if site is not None:
+        from medfed.deployment.site_check import choices_of
         from medfed.deployment.site_file import read_site
 
-        own = read_site(site)
-        layout, columns = layout or own.given_layout, own.columns
-    sys.exit(checks.check(folder, study, secret, as_json, page, layout, columns))
+        settings = read_site(site)
+        own, folder = choices_of(settings), folder or Path(settings.data)
+    if folder is None:
+        raise MedfedError("check: name the hospital's folder or table, or its site file with --site")
+    own = replace(own, layout=layout or own.layout, secret=read_secret(secret) or own.secret)
+    sys.exit(checks.check(folder, study, as_json, page, own))
 
 
 @main.command(short_help="Copy DICOM images without the patient.")

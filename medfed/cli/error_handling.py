@@ -43,8 +43,8 @@ def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(str(error), err=True)
             sys.exit(REFUSED)
         except KeyboardInterrupt:
-            advice = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)
-            click.echo(f"\nmedfed: interrupted; {advice}", err=True)
+            remedy = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)
+            click.echo(f"\nmedfed: interrupted; {remedy}", err=True)
             sys.exit(INTERRUPTED)
 
     return wrapper

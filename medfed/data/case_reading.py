@@ -88,7 +88,7 @@ def check_files(case: Case) -> None:
     """
     if case.fault is not None:
         raise case.fault.kind(case.fault.message)
-    advice = "correct its path in the table, or restore the file"
+    remedy = "correct its path in the table, or restore the file"
     lacking = [str(number) for number, source in enumerate(case.image, start=1) if source == ()]
     if lacking and len(case.image) > 1:
         raise MissingImageError(
@@ -98,10 +98,10 @@ def check_files(case: Case) -> None:
     if lacking:
         raise MissingImageError("there is a label of this name and no image; restore the image")
     if not all(path.exists() for source in case.image for path in paths_of(source)):
-        raise MissingImageError(f"its image is not there; {advice}")
+        raise MissingImageError(f"its image is not there; {remedy}")
     labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
     if not all(path.exists() for path in labels):
-        raise MissingLabelError(f"its label is not there; {advice}")
+        raise MissingLabelError(f"its label is not there; {remedy}")
 
 
 def moved_parts(image: Volume, label: Volume | None) -> tuple[str, ...]:
@@ -136,8 +136,10 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
         )
         if len(volumes) != 1:
             raise SeveralVolumesError(
-                f"its image holds {len(volumes)} volumes, expected one; put each series or time point into a "
-                "folder of its own"
+                f"its image holds {len(volumes)} volumes, expected one: several series, or echoes, time "
+                "points or phases of one; put the files of each (one EchoTime, TemporalPositionIdentifier or "
+                "AcquisitionNumber) into a folder of its own, and name the one that is meant, or each as a "
+                "channel, by `layout: {kind: pattern, image: {NAME: '{patient}/NAME/'}}`"
             )
         channels += volumes
     _check_pet(channels, reading)

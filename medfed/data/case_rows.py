@@ -18,6 +18,7 @@ class CaseRows:
     numbers: (numeric features,) per case, NaN where empty.  words: (words of all categorical features,) per
     case, 0 or 1.  refused: why a case has no row that can be used, naming the case by token.  dropped: the
     cases that `missing: drop` left out.  warnings: what a person should look at before the study trains.
+    notes: what was read how; they may be printed, as the warnings may.
     """
 
     numbers: Mapping[str, Sequence[float]]
@@ -25,6 +26,7 @@ class CaseRows:
     refused: Mapping[str, DataError] = field(default_factory=lambda: MappingProxyType({}))
     dropped: tuple[Case, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def check(self, case: Case) -> None:
         """Raise why a case has no row, if it has none.

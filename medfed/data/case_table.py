@@ -89,7 +89,7 @@ def with_table(index: Index, settings: CaseTable | None, own: OwnTable | None = 
     own = own or OwnTable()
     path = find_case_table(index.folder, settings, own.file)
     try:
-        rows, notes = _read(path, index, settings, own)
+        rows = _read(path, index, settings, own)
     except DataError as error:
         sought = f"; the columns were sought in {CASES_FILE}, as the folder has none of {', '.join(FILES)}"
         hint = sought if path == index.folder / CASES_FILE and settings.file is None else ""
@@ -105,7 +105,6 @@ def with_table(index: Index, settings: CaseTable | None, own: OwnTable | None = 
         index,
         cases=cases,
         rows=rows,
-        notes=(*index.notes, *notes),
         left_out_files=_without(index.left_out_files, path),
     )
 
@@ -144,7 +143,7 @@ def find_case_table(folder: Path, settings: CaseTable, own: str | None = None) -
     )
 
 
-def _read(path: Path, index: Index, settings: CaseTable, own: OwnTable) -> tuple[CaseRows, tuple[str, ...]]:
+def _read(path: Path, index: Index, settings: CaseTable, own: OwnTable) -> CaseRows:
     reading = settings.as_table
     roles = dict(zip(ROLES, (settings.case, settings.patient), strict=True))
     headings = {roles.get(name, name): word for name, word in own.headings.items()}
@@ -163,7 +162,8 @@ def _read(path: Path, index: Index, settings: CaseTable, own: OwnTable) -> tuple
             f"{len(rows.dropped)} cases have an empty number in the table and are left out "
             "(data.table.missing)"
         )
-    return rows, (*notes, *([naming.note] if naming.note else []), *table.notes, *cell_notes)
+    notes += [*([naming.note] if naming.note else []), *table.notes, *map(of_case_table, cell_notes)]
+    return replace(rows, notes=tuple(notes))
 
 
 # ------------------------------------------------------------------------------------ which row is whose

@@ -371,7 +371,9 @@ class SiteDataModule(pl.LightningDataModule):
         self.notes += notes
         self._use(cases)
         self.notes += self._set_up_columns(settings)
-        self.warnings = self.index.rows.warnings if self.index.rows is not None else ()
+        if self.index.rows is not None:
+            self.notes += self.index.rows.notes
+            self.warnings = self.index.rows.warnings
         self._check_findings()
         self._cache = open_cache(settings, cache.folder if cache else None, self.needs, self.label_classes)
         if cache is not None and cache.note and settings.cache == "disk":

@@ -119,7 +119,7 @@ def index_folder(
         folder,
         listing.title,
         cases,
-        listing.notes,
+        (*listing.notes, *_note_on_links(survey.outside)),
         listing.class_names,
         listing.label_names,
         listing.channels,
@@ -134,6 +134,13 @@ def _list_cases(survey: Survey, layout: Layout, site_secret: bytes) -> CaseListi
     except CaseError as error:
         case = f"case {case_token(site_secret, error.case_id)}"
         raise error.kind(f"{f'{error.where} ({case})' if error.where else case}: {error}") from None
+
+
+def _note_on_links(count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    links = f"{count} links lead" if count > 1 else "1 link leads"
+    return (f"{links} out of the data folder; make sure that what lies there is this hospital's own",)
 
 
 def with_token(case: ListedCase, site_secret: bytes) -> Case:

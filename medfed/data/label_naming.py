@@ -24,7 +24,7 @@ from medfed.errors import DataError, ImageError
 NOTE = "structures"
 HEADING = ("structure", "coded meaning", "class of the study", "cases")
 NUMBERS_ALONE = "nothing here names the numbers in the labels"
-CURE = "map your own words to the study's in the site file, such as classes: {Leber: liver}"
+REMEDY = "map your own words to the study's in the site file, such as classes: {Leber: liver}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,7 +83,7 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
     if not spoken:
         raise DataError(
             f"none of {len(survey.named)} labels names a class of the study "
-            f"({', '.join(naming.classes[1:])}); {CURE}; {where or 'the labels name no structure'}"
+            f"({', '.join(naming.classes[1:])}); {REMEDY}; {where or 'the labels name no structure'}"
         )
     cases = tuple(
         replace(case, label=None, masks=()) if case.token in classes.keys() - spoken else case
@@ -107,7 +107,7 @@ def match_targets(index: Index, naming: ClassNames) -> Index:
     if all(number is None for number in numbers):
         raise DataError(
             f"none of the folder's {len(numbers)} classes is one of the study "
-            f"({', '.join(naming.classes)}); rename the folders, or {CURE}"
+            f"({', '.join(naming.classes)}); rename the folders, or {REMEDY}"
         )
     cases = tuple(
         case if case.target is None else replace(case, target=numbers[case.target]) for case in index.cases
@@ -208,7 +208,7 @@ def _left_out_notes(survey: LabelSurvey, where: str) -> Iterator[str]:
     if left_out:
         yield (
             f"{len(left_out)} structures that the labels name match no class of the study and are left out; "
-            f"if one of them is a class under another word, {CURE}; {where}"
+            f"if one of them is a class under another word, {REMEDY}; {where}"
         )
     merged: dict[int, int] = defaultdict(int)
     for each in survey.named:

@@ -47,8 +47,8 @@ def find_table(path: Path) -> Path:
         files = tables_in(path)
         if len(files) == 1:
             return files[0]
-        advice = "expected one (.csv, .tsv or .xlsx); name the file in the site's `data`"
-        raise DataError(f"the site's data folder holds {len(files)} tables, {advice}")
+        remedy = "expected one (.csv, .tsv or .xlsx); name the file in the site's `data`"
+        raise DataError(f"the site's data folder holds {len(files)} tables, {remedy}")
     if not path.is_file():
         raise DataError("the site's table is not there; set the site's `data` to the CSV, TSV or XLSX file")
     return path

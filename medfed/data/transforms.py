@@ -147,9 +147,9 @@ def check_preparable(image: Volume, settings: Images) -> None:
     if not isinstance(settings.spacing_mm, tuple):
         return
     if planes.in_pixels(image):
-        cure = "it to fit or native" if settings.spatial_dims == 2 else "data.spatial_dims to 2"
+        remedy = "it to fit or native" if settings.spatial_dims == 2 else "data.spatial_dims to 2"
         raise ImageError(
-            f"the image has no size in mm, and the study resamples to data.spacing_mm; set {cure}"
+            f"the image has no size in mm, and the study resamples to data.spacing_mm; set {remedy}"
         )
     extent = np.multiply(image.shape, image.spacing_mm)
     if settings.spatial_dims == 2:  # the distance of slices stays

@@ -53,5 +53,5 @@ class WorkerExchange:
     def send(self, update: Update) -> None:
         raise ExchangeError(f"site '{update.site}': only rank 0 sends")
 
-    def withdraw(self, site: str, reason: str) -> None:
+    def drop_out(self, site: str, reason: str) -> None:
         """Do nothing: rank 0 stops too, and tells the hub."""

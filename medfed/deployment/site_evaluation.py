@@ -9,7 +9,7 @@ from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession
 from medfed.evaluation.aggregate import aggregate
-from medfed.evaluation.inference import Hospital
+from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
@@ -24,7 +24,7 @@ from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights, weights_of
 
 
-def site_config_under_policy(site: SiteFile, study: Study, hospital: Hospital) -> SiteConfig:
+def site_config_under_policy(site: SiteFile, study: Study, hospital: SiteCases) -> SiteConfig:
     """Return how this site trains: as the study says, on its own devices, under its own policy."""
     egress = egress_under(study, site.policy, len(hospital.data.cases("val")))
     config = site_config_of(study, site.name)

@@ -20,6 +20,7 @@ from typing import Literal
 
 import msgspec
 
+from medfed.data.case_table import OwnTable
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.reading import SiteReading
 from medfed.data.settings import AnyLayout, Images
@@ -71,6 +72,11 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     table: str | None = None
     read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
+
+    @property
+    def own_table(self) -> OwnTable:
+        """The site's own table beside its images, and its headings of a table."""
+        return OwnTable(self.table, self.columns)
 
     @property
     def given_layout(self) -> Layout | None:

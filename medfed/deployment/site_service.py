@@ -17,7 +17,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from medfed.data.case_table import OwnTable
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.background import record_exit, run_periodically
@@ -31,11 +30,11 @@ from medfed.deployment.site_evaluation import (
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, open_audit_log
 from medfed.errors import DataError, ExchangeError
-from medfed.evaluation.inference import Hospital
+from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
-from medfed.federation.site import PatientLedger, SiteRun, train_site
+from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.files import utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
@@ -180,7 +179,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         resume=True,
         logger=True,
         examples=data.examples,
-        patients=PatientLedger(
+        patients=ChargedPatients(
             session.digest,
             data_set(data.patients("train"), session.hospital.secret),
             data.items_by_patient() if study.privacy.trains_privately else (),
@@ -259,7 +258,7 @@ class SiteProgress(pl.Callback):
         self._session.status.update(round=federated.round, scores=dict(federated.scores))
 
 
-def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> Hospital:
+def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> SiteCases:
     """Return the hospital's data as its own site file says to read them."""
     return hospital_of(
         as_read_here(study, site),
@@ -267,7 +266,7 @@ def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> Hospital:
         site.data,
         secret,
         site.cache,
-        OwnTable(site.table, site.columns),
+        site.own_table,
         site.classes,
         site.given_layout,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.deployment.site_file import SiteFile
-from medfed.evaluation.inference import Hospital
+from medfed.evaluation.inference import SiteCases
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.status import Status
@@ -23,7 +23,7 @@ class SiteSession:
 
     site: SiteFile
     study: Study
-    hospital: Hospital
+    hospital: SiteCases
     folder: RunFolder
     status: Status
     progress: Progress

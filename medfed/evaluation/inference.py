@@ -47,7 +47,7 @@ SUBGROUPS = ("sex", "scanner")
 
 
 @dataclass(frozen=True)
-class Hospital:
+class SiteCases:
     """One hospital's data, and the key of its patients' tokens."""
 
     name: str
@@ -77,7 +77,7 @@ class Reference(NamedTuple):
 class LabelCache:
     """The labels of a hospital's cases on their own grids, read once per case within MAX_CACHED_BYTES."""
 
-    def __init__(self, hospital: Hospital) -> None:
+    def __init__(self, hospital: SiteCases) -> None:
         self.hospital = hospital
         self._labels: dict[str, Reference] = {}
         self._bytes = 0
@@ -381,7 +381,7 @@ def attributes(table: Mapping[str, str]) -> dict[str, str]:
 
 
 def case_images(
-    task: Any, module_at: Callable[[str], LightningModule], hospitals: Mapping[str, Hospital]
+    task: Any, module_at: Callable[[str], LightningModule], hospitals: Mapping[str, SiteCases]
 ) -> Callable[[str, str], CaseImages]:
     """Return the loader of the images that a gallery shows: a case's image, prediction and reference.
 

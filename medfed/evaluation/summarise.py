@@ -27,7 +27,7 @@ from medfed.runs.rounds import last_round, read_rounds
 
 
 @dataclass(frozen=True)
-class ResolvedStudy:
+class PublicStudy:
     """A run's study as it was written into the run folder, with every default; empty if it was not written.
 
     Unlike `study.Study` it is not checked, so that a run of another version still has a report.
@@ -57,7 +57,7 @@ class ResolvedStudy:
         return int(self.section("evaluation").get("draws", DRAWS))
 
 
-def read_resolved_study(run: Path) -> ResolvedStudy:
+def read_public_study(run: Path) -> PublicStudy:
     """Return the study that is written in a run folder.
 
     Raises:
@@ -67,14 +67,14 @@ def read_resolved_study(run: Path) -> ResolvedStudy:
 
     folder = RunFolder(run)
     # The report may be shared: study.json is the study without the hospitals' folders.
-    path = folder.shared_study if folder.shared_study.is_file() else folder.study
+    path = folder.public_study if folder.public_study.is_file() else folder.study
     if not path.is_file():
-        return ResolvedStudy({})
+        return PublicStudy({})
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise RunError(f"{path.name}: cannot be read: {type(error).__name__}; restore the file") from error
-    return ResolvedStudy(sections if isinstance(sections, dict) else {})
+    return PublicStudy(sections if isinstance(sections, dict) else {})
 
 
 def read_run_facts(run: Path) -> RunFacts:
@@ -97,7 +97,7 @@ def summarise(run: Path) -> list[rows.Row]:
         DataError: case rows that contradict each other.
     """
     folder = RunFolder(run)
-    facts, study = read_run_facts(run), read_resolved_study(run)
+    facts, study = read_run_facts(run), read_public_study(run)
     every = rows.read_cases(folder.cases) if folder.cases.is_file() else []
     reported = rows.read_rows(folder.reported) if folder.reported.is_file() else []
     settings = summary_settings(facts, study, last_round(read_rounds(folder.rounds)))
@@ -118,7 +118,7 @@ def summarise(run: Path) -> list[rows.Row]:
     return summary
 
 
-def summary_settings(facts: RunFacts, study: ResolvedStudy, round: int) -> SummarySettings:
+def summary_settings(facts: RunFacts, study: PublicStudy, round: int) -> SummarySettings:
     """Return how a run's case rows are summarised."""
     return SummarySettings(
         round=round,

@@ -60,7 +60,7 @@ class SiteSide(SiteMessaging, Protocol):
         A site then stops at its next training step instead of its next merge.
         """
 
-    def withdraw(self, site: str, reason: str) -> None:
+    def drop_out(self, site: str, reason: str) -> None:
         """Tell the hub that this site stops; the reason holds no patient data."""
 
 
@@ -77,7 +77,7 @@ class HubSide(HubMessaging, Protocol):
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         """Yield one result per site as they arrive, until all have answered or the deadline has passed.
 
-        A site that did not answer in time yields nothing. A site that withdrew, or whose update cannot be
+        A site that did not answer in time yields nothing. A site that dropped out, or whose update cannot be
         decoded, yields a result with the error.
         """
 

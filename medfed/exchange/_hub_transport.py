@@ -94,11 +94,11 @@ class HubTransport:
                 if name not in stored:
                     yield name, chunk
 
-        coming, now = self._objects.hub_object("coming"), self._objects.hub_object("now")
-        self._retry("publishes", lambda: self._store.put(coming, sealed))
+        announced, current = self._objects.hub_object("announced"), self._objects.hub_object("current")
+        self._retry("publishes", lambda: self._store.put(announced, sealed))
         self._retry("publishes", lambda: self._store.put_many(chunks(), stored.add))
         ensure_saved()
-        self._retry("publishes", lambda: self._store.put(now, sealed))
+        self._retry("publishes", lambda: self._store.put(current, sealed))
         self._retry("clears", lambda: self._store.delete_rounds(self._study, model.round))
         self._current = model
         self._max_update_bytes = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
@@ -186,8 +186,8 @@ class HubTransport:
             try:
                 for site in list(pending):
                     message = self._mailbox.find(round, attempt, step, site)
-                    if message is None and (withdrawn := self._withdrawal(round, site)) is not None:
-                        message = ReceivedMessage(site, error=withdrawn.error)
+                    if message is None and (dropped_out := self._drop_out(round, site)) is not None:
+                        message = ReceivedMessage(site, error=dropped_out.error)
                     if message is not None:
                         pending.remove(site)
                         yield message
@@ -207,7 +207,7 @@ class HubTransport:
         prefix = self._objects.update_prefix(site, round)
         data = self._store.get(manifest_name(prefix))
         if not data:
-            return self._withdrawal(round, site)
+            return self._drop_out(round, site)
         size = 0
         try:
             manifest = self._objects.open_manifest(data, site)
@@ -238,7 +238,7 @@ class HubTransport:
 
     def _prefetch_update(self, round: int, site: str) -> bool:
         """Fetch the available chunks of an update that a site is sending; return whether anything was new."""
-        data = self._objects.get_site_object(site, "coming")
+        data = self._objects.get_site_object(site, "announced")
         if data is None:
             return False
         is_new = data != self._announced.get(site, (b"", None))[0]
@@ -271,14 +271,14 @@ class HubTransport:
                 time.sleep(MIN_BACKOFF_S)
         return None
 
-    def _withdrawal(self, round: int, site: str) -> ReceivedUpdate | None:
-        data = self._objects.get_site_object(site, "withdrawn")
+    def _drop_out(self, round: int, site: str) -> ReceivedUpdate | None:
+        data = self._objects.get_site_object(site, "dropped_out")
         if data is None:
             return None
         try:
-            message = self._objects.open_control(data, site, "withdrawn")
+            message = self._objects.open_control(data, site, "dropped_out")
         except WireError as error:
-            self._warn(f"a withdrawal of site '{site}' is refused: {error}")
+            self._warn(f"a drop-out of site '{site}' is refused: {error}")
             return None
         if not message.text:
             return None
@@ -299,10 +299,10 @@ class HubTransport:
     def _read_heartbeats(self, sites: Iterable[str]) -> None:
         now = time.monotonic()
         for site in sites:
-            data = self._objects.get_site_object(site, "here")
+            data = self._objects.get_site_object(site, "heartbeat")
             if data is not None and data != self._last_heartbeat(site):
                 try:
-                    self._objects.open_control(data, site, "here")
+                    self._objects.open_control(data, site, "heartbeat")
                 except WireError as error:
                     self._warn(f"a heartbeat of site '{site}' is refused: {error}")
                     continue

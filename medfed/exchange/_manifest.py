@@ -48,9 +48,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         ]
 
 
-# The kinds of control messages: a site's heartbeat, its withdrawal, the study's state (open or closed), and
-# the text of the study.
-ControlKind = Literal["here", "withdrawn", "state", "study"]
+# The kinds of control messages: a site's heartbeat, that it dropped out, the study's state (open or closed),
+# and the text of the study.
+ControlKind = Literal["heartbeat", "dropped_out", "state", "study"]
 
 
 class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="notice"):

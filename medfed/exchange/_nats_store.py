@@ -290,7 +290,7 @@ class NatsStore:
 
     async def _subscribe(self, client: Any) -> None:
         async def on_message(message: Any) -> None:
-            if not message.subject.endswith(".here.m"):
+            if not message.subject.endswith(".heartbeat.m"):
                 self._changed.set()
 
         await client.subscribe(

@@ -27,18 +27,18 @@ class SitePresence:
         Raises:
             ExchangeError: if another process already sends heartbeats for this site.
         """
-        first = self._objects.get_site_object(self._site, "here")
+        first = self._objects.get_site_object(self._site, "heartbeat")
         deadline = time.monotonic() + OFFLINE_AFTER_HEARTBEATS * self._objects.store.heartbeat_s
         while self._is_of_another_process(first) and time.monotonic() < deadline:
             time.sleep(0.2)
-            if self._objects.get_site_object(self._site, "here") != first:
+            if self._objects.get_site_object(self._site, "heartbeat") != first:
                 raise ExchangeError(
                     f"site '{self._site}' already takes part from another folder or machine; only one "
                     f"process may. If this one should replace it, stop the other first"
                 )
-        self.send("here")
-        if self._objects.get_site_object(self._site, "withdrawn") is not None:
-            self.send("withdrawn")
+        self.send("heartbeat")
+        if self._objects.get_site_object(self._site, "dropped_out") is not None:
+            self.send("dropped_out")
 
     def start(self) -> None:
         """Send heartbeats from a thread of its own until `stop`."""
@@ -63,7 +63,7 @@ class SitePresence:
         if data is None:
             return False
         try:
-            return self._objects.open_control(data, self._site, "here").session != self._session
+            return self._objects.open_control(data, self._site, "heartbeat").session != self._session
         except WireError:
             return False
 
@@ -71,13 +71,13 @@ class SitePresence:
         count = 0
         while not self._stopped.wait(self._objects.store.heartbeat_s):
             try:
-                if self._is_of_another_process(self._objects.get_site_object(self._site, "here")):
+                if self._is_of_another_process(self._objects.get_site_object(self._site, "heartbeat")):
                     self._replaced = ExchangeError(
                         f"site '{self._site}': another process has taken its place while this one was "
                         f"silent; this one stops"
                     )
                     return
                 count += 1
-                self.send("here", count=count)
+                self.send("heartbeat", count=count)
             except Exception as error:  # noqa: BLE001 - a missed heartbeat must never cost a round
                 log.debug("site '%s': no heartbeat sent: %s", self._site, error)

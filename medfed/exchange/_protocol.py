@@ -1,13 +1,13 @@
 """How site and hub communicate over an object store: what is stored where, and how each resumes after a kill.
 
-    the hub    glob/<study>/coming/m                 the manifest of the model that it is about to publish
+    the hub    glob/<study>/announced/m              the manifest of the model that it is about to publish
                glob/<study>/r<N>/c/<i>-<digest>      the chunks of the model after N merges
-               glob/<study>/now/m                    its manifest, sealed, written last, replacing the last
-    a site     up/<study>/<site>/coming/m            the manifest of the update that it is about to send
+               glob/<study>/current/m                its manifest, sealed, written last, replacing the last
+    a site     up/<study>/<site>/announced/m         the manifest of the update that it is about to send
                up/<study>/<site>/r<N>/c/<i>-<digest> the chunks of its update for round N
                up/<study>/<site>/r<N>/m              its manifest, sealed, written last and only once
-               up/<study>/<site>/here/m              a heartbeat, every few seconds
-               up/<study>/<site>/withdrawn/m         why it stops, or an empty text
+               up/<study>/<site>/heartbeat/m         a heartbeat, every few seconds
+               up/<study>/<site>/dropped_out/m       why it stops, or an empty text
     both       small messages, see `_mailbox.py`
 
 Everything is sealed (`wire/signing.py`) and every chunk has a digest, so the worst that the store can do is

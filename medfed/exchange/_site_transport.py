@@ -35,8 +35,8 @@ from medfed.wire.update import GlobalModel, Update
 # trained.
 MAX_CACHED_MODELS = 2
 
-# How long a site that stops tries to send its withdrawal.
-WITHDRAWAL_TIMEOUT_S = 10.0
+# How long a site that stops tries to send that it drops out.
+DROP_OUT_TIMEOUT_S = 10.0
 
 _T = TypeVar("_T")
 
@@ -110,11 +110,11 @@ class SiteTransport:
             outgoing.wait_written()
             self._measured = None
 
-    def withdraw(self, site: str, reason: str) -> None:
-        deadline = time.monotonic() + WITHDRAWAL_TIMEOUT_S
+    def drop_out(self, site: str, reason: str) -> None:
+        deadline = time.monotonic() + DROP_OUT_TIMEOUT_S
         while True:
             try:
-                return self._presence.send("withdrawn", reason[:2000])
+                return self._presence.send("dropped_out", reason[:2000])
             except (Unreachable, OSError):
                 if time.monotonic() > deadline:
                     return None  # the round's deadline will tell the hub
@@ -191,7 +191,7 @@ class SiteTransport:
 
     def _newest_manifest(self) -> Manifest | None:
         """Return the manifest of the hub's newest model, checked for this site's run and an old round."""
-        manifest, _ = self._hub_manifest("now")
+        manifest, _ = self._hub_manifest("current")
         if manifest is None:
             return None
         pinned = read_or_create(self._folder / "run", manifest.run)
@@ -209,7 +209,7 @@ class SiteTransport:
         return manifest
 
     def _hub_manifest(self, what: str) -> tuple[Manifest | None, bool]:
-        """Return the hub's manifest under `now` (newest) or `coming`, and whether it is new."""
+        """Return the hub's manifest under `current` or `announced`, and whether it is new."""
         data = self._objects.get_hub_object(what)
         if data is None:
             return None, False
@@ -242,7 +242,7 @@ class SiteTransport:
 
     def _prefetch_model(self, round: int) -> bool:
         """Fetch available chunks of a model that the hub is publishing; return whether any were new."""
-        manifest, is_new = self._hub_manifest("coming")
+        manifest, is_new = self._hub_manifest("announced")
         if manifest is None:
             return False
         path = self._model_file(manifest.round)
@@ -304,7 +304,7 @@ class SiteTransport:
             self._warn(f"its update for round {outgoing.round} is too late, the hub has moved on")
             return
         sealed = encode_sealed(outgoing.manifest, self._objects.seal)
-        self._store.put(self._objects.site_object(self._site, "coming"), sealed)
+        self._store.put(self._objects.site_object(self._site, "announced"), sealed)
         prefix = self._objects.update_prefix(self._site, outgoing.round)
         self._store.put_many(outgoing.chunks(prefix), outgoing.mark_stored)
         name = manifest_name(prefix)

@@ -42,7 +42,7 @@ class StudyStore:
         return f"up/{self._space}/{site}/{what}/m"
 
     def hub_object(self, what: str) -> str:
-        """Return the name of one of the hub's control messages, or (`now`) of its newest model's manifest."""
+        """Return the name of a control message of the hub, or (`current`) of its newest model's manifest."""
         return f"glob/{self._space}/{what}/m"
 
     @property

@@ -150,7 +150,7 @@ class FolderStore:
         self._delete(study, lambda side, round: round < before if side == "glob" else round <= before)
 
     def delete_study(self, study: str) -> None:
-        self._delete(study, lambda side, round: True, control=("now", "coming"))
+        self._delete(study, lambda side, round: True, control=("current", "announced"))
 
     def _delete(self, study: str, is_old: Callable[[str, int], bool], control: Sequence[str] = ()) -> None:
         """Delete the rounds for which `is_old` (of `glob` or `up`, and the round), and control messages."""

@@ -75,9 +75,9 @@ class MemoryExchange:
         self._models: dict[int, GlobalModel] = {}
         self._fetched: dict[str, int] = {}
         self._collected: set[tuple[int, str]] = set()
-        # Updates by round and site with their time of arrival, and reasons for withdrawal by site.
+        # Updates by round and site with their time of arrival, and reasons for dropping out by site.
         self._updates: dict[tuple[int, str], tuple[bytes, float]] = {}
-        self._withdrawn: dict[str, str] = {}
+        self._dropped_out: dict[str, str] = {}
         # Messages by sender, recipient and step; and the hub's last messages to all sites by step.
         self._messages: dict[tuple[str, str, str], tuple[Message, bytes]] = {}
         self._sent_to_all: dict[str, tuple[tuple[int, int], dict[str, bytes]]] = {}
@@ -112,10 +112,10 @@ class MemoryExchange:
                 self._updates.setdefault((update.round, update.site), (data, time.monotonic()))
             self._changed.notify_all()
 
-    def withdraw(self, site: str, reason: str) -> None:
+    def drop_out(self, site: str, reason: str) -> None:
         with self._changed:
             self._on_bytes(reason.encode())
-            self._withdrawn[site] = reason
+            self._dropped_out[site] = reason
             self._changed.notify_all()
 
     def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
@@ -139,7 +139,7 @@ class MemoryExchange:
         start = time.monotonic()
 
         def answered() -> list[str]:
-            return [site for site in pending if (round, site) in self._updates or site in self._withdrawn]
+            return [site for site in pending if (round, site) in self._updates or site in self._dropped_out]
 
         while pending:
             with self._changed:
@@ -178,11 +178,11 @@ class MemoryExchange:
             yield received
 
     def _oldest(self, round: int, sites: Sequence[str], answered: set[str]) -> tuple[int, str] | None:
-        """Return round and site of the oldest update, or else of a withdrawn site that is new."""
+        """Return round and site of the oldest update, or else of a site that dropped out and is new."""
         waiting = [key for key in self._updates if key[0] <= round and key[1] in sites]
         if waiting:
             return min(waiting, key=lambda key: self._updates[key][1])
-        stopped = sorted(site for site in sites if site in self._withdrawn and site not in answered)
+        stopped = sorted(site for site in sites if site in self._dropped_out and site not in answered)
         return (round, stopped[0]) if stopped else None
 
     def _received_update(
@@ -194,7 +194,7 @@ class MemoryExchange:
         trained_from: GlobalModel | None,
     ) -> ReceivedUpdate:
         if update is None:
-            return ReceivedUpdate(site, None, self._withdrawal(site, round))
+            return ReceivedUpdate(site, None, self._drop_out(site, round))
         data, arrived = update
         try:
             if trained_from is None:
@@ -208,8 +208,8 @@ class MemoryExchange:
             return ReceivedUpdate(site, None, named, len(data))
         return ReceivedUpdate(site, decoded, None, len(data), arrived - start)
 
-    def _withdrawal(self, site: str, round: int) -> SiteError:
-        return SiteError(f"site '{site}', round {round}: {self._withdrawn.get(site, '')}")
+    def _drop_out(self, site: str, round: int) -> SiteError:
+        return SiteError(f"site '{site}', round {round}: {self._dropped_out.get(site, '')}")
 
     def _is_over(self, round: int) -> bool:
         """Return whether there is a model of this round or a later one."""
@@ -291,7 +291,7 @@ class MemoryExchange:
             return sealed if message is not None and message.when == (round, attempt) else None
 
         def answered() -> list[str]:
-            return [site for site in pending if site in self._withdrawn or message_of(site) is not None]
+            return [site for site in pending if site in self._dropped_out or message_of(site) is not None]
 
         while pending:
             with self._changed:
@@ -320,7 +320,7 @@ class MemoryExchange:
 
     def _received_message(self, site: str, round: int, sealed: bytes | None) -> ReceivedMessage:
         if sealed is None:
-            return ReceivedMessage(site, error=self._withdrawal(site, round))
+            return ReceivedMessage(site, error=self._drop_out(site, round))
         try:
             return ReceivedMessage(site, self.open_message(HUB, sealed, site), sealed)
         except MedfedError as error:

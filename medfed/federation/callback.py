@@ -23,7 +23,7 @@ from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
-from medfed.federation.round import SiteConnection, receive, send_update, withdraw
+from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.local_training._weights import to_cpu
@@ -235,7 +235,7 @@ class FederatedCallback(pl.Callback):
             self.close(self._received)
 
     def close(self, received: GlobalModel | None = None) -> None:
-        """Send the scores of the final model; if the study goes on without this site, withdraw instead."""
+        """Send the scores of the final model; if the study goes on without this site, drop out instead."""
         received = received or self._received
         assert received is not None
         if received.final:
@@ -245,7 +245,7 @@ class FederatedCallback(pl.Callback):
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            withdraw(self._connection, "its Trainer reached max_epochs before the study's last round")
+            drop_out(self._connection, "its Trainer reached max_epochs before the study's last round")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -254,7 +254,7 @@ class FederatedCallback(pl.Callback):
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
-            withdraw(self._connection, withdrawal_reason(exception))
+            drop_out(self._connection, drop_out_reason(exception))
 
     def state_dict(self) -> dict[str, Any]:
         # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
@@ -401,7 +401,7 @@ def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
     return {**vars(received), **plain}
 
 
-def withdrawal_reason(exception: BaseException) -> str:
+def drop_out_reason(exception: BaseException) -> str:
     """Return why a site stops in words that may leave it: medfed's own message, or another error's name only.
 
     Another library's message can quote a path, a header or a patient; medfed's messages never do.

@@ -136,12 +136,12 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
     return residual
 
 
-def withdraw(connection: SiteConnection, reason: str) -> None:
+def drop_out(connection: SiteConnection, reason: str) -> None:
     """Tell the hub why this site stops; the reason names no patient, no file and no header."""
     connection.audit.write(
-        "withdrew", site=connection.site, to="hub", bytes=len(reason.encode()), reason=reason
+        "dropped out", site=connection.site, to="hub", bytes=len(reason.encode()), reason=reason
     )
-    connection.exchange.withdraw(connection.site, reason)
+    connection.exchange.drop_out(connection.site, reason)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub

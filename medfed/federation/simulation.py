@@ -20,7 +20,7 @@ import torch
 from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import MemoryExchange
-from medfed.federation.callback import withdrawal_reason
+from medfed.federation.callback import drop_out_reason
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.privacy import NoPrivacy, Privacy
@@ -89,7 +89,7 @@ def run_federation(
 ) -> GlobalModel:
     """Return the final model of a federation of functions, one per site; each is given the exchange.
 
-    A site's function runs a Trainer with a `FederatedCallback`. If one raises, its site withdraws: the rounds
+    A site's function runs a Trainer with a `FederatedCallback`. If one raises, its site drops out: the rounds
     go on without it as long as `minimum` sites are left. `simulate` takes every setting of a hub.
 
     Raises:
@@ -165,4 +165,4 @@ def _run_site(scheduler: SiteScheduler, exchange: MemoryExchange, site: str, fun
     except ExchangeError:
         pass  # the hub closed the study: its own error gives the reason
     except BaseException as error:  # noqa: BLE001 - the reason goes to the hub, which decides
-        exchange.withdraw(site, withdrawal_reason(error))
+        exchange.drop_out(site, drop_out_reason(error))

@@ -38,8 +38,8 @@ LOCAL = "kept.safetensors"
 
 
 @dataclass(frozen=True)
-class PatientLedger:
-    """The ledger of a differentially private run, and the patients whose spending it records.
+class ChargedPatients:
+    """The patients whose privacy spending a run records, and the ledger that records it.
 
     study: the study's digest.  dataset: the patients.  items: for each patient the numbers of their training
     items.  ledger: where the costs are written; by default a ledger in the run's folder.
@@ -65,7 +65,7 @@ class SiteRun:
     resume: bool = False
     logger: bool = False
     examples: int | None = None
-    patients: PatientLedger | None = None
+    patients: ChargedPatients | None = None
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
     callbacks: Sequence[pl.Callback] = ()
     log: Callable[[str], None] = lambda text: None
@@ -326,7 +326,7 @@ def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
     if run.patients is None:
         raise PrivacyError(
             "differential privacy keeps a ledger for each patient; give "
-            "SiteRun(patients=PatientLedger(study, data_set(patients, secret)))"
+            "SiteRun(patients=ChargedPatients(study, data_set(patients, secret)))"
         )
     patients = run.patients
     return BudgetTracker(

@@ -8,12 +8,14 @@ from typing import Literal
 
 import yaml
 
+from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.layouts import Layout, plain_layout
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import DRAFT_SEED, Draft, yaml_inline
+from medfed.pipeline._draft_case_table import case_table_lines
 from medfed.pipeline._draft_channels import draft_channels
 from medfed.pipeline._draft_classes import class_names, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
@@ -54,11 +56,15 @@ def draft_images(
     else:
         drafts = {"segment": _segmentation, "classify": _classification, "multilabel": _multilabel}
         text, warnings = drafts[task](training, channels)
+    beside: list[str] = []
+    if task in WHOLE_IMAGE_NEEDS:
+        lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights))
+        text = text.replace("  kind: images\n", f"  kind: images\n{lines}", 1)
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(
         _with_layout(text, layout),
         summaries,
-        (*_preflight_warnings(preflights), *channel_warnings, *warnings),
+        (*_preflight_warnings(preflights), *channel_warnings, *warnings, *beside),
     )
 
 

@@ -63,7 +63,7 @@ class TargetColumns:
 
 
 @dataclass
-class _Columns:
+class DraftColumns:
     """The columns that the draft learns from, and what a person should look at.
 
     categories: the words of a column of words.  codes: the columns of numbers that are taken for codes.
@@ -92,10 +92,10 @@ def draft_tables(paths: Mapping[str, Path], answers: TargetColumns) -> Draft:
     shared = [name for name in first.columns if all(name in one.columns for one in tables.values())]
     _check_answers(answers, tables, shared)
     patients = {site: patients_of(one.columns, one.lines, DEFAULT_COLUMN)[0] for site, one in tables.items()}
-    columns = _Columns()
+    columns = DraftColumns()
     for name in shared:
         if name not in (*answers.names, SPLIT):
-            _add_column(name, tables, patients, columns)
+            add_column(name, tables, patients, columns)
     elsewhere = sorted(
         {name for one in tables.values() for name in one.columns if _kind(name, {"": one}) is None}
         - set(shared)
@@ -128,7 +128,7 @@ def _check_answers(answers: TargetColumns, tables: Tables, shared: list[str]) ->
             raise StudyError(f"{', '.join(lacking)}: no column '{name}'; all hospitals have {named}")
 
 
-def _add_column(name: str, tables: Tables, patients: Mapping[str, list[str]], columns: _Columns) -> None:
+def add_column(name: str, tables: Tables, patients: Mapping[str, list[str]], columns: DraftColumns) -> None:
     """Add a column to the features, or a warning why it is none."""
     kind = _kind(name, tables)
     if kind is not None:
@@ -164,7 +164,7 @@ def _add_column(name: str, tables: Tables, patients: Mapping[str, list[str]], co
 
 
 def _add_numbers(
-    name: str, held: Mapping[str, object], few: list[str], tables: Tables, columns: _Columns
+    name: str, held: Mapping[str, object], few: list[str], tables: Tables, columns: DraftColumns
 ) -> None:
     """Add a column of numbers, as categories if they look like codes."""
     columns.features.append(name)
@@ -216,7 +216,7 @@ def _classes(tables: Tables, target: str) -> list[str]:
     return [f"class{number}" for number in range(max(numbers) + 1)]
 
 
-def _text(answers: TargetColumns, tables: Tables, columns: _Columns) -> str:
+def _text(answers: TargetColumns, tables: Tables, columns: DraftColumns) -> str:
     is_survival = answers.target is None
     keys = ("time", "event") if is_survival else ("target",)
     return render(

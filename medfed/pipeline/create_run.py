@@ -131,6 +131,6 @@ def write_study(folder: RunFolder, study: Study) -> None:
     """Write study.yaml, and study.json without the hospitals' folders, which the report may show."""
     plain = to_dict(study)
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-    shared = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
-    shared["start"] = study.start and Path(study.start).name
-    write_whole(folder.shared_study, msgspec.json.encode(shared))
+    public = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
+    public["start"] = study.start and Path(study.start).name
+    write_whole(folder.public_study, msgspec.json.encode(public))

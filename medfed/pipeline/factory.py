@@ -19,7 +19,7 @@ from medfed.data.screening import write_refused
 from medfed.data.settings import Images, Unreadable, with_layout
 from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, MedfedError, StudyError
-from medfed.evaluation.inference import Hospital
+from medfed.evaluation.inference import SiteCases
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress
 from medfed.models.networks import replace_batch_norms
@@ -61,7 +61,7 @@ def hospital_of(
     own: OwnTable | None = None,
     words: Mapping[str | int, str] | None = None,
     layout: Layout | None = None,
-) -> Hospital:
+) -> SiteCases:
     """Return a site's data, with its folder indexed and checked.
 
     In a simulation one person has all folders, so the secret for tokens and splits is derived from the
@@ -96,7 +96,7 @@ def hospital_of(
     chosen = None if cache is None else Path(cache)
     note = note_left_out(data.index.folder, data.index.left_out_files, secret, chosen)
     data.notes += (note,) if note else ()
-    return Hospital(site, data, secret)
+    return SiteCases(site, data, secret)
 
 
 def own_table_at(study: Study, site: str, where: str, own: OwnTable | None = None) -> OwnTable:
@@ -107,7 +107,7 @@ def own_table_at(study: Study, site: str, where: str, own: OwnTable | None = Non
 
 
 def screen_hospital(
-    hospital: Hospital, bears: Unreadable, cache: str | None = None, *, prepare: bool = True
+    hospital: SiteCases, bears: Unreadable, cache: str | None = None, *, prepare: bool = True
 ) -> None:
     """Read each of a hospital's cases once, leave out those that cannot be used, and list them there.
 
@@ -133,7 +133,7 @@ def screen_hospital(
         data.notes += (place,)
 
 
-def require_training_cases(hospital: Hospital) -> None:
+def require_training_cases(hospital: SiteCases) -> None:
     """Raise if a hospital that trains has no training case.
 
     Raises:

@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.errors import MedfedError
-from medfed.evaluation.inference import Hospital
+from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import MemoryExchange
 from medfed.federation.simulation import simulate
-from medfed.federation.site import PatientLedger, SiteRun, train_site
+from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.pipeline.factory import hub_config_of, left_out_scalars, module_of, site_config_of
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
@@ -37,7 +37,7 @@ class StudyRun:
 
     study: Study
     folder: RunFolder
-    hospitals: Mapping[str, Hospital]
+    hospitals: Mapping[str, SiteCases]
     progress: Progress
     audit: AuditLog
     resume: bool
@@ -48,7 +48,7 @@ class StudyRun:
         """Each hospital's data, those held out included."""
         return {site: hospital.data for site, hospital in self.hospitals.items()}
 
-    def hospital(self, site: str) -> Hospital:
+    def hospital(self, site: str) -> SiteCases:
         """Return a hospital's data.
 
         Raises:
@@ -115,7 +115,7 @@ def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
                 run.resume,
                 logger=True,
                 examples=data.examples,
-                patients=PatientLedger(
+                patients=ChargedPatients(
                     study_digest(study),
                     data_set(data.patients("train"), hospital.secret),
                     data.items_by_patient() if study.privacy.trains_privately else (),

@@ -11,9 +11,9 @@ from medfed.data.case import Case
 from medfed.data.splits import SPLITS
 from medfed.errors import MedfedError
 from medfed.evaluation.inference import (
-    Hospital,
     LabelCache,
     MeasurementSettings,
+    SiteCases,
     case_images,
     measure,
     perturbations,
@@ -33,10 +33,10 @@ from medfed.wire.weights import Weights, load
 def measure_all(
     study: Study,
     folder: RunFolder,
-    hospitals: Sequence[Hospital],
+    hospitals: Sequence[SiteCases],
     models: Mapping[str, Weights],
     progress: Progress,
-) -> tuple[list[Hospital], dict[str, str]]:
+) -> tuple[list[SiteCases], dict[str, str]]:
     """Measure every model on every hospital's test cases, and on all cases of those that took no part.
 
     A classifier is measured on validation cases too, because its operating point is chosen there and not on
@@ -48,7 +48,7 @@ def measure_all(
     folder.cases.unlink(missing_ok=True)
     if study.task.predicts == "survival":
         write_baselines(study, folder, hospitals, models)
-    measured: list[Hospital] = []
+    measured: list[SiteCases] = []
     failures: dict[str, MedfedError] = {}
     for hospital in hospitals:
         try:
@@ -62,7 +62,7 @@ def measure_all(
     return measured, {site: str(error) for site, error in failures.items()}
 
 
-def measure_site(study: Study, folder: RunFolder, hospital: Hospital, models: Mapping[str, Weights]) -> None:
+def measure_site(study: Study, folder: RunFolder, hospital: SiteCases, models: Mapping[str, Weights]) -> None:
     """Measure the models on one hospital's test cases, or on all cases if it is held out."""
     if hospital.name in study.held_out:
         measure_test_cases(study, folder, hospital, all_cases_of(hospital), models)
@@ -76,7 +76,7 @@ def measure_site(study: Study, folder: RunFolder, hospital: Hospital, models: Ma
 
 
 def measure_test_cases(
-    study: Study, folder: RunFolder, hospital: Hospital, cases: Sequence[Case], models: Mapping[str, Weights]
+    study: Study, folder: RunFolder, hospital: SiteCases, cases: Sequence[Case], models: Mapping[str, Weights]
 ) -> None:
     """Measure the models on these cases as test cases, and the federated one on perturbed cases too."""
     labels = LabelCache(hospital)
@@ -136,7 +136,7 @@ def models_at(
 
 
 def write_gallery(
-    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
+    study: Study, folder: RunFolder, hospitals: Sequence[SiteCases], models: Mapping[str, Weights]
 ) -> None:
     """Write cases.html for a segmentation, with images that stay in the hospital."""
     if study.task.predicts != "segment":
@@ -150,7 +150,7 @@ def write_gallery(
 
 
 def write_baselines(
-    study: Study, folder: RunFolder, hospitals: Sequence[Hospital], models: Mapping[str, Weights]
+    study: Study, folder: RunFolder, hospitals: Sequence[SiteCases], models: Mapping[str, Weights]
 ) -> None:
     """Write each model's baseline hazard, over the training patients of the hospitals that trained."""
     sites = [hospital.data for hospital in hospitals if hospital.name in study.sites]
@@ -163,7 +163,7 @@ def write_baselines(
     write_baseline_file(folder, baselines)
 
 
-def all_cases_of(hospital: Hospital) -> list[Case]:
+def all_cases_of(hospital: SiteCases) -> list[Case]:
     """Return a hospital's cases of every split."""
     return [case for split in SPLITS for case in hospital.data.cases(split)]
 

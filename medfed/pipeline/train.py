@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import MedfedError
-from medfed.evaluation.inference import Hospital
+from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
 from medfed.pipeline import measure_models, privacy_facts
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run, write_study
@@ -113,13 +113,13 @@ def _open(
     return run, facts
 
 
-def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, Hospital], dict[str, MedfedError]]:
+def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCases], dict[str, MedfedError]]:
     """Return the hospitals whose data can be used, and for each other one its error.
 
     Raises:
         MedfedError: if fewer are left than a round needs, with the first one's reason.
     """
-    hospitals: dict[str, Hospital] = {}
+    hospitals: dict[str, SiteCases] = {}
     unusable: dict[str, MedfedError] = {}
     for site, path in folders_of(study).items():
         try:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, WireError
 from medfed.privacy._key_exchange import (
-    Boxes,
+    EncryptedBySite,
     PublicKeys,
     RelayedMessages,
     agreed_key,
@@ -31,7 +31,7 @@ from medfed.wire.messages import HubChannel, SiteChannel
 
 # The names under which a site keeps the study's key and its own encryption key.
 KEY, BOX = "ckks", "ckks-box"
-ANNOUNCED, BOXES = "ckks-keys", "ckks-boxes"
+ANNOUNCED, ENCRYPTED_KEYS = "ckks-keys", "ckks-encrypted-keys"
 # A round's key exchange has one attempt: nothing in it depends on which sites remain.
 ONLY_ATTEMPT = 1
 
@@ -75,7 +75,7 @@ def _shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None
             channel.store_secret(KEY, key)
         _deal(channel, box, key, announced)
     elif key is None:
-        answer = channel.receive({BOXES: ONLY_ATTEMPT})
+        answer = channel.receive({ENCRYPTED_KEYS: ONLY_ATTEMPT})
         if answer is None:
             return None
         key = _open_sealed_key(channel, box, announced, first, answer.data)
@@ -104,12 +104,12 @@ def _deal(
     channel: SiteChannel, box: X25519PrivateKey, key: bytes, announced: Mapping[str, KeyAnnouncement]
 ) -> None:
     """Send the study's key, encrypted for each site that lacks it."""
-    boxes = {
+    encrypted = {
         party: _cipher(channel, box, one.box, channel.site, party).encrypt(bytes(12), key, None)
         for party, one in announced.items()
         if not one.holds and party != channel.site
     }
-    channel.send(ONLY_ATTEMPT, BOXES, to_bytes(Boxes(boxes)))
+    channel.send(ONLY_ATTEMPT, ENCRYPTED_KEYS, to_bytes(EncryptedBySite(encrypted)))
 
 
 def dealer(announced: Mapping[str, KeyAnnouncement]) -> str:
@@ -163,14 +163,14 @@ def _relay_sealed_keys(
     lacking = [site for site, one in announced.items() if not one.holds and site != first]
     if not lacking:
         return
-    (dealt,) = list(channel.collect(ONLY_ATTEMPT, BOXES, [first], patience_s)) or (None,)
+    (dealt,) = list(channel.collect(ONLY_ATTEMPT, ENCRYPTED_KEYS, [first], patience_s)) or (None,)
     if dealt is None or dealt.message is None:
         raise QuorumError(
             f"round {channel.round}: site '{first}' was to give the study's key to {', '.join(lacking)} "
             f"and did not{f': {dealt.error}' if dealt else ''}; start it again and go on with --resume"
         )
     relayed = to_bytes(RelayedMessages({first: dealt.sealed}))
-    channel.send(ONLY_ATTEMPT, BOXES, dict.fromkeys(sorted(lacking), relayed))
+    channel.send(ONLY_ATTEMPT, ENCRYPTED_KEYS, dict.fromkeys(sorted(lacking), relayed))
 
 
 def _box_key(channel: SiteChannel) -> X25519PrivateKey:
@@ -188,11 +188,11 @@ def _open_sealed_key(
     first: str,
     data: bytes,
 ) -> bytes:
-    sealed = parse(data, RelayedMessages, "hub", BOXES).messages.get(first, b"")
-    boxes = open_relayed(channel, sealed, Boxes, first, BOXES, ONLY_ATTEMPT).boxes
+    sealed = parse(data, RelayedMessages, "hub", ENCRYPTED_KEYS).messages.get(first, b"")
+    encrypted = open_relayed(channel, sealed, EncryptedBySite, first, ENCRYPTED_KEYS, ONLY_ATTEMPT).by_site
     try:
         key = _cipher(channel, box, announced[first].box, first, channel.site).decrypt(
-            bytes(12), boxes[channel.site], None
+            bytes(12), encrypted[channel.site], None
         )
     except (KeyError, InvalidTag):
         raise PrivacyError(

@@ -32,10 +32,10 @@ class RelayedMessages(Content, frozen=True):
     messages: dict[str, bytes] = msgspec.field(name="letters")
 
 
-class Boxes(Content, frozen=True):
+class EncryptedBySite(Content, frozen=True):
     """What a site encrypted for others, by receiver."""
 
-    boxes: dict[str, bytes]
+    by_site: dict[str, bytes]
 
 
 class PublicKeys(Content, frozen=True):

@@ -4,7 +4,7 @@ Each record is the content of a message (`medfed/wire/messages.py`), which carri
 step and the sender's signature. The steps, in order: call, keys, shares, members, signed, unmask.
 
     keys     site to hub: `Keys`              hub to sites: `RelayedMessages`, the sites' own
-    shares   site to hub: `Boxes`, each with shares that only its receiver can read
+    shares   site to hub: `EncryptedBySite`, each with shares that only its receiver can read
                                               hub to site: `DeliveredShares`
     members  hub to sites: `Members`
     signed   site to hub: `SignedMembers`     hub to sites: `UnmaskRequest`
@@ -97,7 +97,7 @@ class DeliveredShares(Content, frozen=True):
     """The sites that distributed shares, and the shares for this site, by sender."""
 
     members: list[str]
-    boxes: dict[str, bytes]
+    by_site: dict[str, bytes]
 
 
 class Members(Content, frozen=True):

@@ -16,7 +16,7 @@ from torch import Tensor
 from medfed.errors import PrivacyError
 from medfed.privacy import _key_exchange as key_exchange
 from medfed.privacy import _secagg as secagg
-from medfed.privacy._key_exchange import Boxes, C, Content, RelayedMessages
+from medfed.privacy._key_exchange import C, Content, EncryptedBySite, RelayedMessages
 from medfed.privacy._masks import Scratch, Stream, masked
 from medfed.privacy._secagg import Keys, Members, SignedMembers
 from medfed.privacy._shamir import SHARE_BYTES, split
@@ -258,13 +258,13 @@ def _agree(attempt: _Attempt) -> SiteSum | None:
     holding = secagg.holders(site, around)
     min_shares = settings.required_shares(len(keys))
     shares = own.split(holding, min_shares)
-    boxes = {
+    encrypted = {
         other: _cipher(attempt, own, keys[other], site, other).encrypt(
             bytes(12), b"".join(shares[other]), None
         )
         for other in around
     }
-    attempt.send("shares", Boxes(boxes))
+    attempt.send("shares", EncryptedBySite(encrypted))
     delivered = attempt.receive("shares", secagg.DeliveredShares)
     if delivered is None:
         return None
@@ -273,7 +273,7 @@ def _agree(attempt: _Attempt) -> SiteSum | None:
         return None
     others = [other for other in around if other in delivered.members]
     _check_members(attempt, keys, delivered, others, min_shares)
-    opened = _open_shares(attempt, own, keys, {other: delivered.boxes[other] for other in others})
+    opened = _open_shares(attempt, own, keys, {other: delivered.by_site[other] for other in others})
     return SiteSum(attempt, own, keys, delivered.members, others, {site: shares[site], **opened})
 
 
@@ -302,7 +302,11 @@ def _check_members(
         PrivacyError: if it contradicts itself, or is too short to unmask the sum.
     """
     members = delivered.members
-    if sorted(set(members)) != members or not set(members) <= set(keys) or sorted(delivered.boxes) != others:
+    if (
+        sorted(set(members)) != members
+        or not set(members) <= set(keys)
+        or sorted(delivered.by_site) != others
+    ):
         raise PrivacyError(
             f"{attempt.who}: the hub's list of sites that sent shares contradicts itself; nothing is sent"
         )
@@ -315,11 +319,11 @@ def _check_members(
 
 
 def _open_shares(
-    attempt: _Attempt, own: _Secrets, keys: Mapping[str, Keys], boxes: Mapping[str, bytes]
+    attempt: _Attempt, own: _Secrets, keys: Mapping[str, Keys], encrypted: Mapping[str, bytes]
 ) -> dict[str, tuple[bytes, bytes]]:
     """Return the decrypted shares by the neighbour that distributed them; failures are logged."""
     shares = {}
-    for other, box in boxes.items():
+    for other, box in encrypted.items():
         opened = _open_box(_cipher(attempt, own, keys[other], other, attempt.site), box)
         if opened is None:
             # The hub or the sender corrupted it. The sum tolerates some missing shares, and fails with

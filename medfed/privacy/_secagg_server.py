@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import MedfedError, PrivacyError, QuorumError, UpdateError
 from medfed.privacy import _secagg as secagg
-from medfed.privacy._key_exchange import Boxes, C, Content, RelayedMessages, parse, to_bytes
+from medfed.privacy._key_exchange import C, Content, EncryptedBySite, RelayedMessages, parse, to_bytes
 from medfed.privacy._masks import FixedPoint, Scratch, Stream, summed
 from medfed.privacy._secagg import EXAMPLES, GROUP, Keys, Members
 from medfed.privacy._shamir import SHARE_BYTES, fits, join
@@ -142,18 +142,18 @@ def _deliver_shares(attempt: HubAttempt, keys: Mapping[str, Keys]) -> Sequence[s
     if sent is not None:
         return sorted(sent)
     around = secagg.neighbours(keys, attempt.settings.neighbours)
-    boxes: dict[str, dict[str, bytes]] = {}
+    encrypted: dict[str, dict[str, bytes]] = {}
 
-    def take(site: str, shares: Boxes, sealed: bytes) -> None:
-        if sorted(shares.boxes) != around[site]:
+    def take(site: str, shares: EncryptedBySite, sealed: bytes) -> None:
+        if sorted(shares.by_site) != around[site]:
             raise PrivacyError(f"site '{site}' sent shares to sites that are not its neighbours")
-        boxes[site] = shares.boxes
+        encrypted[site] = shares.by_site
 
-    attempt.gather("shares", Boxes, sorted(keys), attempt.settings.patience_s, take)
-    members = sorted(boxes)
+    attempt.gather("shares", EncryptedBySite, sorted(keys), attempt.settings.patience_s, take)
+    members = sorted(encrypted)
     attempt.require("sent shares", len(members), len(keys))
     delivered = {
-        site: secagg.DeliveredShares(members, {o: boxes[o][site] for o in around[site] if o in boxes})
+        site: secagg.DeliveredShares(members, {o: encrypted[o][site] for o in around[site] if o in encrypted})
         for site in members
     }
     attempt.send("shares", delivered)

@@ -44,7 +44,7 @@ class RunFolder:
     path: Path
 
     study = _Entry("study.yaml")
-    shared_study = _Entry("study.json")
+    public_study = _Entry("study.json")
     facts = _Entry("run.json")
     rows = _Entry("rows.jsonl")
     rows_csv = _Entry("rows.csv")

@@ -112,7 +112,9 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     dropped slices.  local_models: also train each site's own model on its own cases for as many epochs, and
     compare.  pooled_model: also train one model on the cases of all sites in one place, where one person
     has them all (a simulation), and compare.  draws: bootstrap draws per interval.  tolerance_mm: the
-    tolerance of the surface Dice.  smallest_group: results of fewer patients than this are withheld.
+    tolerance of the surface Dice; in pixels for images without a size in mm, whose metrics end in px instead
+    of mm (`nsd_voxel_2px`) and are not averaged with the others.  smallest_group: results of fewer patients
+    than this are withheld.
     """
 
     local_models: bool = True

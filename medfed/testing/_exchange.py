@@ -247,9 +247,9 @@ def an_update_for_another_round_is_no_answer(parties: Parties) -> None:
 
 
 @in_a_new_study
-def a_site_that_withdraws_is_not_waited_for(parties: Parties) -> None:
+def a_site_that_drops_out_is_not_waited_for(parties: Parties) -> None:
     hub, site = parties.begun("north")
-    site.withdraw("north", "its disk is full")
+    site.drop_out("north", "its disk is full")
     (received,) = hub.collect(1, ["north"], PATIENCE_S)
     assert received.update is None
     assert received.bytes_up == 0
@@ -407,9 +407,9 @@ def closing_lets_a_site_go_that_waits_for_a_message(parties: Parties) -> None:
 
 
 @in_a_new_study
-def a_site_that_withdraws_is_not_waited_for_in_a_step(parties: Parties) -> None:
+def a_site_that_drops_out_is_not_waited_for_in_a_step(parties: Parties) -> None:
     hub, north = parties.begun("north")
-    north.withdraw("north", "its disk is full")
+    north.drop_out("north", "its disk is full")
     (received,) = hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)
     with raises(SiteError, "site 'north', round 1: its disk is full"):
         raise received.error

@@ -295,7 +295,7 @@ def round_under(
                 found.ends[site] = None
             except BaseException as error:  # noqa: BLE001 - how it ended is what is asked
                 found.ends[site] = error
-                hub.withdraw(site, "it stopped")
+                hub.drop_out(site, "it stopped")
 
         threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
         for thread in threads:

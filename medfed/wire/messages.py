@@ -198,7 +198,7 @@ class HubMessaging(Protocol):
     ) -> Iterator[ReceivedMessage]:
         """Yield one result per site as they arrive, until all have written or the deadline has passed.
 
-        A site that withdrew, or whose message is refused, yields a result with the error.
+        A site that dropped out, or whose message is refused, yields a result with the error.
         """
         ...
 

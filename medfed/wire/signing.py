@@ -139,12 +139,12 @@ class Identity:
             file, x509.load_pem_x509_certificate, "run `medfed enrol accept` with the coordinator's kit"
         )
 
-    def _read(self, file: str, parse: Callable[[bytes], T], advice: str) -> T:
+    def _read(self, file: str, parse: Callable[[bytes], T], remedy: str) -> T:
         try:
             return parse((self.folder / file).read_bytes())
         except (OSError, ValueError) as error:
             raise ExchangeError(
-                f"exchange.credentials: the folder has no usable {file} ({type(error).__name__}); {advice}"
+                f"exchange.credentials: the folder has no usable {file} ({type(error).__name__}); {remedy}"
             ) from None
 
     def check(self) -> Identity:

@@ -36,7 +36,7 @@ def test_an_error_of_the_program_keeps_its_traceback():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "advice"),
+    ("name", "options", "remedy"),
     [
         ("train", (), "the same command with --resume continues after the last round"),
         ("hub", (), "the same command with --resume continues after the last round"),
@@ -45,7 +45,7 @@ def test_an_error_of_the_program_keeps_its_traceback():
         ("check", (), "run the same command again"),
     ],
 )
-def test_an_interrupted_command_says_how_to_continue(name, options, advice):
+def test_an_interrupted_command_says_how_to_continue(name, options, remedy):
     result = ended_by(KeyboardInterrupt(), name, options)
     assert result.exit_code == 130
-    assert result.stderr == f"\nmedfed: interrupted; {advice}\n"
+    assert result.stderr == f"\nmedfed: interrupted; {remedy}\n"

@@ -19,7 +19,7 @@ from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import Run, render
 from medfed.evaluation.row_transport import rows_of, scalars_of
 from medfed.evaluation.rows import CaseRow
-from medfed.evaluation.summarise import ResolvedStudy
+from medfed.evaluation.summarise import PublicStudy
 from medfed.registry import kinds
 from medfed.runs.facts import RunFacts
 from medfed.testing import check_metric_family
@@ -81,7 +81,7 @@ def test_a_metric_from_outside_is_summarised_compared_sent_and_reported(outside)
     sent = rows_of(scalars_of(row for row in rows if row.model == "federated"), 1, "north")
     assert [(row.metric, row.value) for row in sent] == [("contour_error_mm", pytest.approx(1.35))]
 
-    page = render(Run(RunFacts(sites=["north"]), ResolvedStudy({}), [*rows, difference], [], [], None))
+    page = render(Run(RunFacts(sites=["north"]), PublicStudy({}), [*rows, difference], [], [], None))
     assert "Federated model: Contour error <b>1.35</b> mm" in page
     assert "Lower is better." in page
 

@@ -119,7 +119,7 @@ def test_subjects_of_a_bids_table_and_usual_headings_are_recognised(tmp_path: Pa
     index = indexed(folder_of(tmp_path, rows, "participant_id\tage\tsex", "participants.tsv"))
     assert index.rows is not None
     assert index.rows.numbers[token("e")] == (53.0,)
-    assert any("matched by the column with the patients' ids" in note for note in index.notes)
+    assert any("matched by the column with the patients' ids" in note for note in index.rows.notes)
 
 
 def test_a_row_may_name_the_images_file(tmp_path: Path) -> None:
@@ -207,15 +207,16 @@ def test_check_tells_what_training_leaves_out(tmp_path: Path, reason: str) -> No
 
 
 def test_a_row_without_a_case_is_counted(tmp_path: Path) -> None:
-    index = indexed(folder_of(tmp_path, [*GOOD, row("x", 1, "F"), row("y", 1, "F")]))
-    assert any("2 rows name no case of the folder and are left out" in note for note in index.notes)
+    data = opened(folder_of(tmp_path, [*GOOD, row("x", 1, "F"), row("y", 1, "F")]))
+    assert any("2 rows name no case of the folder and are left out" in note for note in data.notes)
 
 
 def test_a_case_with_an_empty_number_is_dropped_if_the_study_says_so(tmp_path: Path) -> None:
     table = CaseTable(features=("age",), missing="drop")
     index = indexed(folder_of(tmp_path, GOOD), table)
     assert [case.token for case in index.cases] == [token(name) for name in "abce"]
-    assert any(note.startswith("1 cases have an empty number") for note in index.notes)
+    assert index.rows is not None
+    assert any(note.startswith("1 cases have an empty number") for note in index.rows.notes)
 
 
 def test_a_table_that_names_no_case_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""What a folder is taken for, and what is said about one that is broken: which case, which row, the cure, no
-patient.
+"""What a folder is taken for, and what is said about one that is broken: which case, which row, the remedy,
+no patient.
 """
 
 from __future__ import annotations

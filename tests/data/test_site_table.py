@@ -224,3 +224,23 @@ def test_visits_of_a_patient_are_in_one_split_without_a_column_patient(tmp_path:
     assert index.patients == 20
     for patient in {case.patient for case in index.cases}:
         assert len({case.split for case in index.cases if case.patient == patient}) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.arange(10115, 10415, 7), "whole numbers of 5 digits"),
+        (np.repeat(np.arange(300001, 300200, 13), 4), "whole numbers of 6 digits"),
+        (-np.arange(100001, 100900, 37), "whole numbers of 6 digits"),
+        (np.arange(1930, 1990), "looks like years"),
+        (np.arange(150000, 450000, 1000), ""),  # platelets, rounded
+        (np.arange(10115, 10415, 7) + 0.5, ""),
+        (np.arange(9000, 12000, 7), ""),  # leukocytes: not equally long
+        (np.arange(40, 90), ""),
+        (np.array([10115, 10117, 10119, np.nan]), ""),  # few
+    ],
+)
+def test_numbers_that_name_something_and_measure_nothing_are_told(values: np.ndarray, words: str) -> None:
+    found = number_findings("area", values.astype(np.float64))
+    assert len(found) == bool(words)
+    assert all(words in one and one.startswith("column 'area'") for one in found)

@@ -52,7 +52,7 @@ class Place:
     def sent(self) -> list[Path]:
         """What lies at the exchange that this hospital wrote, beside that it was there."""
         written = (self.folder / "share" / "up").rglob("*")
-        return [path for path in written if path.is_file() and path.parent.name != "here"]
+        return [path for path in written if path.is_file() and path.parent.name != "heartbeat"]
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_worker_sends_nothing():
     for send in (WorkerExchange().send, WorkerExchange().transmission):
         with pytest.raises(ExchangeError, match="site 'north': only rank 0 sends"):
             send(update)
-    WorkerExchange().withdraw("north", "its disk is full")
+    WorkerExchange().drop_out("north", "its disk is full")
 
 
 def test_a_process_is_a_worker_only_below_a_rank_0_of_medfed(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from medfed.errors import RunError
 from medfed.evaluation import histograms, rows
 from medfed.evaluation.rows import Row
 from medfed.evaluation.summarise import (
-    ResolvedStudy,
-    read_resolved_study,
+    PublicStudy,
+    read_public_study,
     read_run_facts,
     summarise,
     summary_settings,
@@ -37,26 +37,26 @@ def write_run(folder, cases=(), reported=(), study=None, merged_round=4):
 
 
 def test_sections_and_their_defaults():
-    study = ResolvedStudy({"rule": "fedavg", "privacy": {"kind": "none"}, "evaluation": {"draws": 7}})
+    study = PublicStudy({"rule": "fedavg", "privacy": {"kind": "none"}, "evaluation": {"draws": 7}})
     assert (study.kind("rule"), study.kind("privacy"), study.kind("local")) == ("fedavg", "none", "")
     assert (study.draws, study.min_patients) == (7, 5)
-    assert ResolvedStudy({"evaluation": {"smallest_group": 9}}).min_patients == 9
+    assert PublicStudy({"evaluation": {"smallest_group": 9}}).min_patients == 9
 
 
-def test_the_shared_study_is_read_before_the_one_with_the_hospitals_folders(tmp_path):
-    assert read_resolved_study(tmp_path) == ResolvedStudy({})
+def test_the_public_study_is_read_before_the_one_with_the_hospitals_folders(tmp_path):
+    assert read_public_study(tmp_path) == PublicStudy({})
     (tmp_path / "study.yaml").write_text("name: own")
-    assert read_resolved_study(tmp_path).sections == {"name": "own"}
+    assert read_public_study(tmp_path).sections == {"name": "own"}
     (tmp_path / "study.json").write_text('{"name": "shared"}')
-    assert read_resolved_study(tmp_path).sections == {"name": "shared"}
+    assert read_public_study(tmp_path).sections == {"name": "shared"}
     (tmp_path / "study.json").write_text("[1]")
-    assert read_resolved_study(tmp_path) == ResolvedStudy({})
+    assert read_public_study(tmp_path) == PublicStudy({})
 
 
 def test_a_damaged_study_is_refused_without_its_content(tmp_path):
     (tmp_path / "study.yaml").write_text("name: [secret")
     with pytest.raises(RunError, match=r"^study\.yaml: cannot be read: \w+; restore the file$"):
-        read_resolved_study(tmp_path)
+        read_public_study(tmp_path)
 
 
 def test_a_run_without_facts_has_defaults(tmp_path):
@@ -64,7 +64,7 @@ def test_a_run_without_facts_has_defaults(tmp_path):
 
 
 def test_the_runs_own_classes_come_before_the_studys():
-    study = ResolvedStudy(STUDY)
+    study = PublicStudy(STUDY)
     settings = summary_settings(RunFacts(seed=5, held_out=["west"]), study, 3)
     assert (settings.classes, settings.seed, settings.round, settings.held_out) == (
         ["lesion"],

@@ -42,7 +42,7 @@ def test_announced_chunks_do_not_count_where_the_manifest_names_others(hub_and_n
     for index, (first, length) in enumerate(other.spans):
         name = chunk_name(f"up/{STUDY[:16]}/north/r00001", index, other.chunks[index])
         north._store.put(name, data[first : first + length])
-    north._store.put(north._objects.site_object("north", "coming"), encode_sealed(other, Unsigned()))
+    north._store.put(north._objects.site_object("north", "announced"), encode_sealed(other, Unsigned()))
     assert list(hub.collect(1, ["north"], 0.3)) == []
     assert received_chunks(tmp_path / "hub/exchange/spool", "north") == len(other.chunks)
     north.send(filled_update(1.5))
@@ -56,7 +56,7 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(folder_exchange, 
     seen = []
 
     def check_before_now() -> None:
-        data = hub._objects.get_hub_object("now")
+        data = hub._objects.get_hub_object("current")
         seen.append(hub._objects.open_manifest(data, HUB).round)
         raise RunError("its checkpoint could not be written")
 

@@ -21,7 +21,7 @@ STUDY = "ab" * 32
 
 # 25 bytes in chunks of 10: 10, 10 and 5.
 MANIFEST = Manifest(PROTOCOL, "update", STUDY, "run", "north", 3, 25, 10, ["0" * 64, "1" * 64, "2" * 64])
-HEARTBEAT = ControlMessage(PROTOCOL, "here", STUDY, "north", count=4)
+HEARTBEAT = ControlMessage(PROTOCOL, "heartbeat", STUDY, "north", count=4)
 
 
 def sealed(record, **changes) -> bytes:
@@ -61,13 +61,13 @@ def test_a_manifest_that_is_not_the_expected_one_is_refused(data, message):
 
 
 def test_a_control_message_is_of_its_kind_and_study():
-    assert open_control(sealed(HEARTBEAT), Unsigned(), "north", "here", STUDY) == HEARTBEAT
-    with pytest.raises(WireError, match="expected the control message 'withdrawn', found something else"):
-        open_control(sealed(HEARTBEAT), Unsigned(), "north", "withdrawn", STUDY)
-    with pytest.raises(WireError, match="expected the control message 'here', found something else"):
-        open_control(sealed(MANIFEST), Unsigned(), "north", "here", STUDY)
+    assert open_control(sealed(HEARTBEAT), Unsigned(), "north", "heartbeat", STUDY) == HEARTBEAT
+    with pytest.raises(WireError, match="expected the control message 'dropped_out', found something else"):
+        open_control(sealed(HEARTBEAT), Unsigned(), "north", "dropped_out", STUDY)
+    with pytest.raises(WireError, match="expected the control message 'heartbeat', found something else"):
+        open_control(sealed(MANIFEST), Unsigned(), "north", "heartbeat", STUDY)
     with pytest.raises(WireError, match="both sides must run the same study file"):
-        open_control(sealed(HEARTBEAT), Unsigned(), "north", "here", "cd" * 32)
+        open_control(sealed(HEARTBEAT), Unsigned(), "north", "heartbeat", "cd" * 32)
 
 
 def test_a_site_that_knows_no_study_takes_the_hubs_of_any():

@@ -52,7 +52,7 @@ def test_another_federations_broker_is_named(enrolment, tmp_path):
     with pytest.raises(
         Unreachable, match=r"the server is not of the federation of 'north' \(.*issuer certificate\)"
     ):
-        store.get("glob/abababababababab/now/m")
+        store.get("glob/abababababababab/current/m")
     store.close()
 
 

@@ -25,7 +25,7 @@ def objects(tmp_path, monkeypatch):
 
 
 def heartbeat(objects):
-    return objects.open_control(objects.get_site_object("north", "here"), "north", "here")
+    return objects.open_control(objects.get_site_object("north", "heartbeat"), "north", "heartbeat")
 
 
 def test_a_second_process_is_refused_while_the_first_sends_heartbeats(objects):
@@ -57,14 +57,14 @@ def test_a_silent_process_is_replaced_and_stops_when_it_notices(objects, monkeyp
     assert heartbeat(objects).session == "second"
 
 
-def test_a_restart_of_the_same_session_does_not_wait_and_clears_its_withdrawal(objects, monkeypatch):
+def test_a_restart_of_the_same_session_does_not_wait_and_clears_its_drop_out(objects, monkeypatch):
     def never(seconds: float) -> None:
         pytest.fail("it waited for itself")
 
     monkeypatch.setattr("medfed.exchange._presence.time.sleep", never)
     first = SitePresence(objects, "first")
     first.claim()
-    first.send("withdrawn", "its disk is full")
+    first.send("dropped_out", "its disk is full")
     SitePresence(objects, "first").claim()
-    withdrawal = objects.open_control(objects.get_site_object("north", "withdrawn"), "north", "withdrawn")
-    assert withdrawal.text == ""
+    drop_out = objects.open_control(objects.get_site_object("north", "dropped_out"), "north", "dropped_out")
+    assert drop_out.text == ""

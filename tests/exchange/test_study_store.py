@@ -29,9 +29,9 @@ def test_names_hold_study_party_and_round():
     north = objects("north")
     assert north.update_prefix("north", 7) == "up/0123456789abcdef/north/r00007"
     assert north.global_prefix(12) == "glob/0123456789abcdef/r00012"
-    assert north.site_object("north", "here") == "up/0123456789abcdef/north/here/m"
-    assert north.hub_object("now") == "glob/0123456789abcdef/now/m"
-    assert StudyStore(DictStore(), Unsigned(), "", "north").hub_object("now") == "glob/none/now/m"
+    assert north.site_object("north", "heartbeat") == "up/0123456789abcdef/north/heartbeat/m"
+    assert north.hub_object("current") == "glob/0123456789abcdef/current/m"
+    assert StudyStore(DictStore(), Unsigned(), "", "north").hub_object("current") == "glob/none/current/m"
     assert manifest_name("up/x") == "up/x/m"
     assert chunk_name("up/x", 3, "f" * 64) == f"up/x/c/3-{'f' * 32}"
 
@@ -46,15 +46,15 @@ def test_a_manifest_describes_the_object_of_its_party(party, what):
 
 def test_a_control_message_lies_under_its_partys_name():
     north, hub = objects("north"), objects(HUB)
-    north.put_control("here", session="s", count=2)
+    north.put_control("heartbeat", session="s", count=2)
     hub.put_control("state", "open")
     hub.put_control("study", "rounds: 3", name="glob/newest/study/m")
-    assert set(north.store) == {"up/0123456789abcdef/north/here/m"}
+    assert set(north.store) == {"up/0123456789abcdef/north/heartbeat/m"}
     assert set(hub.store) == {"glob/0123456789abcdef/state/m", "glob/newest/study/m"}
-    message = north.open_control(north.get_site_object("north", "here"), "north", "here")
-    assert message == ControlMessage(PROTOCOL, "here", STUDY, "north", "", "s", 2)
+    message = north.open_control(north.get_site_object("north", "heartbeat"), "north", "heartbeat")
+    assert message == ControlMessage(PROTOCOL, "heartbeat", STUDY, "north", "", "s", 2)
     assert hub.open_control(hub.get_hub_object("state"), HUB, "state").text == "open"
-    assert north.get_site_object("south", "here") is None
+    assert north.get_site_object("south", "heartbeat") is None
 
 
 def test_a_chunk_that_is_missing_is_named_by_its_number():

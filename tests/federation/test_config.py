@@ -16,6 +16,7 @@ from medfed.federation.config import HubConfig
         (FedAvg(), 4, 3, 3),  # no more than were asked
         (FedBuff(buffer=2), 4, 5, 2),  # a buffer is merged once it is full
         (FedBuff(buffer=9), 4, 5, 4),
+        (FedBuff(buffer=9), 4, 3, 3),
     ],
 )
 def test_the_quorum_is_the_minimum_or_what_can_come(rule, minimum, asked, quorum):

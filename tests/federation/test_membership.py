@@ -9,6 +9,7 @@ from medfed.federation.membership import FILE, FOLDER, first_rounds, record_firs
 
 def test_a_site_joins_once_and_the_checkpoint_from_before_is_kept(tmp_path):
     assert first_rounds(tmp_path) == {}
+    (tmp_path / "round-00000.safetensors").write_bytes(b"untrained")
     record_first_rounds(tmp_path, 1, ["north", "south"])
     # Before round 1 is the untrained model, which the seed gives again.
     assert not (tmp_path / FOLDER).exists()

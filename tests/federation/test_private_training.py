@@ -25,7 +25,7 @@ from medfed.federation.private_training import (
     many_gradients,
     single_gradient,
 )
-from medfed.federation.site import PatientLedger, SiteRun, train_site
+from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.privacy import _noise as noise
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set
@@ -364,7 +364,7 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
                     folder / name,
                     resume,
                     examples=6,
-                    patients=PatientLedger("study", PATIENTS, ITEMS),
+                    patients=ChargedPatients("study", PATIENTS, ITEMS),
                     callbacks=[Dies()] if dies and name == "south" else [],
                 ),
             )

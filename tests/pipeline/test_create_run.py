@@ -63,14 +63,14 @@ def test_the_facts_name_the_study_and_its_sites_in_order(study):
     assert (opened, read, study_digest(again)) == (folder, facts, study_digest(study))
 
 
-def test_the_study_that_may_be_shared_has_no_folder_of_a_hospital(study):
+def test_the_public_study_has_no_folder_of_a_hospital(study):
     folder = RunFolder(Path("run"))
     folder.path.mkdir()
     write_study(folder, msgspec.structs.replace(study, start="/secret/old.ckpt"))
     assert "secret" in folder.study.read_text()
-    shared = folder.shared_study.read_text()
-    assert "secret" not in shared
-    plain = json.loads(shared)
+    public = folder.public_study.read_text()
+    assert "secret" not in public
+    plain = json.loads(public)
     assert (plain["sites"], plain["held_out"], plain["start"]) == (["north", "south"], ["west"], "old.ckpt")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -12,10 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from medfed.data.case_table import OwnTable
 from medfed.deployment.policy import describe, egress_size
 from medfed.errors import RunError, StudyError
 from medfed.models.tasks._scores import auroc
 from medfed.pipeline import train as run
+from medfed.pipeline.check import check
+from medfed.pipeline.drafting import draft_study, write_draft
 from medfed.pipeline.export import export
 from medfed.pipeline.factory import hospital_of, module_of
 from medfed.pipeline.predict import predict
@@ -23,6 +27,9 @@ from medfed.study.canonical import study_digest
 from medfed.study.reading import parse_study, read_study
 
 torch.set_num_threads(1)
+
+# Stands in every case's id; nothing that is written about a run may hold it.
+MARK = "Meier"
 
 STUDY = """\
 name: fused
@@ -57,8 +64,8 @@ def make_hospital(folder: Path, *, told_by: str, own: bool = False) -> None:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"p{number}.png")
         age = generator.normal(50, 5) + 30 * target * (told_by == "table")
         split = ("train", "train", "val", "test")[number % 4]
-        cases.append(f"c{number},p{number}.png,{target},{split}")
-        rows.append(f"c{number},{age:.1f},{'FM'[int(generator.integers(2))]}")
+        cases.append(f"{MARK}{number},p{number}.png,{target},{split}")
+        rows.append(f"{MARK}{number},{age:.1f},{'FM'[int(generator.integers(2))]}")
     (folder / "cases.csv").write_text("\n".join(cases) + "\n")
     rows[1:] = generator.permutation(rows[1:]).tolist()
     (folder / ("Klinik.csv" if own else "clinical.csv")).write_text("\n".join(rows) + "\n")
@@ -121,6 +128,10 @@ def test_sites_with_other_headings_and_files_give_the_same_inputs(tmp_path: Path
 def test_a_prediction_needs_the_table(tmp_path: Path) -> None:
     study = written(tmp_path, "table")
     done = run.train(study, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
+    written_files = [path for path in done.path.rglob("*") if path.is_file()]
+    assert written_files
+    assert not [path.name for path in written_files if MARK.encode() in path.read_bytes()]
+    assert "table.features" in done.report.read_text()
     rows = (tmp_path / "north" / "clinical.csv").read_text().splitlines()
     (tmp_path / "north" / "clinical.csv").write_text("\n".join(rows[:-1]) + "\n")
     out = predict(done.path, tmp_path / "north", tmp_path / "out")
@@ -188,3 +199,25 @@ def test_what_cannot_be_is_refused_when_the_study_is_read(what: str) -> None:
         text = text.replace(old, new)
     with pytest.raises(StudyError, match=words):
         parse_study(text)
+
+
+def test_a_draft_proposes_the_columns_that_all_hospitals_have(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        make_hospital(tmp_path / site, told_by="table")
+    draft = draft_study("drafted", {site: tmp_path / site for site in ("north", "south")}, {})
+    write_draft(tmp_path / "drafted.yaml", draft)
+    table = read_study(tmp_path / "drafted.yaml").data.table
+    assert (table.features, table.categorical) == (("age", "sex"), {"sex": ("F", "M")})
+    assert any("column 'case' was left out" in warning for warning in draft.warnings)
+
+
+def test_check_passes_what_the_site_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = written(tmp_path, "table")
+    own = OwnTable(str(tmp_path / "south" / "Klinik.csv"), {"age": "Alter", "case": "Fall"})
+    shutil.copytree(tmp_path / "south", tmp_path / "elsewhere")
+    assert check(tmp_path / "elsewhere", study, None, False, None) == 2
+    assert "the folder has none of clinical.csv" in capsys.readouterr().out
+    assert check(tmp_path / "elsewhere", study, None, False, None, own=own) < 2
+    said = capsys.readouterr().out
+    assert "has a row for 48 of 48 cases" in said
+    assert "age, sex" in said

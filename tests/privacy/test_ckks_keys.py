@@ -10,7 +10,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import PrivacyError, QuorumError
 from medfed.exchange import MemoryExchange
-from medfed.privacy._ckks_keys import ANNOUNCED, BOXES, KeyAnnouncement, dealer, relay_keys, shared_key
+from medfed.privacy._ckks_keys import (
+    ANNOUNCED,
+    ENCRYPTED_KEYS,
+    KeyAnnouncement,
+    dealer,
+    relay_keys,
+    shared_key,
+)
 from medfed.privacy._key_exchange import to_bytes
 from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import GlobalModel
@@ -40,7 +47,7 @@ def run(held: dict[str, bytes], sites=SITES):
             keys[site] = shared_key(channel, make)
         except PrivacyError as error:
             keys[site] = error
-            exchange.withdraw(site, "it stopped")
+            exchange.drop_out(site, "it stopped")
 
     threads = [threading.Thread(target=ask, args=(site,), daemon=True) for site in sites]
     for thread in threads:
@@ -114,4 +121,4 @@ def test_a_message_that_is_no_announcement_is_refused_and_the_others_go_on():
     sites, refused = relay_keys(HubChannel(exchange, ("east", "north"), 1), PATIENCE_S, PATIENCE_S, 1)
     assert sites == ["north"]
     assert "the message of 'east' for step 'ckks-keys' cannot be decoded" in str(refused["east"])
-    assert exchange.sent_messages(BOXES) is None
+    assert exchange.sent_messages(ENCRYPTED_KEYS) is None

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from medfed.errors import PrivacyError, WireError
 from medfed.privacy._key_exchange import (
-    Boxes,
+    EncryptedBySite,
     PublicKeys,
     RelayedMessages,
     agreed_key,
@@ -50,14 +50,16 @@ def test_a_key_of_small_order_is_refused(point):
 
 
 def test_content_of_another_kind_is_refused():
-    boxes = Boxes({"south": b"\x00\x01"})
-    assert parse(to_bytes(boxes), Boxes, "north", "shares") == boxes
-    for data in (b"{", b'{"boxes": {}, "more": 1}', b"[" * 100_000):
+    encrypted = EncryptedBySite({"south": b"\x00\x01"})
+    assert parse(to_bytes(encrypted), EncryptedBySite, "north", "shares") == encrypted
+    for data in (b"{", b'{"by_site": {}, "more": 1}', b"[" * 100_000):
         with pytest.raises(WireError, match="the message of 'north' for step 'shares' cannot be decoded"):
-            parse(data, Boxes, "north", "shares")
+            parse(data, EncryptedBySite, "north", "shares")
 
 
-MESSAGE = Message(FORMAT, "study", "run", "south", "hub", 3, 2, "shares", to_bytes(Boxes({"north": b"x"})))
+MESSAGE = Message(
+    FORMAT, "study", "run", "south", "hub", 3, 2, "shares", to_bytes(EncryptedBySite({"north": b"x"}))
+)
 
 
 STATED = msgspec.structs.replace(MESSAGE, data=msgspec.json.encode(Statement("", MESSAGE.data)))
@@ -75,13 +77,13 @@ class Forwarding:
         return self.message
 
 
-def opened(message: Message | None) -> Boxes:
+def opened(message: Message | None) -> EncryptedBySite:
     channel = SiteChannel(Forwarding(message), "north", 3, parties=("north", "south"))
-    return open_relayed(channel, b"sealed", Boxes, "south", "shares", 2)
+    return open_relayed(channel, b"sealed", EncryptedBySite, "south", "shares", 2)
 
 
 def test_a_forwarded_message_is_its_writers_of_this_step():
-    assert opened(STATED) == Boxes({"north": b"x"})
+    assert opened(STATED) == EncryptedBySite({"north": b"x"})
     with pytest.raises(PrivacyError, match="round 3: the hub forwards a message in the name of"):
         opened(None)
 

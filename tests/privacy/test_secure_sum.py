@@ -119,7 +119,7 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
             send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error
-            round.exchange.withdraw("west", "it stopped")
+            round.exchange.drop_out("west", "it stopped")
 
     round.threads.append(threading.Thread(target=west, daemon=True))
     round.threads[-1].start()

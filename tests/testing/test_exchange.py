@@ -111,7 +111,7 @@ FAULTS: dict[str, dict[str, Callable[..., Any]]] = {
     "updates_are_yielded_once_per_site_as_they_arrive": {"collect": collects_all_before_the_first},
     "a_site_that_is_silent_at_the_deadline_is_left_out": {"collect": names_the_silent_too},
     "an_update_for_another_round_is_no_answer": {"collect": collects_the_first_round},
-    "a_site_that_withdraws_is_not_waited_for": {"withdraw": does_nothing},
+    "a_site_that_drops_out_is_not_waited_for": {"drop_out": does_nothing},
     "closing_lets_a_waiting_site_go": {"close": does_nothing},
     "messages_go_both_ways_and_a_site_waits_for_its_own": {"send_message": sends_text},
     "the_first_message_of_a_step_counts_on_both_sides": {"send_message": replaces_the_message},
@@ -120,7 +120,7 @@ FAULTS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "a_site_stops_waiting_for_a_message_when_the_round_is_over": {"receive_message": waits_beyond_the_round},
     "closing_lets_a_site_go_that_waits_for_a_message": {"close": does_nothing},
-    "a_site_that_withdraws_is_not_waited_for_in_a_step": {"withdraw": does_nothing},
+    "a_site_that_drops_out_is_not_waited_for_in_a_step": {"drop_out": does_nothing},
     "a_forwarded_message_shows_who_wrote_it": {"open_message": trusts_the_sender},
     "a_retracted_update_can_be_replaced": {"retract": does_nothing},
 }
@@ -199,9 +199,9 @@ def test_an_exchange_within_one_process_need_not_restart() -> None:
 
 
 def test_the_report_names_the_faults() -> None:
-    exchange = OneProcess({"retract": does_nothing, "withdraw": does_nothing})
+    exchange = OneProcess({"retract": does_nothing, "drop_out": does_nothing})
     assert broken(check_exchange, exchange) == {
         "a_retracted_update_can_be_replaced",
-        "a_site_that_withdraws_is_not_waited_for",
-        "a_site_that_withdraws_is_not_waited_for_in_a_step",
+        "a_site_that_drops_out_is_not_waited_for",
+        "a_site_that_drops_out_is_not_waited_for_in_a_step",
     }

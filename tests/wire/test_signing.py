@@ -154,15 +154,15 @@ def test_names_serial_numbers_and_issuers_are_those_of_the_certificate(north, fo
 
 
 @pytest.mark.parametrize(
-    "file, advice",
+    "file, remedy",
     [
         ("identity.key", "make one with `medfed enrol`"),
         ("identity.pem", "run `medfed enrol accept` with the coordinator's kit"),
     ],
 )
-def test_an_identity_without_a_file_says_which_and_what_to_do(folders, tmp_path, file, advice):
+def test_an_identity_without_a_file_says_which_and_what_to_do(folders, tmp_path, file, remedy):
     folder = copied(folders["north"], tmp_path / "north", without=file)
-    with pytest.raises(ExchangeError, match=rf"no usable {file} \(FileNotFoundError\); {advice}") as caught:
+    with pytest.raises(ExchangeError, match=rf"no usable {file} \(FileNotFoundError\); {remedy}") as caught:
         load_seal(str(folder))
     assert str(tmp_path) not in str(caught.value)
     (folder / file).write_text("rubbish")

@@ -23,7 +23,7 @@ START_TIME, START, DOSE_BQ, HALF_LIFE_S = 0x00181072, 0x00181078, 0x00181074, 0x
 SERIES_DATE, SERIES_TIME = 0x00080021, 0x00080031
 ACQUISITION_DATE, ACQUISITION_TIME = 0x00080022, 0x00080032
 PHILIPS, PHILIPS_SUV = 0x70530010, 0x70531000
-CURE = "read the stored values, or export the series with it"
+REMEDY = "read the stored values, or export the series with it"
 # Grown-ups and newborns; another weight is a wrong unit or a placeholder.
 MIN_WEIGHT_KG, MAX_WEIGHT_KG = 0.5, 500.0
 
@@ -43,7 +43,7 @@ def suv_factor(headers: Sequence[Elements]) -> float:
         if _moment(first, SERIES_DATE, SERIES_TIME) > earliest:
             raise ImageError(
                 "a PET series whose SeriesTime (0008,0031) is later than its first image's, so that the time"
-                f" to which its activity is corrected is unknown; {CURE}"
+                f" to which its activity is corrected is unknown; {REMEDY}"
             )
     return factors.pop()
 
@@ -55,15 +55,17 @@ def _factor(header: Elements) -> float:
     if units == b"CNTS" and header.text(PHILIPS).startswith(b"Philips PET"):
         return _positive(header, PHILIPS_SUV)
     if units != b"BQML":
-        raise ImageError(f"PET values whose {describe_tag(UNITS)} are not BQML, GML or Philips' CNTS; {CURE}")
+        raise ImageError(
+            f"PET values whose {describe_tag(UNITS)} are not BQML, GML or Philips' CNTS; {REMEDY}"
+        )
     if not {b"ATTN", b"DECY"} <= set(header.texts(CORRECTED)):
         raise ImageError(
             f"PET values that {describe_tag(CORRECTED)} does not call corrected for attenuation and decay;"
-            f" {CURE}"
+            f" {REMEDY}"
         )
     weight_g = 1000 * _positive(header, WEIGHT_KG)
     if not MIN_WEIGHT_KG <= weight_g / 1000 <= MAX_WEIGHT_KG:
-        raise ImageError(f"{describe_tag(WEIGHT_KG)} is no weight in kg; {CURE}")
+        raise ImageError(f"{describe_tag(WEIGHT_KG)} is no weight in kg; {REMEDY}")
     isotope = header.first(ISOTOPE)
     dose, half_life_s = _positive(isotope, DOSE_BQ), _positive(isotope, HALF_LIFE_S)
     return float(weight_g / (dose * 2 ** (-_decay_time_s(header, isotope) / half_life_s)))
@@ -75,7 +77,7 @@ def _decay_time_s(header: Elements, isotope: Elements) -> float:
     if correction == b"ADMIN":
         return 0.0
     if correction != b"START":
-        raise ImageError(f"{describe_tag(DECAY_CORRECTION)} is neither START nor ADMIN; {CURE}")
+        raise ImageError(f"{describe_tag(DECAY_CORRECTION)} is neither START nor ADMIN; {REMEDY}")
     scan = _moment(header, SERIES_DATE, SERIES_TIME)
     text = isotope.text(START)
     # Without a date the injection was on the day of the series.
@@ -84,14 +86,14 @@ def _decay_time_s(header: Elements, isotope: Elements) -> float:
     )
     seconds = (scan - injected).total_seconds()
     if seconds < 0:
-        raise ImageError(f"the injection ({describe_tag(START_TIME)}) is later than the series; {CURE}")
+        raise ImageError(f"the injection ({describe_tag(START_TIME)}) is later than the series; {REMEDY}")
     return seconds
 
 
 def _positive(header: Elements, tag: int) -> float:
     value = header.number(tag)
     if value is None or value <= 0:
-        raise ImageError(f"a PET series without {describe_tag(tag)}, which SUV needs; {CURE}")
+        raise ImageError(f"a PET series without {describe_tag(tag)}, which SUV needs; {REMEDY}")
     return value
 
 
@@ -108,5 +110,5 @@ def _parsed(day: bytes, clock: bytes, tag: int) -> datetime:
         return moment.replace(microsecond=int(fraction.ljust(6, b"0")[:6] or b"0"))
     except ValueError:
         raise ImageError(
-            f"a PET series without a date and {describe_tag(tag)}, which SUV needs; {CURE}"
+            f"a PET series without a date and {describe_tag(tag)}, which SUV needs; {REMEDY}"
         ) from None

@@ -54,26 +54,30 @@ def choose_series(
     studies: Mapping[str, Sequence[Key]],
     series: Mapping[Key, Sequence[ListingHeader]],
     choices: Sequence[SeriesChoice],
-) -> tuple[list[tuple[Key, ...]], list[str]]:
-    """Return, per study that has all channels, its series in the order of `choices`; and notes to print.
+) -> tuple[list[tuple[Key | None, ...]], list[str]]:
+    """Return, per study, its series in the order of `choices`, None for one that it lacks; notes to print.
 
-    `studies` are the series of each study.
+    A study that has some of the channels is a case that is refused when it is read. One that has none is of
+    another kind, and one with several series for a channel is left out. `studies` are the series of each.
     """
-    chosen: list[tuple[Key, ...]] = []
+    chosen: list[tuple[Key | None, ...]] = []
     lacking = dict.fromkeys((choice.name for choice in choices), 0)
     unclear = dict(lacking)
     for keys in studies.values():
-        channels = []
-        for choice in choices:
-            fitting = [key for key in keys if choice.fits(series[key][0])]
-            if len(fitting) > 1 and choice.several == "most_slices":
-                fitting = _most_slices(fitting, lambda key: sum(one.slices for one in series[key]))
-            lacking[choice.name] += not fitting
-            unclear[choice.name] += len(fitting) > 1
-            channels += fitting if len(fitting) == 1 else []
-        if len(channels) == len(set(channels)) == len(choices):
-            chosen.append(tuple(channels))
-    notes = [f"{count} studies have no series for '{name}'" for name, count in lacking.items() if count]
+        fitting = [_fitting(keys, series, choice) for choice in choices]
+        for choice, found in zip(choices, fitting, strict=True):
+            unclear[choice.name] += len(found) > 1
+        own = [found[0] for found in fitting if len(found) == 1]
+        if own and len(own) == len(set(own)) and all(len(found) < 2 for found in fitting):
+            chosen.append(tuple(found[0] if found else None for found in fitting))
+            for choice, found in zip(choices, fitting, strict=True):
+                lacking[choice.name] += not found
+    notes = [
+        f"{count} studies have no series for '{name}' and one for another channel: each is a case that is "
+        "refused; restore it, or narrow the choice"
+        for name, count in lacking.items()
+        if count
+    ]
     notes += [
         f"{count} studies have several series for '{name}'; narrow it, or give `several: most_slices`"
         for name, count in unclear.items()
@@ -82,6 +86,16 @@ def choose_series(
     left_out = len(studies) - len(chosen)
     notes += [f"{left_out} of {len(studies)} studies are left out"] if left_out else []
     return chosen, notes
+
+
+def _fitting(
+    keys: Sequence[Key], series: Mapping[Key, Sequence[ListingHeader]], choice: SeriesChoice
+) -> list[Key]:
+    """Return the series of a study that a choice fits; the longest if it says so."""
+    fitting = [key for key in keys if choice.fits(series[key][0])]
+    if len(fitting) > 1 and choice.several == "most_slices":
+        return _most_slices(fitting, lambda key: sum(one.slices for one in series[key]))
+    return fitting
 
 
 def _most_slices(keys: Sequence[Key], slices: Callable[[Key], int]) -> list[Key]:

@@ -45,6 +45,9 @@ _ENDINGS: tuple[tuple[str, Format], ...] = (
     (".xlsx", "table"),
     (".json", "json"),
 )
+# A link that would lead back to where it lies.
+CIRCLE = "links to a folder in which they lie"
+
 _PREAMBLE = 128
 _HEAD = 256
 # The value representations that a first element of group 0002 or 0008 can have (PS3.5, explicit encoding).
@@ -67,25 +70,31 @@ class File:
 
 @dataclass(frozen=True, repr=False)
 class Survey:
-    """The files below a folder, in order, and how many entries could not be looked into, by reason."""
+    """The files below a folder, in order, and how many entries could not be looked into, by reason.
+
+    `outside` counts the links to files and folders that lie outside the folder.
+    """
 
     folder: Path
     files: tuple[File, ...]
     unreadable: Mapping[str, int] = field(default_factory=dict)
+    outside: int = 0
 
     @classmethod
     def of(cls, folder: Path) -> Survey:
         """Return the survey of a folder.
 
-        Links are followed, because research copies consist of them; each real folder is entered once, so
-        that a link to a parent does not loop. Hidden entries and medfed's own folder are left out.
+        Links are followed, also out of the folder, because research copies consist of them; how many lead out
+        is in `outside`. Each real folder is entered once, and a link to a folder around it or around the data
+        folder never. Hidden entries and medfed's own folder are left out.
         """
         unreadable: Counter[str] = Counter()
+        outside: Counter[str] = Counter()
         files = [
             File(path, path.relative_to(folder).parts, file_format(path))
-            for path in sorted(_walk(folder, unreadable))
+            for path in sorted(_walk(folder, unreadable, outside))
         ]
-        return cls(folder, tuple(files), dict(unreadable))
+        return cls(folder, tuple(files), dict(unreadable), outside.total())
 
     @cached_property
     def folders(self) -> Mapping[tuple[str, ...], tuple[File, ...]]:
@@ -145,8 +154,9 @@ def _starts_as_dicom(head: bytes) -> bool:
     return head[:2] == b"\0\x08" and head[4:6] in _VALUE_REPRESENTATIONS
 
 
-def _walk(folder: Path, unreadable: Counter[str]) -> Iterator[Path]:
-    entered = {os.path.realpath(folder)}
+def _walk(folder: Path, unreadable: Counter[str], outside: Counter[str]) -> Iterator[Path]:
+    root = os.path.realpath(folder)
+    entered = {root}
 
     def failed(_: OSError) -> None:
         unreadable["folders that may not be read"] += 1
@@ -161,15 +171,42 @@ def _walk(folder: Path, unreadable: Counter[str]) -> Iterator[Path]:
                     unreadable["links to nothing"] += 1
                     continue
                 if regular:
+                    outside["files"] += path.is_symlink() and not _is_below(os.path.realpath(path), root)
                     yield path
                 else:
                     unreadable["devices, pipes or sockets"] += 1
-        folders[:] = [name for name in sorted(skip_cache_folder(folders)) if _enters(parent, name, entered)]
+        own = [name for name in sorted(skip_cache_folder(folders)) if not name.startswith(".")]
+        circles = {name for name in own if _is_circle(parent, name, root)}
+        unreadable.update(dict.fromkeys([CIRCLE], len(circles)) if circles else {})
+        folders[:] = [name for name in own if name not in circles and _enters(parent, name, entered)]
+        outside["folders"] += sum(_leads_out(parent, name, root) for name in folders)
+
+
+def _is_circle(parent: str, name: str, root: str) -> bool:
+    """Whether a link leads to a folder in which it lies itself, or in which the data folder lies.
+
+    Below such a folder lie other patients, or other hospitals, and none of them is this one's.
+    """
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    real = os.path.realpath(path)
+    return _is_below(os.path.realpath(parent), real) or _is_below(root, real)
+
+
+def _leads_out(parent: str, name: str, root: str) -> bool:
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and not _is_below(os.path.realpath(path), root)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a real path is a folder's, or lies below it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _enters(parent: str, name: str, entered: set[str]) -> bool:
     real = os.path.realpath(os.path.join(parent, name))
-    if name.startswith(".") or real in entered:
+    if real in entered:
         return False
     entered.add(real)
     return True

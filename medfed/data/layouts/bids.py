@@ -7,14 +7,20 @@ names of masks and segmentations by its derivatives (version 1.9), and by the wi
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from medfed.data.case import Fault
+from medfed.data.layouts._bids_tables import read_label_tables, read_participants
 from medfed.data.layouts._files import is_image, stem
-from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
+from medfed.data.layouts._numbered_channels import one_of
 from medfed.data.layouts._survey import Survey
+from medfed.data.refusals import SeveralFilesError, SeveralLabelsError
 from medfed.errors import DataError
 
 # How a label's name ends below derivatives/, where images lie too (bias-corrected, in a template's space).
@@ -22,13 +28,26 @@ LABELS = ("dseg", "mask", "seg", "label", "lesion")
 
 # Contrasts that may be named in a message; any other word of a file's name could be a patient's.
 WEIGHTED_IMAGES = frozenset({"T1w", "T2w", "T2starw", "PDw", "PDT2", "FLAIR", "FLASH", "inplaneT1", "angio"})
+# Entities that a choice of a channel need not say: who and when it is of, and which of several takes.
+_NEUTRAL = frozenset({"sub", "ses", "acq", "run"})
+# Subjects that hold a session in their label.
+_SESSION = re.compile(r"(.+?)ses(?:sion)?\d+", re.IGNORECASE)
+
+UNUSED_LABELS = "labels below derivatives that belong to no image"
+
 QUANTITATIVE_MAPS = frozenset({"T1map", "T2map", "T1rho", "UNIT1"})
 
 
 class BIDS(Layout, tag="bids", frozen=True):
     """The Brain Imaging Data Structure: the anatomical images of each subject and session with their labels.
 
-    If there are several contrasts (T1w, FLAIR), the labelled one is listed.
+    channels: the images of a session that are its channels, by a name for each: a suffix, with the entities
+    that tell its file from others, such as `{t1: T1w, t1c: ce-gd_T1w, flair: acq-3d_FLAIR}`. A file with
+    `acq` or `run` fits a choice without them; one with any other entity (`ce`, `rec`, `part`) only one that
+    says it.  target: the column of participants.tsv with each subject's class.
+
+    Without `channels` each image of the labelled contrast is a case. Subjects that are named as sessions of
+    one (`sub-12Ses1`, `sub-12Ses2`) are one patient.
     """
 
     title: ClassVar[str] = "BIDS"
@@ -36,27 +55,136 @@ class BIDS(Layout, tag="bids", frozen=True):
     order: ClassVar[int] = 40
     rank: ClassVar[int] = 1
 
+    channels: dict[str, str] | None = None
+    target: str = ""
+
     def evidence(self, survey: Survey) -> str | None:
         count = len(_images(survey))
         return f"{count} images in sub-*/anat, named as BIDS does" if count else None
 
     def read(self, survey: Survey) -> CaseListing:
         images, labels = _images(survey), _labels(survey)
-        label_of = {image: _label(image, images, labels) for image in images}
-        contrast = _only_contrast(images, [image for image in images if label_of[image] is not None])
+        found = _stacked(images, labels, self.channels) if self.channels else _one_contrast(images, labels)
+        table = read_participants(survey, needed=bool(self.target))
+        targets, classes = table.targets(self.target) if self.target else ({}, ())
         cases = tuple(
-            ListedCase(stem(image), _entities(image)["sub"], (image,), label=label_of[image])
-            for image in images
-            if _contrast(image) == contrast
+            replace(case, target=targets.get(case.patient), attributes=table.rows.get(case.patient, {}))
+            for case in found.cases
         )
-        others = tuple(image for image in images if _contrast(image) != contrast)
-        used = set(label_of.values())
-        spare = tuple(label for label in labels if label not in used)
-        left_out = {
-            f"images of another contrast than {_printable(contrast)}": others,
-            "labels below derivatives that belong to no image": spare,
-        }
-        return CaseListing(self.title, cases, left_out=left_out)
+        names, tables = read_label_tables(survey)
+        # The table is of segmentations; 1 in a mask is what the mask is of.
+        all_named = all(_suffix(case.label) == "dseg" for case in cases if case.label is not None)
+        cases, notes = _with_patients(cases)
+        return replace(
+            found,
+            cases=cases,
+            notes=(*table.notes, *notes),
+            class_names=classes,
+            label_names=names if all_named else {},
+            read=(*table.read, *tables),
+        )
+
+
+def _stacked(images: Sequence[Path], labels: Sequence[Path], channels: Mapping[str, str]) -> CaseListing:
+    """Return a case for each session that has one of the chosen images."""
+    taken = {image: _choice(image, channels) for image in images}
+    cases = []
+    for visit in sorted({_visit(image) for image in images if taken[image]}):
+        of_visit = [image for image in images if _visit(image) == visit]
+        chosen = [[image for image in of_visit if taken[image] == name] for name in channels]
+        matches = _labels_of(visit, [image for some in chosen for image in some], of_visit, labels)
+        cases.append(
+            ListedCase(
+                f"sub-{visit[0]}" + (f"_ses-{visit[1]}" if visit[1] else ""),
+                visit[0],
+                tuple(one_of(some) for some in chosen),
+                label=matches[0] if matches else None,
+                fault=_fault(chosen, matches),
+            )
+        )
+    used = {case.label for case in cases}
+    left_out = {
+        "images that `channels` does not choose": tuple(image for image in images if not taken[image]),
+        UNUSED_LABELS: tuple(label for label in labels if label not in used),
+    }
+    return CaseListing(BIDS.title, tuple(cases), channels=tuple(channels), left_out=left_out)
+
+
+def _one_contrast(images: Sequence[Path], labels: Sequence[Path]) -> CaseListing:
+    """Return a case for each image of the contrast that has labels."""
+    labels_of = {image: _labels_of_image(image, images, labels) for image in images}
+    contrast = _only_contrast(images, [image for image in images if labels_of[image]])
+    cases = tuple(
+        ListedCase(
+            stem(image),
+            _entities(image)["sub"],
+            (image,),
+            label=labels_of[image][0] if labels_of[image] else None,
+            fault=_fault([[image]], labels_of[image]),
+        )
+        for image in images
+        if _suffix(image) == contrast
+    )
+    used = {case.label for case in cases}
+    left_out = {
+        f"images of another contrast than {_printable(contrast)}": tuple(
+            image for image in images if _suffix(image) != contrast
+        ),
+        UNUSED_LABELS: tuple(label for label in labels if label not in used),
+    }
+    return CaseListing(BIDS.title, cases, left_out=left_out)
+
+
+def _choice(image: Path, channels: Mapping[str, str]) -> str:
+    """Return the channel whose choice fits an image and says most of its name; or ''.
+
+    Raises:
+        DataError: if two do.
+    """
+    own = _entities(image)
+    fitting = {}
+    for name, choice in channels.items():
+        wanted = dict(part.split("-", 1) for part in choice.split("_")[:-1] if "-" in part)
+        said = own.items() >= wanted.items() and own.keys() - wanted.keys() <= _NEUTRAL
+        if choice.rpartition("_")[2] == _suffix(image) and said:
+            fitting[name] = len(wanted)
+    best = [name for name, count in fitting.items() if count == max(fitting.values())]
+    if len(best) > 1:
+        raise DataError(
+            f"layout: one image fits the channels {' and '.join(best)} equally well; make them more exact, "
+            "by entities such as acq-x_T1w"
+        )
+    return best[0] if best else ""
+
+
+def _fault(chosen: Sequence[Sequence[Path]], labels: Sequence[Path]) -> Fault | None:
+    """Return why a session's files are not clear, or None."""
+    several = [len(files) for files in chosen if len(files) > 1]
+    if several:
+        return Fault(
+            SeveralFilesError,
+            f"{several[0]} images of its session fit one channel; say which in `layout: {{kind: bids, "
+            "channels: ...}}` by an entity (acq-x_T1w, run-1_T1w), or keep one",
+        )
+    if len(labels) > 1:
+        return Fault(
+            SeveralLabelsError,
+            f"derivatives has {len(labels)} labels for it; keep the right one, or list the cases in "
+            "cases.csv",
+        )
+    return None
+
+
+def _with_patients(cases: Sequence[ListedCase]) -> tuple[tuple[ListedCase, ...], tuple[str, ...]]:
+    """Return cases in which subjects named as sessions of one are one patient, and a note on it."""
+    named = {case.patient: match[1] for case in cases if (match := _SESSION.fullmatch(case.patient))}
+    if not named:
+        return tuple(cases), ()
+    note = (
+        f"{len(named)} subjects are named as sessions (sub-xSes1) of {len(set(named.values()))}, and count "
+        "as so many patients"
+    )
+    return tuple(replace(case, patient=named.get(case.patient, case.patient)) for case in cases), (note,)
 
 
 def _only_contrast(images: Sequence[Path], labelled: Sequence[Path]) -> str:
@@ -65,7 +193,7 @@ def _only_contrast(images: Sequence[Path], labelled: Sequence[Path]) -> str:
     Raises:
         DataError: if there are several.
     """
-    counts = Counter(_contrast(image) for image in labelled or images)
+    counts = Counter(_suffix(image) for image in labelled or images)
     if len(counts) > 1:
         listed = ", ".join(f"{count} {_printable(contrast)}" for contrast, count in sorted(counts.items()))
         raise DataError(
@@ -84,7 +212,12 @@ def _labels(survey: Survey) -> list[Path]:
     """Return the masks and segmentations of every pipeline below derivatives/, in order."""
     pipelines = survey.subfolders("derivatives")
     roots = [("derivatives",), *(("derivatives", pipeline) for pipeline in pipelines)]
-    return [path for root in roots for path in _anatomical(survey, root) if _contrast(path).lower() in LABELS]
+    return [path for root in roots for path in _anatomical(survey, root) if _is_label(path)]
+
+
+def _is_label(path: Path) -> bool:
+    """Whether a file's suffix is that of a label: `_dseg`, or as published, `_lesion-manual`."""
+    return _suffix(path).partition("-")[0].lower() in LABELS
 
 
 def _anatomical(survey: Survey, root: tuple[str, ...]) -> list[Path]:
@@ -102,24 +235,29 @@ def _is_anatomical(parts: Sequence[str]) -> bool:
     return len(parts) == 3 or parts[1].startswith("ses-")
 
 
-def _label(image: Path, images: Sequence[Path], labels: Sequence[Path]) -> Path | None:
-    """Return the label named after an image, or else the label of a session that has no other image.
-
-    Raises:
-        CaseError: if there are several.
-    """
+def _labels_of_image(image: Path, images: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
+    """Return the labels named after an image, or else those of a session that has no other image."""
     visit = _visit(image)
     of_visit = [label for label in labels if _visit(label) == visit]
-    matches = [label for label in of_visit if stem(label).startswith(f"{stem(image)}_")]
+    matches = [label for label in of_visit if _is_named_after(label, image)]
     if not matches and sum(_visit(other) == visit for other in images) == 1:
-        matches = of_visit
-    if len(matches) > 1:
-        raise CaseError(
-            stem(image),
-            f"derivatives has {len(matches)} labels for it; keep the right one, or list the cases in "
-            "cases.csv",
-        )
-    return matches[0] if matches else None
+        return of_visit
+    return matches
+
+
+def _labels_of(
+    visit: tuple[str, str], chosen: Sequence[Path], images: Sequence[Path], labels: Sequence[Path]
+) -> list[Path]:
+    """Return the labels named after a chosen image of a session, or else after none of its images."""
+    of_visit = [label for label in labels if _visit(label) == visit]
+    named = [label for label in of_visit if any(_is_named_after(label, image) for image in chosen)]
+    return named or [
+        label for label in of_visit if not any(_is_named_after(label, image) for image in images)
+    ]
+
+
+def _is_named_after(label: Path, image: Path) -> bool:
+    return stem(label).startswith(f"{stem(image)}_")
 
 
 def _entities(path: Path) -> dict[str, str]:
@@ -136,5 +274,5 @@ def _printable(contrast: str) -> str:
     return contrast if contrast in WEIGHTED_IMAGES | QUANTITATIVE_MAPS else "of no usual contrast"
 
 
-def _contrast(path: Path) -> str:
+def _suffix(path: Path) -> str:
     return stem(path).rpartition("_")[2]

@@ -92,17 +92,17 @@ def read_row(
     if not row["case"]:
         errors.append(DataError("the case has no id; fill the column 'case'"))
     elif first != number:
-        advice = (
+        remedy = (
             "every case needs an id of its own, and a patient's several visits share the column 'patient'"
         )
-        errors.append(DataError(f"the same case id as row {first}; {advice}"))
+        errors.append(DataError(f"the same case id as row {first}; {remedy}"))
     if not images:
-        advice = "give the image's path relative to the folder"
-        errors.append(DataError(f"the column 'image' is empty; {advice}"))
+        remedy = "give the image's path relative to the folder"
+        errors.append(DataError(f"the column 'image' is empty; {remedy}"))
     for column, paths in (("image", images), ("label", (label,) if label is not None else ())):
         if not all(path.exists() for path in paths):
-            advice = f"correct the path in the column '{column}' or restore the file"
-            errors.append(ImageError(f"its {column} is not there; {advice}"))
+            remedy = f"correct the path in the column '{column}' or restore the file"
+            errors.append(ImageError(f"its {column} is not there; {remedy}"))
     identity = row["case"] or f"row {number}"
     case = ListedCase(
         id=identity,

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from medfed.data.layouts._files import images_in, in_split, split_folders, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
-from medfed.data.layouts._roles import is_label_word, is_role
+from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, is_role, plain, shared_name
 from medfed.data.layouts._survey import IMAGE_FORMATS, File, Survey
 from medfed.errors import DataError
 
@@ -19,6 +19,9 @@ SEVERAL = 4
 
 # The largest share of files whose name other folders have, too: patients' folders repeat the same names.
 MAX_SHARED = 0.1
+
+# Words for labels that are findings, too: images in such a folder may show one.
+FINDINGS = frozenset({"lesion", "lesions"})
 
 _DATE = re.compile(r"(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d")
 
@@ -45,9 +48,9 @@ class ClassFolders(Layout, tag="class_folders", frozen=True):
             _has_other_images(survey, parent) for parent in split_folders(survey).values()
         ):
             return None
-        if any(is_label_word(name) or is_role(name) for name in names):
+        if any((is_label_word(name) and plain(name) not in FINDINGS) or is_role(name) for name in names):
             return None
-        if any(not _look_like_classes(classes) for classes in splits):
+        if any(not _look_like_classes(classes) or _hold_masks(classes) for classes in splits):
             return None
         repeated = len(splits) > 1 and all(set(classes) == names for classes in splits)
         counts = Counter({name: sum(len(one.get(name, ())) for one in splits) for name in names})
@@ -106,6 +109,23 @@ def _look_like_classes(classes: dict[str, tuple[File, ...]]) -> bool:
     dated = sum(_DATE.fullmatch(one) is not None for names in stems.values() for one in names)
     roles = sum(is_role(one) or is_label_word(one) for names in stems.values() for one in names)
     return max(shared, named_after, dated, roles) <= MAX_SHARED * total
+
+
+def _hold_masks(classes: dict[str, tuple[File, ...]]) -> bool:
+    """Whether a folder that may be a finding's holds masks of the others' images, by their names."""
+    masks = {
+        shared_name(stem(file.path), LABEL_WORDS)
+        for name, files in classes.items()
+        if plain(name) in FINDINGS
+        for file in files
+    }
+    others = {
+        shared_name(stem(file.path), IMAGE_WORDS)
+        for name, files in classes.items()
+        if plain(name) not in FINDINGS
+        for file in files
+    }
+    return len(masks & others) > MAX_SHARED * len(masks)
 
 
 def _cases(files: Sequence[File], split: str, name: str, target: int) -> list[ListedCase]:

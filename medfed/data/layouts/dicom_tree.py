@@ -54,13 +54,14 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
         volumes, short = without_short(files.series)
         patients, notes = group_by_patient(volumes)
         channels, choice_notes = self._channels(volumes)
-        case_of = {key: number for number, keys in enumerate(channels) for key in keys}
+        case_of = {key: number for number, keys in enumerate(channels) for key in keys if key is not None}
         labels = match_labels({key: volumes[key] for key in case_of}, case_of, files.labels)
         sources = Sources.of(survey, files)
         cases = []
         for number, keys in enumerate(channels):
-            images = [sources.of_series(key[0], volumes[key]) for key in keys]
-            cases.append(_case(keys, patients[keys[0]], images, labels[number]))
+            own = [key for key in keys if key is not None]
+            images = [() if key is None else sources.of_series(key[0], volumes[key]) for key in keys]
+            cases.append(_case(own, patients[own[0]], images, labels[number]))
         damaged = sources.damaged_series.items()
         cases += [ListedCase(f"damaged {name}", f"damaged {name}", (paths,)) for name, paths in damaged]
         if damaged:
@@ -85,8 +86,8 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
             },
         )
 
-    def _channels(self, series: Series) -> tuple[list[tuple[Key, ...]], list[str]]:
-        """Return the series of each case, and notes."""
+    def _channels(self, series: Series) -> tuple[Sequence[tuple[Key | None, ...]], list[str]]:
+        """Return the series of each case, None for a channel that it lacks, and notes."""
         if self.series:
             studies: dict[str, list[Key]] = defaultdict(list)
             for key in sorted(series):

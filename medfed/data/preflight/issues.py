@@ -29,7 +29,7 @@ class IssueType:
     severity: Severity
     title: str
     means: str
-    cure: str
+    remedy: str
 
 
 ISSUE_TYPES = msgspec.toml.decode(
@@ -45,7 +45,7 @@ class Problem:
     severity: Severity
     title: str
     means: str
-    cure: str
+    remedy: str
     cases: tuple[tuple[str, str], ...]
 
 

@@ -55,7 +55,7 @@ def headline(problem: Problem) -> str:
 def _explained(problem: Problem) -> list[str]:
     if problem.severity == "note":
         return []
-    return [text for text in (problem.means, f"Do: {problem.cure}" if problem.cure else "") if text]
+    return [text for text in (problem.means, f"Do: {problem.remedy}" if problem.remedy else "") if text]
 
 
 def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

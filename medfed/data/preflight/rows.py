@@ -22,8 +22,7 @@ def table_findings(index: Index | None, listing: Listing) -> Iterator[Finding]:
             yield Finding("table_row", name, str(refusal).partition(": ")[2])
     for warning in index.rows.warnings:
         yield Finding("table_column", "", warning)
-    # Those that the listing told already are not told twice.
-    yield from (Finding("note", "", note) for note in index.notes)
+    yield from (Finding("note", "", note) for note in index.rows.notes)
 
 
 def table_facts(index: Index | None, requirements: StudyRequirements | None) -> dict[str, Any]:

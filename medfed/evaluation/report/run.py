@@ -10,7 +10,7 @@ from medfed.errors import RunError
 from medfed.evaluation import histograms
 from medfed.evaluation.histograms import ScoreHistogram
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
-from medfed.evaluation.summarise import ResolvedStudy, read_resolved_study, read_run_facts
+from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run_facts
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.rounds import LEFT_OUT, RoundLine, last_round, read_rounds
@@ -20,7 +20,7 @@ class Run(NamedTuple):
     """The contents of a run folder, as far as they are written."""
 
     facts: RunFacts
-    study: ResolvedStudy
+    study: PublicStudy
     rows: list[Row]
     rounds: list[RoundLine]
     curves: list[ScoreHistogram]
@@ -66,7 +66,7 @@ def read_run(path: Path) -> Run:
         )
     return Run(
         read_run_facts(path),
-        read_resolved_study(path),
+        read_public_study(path),
         read_rows(folder.rows),
         read_rounds(folder.rounds),
         histograms.read(folder.curves) if folder.curves.is_file() else [],

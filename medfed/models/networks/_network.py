@@ -140,7 +140,7 @@ class SpatialNetwork(Network, frozen=True):
         """Check that an instance norm at the deepest level has more than one voxel for its variance.
 
         Raises:
-            StudyError: if only one would be left; torch would fail at the first batch, without naming a cure.
+            StudyError: if only one would be left; torch would fail at the first batch, without a remedy.
         """
         if size is None or norm != "instance":
             return

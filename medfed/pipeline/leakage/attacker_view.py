@@ -28,7 +28,7 @@ from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
 from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
-from medfed.federation.site import PatientLedger, SiteRun, train_site
+from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.pipeline.factory import module_of, site_config_of
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.accounting.ledger import data_set
@@ -124,7 +124,7 @@ def _site_run(items: Sequence[Item], folder: Path) -> SiteRun:
     patients: dict[str, list[int]] = {}
     for number, item in enumerate(items):
         patients.setdefault(item["case"], []).append(number)
-    ledger = PatientLedger("leakage", data_set(patients, b"leakage"), list(patients.values()))
+    ledger = ChargedPatients("leakage", data_set(patients, b"leakage"), list(patients.values()))
     return SiteRun(folder, examples=len(items), patients=ledger)
 
 

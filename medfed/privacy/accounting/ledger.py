@@ -73,7 +73,7 @@ def data_set(patients: Iterable[str], secret: bytes) -> DataSet:
 
 
 @dataclass(frozen=True)
-class BudgetEntry:
+class BudgetAccount:
     """One run of a study in a ledger: what it has spent, and what is still reserved."""
 
     id: str
@@ -106,7 +106,7 @@ class Ledger:
 
     # -- queries
 
-    def accounts(self, study: str = "") -> list[BudgetEntry]:
+    def accounts(self, study: str = "") -> list[BudgetAccount]:
         """Return the accounts of one study or of all studies, in the order in which they were opened."""
         accounts = _accounts(self._lines()).values()
         return [account for account in accounts if not study or account.study == study]
@@ -250,12 +250,12 @@ class Ledger:
             os.close(descriptor)
 
 
-def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, BudgetEntry]:
-    accounts: dict[str, BudgetEntry] = {}
+def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, BudgetAccount]:
+    accounts: dict[str, BudgetAccount] = {}
     for line in lines:
         event, name = line["event"], line.get("account", "")
         if event == "reserved":
-            account = accounts.get(name) or BudgetEntry(name, line["study"], line["data"])
+            account = accounts.get(name) or BudgetAccount(name, line["study"], line["data"])
             plan = msgspec.convert(line, MechanismSteps)
             accounts[name] = replace(account, reserved=plan, closed=False)
         elif event == "spent":
@@ -265,7 +265,7 @@ def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, BudgetEntry]:
     return accounts
 
 
-def _after(account: BudgetEntry, charge: MechanismSteps, divergences: Sequence[float]) -> BudgetEntry:
+def _after(account: BudgetAccount, charge: MechanismSteps, divergences: Sequence[float]) -> BudgetAccount:
     """Return an account after one more charge."""
     reserved = account.reserved
     if reserved is not None:
@@ -277,7 +277,7 @@ def _after(account: BudgetEntry, charge: MechanismSteps, divergences: Sequence[f
 
 
 def _epsilon(
-    accounts: Sequence[BudgetEntry],
+    accounts: Sequence[BudgetAccount],
     planned: Sequence[MechanismSteps],
     orders: Sequence[float],
     delta: float,

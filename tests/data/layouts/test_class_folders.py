@@ -40,6 +40,16 @@ def test_a_folder_a_class_below_a_folder_a_split(tmp_path: Path) -> None:
     assert len(found.cases) == 27
 
 
+def test_a_class_may_be_called_lesion(tmp_path: Path) -> None:
+    for name in ("lesion", "normal"):
+        for i in range(4):
+            write_nifti(tmp_path / name / f"{MARK}{name[0]}{i}.nii.gz", np.zeros((4, 4, 4), np.float32))
+    assert index(tmp_path).class_names == ("lesion", "normal")
+    for i in range(4):
+        (tmp_path / "lesion" / f"{MARK}l{i}.nii.gz").rename(tmp_path / "lesion" / f"{MARK}n{i}_seg.nii.gz")
+    assert index(tmp_path).layout == "images beside labels"
+
+
 NONE_FITS = "holds nothing that medfed knows for certain"
 
 

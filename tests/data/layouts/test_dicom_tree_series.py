@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from medfed.data.case import Case, paths_of
 from medfed.data.case_reading import read_image
-from medfed.data.index import Index
+from medfed.data.index import Index, index_folder
 from medfed.data.layouts._dicom_choice import SeriesChoice
 from medfed.data.layouts._survey import Survey
 from medfed.data.layouts.dicom_tree import DicomTree
@@ -24,7 +24,7 @@ from medfed.data.preflight.preflight import check
 from medfed.data.settings import Images
 from medfed.errors import DataError, ImageError
 
-from ..hospital_folder import index
+from ..hospital_folder import SECRET, index, unreadable
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DOSE_REPORT = "1.2.840.10008.5.1.4.1.1.88.67"
@@ -325,6 +325,31 @@ def test_chosen_series_of_a_study_are_the_channels_of_one_case(tmp_path: Path) -
     most = DicomTree(series=(SeriesChoice(name="t2", weighting="t2", several="most_slices"),))
     listing = most.read(Survey.of(tmp_path))
     assert [read_image(case.image).shape[2] for case in listing.cases] == [12, 12, 12]
+
+
+def test_a_study_that_lacks_one_of_the_channels_is_a_case_that_is_refused(tmp_path: Path) -> None:
+    for number in range(3):
+        who = {"PatientID": f"P{number}"}
+        mr(tmp_path / f"{number}f", "FLAIR", f"1.2.{number}", **who)
+        if number != 1:
+            mr(tmp_path / f"{number}t", "T1 mprage", f"1.2.{number}", **who)
+    mr(tmp_path / "knee", "t2_tse", "1.2.9", PatientID="P9")
+    choices = (
+        SeriesChoice(name="t1", description=("*mprage*",)),
+        SeriesChoice(name="flair", weighting="flair"),
+    )
+    found = index_folder(tmp_path, site_secret=SECRET, layout=DicomTree(series=choices))
+    assert [(case.patient, [source != () for source in case.image]) for case in found.cases] == [
+        ("P0", [True, True]),
+        ("P1", [False, True]),
+        ("P2", [True, True]),
+    ]
+    (told,) = unreadable(found).values()
+    assert told.startswith("it has no file for channel 1 of 2")
+    assert any(
+        note.startswith("1 studies have no series for 't1' and one for another") for note in found.notes
+    )
+    assert "1 of 4 studies are left out" in found.notes
 
 
 def test_a_choice_that_says_nothing_is_refused() -> None:

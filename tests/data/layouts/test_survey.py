@@ -69,7 +69,40 @@ def test_links_are_followed_once_and_hidden_entries_are_left_out(tmp_path):
     os.symlink(store / "nothing", site / "broken.nii")
     survey = Survey.of(site)
     assert [file.parts for file in survey.files] == [("p0", "ct.nii")]
-    assert survey.unreadable == {"links to nothing": 1}
+    assert survey.unreadable == {"links to nothing": 1, "links to a folder in which they lie": 1}
+
+
+def test_a_link_out_of_the_folder_is_followed_and_counted(tmp_path):
+    for path in ("store/p0/ct.nii", "store/p1.nii", "site/p2/ct.nii"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    site = tmp_path / "site"
+    os.symlink(tmp_path / "store" / "p0", site / "p0")
+    os.symlink(tmp_path / "store" / "p1.nii", site / "p1.nii")
+    os.symlink(site / "p2" / "ct.nii", site / "p3.nii")
+    survey = Survey.of(site)
+    assert [file.parts for file in survey.files] == [
+        ("p0", "ct.nii"),
+        ("p1.nii",),
+        ("p2", "ct.nii"),
+        ("p3.nii",),
+    ]
+    assert (survey.outside, survey.unreadable) == (2, {})
+
+
+def test_a_link_to_a_folder_around_it_is_never_followed(tmp_path):
+    for path in ("other/p9/ct.nii", "site/p1/ct.nii", "store/p2/ct.nii", "store/p3/ct.nii"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    site = tmp_path / "site"
+    os.symlink(tmp_path, site / "p1" / "all_hospitals")
+    os.symlink(site, site / "p1" / "again")
+    os.symlink(tmp_path / "store" / "p2", site / "p2")
+    os.symlink(tmp_path / "store", tmp_path / "store" / "p2" / "up")
+    survey = Survey.of(site)
+    assert [file.parts for file in survey.files] == [("p1", "ct.nii"), ("p2", "ct.nii")]
+    assert survey.unreadable == {"links to a folder in which they lie": 3}
+    assert survey.outside == 1
 
 
 def test_a_pipe_and_a_socket_are_counted_and_never_opened(tmp_path):

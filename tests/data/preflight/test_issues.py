@@ -9,4 +9,4 @@ def test_every_meaning_says_what_to_do() -> None:
     for code, meaning in ISSUE_TYPES.items():
         if meaning.severity != "note":
             assert meaning.means, code
-            assert meaning.cure, code
+            assert meaning.remedy, code

@@ -15,7 +15,7 @@ from medfed.data.preflight.summary import summarise, verdict
 
 
 def problem(severity, *names):
-    return Problem("code", severity, "title", "means", "cure", tuple((name, "detail") for name in names))
+    return Problem("code", severity, "title", "means", "remedy", tuple((name, "detail") for name in names))
 
 
 @pytest.mark.parametrize(

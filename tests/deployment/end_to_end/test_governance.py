@@ -68,7 +68,7 @@ def test_policy_approval_and_revocation_across_processes(across):
     assert "the study trains 2 rounds, this hospital allows 1 (policy.max_rounds)" in refused.stderr
     assert "this hospital requires 'dp_sgd' (policy.privacy)" in refused.stderr
     log = across.site_run("west") / "audit.jsonl"
-    assert [entry["event"] for entry in entries(log)] == ["declined", "withdrew"]
+    assert [entry["event"] for entry in entries(log)] == ["declined", "dropped out"]
     assert not list(across.site_run("west").rglob("*.ckpt"))
 
     # A hospital in which nobody has approved: the study in words, and nothing sent.

@@ -161,11 +161,11 @@ def test_a_site_writes_and_reads_its_own_objects(place):
     answer = as_north(place, f"up.{SPACE}.north.r00009.m", b"mine")
     assert json.loads(answer)["stream"] == "UP_north"
     assert as_north(place, f"$JS.API.DIRECT.GET.UP_north.up.{SPACE}.north.r00009.m") == b"mine"
-    assert as_north(place, f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.now.m") is not None
+    assert as_north(place, f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.current.m") is not None
 
 
 @pytest.mark.parametrize(
-    "name", [f"up/{SPACE}/south/r00002/m", f"glob/{SPACE}/now/m", f"glob/{SPACE}/r00007/m"]
+    "name", [f"up/{SPACE}/south/r00002/m", f"glob/{SPACE}/current/m", f"glob/{SPACE}/r00007/m"]
 )
 def test_a_site_cannot_write_what_is_not_its_own(place, name):
     before = stored(place, name)
@@ -173,7 +173,7 @@ def test_a_site_cannot_write_what_is_not_its_own(place, name):
     assert stored(place, name) == before
 
 
-@pytest.mark.parametrize("what", ["m", "here.m", "r00001.m"])
+@pytest.mark.parametrize("what", ["m", "heartbeat.m", "r00001.m"])
 def test_a_site_cannot_read_another(place, what):
     assert stored(place, f"up/{SPACE}/south/r00001/m") is not None
     assert as_north(place, f"$JS.API.DIRECT.GET.UP_south.up.{SPACE}.south.{what}") is None
@@ -219,19 +219,19 @@ def test_a_site_receives_nothing_of_another_site(place):
         return subjects
 
     subjects = asyncio.run(received_subjects())
-    assert f"glob.{SPACE}.now.m" in subjects
+    assert f"glob.{SPACE}.current.m" in subjects
     assert not [subject for subject in subjects if subject.startswith("up.")]
 
 
 @pytest.mark.parametrize(
-    "reply", [f"up.{SPACE}.south.r00003.m", f"glob.{SPACE}.now.m", f"glob.{SPACE}.r00008.m"]
+    "reply", [f"up.{SPACE}.south.r00003.m", f"glob.{SPACE}.current.m", f"glob.{SPACE}.r00008.m"]
 )
 @pytest.mark.parametrize(
     "subject",
     [
         f"up.{SPACE}.north.r00005.m",
         f"$JS.API.DIRECT.GET.UP_north.up.{SPACE}.north.r00009.m",
-        f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.now.m",
+        f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.current.m",
     ],
 )
 def test_nothing_can_be_injected_through_a_reply_subject(place, subject, reply):

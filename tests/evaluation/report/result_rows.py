@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import Row
-from medfed.evaluation.summarise import ResolvedStudy
+from medfed.evaluation.summarise import PublicStudy
 from medfed.runs.facts import RunFacts
 
 
@@ -18,5 +18,5 @@ def result(value, **more):
 
 def run_of(facts=None, study=None, rows=(), rounds=(), curves=(), audit_entries=None):
     return Run(
-        facts or RunFacts(), ResolvedStudy(study or {}), list(rows), list(rounds), list(curves), audit_entries
+        facts or RunFacts(), PublicStudy(study or {}), list(rows), list(rounds), list(curves), audit_entries
     )

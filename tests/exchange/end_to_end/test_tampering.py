@@ -60,8 +60,8 @@ class Meeting:
         return self.share / "up" / SPACE / site / f"r{round:05d}"
 
     @property
-    def now(self) -> Path:
-        return self.share / "glob" / SPACE / "now" / "m"
+    def current(self) -> Path:
+        return self.share / "glob" / SPACE / "current" / "m"
 
     def collected(self, round: int = 1) -> dict[str, str]:
         """Send from south, check that south's update counts, and return north's outcome."""
@@ -196,11 +196,11 @@ def refused(meeting: Meeting, caplog, damage, mend) -> str:
 
 def test_an_older_model_is_not_taken(meeting, caplog):
     meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
-    old = meeting.now.read_bytes()
+    old = meeting.current.read_bytes()
     meeting.sites["north"].fetch("north", 1)
     meeting.hub.publish(GlobalModel(2, model(3), study=STUDY))
     meeting.sites["north"].fetch("north", 2)
-    meeting.now.write_bytes(old)
+    meeting.current.write_bytes(old)
     waiting = threading.Thread(target=lambda: meeting.sites["north"].fetch("north", 3), daemon=True)
     waiting.start()
     for _ in range(PATIENCE_S * 20):
@@ -222,12 +222,12 @@ def test_a_changed_model_is_refused_until_it_is_whole_again(meeting, caplog):
 
 def test_a_model_that_a_site_signed_is_refused(meeting, caplog):
     def forge() -> bytes:
-        true = meeting.now.read_bytes()
+        true = meeting.current.read_bytes()
         text = true.partition(b"\n")[2]
-        meeting.now.write_bytes(meeting.sites["south"]._objects.seal.seal(text))
+        meeting.current.write_bytes(meeting.sites["south"]._objects.seal.seal(text))
         return true
 
-    logged = refused(meeting, caplog, forge, meeting.now.write_bytes)
+    logged = refused(meeting, caplog, forge, meeting.current.write_bytes)
     assert "it is signed by 'south', expected 'hub'" in logged
 
 
