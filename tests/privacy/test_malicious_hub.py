@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from medfed.deployment.enrolment import enrol
 from medfed.errors import PrivacyError, StudyError
 from medfed.federation.round import SiteConnection, receive, send_update
-from medfed.privacy._key_exchange import Boxes, RelayedMessages, parse, to_bytes
+from medfed.privacy._key_exchange import EncryptedBySite, RelayedMessages, parse, to_bytes
 from medfed.privacy._secagg import (
     DeliveredShares,
     Keys,
@@ -162,7 +162,7 @@ class Scripted:
             self.ends[site] = None
         except BaseException as error:
             self.ends[site] = error
-            self.hub.withdraw(site, "it stopped")
+            self.hub.drop_out(site, "it stopped")
 
     def end(self) -> dict[str, BaseException | None]:
         self.hub.close()
@@ -205,7 +205,7 @@ class Scripted:
             self.keys[site], relayed[site] = own, self.sealed(site, "keys", own)
         self.say("keys", dict.fromkeys(self.honest, RelayedMessages(relayed)))
         boxes = {
-            site: parse(content, Boxes, site, "shares").boxes
+            site: parse(content, EncryptedBySite, site, "shares").by_site
             for site, (content, _) in self.hear("shares").items()
         }
         self.known: dict[tuple[str, str], tuple[bytes, bytes]] = {}  # by owner and colluding holder
