@@ -26,12 +26,14 @@ from medfed.deployment.enrolment.participants import (
 from medfed.deployment.site_file import resolve_paths
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
-from medfed.evaluation.row_transport import rows_of, without_rows
+from medfed.evaluation.row_checks import plausible_patients, plausible_scores
+from medfed.evaluation.row_transport import accept_rows, without_rows
 from medfed.evaluation.rows import FEDERATED, Row
 from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
+from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
@@ -41,7 +43,7 @@ from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
-from medfed.runs.rounds import RoundReport, append_round
+from medfed.runs.rounds import RoundReport, append_round, read_rounds
 from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
@@ -205,11 +207,7 @@ def _run_rounds(
     rows: list[Row] = []
 
     def on_round(report: RoundReport) -> None:
-        rows[:] = [
-            row for result in report.results for row in rows_of(result.scalars, config.rounds, result.site)
-        ]
-        plain = (replace(result, scalars=without_rows(result.scalars)) for result in report.results)
-        report = replace(report, results=tuple(plain))
+        rows[:], report = _take_rows(report, config, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
@@ -245,6 +243,24 @@ def _run_rounds(
         progress.stop()
     side.close()
     return rows
+
+
+def _take_rows(
+    report: RoundReport, config: HubConfig, folder: RunFolder, audit: AuditLog
+) -> tuple[list[Row], RoundReport]:
+    """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
+    began = {line.site: line.examples for line in reversed(read_rounds(folder.rounds)) if line.examples}
+    rows, results = [], []
+    for result in report.results:
+        most = plausible_patients(config.max_examples, began.get(result.site))
+        accepted, refused = accept_rows(result.scalars, config.rounds, result.site, most)
+        rows += accepted
+        notes = tuple(f"a result is refused: {why}" for why in refused)
+        for note in notes:
+            audit.write("warning", site=result.site, round=report.round, reason=note)
+        scores, implausible = plausible_scores(without_rows(result.scalars))
+        results.append(replace(result, scalars=scores, notes=(*result.notes, *notes, *implausible)))
+    return rows, replace(report, results=tuple(results))
 
 
 def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
