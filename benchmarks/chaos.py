@@ -1,6 +1,7 @@
 """Count how often a randomly disturbed study ends with the same final weights, bit for bit.
 
     python benchmarks/chaos.py --runs 200 --results chaos.jsonl
+    python benchmarks/chaos.py --runs 1 --exchange folder  # short: a minute
 
 Each run is a federation of real processes at a real broker. Hub, broker and sites are killed (kill -9) or
 stopped (SIGSTOP) at random moments and started again. A run passes if its final weights equal those of an

@@ -2,6 +2,8 @@
 
     python benchmarks/heterogeneity.py quickstart [--seeds 0 1 2] [--methods fedavg,fedprox]
     MEDFED_REAL_DATA=... python benchmarks/heterogeneity.py hippocampus --seeds 0 --set train.rounds=10
+    # short: a minute
+    python benchmarks/heterogeneity.py quickstart --seeds 0 --methods fedavg --set train.rounds=1
 
 The methods are those listed by `medfed kinds aggregation` and `medfed kinds local_training`, so a new method
 appears in the next table. Each trains as in `medfed train --compare`, in its own run folder. Finished methods

@@ -2,6 +2,7 @@
 
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py  # makes the hospitals, trains, prints a table
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --only-make
+    MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --set train.rounds=1  # short: four minutes
 
 The volumes are those of the Medical Segmentation Decathlon's Task04 (Antonelli, Nat Commun 2022, CC BY-SA
 4.0), cropped, from one vendor. The hospitals differ in their simulated scanners: north keeps its volumes

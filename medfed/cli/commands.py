@@ -19,6 +19,7 @@ from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
 from medfed.cli.options import PATH, RunOptions, layout_option, run_options
 from medfed.errors import MedfedError
+from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
@@ -102,7 +103,7 @@ def _take_part(site: Path, accept: str, quiet: bool) -> None:
     from medfed.deployment.site_service import take_part
 
     def ask(description: str) -> bool:
-        click.echo(description)
+        click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
     _interrupt_on_sigterm()
@@ -125,7 +126,7 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> No
             resume=options.resume,
             progress=progress,
         )
-    click.echo(text(table))
+    click.echo(for_terminal(text(table)))
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
@@ -144,7 +145,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 def _print_result(run: RunFolder) -> None:
     from medfed.evaluation.report import headline
 
-    click.echo(headline(run.path))
+    click.echo(for_terminal(headline(run.path)))
     click.echo(f"report: {run.report}")
 
 
@@ -281,19 +282,21 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
 
 
 @main.command(short_help="Check a hospital's folder before training.")
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=PATH, required=False)
 @click.option("--study", type=PATH, help="Also check whether the folder can take part in this study.")
 @click.option(
     "--secret", type=PATH, help="The file with the site's secret, for the case ids and splits of training."
 )
 @click.option(
-    "--site", type=PATH, help="The site file, for the hospital's layout and its own headings of a table."
+    "--site",
+    type=PATH,
+    help="The site file: check its data as training reads them, under the hospital's own policy.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
 @layout_option
 def check(
-    folder: Path,
+    folder: Path | None,
     study: Path | None,
     secret: Path | None,
     site: Path | None,
@@ -308,16 +311,24 @@ def check(
     \b
     medfed check /data/our-hospital
     medfed check /data/our-hospital --study study.yaml --page check.html
+    medfed check --site site.yaml --study study.yaml
     """
-    from medfed.pipeline import check as checks
+    from dataclasses import replace
 
-    beside = None
+    from medfed.pipeline import check as checks
+    from medfed.pipeline.secret_file import read_secret
+
+    own = checks.OwnChoices()
     if site is not None:
+        from medfed.deployment.site_check import choices_of
         from medfed.deployment.site_file import read_site
 
-        own = read_site(site)
-        layout, beside = layout or own.given_layout, own.own_table
-    sys.exit(checks.check(folder, study, secret, as_json, page, layout, beside))
+        settings = read_site(site)
+        own, folder = choices_of(settings), folder or Path(settings.data)
+    if folder is None:
+        raise MedfedError("check: name the hospital's folder or table, or its site file with --site")
+    own = replace(own, layout=layout or own.layout, secret=read_secret(secret) or own.secret)
+    sys.exit(checks.check(folder, study, as_json, page, own))
 
 
 @main.command(short_help="Copy DICOM images without the patient.")

@@ -61,7 +61,13 @@ def make(
     index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
     settings = Images(channels=channels, read=Reading(pet=pet))
     result = prints.fingerprint(
-        index, grid=intensity_bins, classes=classes, settings=settings, min_count=min_patients
+        index,
+        grid=intensity_bins,
+        classes=classes,
+        settings=settings,
+        min_count=min_patients,
+        bears=settings.unreadable,
+        tell=click.echo,
     )
     out.write_bytes(prints.to_json(result))
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")

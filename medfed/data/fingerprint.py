@@ -13,7 +13,7 @@ one towards the median.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -28,9 +28,17 @@ from medfed.data.class_names import Classes, count_of
 from medfed.data.histogram import Counts, Grid, Whole
 from medfed.data.index import Index
 from medfed.data.normalise.nyul import PERCENTILES, percentiles
-from medfed.data.settings import Images
+from medfed.data.refusals import reason_of
+from medfed.data.screening import (
+    RefusedCase,
+    count_reasons,
+    left_out_line,
+    refuse_excess,
+    without_refused,
+)
+from medfed.data.settings import Images, Unreadable
 from medfed.data.volume import Volume
-from medfed.errors import DataError, LabelError, TooFewPatientsError
+from medfed.errors import DataError, ImageError, LabelError, TooFewPatientsError
 
 # Sums of intensities are whole multiples of 1/FIXED_POINT.
 FIXED_POINT = 1024
@@ -168,7 +176,14 @@ def _landmarks(voxels: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def fingerprint(
-    index: Index, *, grid: Grid, classes: Classes = None, settings: Images | None = None, min_count: int = 10
+    index: Index,
+    *,
+    grid: Grid,
+    classes: Classes = None,
+    settings: Images | None = None,
+    min_count: int = 10,
+    bears: Unreadable | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
 
@@ -179,12 +194,36 @@ def fingerprint(
         settings: how the study reads images, so that what is planned is what is trained on; the default is
             one channel, read as `medfed.read` does.
         min_count: counts of patients or voxels below this are withheld; the site's choice.
+        bears: how many cases are left out because they cannot be used; None bears none.
+        tell: called with a line on how many were left out and why, if any.
 
     Raises:
         TooFewPatientsError: for fewer than `min_count` training patients; then everything would be withheld.
-        ImageError, LabelError: for a case that is refused, by its token.
+        ImageError, LabelError: for a case that is refused, by its token, if none is borne.
+        DataError: if more cases cannot be used than are borne.
     """
     cases = index.split("train")
+    _require_patients(cases, min_count)
+    settings = settings or Images()
+    sums = _Sums(settings.inputs, grid)
+    refused: list[RefusedCase] = []
+    for case in cases:
+        try:
+            sums.add(case, *_read_labelled(case, settings, classes))
+        except ImageError as error:
+            if bears is None:
+                raise
+            refused.append(RefusedCase(case, reason_of(error), str(error)))
+    if refused and bears is not None:
+        refuse_excess(refused, len(cases), bears)
+        tell(left_out_line(count_reasons(refused), len(cases)))
+    used = without_refused(cases, refused)
+    patients = _require_patients(used, min_count)
+    return _released(sums, patients, len(used), count_of(classes) or 0, min_count)
+
+
+def _require_patients(cases: Sequence[Case], min_count: int) -> int:
+    """Return how many patients some cases are of, if they are enough to give a fingerprint."""
     patients = len({case.patient for case in cases})
     if min_count < 1:
         raise DataError(f"counts below {min_count} are to be withheld; expected at least 1, 10 is advised")
@@ -193,16 +232,14 @@ def fingerprint(
             f"the site has {patients} training patients and withholds numbers of fewer than {min_count}; it "
             "can train without giving a fingerprint"
         )
-    settings = settings or Images()
-    sums = _Sums(settings.inputs, grid)
-    for case in cases:
-        image, label = read_case(case, settings, classes)
-        if label is not None and label.array.shape[0] != 1:
-            raise LabelError(
-                f"case {case.token}: its label has {label.array.shape[0]} channels, expected one"
-            )
-        sums.add(case, image, label)
-    return _released(sums, patients, len(cases), count_of(classes) or 0, min_count)
+    return patients
+
+
+def _read_labelled(case: Case, settings: Images, classes: Classes) -> tuple[Volume, Volume | None]:
+    image, label = read_case(case, settings, classes)
+    if label is not None and label.array.shape[0] != 1:
+        raise LabelError(f"case {case.token}: its label has {label.array.shape[0]} channels, expected one")
+    return image, label
 
 
 def _released(sums: _Sums, patients: int, cases: int, classes: int, min_count: int) -> Fingerprint:

@@ -7,6 +7,7 @@ and digits alone, in lower case.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,14 +33,16 @@ _HEADINGS: Mapping[Kind, str] = {
     "participantnumber personid person recordid record hospitalnumber hospitalno nhsnumber nhsno ssn "
     "socialsecuritynumber nationalid personalid personnummer cprnumber cpr bsn patientnummer patientennummer "
     "patientenid patientin patientennr idpatient idpaciente paciente numpatient numeropatient ipp unosid "
-    "empi masterpatientindex mpi deidentifiedid pseudonym pseudonymid studyid enrollmentid enrolmentid",
+    "empi masterpatientindex mpi deidentifiedid pseudonym pseudonymid studyid enrollmentid enrolmentid "
+    "pnr insurancenumber versichertennummer kvnr ahvnummer svnr insee nir dni nif codicefiscale cpf aadhaar",
     "row": "case caseid caseno casenr casenumber fallnummer fallnr fallid accession accessionnumber "
     "accessionno visitid encounterid "
     "encounter episodeid admissionid hadmid stayid icustayid sampleid sample specimenid "
     "specimen studyinstanceuid seriesinstanceuid sopinstanceuid examid scanid imageid id ids identifier uid "
     "uuid guid rowid row rowno rownumber index unnamed0 nr no lfdnr",
     "birth": "dob birthdate dateofbirth birthday birthyear yearofbirth yob geburtsdatum geburtstag gebdatum "
-    "geburtsjahr patientbirthdate datenaissance fechanacimiento",
+    "geburtsjahr patientbirthdate datenaissance fechanacimiento jahrgang gebjahr born birth geboren "
+    "anneenaissance naissance nacimiento annonascita",
     "name": "name names fullname firstname lastname surname givenname familyname forename middlename vorname "
     "nachname nom prenom nombre apellido apellidos address adresse street strasse city town zip zipcode "
     "postcode postalcode plz phone phonenumber telephone telefon email mail initials physician doctor "
@@ -78,6 +81,7 @@ _DATE = re.compile(
 )
 # A date as DICOM writes it.
 _COMPACT_DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+_WHOLE = re.compile(r"[+-]?([0-9]+)([.,]0*)?")
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 
 
@@ -135,12 +139,31 @@ def kind_by_cells(cells: Iterable[str]) -> Kind | None:
 
 
 def kind_by_numbers(filled: Sequence[str]) -> Kind | None:
-    """Return what a column of numbers identifies: compact dates, long ids or running numbers, or None."""
-    if not filled or not all(cell.isascii() and cell.isdigit() for cell in filled):
+    """Return what a column of numbers identifies: compact dates, long ids or running numbers, or None.
+
+    >>> kind_by_numbers(["19410703", "1952-01-09"]), kind_by_numbers(["19410703.0", "1.9520109e7"])
+    (None, 'date')
+    """
+    numbers = [digits for cell in filled if (digits := _digits(cell))]
+    if not filled or len(numbers) < len(filled):
         return None
-    if sum(is_date(cell) for cell in filled) >= (1 - OTHER_SHARE) * len(filled):
+    if sum(is_date(number) for number in numbers) >= (1 - OTHER_SHARE) * len(numbers):
         return "date"
-    return "unique" if len(filled) >= MIN_CELLS and _are_ids(filled) else None
+    return "unique" if len(numbers) >= MIN_CELLS and _are_ids(numbers) else None
+
+
+def _digits(cell: str) -> str:
+    """Return the digits of a whole number, or ''.
+
+    An export over a spreadsheet or pandas writes the id 123456 as 123456.0 or 1.23456e5.
+    """
+    if match := _WHOLE.fullmatch(cell):
+        return match[1]
+    try:
+        value = float(cell) if "e" in cell.lower() else math.nan
+    except ValueError:
+        return ""
+    return str(abs(int(value))) if value.is_integer() else ""
 
 
 def is_date(cell: str) -> bool:

@@ -6,7 +6,8 @@ radiograph of one patient agree. A picture says nothing about millimetres: its s
 pixels, which the flag `pixels` says. (Densities in a header are about printing and are not used.)
 
 Values are those stored: 0 to 15 for 4 bits, 0 to 65535 for 16. A grey picture has one channel, a coloured
-one three; a palette of greys is grey. An orientation in EXIF is applied, as every viewer does, and flagged.
+one three; a palette of greys is grey. Where 0 is white (some TIFF), values are turned round, as in
+radiographs with MONOCHROME1. An orientation in EXIF is applied, as every viewer does, and flagged.
 What Pillow would change without a word (colours of 16 bits, transparency, several pages) is refused.
 
 As a label a mask's palette gives its numbers, and an RGB mask the number 0xRRGGBB of each colour, with the
@@ -33,7 +34,8 @@ _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_END, _JPEG_SCAN = b"\xff\xd9", b"\xff\xda"
 _ORIENTATION = 274  # EXIF and TIFF
-_SUBFILE, _BITS, _PHOTOMETRIC = 254, 258, 262  # TIFF
+_SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 258, 262, 339  # TIFF
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
 _REDUCED = 1
 _GREY, _COLOUR = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L"), ("RGB",)
 _ALPHA = {"RGBA": "RGB", "LA": "L", "PA": "P"}
@@ -93,6 +95,9 @@ def _read(data: bytes, options: ReadOptions) -> Volume:
         else:
             turned = image
         array, names = _label_values(turned, bits) if options.as_label else (_values(turned, bits), {})
+        if image.format == "TIFF":
+            array = _as_declared(array, image, bits)
+            flags += ["inverted"] if _tiff(image, _PHOTOMETRIC) == _WHITE_IS_ZERO else []
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         flags.append("nan")
         if np.isinf(array).any():
@@ -139,9 +144,37 @@ def _bits(image: Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[24]
     if image.format == "TIFF":
-        stored = image.tag_v2.get(_BITS, (1,))  # type: ignore[attr-defined]
-        return int(max(stored)) if isinstance(stored, tuple) else int(stored)
+        return _tiff(image, _BITS)
     return 8
+
+
+def _tiff(image: Image, tag: int, default: int = 1) -> int:
+    """Return a number of a TIFF's header, the largest where each sample has its own."""
+    stored = image.tag_v2.get(tag, (default,))  # type: ignore[attr-defined]
+    return int(max(stored)) if isinstance(stored, tuple) else int(stored)
+
+
+def _as_declared(array: NDArray[Any], image: Image, bits: int) -> NDArray[Any]:
+    """Return a TIFF's values as its header declares them, where Pillow looks past it.
+
+    Pillow gives signed bytes as 0 to 255 and unsigned 32 bits as signed, and turns values round where 0 is
+    white only up to 8 bits.
+
+    Raises:
+        ImageError: if 0 is white and the white of other numbers is not known.
+    """
+    declared = _tiff(image, _SAMPLE_FORMAT)
+    if declared == _SIGNED and array.dtype == np.uint8:
+        return array.view(np.int8)
+    if declared == _UNSIGNED and array.dtype == np.int32:
+        array = array.view(np.uint32)
+    if bits <= 8 or _tiff(image, _PHOTOMETRIC) != _WHITE_IS_ZERO:
+        return array
+    if declared != _UNSIGNED or array.dtype.kind == "f":
+        raise ImageError(
+            f"a TIFF of {bits} bits with 0 for white, whose black is not known; store it with 0 for black"
+        )
+    return ((1 << bits) - 1) - array
 
 
 def _check_kind(image: Image, bits: int, options: ReadOptions) -> None:
@@ -159,7 +192,7 @@ def _check_kind(image: Image, bits: int, options: ReadOptions) -> None:
         return
     if image.format in ("JPEG", "MPO"):
         raise ImageError("a mask stored as JPEG, which changes values at edges; store it as PNG")
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+    if image.format == "TIFF" and _tiff(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
         raise ImageError(
             "a mask stored as TIFF with 0 for white, so its numbers are reversed; store it as PNG"
         )

@@ -121,10 +121,12 @@ def check_training(
     needs: str | None = None,
     classes: int | None = None,
     labelled: Container[str] = frozenset(),
-) -> None:
-    """Raise what training at this site would raise, given the cases that cannot be read.
+    trains: bool = True,
+) -> tuple[Case, ...]:
+    """Return the cases that this site takes part with, given those that cannot be read.
 
-    Without `needs` there is no study yet, and every case counts.
+    Without `needs` there is no study yet, and every case counts. A site that only measures (`trains` is
+    false) needs no training case.
 
     Raises:
         DataError: as training does.
@@ -133,8 +135,10 @@ def check_training(
     tokens = {case.token for case in cases}
     unusable = [one for one in refused if one.case.token in tokens]
     refuse_excess(unusable, len(cases), bears)
-    left = without_refused(index.cases, unusable)
-    require_training_cases(replace(index, cases=left), without_refused(cases, unusable))
+    used = without_refused(cases, unusable)
+    if trains:
+        require_training_cases(replace(index, cases=without_refused(index.cases, unusable)), used)
+    return used
 
 
 def screen_cases(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.identifiers import PLACEHOLDERS, kind_by_numbers
+from medfed.data.identifiers import ID_DIGITS, PLACEHOLDERS, kind_by_numbers
 
 # Counts of fewer rows than this are not told.
 FEW = 5
@@ -22,6 +22,8 @@ FEW = 5
 STAND_INS = (0.0, -1.0, -9.0, -99.0, -999.0, -9999.0, 9.0, 99.0, 999.0, 9999.0, 99999.0, 888.0, 8888.0, 777.0)
 # A column with fewer other values than this is a code or a count, of which nothing is far away.
 MIN_DIFFERENT = 10
+# Whole numbers from the first of these years and before the last are probably years.
+FIRST_YEAR, LAST_YEAR = 1900, 2100
 # A stand-in is apart if it is this many interquartile ranges from every other value...
 APART_RANGES = 0.5
 # ...or, in at least this share of the rows, this many of the usual steps between two neighbouring values.
@@ -43,13 +45,33 @@ def number_findings(name: str, values: NDArray[np.float64]) -> list[str]:
     filled = values[~np.isnan(values)]
     if len(filled) >= FEW and len(np.unique(filled)) == 1:
         return [f"column '{name}' has one value in all rows: if it stands for 'not measured', {_cure(name)}"]
-    found = []
+    found = _code_findings(name, filled)
     for value, count in stand_ins(filled):
         found.append(
             f"column '{name}' holds {value:g} in {count_of_rows(count)}, far from its other values: if it "
             f"stands for 'not measured', {_cure(name)}"
         )
     return found
+
+
+def _code_findings(name: str, values: NDArray[np.float64]) -> list[str]:
+    """Return what speaks for numbers (N,) that name something and measure nothing: postcodes, ids, years."""
+    different = np.unique(np.abs(values))
+    if len(different) < MIN_DIFFERENT or (different % 1).any():
+        return []
+    if different[0] >= FIRST_YEAR and different[-1] < LAST_YEAR:
+        return [
+            f"column '{name}' looks like years: a year of birth says who a patient is, and a year of "
+            "examination differs between training and use; if it is one, remove it or make it an age"
+        ]
+    # Measurements of so many digits are rounded: platelets are counted in thousands.
+    equally_long = len(str(int(different[0]))) == len(str(int(different[-1]))) >= ID_DIGITS
+    if equally_long and (different % 10).any():
+        return [
+            f"column '{name}' holds whole numbers of {len(str(int(different[0])))} digits: ids and postcodes "
+            "look like this; if it is no measurement, remove it or name it in data.ignore"
+        ]
+    return []
 
 
 def _cure(name: str) -> str:

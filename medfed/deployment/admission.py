@@ -59,15 +59,24 @@ def parse_offer(text: str, known: str, site: SiteFile) -> Study:
             f"the hub offers study {known[:APPROVAL_DIGITS]}, but the file it sends is study "
             f"{study_digest(study)[:APPROVAL_DIGITS]}; do hub and site run the same version of medfed?"
         )
+    check_member(study, site)
+    if study.start is None:
+        return study
+    return msgspec.structs.replace(study, start=_start_checkpoint(study, study.start, site))
+
+
+def check_member(study: Study, site: SiteFile) -> None:
+    """Raise if a study has no site of this site file's name.
+
+    Raises:
+        StudyError: naming the study's sites.
+    """
     if site.name not in study.sites and site.name not in study.held_out:
         others = ", ".join(sorted({*study.sites, *study.held_out}))
         raise StudyError(
             f"study '{study.name}' has no site '{site.name}' (it has {others}); correct the name in the site "
             f"file, or ask the coordinator to add the site"
         )
-    if study.start is None:
-        return study
-    return msgspec.structs.replace(study, start=_start_checkpoint(study, study.start, site))
 
 
 def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:

@@ -161,7 +161,7 @@ class FolderStore:
             for parent in parents:
                 side = parent.partition("/")[0]
                 for name in self._names(parent):
-                    is_round = name[:1] == "r" and name[1:].isdigit()
+                    is_round = name[:1] == "r" and name[1:].isdecimal()
                     if (is_round and is_old(side, int(name[1:]))) or name in control:
                         self._fs.rm(self._path(f"{parent}/{name}"), recursive=True)
 

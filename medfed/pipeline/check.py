@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,16 +16,17 @@ from medfed.data.class_names import ClassNames
 from medfed.data.index import index_folder
 from medfed.data.layouts import Layout
 from medfed.data.preflight import preflight as preflights
+from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.preflight import Preflight, to_plain
 from medfed.data.preflight.report import show, write_page
 from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.preflight.table import TableRequirements, check_table
-from medfed.data.settings import Table
+from medfed.data.settings import Images, Table, Unreadable, with_layout
+from medfed.data.splits import simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
 from medfed.pipeline.factory import classes_of, own_table_at
 from medfed.pipeline.progress_bar import ProgressBar
-from medfed.pipeline.secret_file import read_secret
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 
@@ -31,22 +34,37 @@ from medfed.study.study import Study
 UNUSABLE = 2
 
 
+@dataclass(frozen=True, repr=False)
+class OwnChoices:
+    """What a hospital says of its own data, as its site file does; by default nothing.
+
+    `name` is its name in studies.  `secret` salts tokens and decides splits.  `layout`, `table` and `words`
+    are its own layout, table with its headings, and words for classes.  `bears` is how many cases it leaves
+    out, None for what the study says.  `as_read_here` returns a study as this hospital reads it.  `refusals`
+    returns why its policy refuses a study with so many cases.
+    """
+
+    name: str = ""
+    secret: bytes | None = None
+    layout: Layout | None = None
+    table: OwnTable = field(default_factory=OwnTable)
+    words: Mapping[str | int, str] = field(default_factory=dict)
+    bears: Unreadable | None = None
+    as_read_here: Callable[[Study], Study] = lambda study: study
+    refusals: Callable[[Study, int], Sequence[str]] = lambda study, cases: ()
+
+
 def check(
     folder: Path,
     study_file: Path | None,
-    secret_file: Path | None,
     as_json: bool,
     page: Path | None,
-    layout: Layout | None = None,
-    own: OwnTable | None = None,
+    own: OwnChoices | None = None,
 ) -> int:
-    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors.
-
-    `own` are the hospital's own table and headings for a study's columns, as in its site file.
-    """
+    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors."""
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
-        preflight = _preflight(folder, study_file, secret_file, page is not None, layout, own or OwnTable())
+        preflight = _preflight(folder, study_file, own or OwnChoices(), thumbnails=page is not None)
         if page is not None:
             write_page(preflight, page)
     except (MedfedError, OSError) as error:
@@ -72,40 +90,76 @@ def site_of_folder(study: Study, folder: Path) -> str:
     )
 
 
-def _preflight(
-    folder: Path,
-    study_file: Path | None,
-    secret_file: Path | None,
-    thumbnails: bool,
-    layout: Layout | None,
-    own: OwnTable,
-) -> Preflight:
+def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnails: bool) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
-    secret = read_secret(secret_file)
-    requirements = None
-    if study_file is not None:
-        study = read_study(study_file)
+    if study_file is None:
+        if is_table(folder):
+            return check_table(folder, site_secret=own.secret)
+        return _check_images(folder, None, own, thumbnails)
+    study = read_study(study_file)
+    site = own.name or site_of_folder(study, folder)
+    if own.secret is None and site and not own.name:
+        # One process has all folders of a simulation, and derives their secrets.
+        own = replace(own, secret=simulated_secret(study.seed, site))
+    trains = site not in study.held_out
+    if isinstance(study.data, Table):
         classes = tuple(getattr(study.task, "classes", ()))
-        if isinstance(study.data, Table):
-            wanted = TableRequirements(study.name, study.data, study.task.needs, classes, own.headings)
-            return check_table(folder, wanted, site_secret=secret)
+        columns = own_table_at(study, site, "", own.table).headings
+        wanted = TableRequirements(study.name, study.data, study.task.needs, classes, columns, trains)
+        preflight = check_table(folder, wanted, site_secret=own.secret)
+    else:
         if folder.is_file():
             # Raises in the words of training.
-            index_folder(folder, site_secret=secret or secrets.token_bytes(32))
-        site = site_of_folder(study, folder)
-        words = classes_of(study, site) or ClassNames(classes)
-        beside = own_table_at(study, site, str(folder), own)
-        requirements = StudyRequirements(
-            study.name, study.data, study.task.needs, classes, words.words, words.expected, beside
-        )
-    elif is_table(folder):
-        return check_table(folder, site_secret=secret)
+            index_folder(folder, site_secret=own.secret or secrets.token_bytes(32))
+        preflight = _check_images(folder, _requirements(study, site, folder, own), own, thumbnails)
+    cases = preflight.usable.get("train", 0) if trains else sum(preflight.usable.values())
+    return _with_refusals(preflight, own.refusals(study, cases))
+
+
+def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> StudyRequirements:
+    """Return what a study of images asks of a site, read as this site reads it."""
+    settings = own.as_read_here(study).data
+    assert isinstance(settings, Images)
+    settings = with_layout(settings, own.layout or study.layout_at(site))
+    naming = classes_of(study, site, own.words) or ClassNames(())
+    return StudyRequirements(
+        study.name,
+        settings,
+        study.task.needs,
+        naming.classes,
+        naming.words,
+        naming.expected,
+        trains=site not in study.held_out,
+        own_table=own_table_at(study, site, str(folder), own.table),
+    )
+
+
+def _check_images(
+    folder: Path, requirements: StudyRequirements | None, own: OwnChoices, thumbnails: bool
+) -> Preflight:
     with ProgressBar() as bar:
         return preflights.check(
             folder,
-            site_secret=secret,
+            site_secret=own.secret,
             requirements=requirements,
+            bears=own.bears,
             thumbnails=thumbnails,
-            layout=layout,
+            layout=own.layout,
             progress=bar.update,
         )
+
+
+def _with_refusals(preflight: Preflight, reasons: Sequence[str]) -> Preflight:
+    """Return a preflight with what the hospital's own policy refuses, unless its data are refused already."""
+    if not reasons or not preflight.can_take_part:
+        return preflight
+    problem = Problem(
+        "policy",
+        "error",
+        "The hospital's own site file refuses the study",
+        "`medfed train --site` would end before it trains.",
+        "Talk to whoever keeps the site file, or to the coordinator.",
+        tuple(("", reason) for reason in reasons),
+    )
+    verdict = f"This hospital can't take part in '{preflight.study}': its own site file refuses the study."
+    return replace(preflight, verdict=verdict, problems=(problem, *preflight.problems), can_take_part=False)

@@ -27,7 +27,8 @@ from medfed.data.case_table import case_inputs, with_table
 from medfed.data.channels import match_channels
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
-from medfed.data.layouts import Layout
+from medfed.data.layouts import Layout, Survey, layouts
+from medfed.data.layouts.pattern import Pattern
 from medfed.data.refusals import TableRowError, reason_of
 from medfed.data.settings import Images
 from medfed.data.splits import simulated_secret
@@ -62,8 +63,8 @@ def predict(
 ) -> Path:
     """Write a run's predictions for every case of a hospital's folder into `out`, and return `out`.
 
-    Labels and targets are not needed, and ignored if they exist; a table needs its columns. One case is in
-    memory at a time.
+    Labels and targets are not needed, and ignored if they exist; a table needs its columns. A 2D study takes
+    a folder of pictures side by side, too: each is a case. One case is in memory at a time.
 
     Raises:
         RunError: if this is not a run folder, it has no such model, or `out` is not empty.
@@ -81,7 +82,7 @@ def predict(
                 data,
                 site_secret=secret,
                 fractions=study.data.fractions,
-                layout=layout or study.data.given_layout,
+                layout=layout or _pictures_alone(Path(data), study.data) or study.data.given_layout,
             )
             index = match_channels(index, study.data)
             cases: Sequence[Case] = index.cases
@@ -95,6 +96,25 @@ def predict(
     _write_csv(out / TABLE, lines)
     _write_csv(out / KEY, [{"token": case.token, "case": case.id, "patient": case.patient} for case in cases])
     return out
+
+
+# The formats of pictures, as a survey of a folder calls them.
+PICTURES = ("png", "jpeg", "tiff")
+
+
+def _pictures_alone(folder: Path, settings: Images) -> Layout | None:
+    """Return the layout of a folder that holds only pictures of one kind, side by side; None of others.
+
+    To learn from such a folder is refused, as it has no labels; to predict, each picture is a case.
+    """
+    if settings.spatial_dims != 2 or not folder.is_dir():
+        return None
+    survey = Survey.of(folder)
+    suffixes = {file.path.suffix for file in survey.files}
+    pictures = all(file.format in PICTURES and len(file.parts) == 1 for file in survey.files)
+    if not pictures or len(suffixes) != 1 or any(one.evidence(survey) is not None for one in layouts()):
+        return None
+    return Pattern(image="{case}" + suffixes.pop())
 
 
 def load_model(study: Study, folder: RunFolder, model: str) -> LightningModule:

@@ -10,18 +10,19 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from hospitals import make_hospital
 
 from medfed.data.fingerprint import fingerprint, from_json, merge, to_json
 from medfed.data.histogram import (
     length_bin,
 )
-from medfed.data.index import Index
+from medfed.data.index import Index, index_folder
 from medfed.data.normalise.fingerprint import FederatedFingerprint
 from medfed.data.normalise.nyul import PERCENTILES, Nyul
 from medfed.data.reading import Reading
-from medfed.data.settings import Images
+from medfed.data.settings import Images, Unreadable
 from medfed.data.volume import Volume
-from medfed.errors import DataError
+from medfed.errors import DataError, ImageError, TooFewPatientsError
 
 from .site_in_memory import Site
 
@@ -164,3 +165,26 @@ def test_cases_are_read_as_the_study_reads_them(sites: list[Site]) -> None:
     with mock.patch("medfed.data.fingerprint.read_case", read):
         fingerprint(sites[0].index, grid="hu", classes=3, settings=settings)
     assert {call.args[1] for call in read.call_args_list} == {settings}
+
+
+def test_a_damaged_case_is_left_out_within_what_the_site_bears(tmp_path: Path) -> None:
+    folder = make_hospital(tmp_path / "own", cases=12)
+    index = index_folder(folder, site_secret=b"a site's secret of some length")
+    whole = index.split("train")
+    damaged = whole[0]
+    rest = replace(index, cases=tuple(case for case in index.cases if case is not damaged))
+    expected = fingerprint(rest, grid="relative", classes=2, min_count=1)
+    Path(str(damaged.image[0])).write_bytes(b"x" * 80)
+    told: list[str] = []
+    found = fingerprint(
+        index, grid="relative", classes=2, min_count=1, bears=Unreadable(max_share=0.125), tell=told.append
+    )
+    assert found == expected
+    assert found.cases == len(whole) - 1 == 7
+    assert told == ["1 of 8 cases are left out, as they cannot be used: 1 image unreadable"]
+    with pytest.raises(ImageError, match=damaged.token):
+        fingerprint(index, grid="relative", classes=2, min_count=1)
+    with pytest.raises(DataError, match=r"unreadable\.skip is false"):
+        fingerprint(index, grid="relative", classes=2, min_count=1, bears=Unreadable(skip=False))
+    with pytest.raises(TooFewPatientsError, match="7 training patients"):
+        fingerprint(index, grid="relative", classes=2, min_count=8, bears=Unreadable())

@@ -72,3 +72,14 @@ def test_a_heading_that_is_not_of_the_list_is_not_shown() -> None:
 )
 def test_cells_say_what_their_column_identifies(cells: list[str], kind: str | None) -> None:
     assert kind_by_cells(cells) == kind
+
+
+@pytest.mark.parametrize("wrote", ["{}.0", "{}.", "{},0", "-{}", "+{}", "{}.00"])
+def test_an_id_that_a_spreadsheet_wrote_as_a_quantity_is_an_id(wrote: str) -> None:
+    ids = [str(200_000 + 37 * n) for n in range(40)]
+    assert kind_by_cells([wrote.format(one) for one in ids]) == "unique"
+    assert kind_by_cells([f"{int(one):.5e}" for one in ids]) == "unique"
+    days = [f"19{n:02}0703" for n in range(30, 90)]
+    assert kind_by_cells([wrote.format(day) for day in days]) == "date"
+    amounts = [f"{n / 7:.2f}" for n in range(40)]
+    assert kind_by_cells(amounts) is None

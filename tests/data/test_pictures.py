@@ -175,3 +175,46 @@ def test_a_screenshot_beside_a_scan_is_left_out_and_pictures_alone_are_read(tmp_
     (volume,) = read(tmp_path)
     assert volume.shape == (5, 6, 7)
     assert volume.info.skipped == ("a picture (PNG, JPEG or TIFF) beside other images",)
+
+
+def tiff(array: np.ndarray, photometric: int, sample_format: int) -> bytes:
+    """Return a TIFF of one grey page, written by hand: Pillow writes neither signed bytes nor white as 0."""
+    data, (rows, columns), offset = array.tobytes(), array.shape, 8 + 2 + 10 * 12 + 4
+    tags = [
+        (256, columns),
+        (257, rows),
+        (258, 8 * array.itemsize),
+        (259, 1),
+        (262, photometric),
+        (273, offset),
+    ]
+    tags += [(277, 1), (278, rows), (279, len(data)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample_format", "photometric", "expected"),
+    [
+        ("u1", 1, 0, [255, 254, 155, 0]),
+        ("u2", 1, 0, [65535, 65534, 65435, 65280]),
+        ("u2", 1, 1, [0, 1, 100, 255]),
+        ("i1", 2, 1, [0, 1, 100, -1]),
+        ("u4", 1, 1, [0, 1, 100, 2**32 - 256]),
+        ("i4", 2, 1, [0, 1, 100, -256]),
+    ],
+)
+def test_a_tiff_is_read_as_its_header_declares(tmp_path, kind, sample_format, photometric, expected):
+    top = {"u1": 255, "u2": 255, "i1": -1, "u4": 2**32 - 256, "i4": -256}[kind]
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(np.array([[0, 1, 100, top]], kind), photometric, sample_format))
+    (volume,) = read(path)
+    np.testing.assert_array_equal(volume.array[0, :, 0, 0], np.float32(expected))
+    assert ("inverted" in volume.info.flags) == (photometric == 0)
+
+
+def test_a_tiff_whose_black_is_unknown_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(np.zeros((2, 3), "f4"), 0, 3))
+    with pytest.raises(ImageError, match="32 bits with 0 for white, whose black is not known"):
+        read(path)

@@ -9,8 +9,7 @@ import torch
 from contract import CHECKS_OF_EVERY_KIND, broken
 
 from medfed.testing import check_compression
-from medfed.wire.compression import Compression, Encoded
-from medfed.wire.compression._tensorwise import Tensorwise
+from medfed.wire.compression import Compression, Encoded, Tensorwise
 
 HUGE = {"any_scale_of_float32_stays_finite", "one_huge_value_stays_and_all_are_finite"}
 torch.set_num_threads(1)

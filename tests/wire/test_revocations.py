@@ -175,7 +175,7 @@ def test_a_list_that_expired_is_refused_and_the_hub_says_so_first(enrolment, mon
     expired = (enrolment.authority / "hub" / "revoked.crl").read_text()
     with pytest.raises(WireError, match=r"was valid until .*`medfed enrol refresh`"):
         north.accept_revocations(expired)
-    with pytest.raises(ExchangeError, match="credentials: revoked[.]crl: its list"):
+    with pytest.raises(ExchangeError, match=r"credentials: revoked[.]crl: its list"):
         identity(enrolment, "hub").revocations()
 
 
@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_list_counts_all_the_sam
 
 def test_without_the_authoritys_key_hub_and_broker_refuse_and_the_message_says_who_does_not_yet(enrolment):
     (enrolment.authority / "authority.key").unlink()
-    with pytest.raises(ExchangeError, match="the hospitals do not yet: this folder has no authority[.]key"):
+    with pytest.raises(ExchangeError, match=r"the hospitals do not yet: this folder has no authority[.]key"):
         enrol.revoke(enrolment.authority, "south")
     sealed = identity(enrolment, "south").seal(b"text")
     with pytest.raises(WireError, match="was revoked"):

@@ -297,7 +297,7 @@ def _frame(
         mapped=None if mapping is None else (mapping.first, mapping.last),
         padding=_padding(header),
         rescale_type=values.text(tags.RESCALE_TYPE),
-        flags=(*_flags(file), *real_flags),
+        flags=(*_flags(file), *real_flags, *_spacing_flags(measures, modality)),
     )
 
 
@@ -454,6 +454,12 @@ def _spacing(header: Elements, modality: bytes) -> tuple[float, float] | None:
             f" {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm are read. Correct the header"
         )
     return values[0], values[1]
+
+
+def _spacing_flags(header: Elements, modality: bytes) -> tuple[str, ...]:
+    """Return the flag of a radiograph whose size is known at its detector only."""
+    at_detector = modality in PROJECTIONS and not header.numbers(tags.PIXEL_SPACING, 2)
+    return ("detector_spacing",) if at_detector and header.numbers(tags.IMAGER_SPACING, 2) else ()
 
 
 def _length(header: Elements, tag: int) -> float | None:

@@ -289,18 +289,13 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
 
 
 def projection(frame: Frame) -> Stack:
-    """Return the stack of one radiograph, which has its detector's spacing and no position in the patient.
+    """Return the stack of one radiograph, which has no position in the patient.
 
-    Raises:
-        ImageError: if it has no pixel spacing.
+    PixelSpacing is taken where it is there (it may be calibrated), else ImagerPixelSpacing, that of the
+    detector, in front of which the body is smaller. Without either the radiograph is in pixels, as a picture.
     """
-    if frame.spacing_mm is None:
-        raise ImageError(
-            "a radiograph without PixelSpacing or ImagerPixelSpacing has an unknown size in mm; export it"
-            " again"
-        )
-    rows_mm, columns_mm = frame.spacing_mm
-    flags = ("projection", "single_slice")
+    rows_mm, columns_mm = frame.spacing_mm or (1.0, 1.0)
+    flags = ("projection", "single_slice", *(() if frame.spacing_mm else ("pixels",)))
     return Stack((frame,), np.diag([-columns_mm, -rows_mm, 1.0, 1.0]), False, None, flags, ())
 
 

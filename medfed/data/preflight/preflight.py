@@ -9,12 +9,14 @@ one case shows it, from `site_checks.py` if it takes a comparison, from `study_c
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medfed.data.batch_needs import Needs
+from medfed.data.case import Case
 from medfed.data.case_table import with_table
 from medfed.data.channels import match_channels, unnamed_note
 from medfed.data.class_names import Classes, ClassNames, count_of
@@ -48,6 +50,8 @@ class Preflight:
     cases: tuple[tuple[str, CaseFacts], ...] = field(default=())
     study: str = ""
     can_take_part: bool | None = None
+    # The cases that training would use, by split; empty if it refuses the folder.
+    usable: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -102,10 +106,9 @@ def check(
     refused = _refused(listing, examined, opened.index)
     bears = bears or (requirements.settings.unreadable if requirements is not None else Unreadable())
     told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
+    usable, training = _training_findings(opened, requirements, refused, bears)
     findings += [
-        finding
-        for finding in _training_findings(opened, requirements, refused, bears)
-        if not any(detail and detail in finding.detail for detail in told)
+        finding for finding in training if not any(detail and detail in finding.detail for detail in told)
     ]
     problems = group_findings(findings)
     study = requirements.study if requirements is not None else None
@@ -116,6 +119,7 @@ def check(
         cases=tuple((listing.names[number], facts) for number, facts in examined.items()),
         study=study or "",
         can_take_part=None if study is None else not any(p.severity == "error" for p in problems),
+        usable=Counter(case.split for case in usable),
     )
 
 
@@ -210,18 +214,21 @@ def _refused(listing: Listing, examined: Mapping[int, CaseFacts], index: Index |
 
 def _training_findings(
     opened: _Opened, requirements: StudyRequirements | None, refused: Sequence[RefusedCase], bears: Unreadable
-) -> list[Finding]:
-    """Return what training would refuse, in training's own words, and how many cases it would leave out."""
+) -> tuple[tuple[Case, ...], list[Finding]]:
+    """Return the cases that training would use, and what it would refuse or leave out, in its own words."""
     if opened.index is None:
-        return [Finding("folder", "", opened.error)]
+        return (), [Finding("folder", "", opened.error)]
     needs = requirements.needs if requirements is not None else None
+    trains = requirements is None or requirements.trains
     try:
         labelled = _labelled(opened.index, requirements)
-        check_training(opened.index, refused, bears, needs, count_of(opened.classes), labelled)
+        count = count_of(opened.classes)
+        used = check_training(opened.index, refused, bears, needs, count, labelled, trains)
     except DataError as error:
-        return [Finding("folder", "", str(error))]
+        return (), [Finding("folder", "", str(error))]
     counts = count_reasons(refused)
-    return [Finding("note", "", left_out_line(counts, len(opened.index.cases)))] if counts else []
+    left_out = left_out_line(counts, len(opened.index.cases))
+    return used, [Finding("note", "", left_out)] if counts else []
 
 
 def _labelled(index: Index, requirements: StudyRequirements | None) -> frozenset[str]:

@@ -35,6 +35,7 @@ FLAGS = (
     "lossy",
     "tilt",
     "qform_differs",
+    "detector_spacing",
 )
 
 

@@ -36,6 +36,8 @@ class StudyRequirements:
     # The site's own words for the classes, and the classes that it labels (all if empty); see `ClassNames`.
     words: Mapping[str, str] = field(default_factory=dict)
     expected: tuple[str, ...] = ()
+    # Whether the site trains; a hospital that is held out only measures models.
+    trains: bool = True
     # The site's own table beside the images, and its headings.
     own_table: OwnTable | None = None
 
@@ -61,7 +63,9 @@ def study_findings(
 def _usable(requirements: StudyRequirements, case: Case) -> bool:
     if requirements.needs == "multilabel":
         return not all(map(math.isnan, _findings(requirements, case)))
-    return (case.label if requirements.needs == "segment" else case.target) is not None
+    if requirements.needs == "segment":
+        return case.label is not None or bool(case.masks)
+    return case.target is not None
 
 
 def _findings(requirements: StudyRequirements, case: Case) -> Findings:

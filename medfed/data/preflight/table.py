@@ -46,6 +46,8 @@ class TableRequirements:
     needs: Needs
     classes: tuple[str, ...] = ()
     own_headings: Mapping[str, str] = field(default_factory=dict)
+    # Whether the site trains; a hospital that is held out only measures models.
+    trains: bool = True
 
 
 def check_table(
@@ -60,10 +62,12 @@ def check_table(
         raise DataError("there is no such file; name the hospital's CSV, TSV or XLSX file")
     facts: dict[str, Any] = {"what it is": "a table", "columns": {}}
     problems: list[Problem] = []
+    usable: Counter[str] = Counter()
     try:
         if requirements is not None:
             key = site_secret if site_secret is not None else secrets.token_bytes(32)
-            problems += _study_problems(path, requirements, key, facts)
+            usable, found = _study_problems(path, requirements, key, facts)
+            problems += found
         table = open_table(path, own_headings=requirements.own_headings if requirements else {})
         facts |= {"what it is": "a table, one row per case", "rows": len(table.lines)}
         problems += _table_problems(table, requirements, facts)
@@ -77,13 +81,18 @@ def check_table(
     errors = sum(p.severity == "error" for p in problems)
     purpose = f" take part in '{study}'" if study else " be used"
     verdict = f"This table can't{purpose} yet: {errors} errors." if errors else f"This table can{purpose}."
-    return Preflight(verdict, facts, tuple(problems), (), study, None if requirements is None else not errors)
+    can_take_part = None if requirements is None else not errors
+    return Preflight(verdict, facts, tuple(problems), (), study, can_take_part, usable)
 
 
 def _study_problems(
     path: Path, requirements: TableRequirements, key: bytes, facts: dict[str, Any]
-) -> list[Problem]:
-    """Open the table as training does; add its cases and splits to `facts`."""
+) -> tuple[Counter[str], list[Problem]]:
+    """Return the cases by split, as training opens the table; add them to `facts`.
+
+    Raises:
+        DataError: as training does.
+    """
     from medfed.data.datamodule import SiteDataModule
 
     settings, classes = requirements.settings, requirements.classes
@@ -106,18 +115,15 @@ def _study_problems(
     if data.warnings:
         title, means = "Data that may mean something else", "A model would learn it as it stands."
         problems.append(_problem("warning", title, means, "Follow the lines below.", data.warnings))
-    if not splits["train"]:
-        title, means = "No row to train on", "The site can only measure models."
-        problems.append(
-            _problem("warning", title, means, "Mark rows as 'train', or talk to the coordinator.", [])
-        )
+    if requirements.trains:
+        data.require_training_cases()
     present = {case.target for case in cases if case.split == "train"}
     missing = [name for number, name in enumerate(classes) if number not in present]
     if settings.target is not None and missing:
         title, remedy = "Data that fit the study badly", "Talk to the coordinator."
         detail = f"no training row has class {', '.join(missing)}"
         problems.append(_problem("warning", title, "", remedy, [detail]))
-    return problems
+    return splits, problems
 
 
 def _table_problems(

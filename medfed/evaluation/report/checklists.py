@@ -8,7 +8,9 @@ needs the published forms.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import msgspec
 
@@ -85,7 +87,9 @@ def _statements(run: Run) -> Answers:
     technique = f"Federated learning for {task}, {rule} over {len(facts.sites)} hospitals"
     held_out = ", ".join(facts.held_out)
     network = study.kind("network")
-    missing = study.section("data").get("missing")
+    data = study.section("data")
+    beside = data.get("table") or {}
+    missing = beside.get("missing", "median") if beside else data.get("missing")
     versions = ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items()))
     privacy = _privacy(run)
     return {
@@ -95,6 +99,7 @@ def _statements(run: Run) -> Answers:
         + (f"; tested also at {held_out}" if held_out else ""),
         "held_out": f"{held_out} took no part in training" if held_out else None,
         "preprocessing": _preprocessing(run),
+        "inputs": _inputs(data),
         "partitions": "By patient, never by image; by a salted hash of the patient where no split is given",
         "network": network or None,
         "software": versions or None,
@@ -125,6 +130,14 @@ def _privacy(run: Run) -> str:
         return kind
     spent = max(site.epsilon for site in privacy.sites.values())
     return f"{kind}: epsilon {spent:.2f} spent for each {privacy.unit}, at delta {privacy.delta:g}"
+
+
+def _inputs(data: Mapping[str, Any]) -> str:
+    """Return what the model sees of a patient; columns of a table by their names."""
+    if data.get("kind") == "table":
+        return f"Columns of a table: {', '.join(data.get('features', ()))}"
+    columns = (data.get("table") or {}).get("features", ())
+    return f"Images, and of a table beside them: {', '.join(columns)}" if columns else "Images"
 
 
 def _preprocessing(run: Run) -> str | None:

@@ -238,4 +238,14 @@ def test_monochrome1_leaves_hounsfield_units_and_inverts_radiographs(tmp_path):
     (volume,) = read(tmp_path / "dx")
     np.testing.assert_array_equal(volume.array[0, :, :, 0].T, 4095 - np.arange(12).reshape(3, 4))
     assert volume.spacing_mm == pytest.approx((0.1, 0.2, 1))
-    assert set(volume.info.flags) == {"projection", "single_slice", "inverted"}
+    assert set(volume.info.flags) == {"projection", "single_slice", "inverted", "detector_spacing"}
+    ds.PixelSpacing = [0.16, 0.08]  # calibrated: it goes before the detector's
+    write(ds, tmp_path / "dx" / "a.dcm")
+    (volume,) = read(tmp_path / "dx")
+    assert volume.spacing_mm == pytest.approx((0.08, 0.16, 1))
+    assert "detector_spacing" not in volume.info.flags
+    del ds.PixelSpacing, ds.ImagerPixelSpacing
+    write(ds, tmp_path / "dx" / "a.dcm")
+    (volume,) = read(tmp_path / "dx")
+    assert volume.spacing_mm == (1, 1, 1)
+    assert {"pixels", "projection"} <= set(volume.info.flags)

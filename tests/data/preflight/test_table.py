@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,15 @@ def test_a_folder_with_a_table_alone_is_a_table(tmp_path: Path) -> None:
     told = CliRunner().invoke(main, ["check", str(tmp_path)])
     assert "This table can be used" in told.output
     assert "column age" in told.output
+
+
+def test_a_table_without_a_training_row_is_refused_where_the_site_trains(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(GOOD.replace(",train", ",test"))
+    data = SiteDataModule.open(path, settings_of(), "table", site_secret=SECRET, classes=2)
+    with pytest.raises(DataError, match="the site has no training case") as caught:
+        data.require_training_cases()
+    wanted = TableRequirements("heart", settings_of(), "table", ("healthy", "ill"))
+    assert ("", str(caught.value)) in check_table(path, wanted, site_secret=SECRET).problems[0].cases
+    held_out = replace(wanted, trains=False)
+    assert check_table(path, held_out, site_secret=SECRET).can_take_part

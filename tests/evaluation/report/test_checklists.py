@@ -50,3 +50,15 @@ def test_every_template_uses_names_that_a_run_has():
     card = model_card(run, "Dice 0.8")
     assert len(card) == len(templates().model_card)
     assert (card["Result"], card["Output"]) == ("Dice 0.8", None)
+
+
+def test_the_columns_beside_images_are_named_with_what_an_empty_cell_becomes():
+    study = {"data": {"kind": "images", "table": {"features": ["age", "sex"], "missing": "drop"}}}
+    run = run_of(RunFacts(classes=["no", "yes"]), study)
+    assert model_card(run, "")["Input"] == "Images, and of a table beside them: age, sex"
+    _, tripod = checklists(run)
+    assert tripod.answers["Predictors"] == "Images, and of a table beside them: age, sex"
+    assert tripod.answers["Missing data"] == "an empty number: drop"
+    table = run_of(study={"data": {"kind": "table", "features": ["bmi"]}})
+    assert model_card(table, "")["Input"] == "Columns of a table: bmi"
+    assert model_card(run_of(), "")["Input"] == "Images"
