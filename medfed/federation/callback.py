@@ -9,6 +9,7 @@ weights are validated, checkpointed and held by the hub.
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,14 +36,29 @@ from medfed.wire.compression import State as Residual
 from medfed.wire.update import GlobalModel, Update, finite_scalars
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
+# The study's seed, which everyone knows, or the secret of one site's run.
+Seed = int | str
 
-def derived_seed(seed: int, *names: object) -> int:
-    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch) alone."""
+
+def derived_seed(seed: Seed, *names: object) -> int:
+    """Return a 32-bit seed that depends on the study's seed (or the run's secret) and the names alone."""
     return random.Random("/".join(str(part) for part in (seed, *names))).getrandbits(32)
 
 
-def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
-    """Set all random states of an epoch from the study's seed, the site and the epoch alone."""
+def training_seed(seed: int | None, privacy: Privacy) -> Seed | None:
+    """Return the seed of a run's training: the study's, or a new secret if the hub is to see a sum only.
+
+    Two runs with the same randomness, one of them without a hospital, would have sums that differ by that
+    hospital's update alone, however well each sum is hidden.
+    """
+    return seed if privacy.reveals_each_update else secrets.token_hex(32)
+
+
+def seed_epoch(trainer: pl.Trainer, seed: Seed, site: str) -> None:
+    """Set all random states of an epoch from the study's seed, the site and the epoch alone.
+
+    From a secret, the random states that a DataLoader or its samplers keep themselves are set too.
+    """
     drawn = derived_seed(seed, site, trainer.current_epoch, trainer.global_rank)
     random.seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
@@ -50,11 +66,25 @@ def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     if dataset is not None and hasattr(dataset, "set_random_state"):
         dataset.set_random_state(drawn)
+    if isinstance(seed, str):
+        _seed_order(trainer.train_dataloader, drawn, derived_seed(seed, site, "order"))
     # Lightning makes the iterator of the first epoch, and of the first after a resume, before this hook and
     # all others after it. Made here in those cases too, an epoch draws the same numbers either way.
     loop = trainer.fit_loop
     if loop._data_fetcher is not None and (trainer.current_epoch == 0 or loop.is_resuming or loop.restarting):
         iter(loop._data_fetcher)
+
+
+def _seed_order(loader: Any, of_epoch: int, of_run: int) -> None:
+    """Set the seeds of generators and samplers that don't draw from torch's global random state.
+
+    A sampler that goes on from epoch to epoch, or is one of several processes', takes the run's seed.
+    """
+    for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        if isinstance(generator := getattr(part, "generator", None), torch.Generator):
+            generator.manual_seed(of_epoch)
+        if part is not None and isinstance(getattr(part, "seed", None), int | str):
+            part.seed = of_run
 
 
 @dataclass(frozen=True)
@@ -105,7 +135,8 @@ class FederatedCallback(pl.Callback):
             single site trains exactly as without federation.
         seed: if given, the random states of Python, NumPy and torch, and of a dataset with
             `set_random_state`, are set from (seed, site, epoch) at the start of every epoch, so that a
-            resumed run repeats.
+            resumed run repeats. Under privacy that shows the hub a sum only, a secret of this site and run
+            takes its place: a resumed run repeats, and no other does.
         options: what a study sets in addition.
 
     Raises:
@@ -156,7 +187,7 @@ class FederatedCallback(pl.Callback):
         self._changes_steps = local is not None
         self._local_state: LocalState = {}
         self._residual: Residual = {}
-        self._seed = seed
+        self._seed = training_seed(seed, self._connection.privacy)
         self._received: GlobalModel | None = None
         self._merged_now = False
         self._restored = False
@@ -180,6 +211,8 @@ class FederatedCallback(pl.Callback):
                 "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
         refuse_bfloat16_convolutions(trainer, pl_module, self.site)
+        if trainer.world_size > 1 and self.secret_seed is not None:
+            self._seed = trainer.strategy.broadcast(self._seed)
         if self._changes_steps:
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:
@@ -270,12 +303,14 @@ class FederatedCallback(pl.Callback):
         # a lazy mapping's.
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
         residual = {group: dict(tensors) for group, tensors in self._residual.items()}
+        secret = {} if self.secret_seed is None else {"seed": self.secret_seed}
         return {
             "round": self.round,
             "model": self.model_sha256,
             "scores": dict(self.scores),
             "local": local,
             "residual": residual,
+            **secret,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -283,7 +318,13 @@ class FederatedCallback(pl.Callback):
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
         self._residual = state_dict["residual"]
+        self._seed = state_dict.get("seed", self._seed)
         self._restored = True
+
+    @property
+    def secret_seed(self) -> str | None:
+        """The secret that this run's randomness is derived from, for its checkpoints; None without one."""
+        return self._seed if isinstance(self._seed, str) else None
 
     def restore_final(
         self, module: pl.LightningModule, received: GlobalModel, checkpoint: Mapping[str, Any]
@@ -299,12 +340,13 @@ class FederatedCallback(pl.Callback):
         weights = self._local.personal(module, self._local_state)
         return None if weights is None else to_cpu(weights)
 
-    def resume_from_round(self, round: int, model_sha256: str = "") -> None:
+    def resume_from_round(self, round: int, model_sha256: str = "", secret_seed: str | None = None) -> None:
         """Take the module's weights for the hub's model of this round, instead of asking the hub for it.
 
-        `model_sha256` is that model's digest as it arrived.
+        `model_sha256` is that model's digest as it arrived, `secret_seed` the former `secret_seed`.
         """
         self.round, self.model_sha256, self._restored = round, model_sha256, True
+        self._seed = secret_seed or self._seed
 
     # -- one round, seen from the site
 

@@ -246,6 +246,7 @@ def hub_config_of(study: Study) -> HubConfig:
         compress=study.compress,
         outlier=study.sampling.outlier,
         evaluating=tuple(sorted(study.held_out)),
+        max_examples=study.sampling.max_examples,
     )
 
 

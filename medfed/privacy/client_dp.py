@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import torch
@@ -66,6 +66,8 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
     Not covered: scores of validation cases, which are withheld unless `scores: send`; who took part in which
     round, which is why sampling of sites is not counted as amplification.
     """
+
+    equal_weights: ClassVar[bool] = True
 
     where: Literal["site", "hub"] = "hub"
     adaptive: Adaptive | None = None

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from medfed.errors import AuditError, WireError
 from medfed.files import lock, require_file_locks
 from medfed.wire.signing import check_issued, check_signature, common_name
+from medfed.wire.untrusted_text import cleaned
 
 require_file_locks("the audit log")
 
@@ -122,7 +123,12 @@ class AuditLog:
 
     def _append(self, file: BinaryIO, event: str, fields: dict[str, Any]) -> None:
         last = self._verified
-        entry = {"number": last.lines, "time": datetime.now(UTC).isoformat(), "event": event, **fields}
+        entry = {
+            "number": last.lines,
+            "time": datetime.now(UTC).isoformat(),
+            "event": event,
+            **cleaned(fields),
+        }
         if self._identity is None:
             line = msgspec.json.encode({**entry, "previous": last.head})
             after = VerifiedLog(last.lines + 1, _digest(line))
