@@ -24,6 +24,7 @@ from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
 from medfed.federation.egress import Egress
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
+from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
@@ -190,9 +191,17 @@ class FederatedCallback(pl.Callback):
         self._received: GlobalModel | None = None
         self._merged_now = False
         self._restored = False
+        self._replaced_bar = False
         self._begin_round()
 
     # -- where Lightning calls
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._replaced_bar = stage == "fit" and replace_progress_bar(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._replaced_bar and trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.enable()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs = trainer.max_epochs
