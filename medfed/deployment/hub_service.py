@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ import msgspec
 
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.enrolment.broker import Broker
-from medfed.deployment.enrolment.participants import participants
+from medfed.deployment.enrolment.participants import (
+    EXPIRY_WARNING_DAYS,
+    participants,
+    revocations_expire,
+)
 from medfed.deployment.site_file import resolve_paths
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
@@ -272,7 +277,13 @@ def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
 
 
 def _log_missing_certificates(study: Study, enrolment: Path, progress: Progress) -> None:
-    """Log which sites have no valid certificate, or one that expires soon."""
+    """Log which sites have no valid certificate, and what expires soon, the list of revoked ones too."""
+    left = revocations_expire(enrolment) - datetime.now(UTC)
+    if left.days < EXPIRY_WARNING_DAYS:
+        progress.log(
+            f"the list of revoked certificates expires in {left.days} days, and hospitals refuse models with "
+            "an expired one; `medfed enrol refresh` where authority.key is makes a new one"
+        )
     valid = {one.site: one for one in participants(enrolment) if one.status in ("valid", "expires soon")}
     for site in sorted({*study.sites, *study.held_out}):
         if site not in valid:
