@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,12 +14,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import QuorumError, SiteError
+from medfed.errors import QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange
 from medfed.federation import simulation
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import HubConfig
 from medfed.federation.progress_bar import RoundsBar, replace_progress_bar, use_rounds_bar
-from medfed.federation.simulation import _is_interruption
+from medfed.federation.simulation import SiteScheduler, _is_interruption, simulate
 from medfed.wire.update import Update
 from medfed.wire.weights import weights_of
 
@@ -243,3 +246,79 @@ def test_a_replaced_bar_returns_after_fit_and_a_disabled_one_stays_disabled():
     finally:
         use_rounds_bar(None)
         shared.close()
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def test_a_site_that_waits_goes_on_with_its_own_random_states() -> None:
+    scheduler, drawn, order = SiteScheduler(), {}, []
+    north_waits, south_done = threading.Event(), threading.Event()
+
+    def north() -> None:
+        with scheduler.turn():
+            seed_all(1)
+            first = draw()
+            with scheduler.idle():
+                north_waits.set()
+                assert south_done.wait(20)
+            order.append("north")
+            drawn["north"] = (first, draw())
+
+    def south() -> None:
+        assert north_waits.wait(20)
+        with scheduler.turn():
+            seed_all(2)
+            order.append("south")
+            drawn["south"] = (draw(), draw())
+        south_done.set()
+
+    seed_all(3)
+    threads = [threading.Thread(target=site) for site in (north, south)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert order == ["south", "north"]
+    after = draw()
+    for seed, site in ((1, "north"), (2, "south")):
+        seed_all(seed)
+        assert drawn[site] == (draw(), draw())
+    seed_all(3)
+    assert after == draw()
+
+
+def test_one_site_works_at_a_time() -> None:
+    scheduler, working, most = SiteScheduler(), [0], [0]
+
+    def site() -> None:
+        with scheduler.turn():
+            for _ in range(50):
+                working[0] += 1
+                most[0] = max(most[0], working[0])
+                working[0] -= 1
+                with scheduler.idle():
+                    pass
+
+    threads = [threading.Thread(target=site) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == [1]
+
+
+def test_a_function_is_needed_for_each_site_of_the_hub() -> None:
+    config = HubConfig(1, ("north", "south"), FedAvg())
+    with pytest.raises(
+        StudyError,
+        match=r"^simulate: HubConfig\.sites are north, south, functions are given for north, west;",
+    ):
+        simulate({"west": lambda exchange: None, "north": lambda exchange: None}, {}, config)
