@@ -202,6 +202,7 @@ class FederatedCallback(pl.Callback):
         self._restored = False
         self._undeclared = ""
         self._replaced_bar = False
+        self._stop_reason = "its Trainer reached max_epochs before the study's last round"
         self._begin_round()
 
     # -- where Lightning calls
@@ -289,6 +290,11 @@ class FederatedCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
         restore_step(pl_module)
+        if trainer.max_epochs is not None and trainer.current_epoch < trainer.max_epochs:
+            self._stop_reason = (
+                f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
+                "by EarlyStopping, max_steps or max_time, before the study's last round"
+            )
         if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
@@ -304,7 +310,7 @@ class FederatedCallback(pl.Callback):
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            drop_out(self._connection, "its Trainer reached max_epochs before the study's last round")
+            drop_out(self._connection, self._stop_reason)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
