@@ -88,6 +88,13 @@ class Rule(Kind, frozen=True):
         """Return the state before the first round."""
         return {}
 
+    def check(self, update: Update) -> None:
+        """Check that one update carries what this rule needs, so that one site cannot stop a merge.
+
+        Raises:
+            RuleError: naming the site, the round and what is missing or wrong.
+        """
+
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         """Return the new weights and the new state.
 

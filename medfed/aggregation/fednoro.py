@@ -18,7 +18,7 @@ paper's noise-robust losses at the sites (logit adjustment, distillation) belong
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 
 import torch
@@ -55,6 +55,9 @@ class FedNoRo(Rule, frozen=True, tag="fednoro"):
     @property
     def needs_scalars(self) -> tuple[str, ...]:
         return (CLASS_LOSS,)
+
+    def check(self, update: Update) -> None:
+        _losses_of(update)
 
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
@@ -94,19 +97,21 @@ def noisy_sites(sites: Sequence[Update]) -> frozenset[str]:
     return noisy if len(noisy) < len(sites) else frozenset()
 
 
+def _losses_of(update: Update) -> Mapping[str, float]:
+    """Return a site's loss per class, or its mean loss if it sends no other."""
+    overall = required_scalar(update, CLASS_LOSS, "measures how well its labels fit the received model")
+    vector = {n: v for n, v in update.scalars.items() if n.startswith(f"{CLASS_LOSS}/")}
+    for name in vector:
+        if required_scalar(update, name, "is a loss") < 0:
+            raise RuleError(
+                f"{describe(update)}: scalar '{name}' is {vector[name]}; a loss of at least 0 is expected"
+            )
+    return vector or {CLASS_LOSS: overall}
+
+
 def _losses(sites: Sequence[Update]) -> Tensor:
     """Return each site's mean over classes of its loss relative to the largest site's, (sites,)."""
-    vectors = []
-    for update in sites:
-        vector = {n: v for n, v in update.scalars.items() if n.startswith(f"{CLASS_LOSS}/")}
-        overall = required_scalar(update, CLASS_LOSS, "measures how well its labels fit the received model")
-        vectors.append(vector or {CLASS_LOSS: overall})
-    for update, vector in zip(sites, vectors, strict=True):
-        for name in vector:
-            if required_scalar(update, name, "is a loss") < 0:
-                raise RuleError(
-                    f"{describe(update)}: scalar '{name}' is {vector[name]}; a loss of at least 0 is expected"
-                )
+    vectors = [_losses_of(update) for update in sites]
     largest = {name: max(v.get(name, 0.0) for v in vectors) for vector in vectors for name in vector}
     scaled = [
         [v / largest[n] if largest[n] > 0 else 0.0 for n, v in sorted(vector.items())] for vector in vectors

@@ -45,6 +45,9 @@ class FedNova(Rule, frozen=True, tag="fednova"):
         factors = [share * (effective / length) for share, length in zip(portions, lengths, strict=True)]
         return add_weighted_deltas(sites, factors, weights, statistics=portions), state
 
+    def check(self, update: Update) -> None:
+        self._length(update)
+
     def _length(self, update: Update) -> float:
         """Return |a_k|, how far its steps would carry a site along a constant gradient, in steps."""
         steps = required_scalar(update, self.steps, "counts its local steps, which fednova divides by")

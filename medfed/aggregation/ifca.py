@@ -73,6 +73,9 @@ class IFCA(Rule, frozen=True, tag="ifca"):
             )
         return _mean(sites, weights), after
 
+    def check(self, update: Update) -> None:
+        self._choice(update)
+
     def _choice(self, update: Update) -> int:
         choice = required_scalar(update, CHOICE, "is the number of the cluster that it chose")
         if choice != int(choice) or not 0 <= choice < self.clusters:

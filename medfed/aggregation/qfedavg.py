@@ -71,6 +71,9 @@ class QFedAvg(Rule, frozen=True, tag="qfedavg"):
             )
         return [power / total for power in powers]
 
+    def check(self, update: Update) -> None:
+        self._loss(update)
+
     def _loss(self, update: Update) -> float:
         loss = required_scalar(
             update, self.loss, "is the global model's loss there, which qfedavg weights by"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
+from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
@@ -18,6 +19,7 @@ from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
 from medfed.cli.options import PATH, RunOptions, layout_option, run_options
 from medfed.errors import MedfedError
+from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
@@ -101,7 +103,7 @@ def _take_part(site: Path, accept: str, quiet: bool) -> None:
     from medfed.deployment.site_service import take_part
 
     def ask(description: str) -> bool:
-        click.echo(description)
+        click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
     _interrupt_on_sigterm()
@@ -124,7 +126,7 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> No
             resume=options.resume,
             progress=progress,
         )
-    click.echo(text(table))
+    click.echo(for_terminal(text(table)))
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
@@ -143,7 +145,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 def _print_result(run: RunFolder) -> None:
     from medfed.evaluation.report import headline
 
-    click.echo(headline(run.path))
+    click.echo(for_terminal(headline(run.path)))
     click.echo(f"report: {run.report}")
 
 
@@ -423,4 +425,5 @@ main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)
 main.add_command(audit)
+main.add_command(approvals)
 main.add_command(enrol)

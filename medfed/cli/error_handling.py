@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from medfed.errors import MedfedError
+from medfed.wire.untrusted_text import for_terminal
 
 # Exit codes. Besides them: 0 is success, and click exits with 2 for a wrong command line.
 REFUSED, INTERRUPTED = 1, 130
@@ -40,7 +41,7 @@ def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             command(*args, **kwargs)
         except MedfedError as error:
             click.secho("medfed: ", fg="red", nl=False, err=True)
-            click.echo(str(error), err=True)
+            click.echo(for_terminal(str(error)), err=True)
             sys.exit(REFUSED)
         except KeyboardInterrupt:
             remedy = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)

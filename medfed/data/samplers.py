@@ -39,7 +39,7 @@ class FixedStepBatchSampler(Sampler[list[int]]):
         self.batch_size = batch
         self.drop_last = False
         self.steps = steps
-        self._seed = seed
+        self.seed: int | str = seed
 
     def __len__(self) -> int:
         return self.steps
@@ -52,5 +52,5 @@ class FixedStepBatchSampler(Sampler[list[int]]):
         for number in range(first, first + self.steps):
             number_of_pass, position = divmod(number, batches_per_pass)
             if not order or position == 0:
-                order = random.Random(f"{self._seed}/{number_of_pass}").sample(range(items), items)
+                order = random.Random(f"{self.seed}/{number_of_pass}").sample(range(items), items)
             yield order[position * size : (position + 1) * size]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,22 @@ import msgspec
 from medfed.data.label_naming import different_labels
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.enrolment.broker import Broker
-from medfed.deployment.enrolment.participants import participants
+from medfed.deployment.enrolment.participants import (
+    EXPIRY_WARNING_DAYS,
+    participants,
+    revocations_expire,
+)
 from medfed.deployment.site_file import resolve_paths
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
-from medfed.evaluation.row_transport import rows_of, without_rows
+from medfed.evaluation.row_checks import plausible_patients, plausible_scores
+from medfed.evaluation.row_transport import accept_rows, without_rows
 from medfed.evaluation.rows import FEDERATED, Row
 from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
+from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
@@ -37,7 +44,7 @@ from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
-from medfed.runs.rounds import LABELS_NAMED, RoundReport, append_round, labels_by
+from medfed.runs.rounds import LABELS_NAMED, RoundReport, append_round, labels_by, read_rounds
 from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
@@ -202,11 +209,7 @@ def _run_rounds(
     told: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
-        rows[:] = [
-            row for result in report.results for row in rows_of(result.scalars, config.rounds, result.site)
-        ]
-        plain = (replace(result, scalars=without_rows(result.scalars)) for result in report.results)
-        report = replace(report, results=tuple(plain))
+        rows[:], report = _take_rows(report, config, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
@@ -263,6 +266,24 @@ def _log_different_labels(report: RoundReport, told: dict[str, str], progress: P
         progress.log(f"round {report.round}: {different}")
 
 
+def _take_rows(
+    report: RoundReport, config: HubConfig, folder: RunFolder, audit: AuditLog
+) -> tuple[list[Row], RoundReport]:
+    """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
+    began = {line.site: line.examples for line in reversed(read_rounds(folder.rounds)) if line.examples}
+    rows, results = [], []
+    for result in report.results:
+        most = plausible_patients(config.max_examples, began.get(result.site))
+        accepted, refused = accept_rows(result.scalars, config.rounds, result.site, most)
+        rows += accepted
+        notes = tuple(f"a result is refused: {why}" for why in refused)
+        for note in notes:
+            audit.write("warning", site=result.site, round=report.round, reason=note)
+        scores, implausible = plausible_scores(without_rows(result.scalars))
+        results.append(replace(result, scalars=scores, notes=(*result.notes, *notes, *implausible)))
+    return rows, replace(report, results=tuple(results))
+
+
 def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
@@ -277,7 +298,13 @@ def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
 
 
 def _log_missing_certificates(study: Study, enrolment: Path, progress: Progress) -> None:
-    """Log which sites have no valid certificate, or one that expires soon."""
+    """Log which sites have no valid certificate, and what expires soon, the list of revoked ones too."""
+    left = revocations_expire(enrolment) - datetime.now(UTC)
+    if left.days < EXPIRY_WARNING_DAYS:
+        progress.log(
+            f"the list of revoked certificates expires in {left.days} days, and hospitals refuse models with "
+            "an expired one; `medfed enrol refresh` where authority.key is makes a new one"
+        )
     valid = {one.site: one for one in participants(enrolment) if one.status in ("valid", "expires soon")}
     for site in sorted({*study.sites, *study.held_out}):
         if site not in valid:

@@ -27,6 +27,7 @@ import msgspec
 
 from medfed.errors import RunError
 from medfed.files import write_whole
+from medfed.wire.untrusted_text import for_cell
 
 # The `site` of a row over several pooled hospitals.
 ALL_SITES = "all"
@@ -222,5 +223,8 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(msgspec.structs.asdict(row) for row in rows)
+    writer.writerows(
+        {name: for_cell(value) if isinstance(value, str) else value for name, value in cells.items()}
+        for cells in map(msgspec.structs.asdict, rows)
+    )
     write_whole(path, text.getvalue(), durable=True)

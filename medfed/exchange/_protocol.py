@@ -32,6 +32,7 @@ from medfed.exchange._manifest import open_control
 from medfed.exchange._object_store import ObjectStore, Unreachable
 from medfed.files import lock, require_file_locks, write_whole
 from medfed.wire.signing import HUB, Seal
+from medfed.wire.untrusted_text import for_log
 
 require_file_locks("an exchange across machines")
 
@@ -54,6 +55,10 @@ ADVERTISED_STUDY = "glob/newest/study/m"
 _T = TypeVar("_T")
 
 
+# How many distinct warnings one party logs: a site that sends new nonsense for ever fills no disk.
+MAX_WARNINGS = 1000
+
+
 class WarnOnce:
     """A log of one party's warnings that writes each distinct text once."""
 
@@ -63,8 +68,9 @@ class WarnOnce:
 
     def __call__(self, text: str) -> bool:
         """Log a warning, and return whether it is new."""
+        text = for_log(text)
         is_new = text not in self._logged
-        if is_new:
+        if is_new and len(self._logged) < MAX_WARNINGS:
             self._logged.add(text)
             log.warning("%s: %s", self._party, text)
         return is_new

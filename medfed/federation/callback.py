@@ -8,7 +8,9 @@ weights are validated, checkpointed and held by the hub.
 
 from __future__ import annotations
 
+import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +23,9 @@ from torch import Tensor
 
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
-from medfed.federation.egress import Egress
+from medfed.federation.egress import TRAINING, UNDECLARED_OK, Egress, declared_scores, keep_undeclared
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
+from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
@@ -34,14 +37,31 @@ from medfed.wire.compression import State as Residual
 from medfed.wire.update import GlobalModel, Update, finite_scalars
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
+log = logging.getLogger("medfed.federation.callback")
 
-def derived_seed(seed: int, *names: object) -> int:
-    """Return a 32-bit seed that depends on the study's seed and the names (site, epoch) alone."""
+# The study's seed, which everyone knows, or the secret of one site's run.
+Seed = int | str
+
+
+def derived_seed(seed: Seed, *names: object) -> int:
+    """Return a 32-bit seed that depends on the study's seed (or the run's secret) and the names alone."""
     return random.Random("/".join(str(part) for part in (seed, *names))).getrandbits(32)
 
 
-def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
-    """Set all random states of an epoch from the study's seed, the site and the epoch alone."""
+def training_seed(seed: int | None, privacy: Privacy) -> Seed | None:
+    """Return the seed of a run's training: the study's, or a new secret if the hub is to see a sum only.
+
+    Two runs with the same randomness, one of them without a hospital, would have sums that differ by that
+    hospital's update alone, however well each sum is hidden.
+    """
+    return seed if privacy.reveals_each_update else secrets.token_hex(32)
+
+
+def seed_epoch(trainer: pl.Trainer, seed: Seed, site: str) -> None:
+    """Set all random states of an epoch from the study's seed, the site and the epoch alone.
+
+    From a secret, the random states that a DataLoader or its samplers keep themselves are set too.
+    """
     drawn = derived_seed(seed, site, trainer.current_epoch, trainer.global_rank)
     random.seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
@@ -49,11 +69,25 @@ def seed_epoch(trainer: pl.Trainer, seed: int, site: str) -> None:
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     if dataset is not None and hasattr(dataset, "set_random_state"):
         dataset.set_random_state(drawn)
+    if isinstance(seed, str):
+        _seed_order(trainer.train_dataloader, drawn, derived_seed(seed, site, "order"))
     # Lightning makes the iterator of the first epoch, and of the first after a resume, before this hook and
     # all others after it. Made here in those cases too, an epoch draws the same numbers either way.
     loop = trainer.fit_loop
     if loop._data_fetcher is not None and (trainer.current_epoch == 0 or loop.is_resuming or loop.restarting):
         iter(loop._data_fetcher)
+
+
+def _seed_order(loader: Any, of_epoch: int, of_run: int) -> None:
+    """Set the seeds of generators and samplers that don't draw from torch's global random state.
+
+    A sampler that goes on from epoch to epoch, or is one of several processes', takes the run's seed.
+    """
+    for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        if isinstance(generator := getattr(part, "generator", None), torch.Generator):
+            generator.manual_seed(of_epoch)
+        if part is not None and isinstance(getattr(part, "seed", None), int | str):
+            part.seed = of_run
 
 
 @dataclass(frozen=True)
@@ -62,8 +96,8 @@ class CallbackOptions:
 
     trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
         every site must have begun with the same ones.
-    egress: what may leave besides the model's tensors; by default the local method's groups and plain
-        numbers.
+    egress: what may leave besides the model's tensors; by default the local method's groups, what medfed
+        itself reports of training, and the metrics that the module names in its attribute `scores`.
     audit: the log of what is received and sent.
     accountant: called with the round before an update is sent; records what the round costs under
         differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
@@ -104,7 +138,8 @@ class FederatedCallback(pl.Callback):
             single site trains exactly as without federation.
         seed: if given, the random states of Python, NumPy and torch, and of a dataset with
             `set_random_state`, are set from (seed, site, epoch) at the start of every epoch, so that a
-            resumed run repeats.
+            resumed run repeats. Under privacy that shows the hub a sum only, a secret of this site and run
+            takes its place: a resumed run repeats, and no other does.
         options: what a study sets in addition.
 
     Raises:
@@ -142,7 +177,7 @@ class FederatedCallback(pl.Callback):
             site,
             exchange,
             privacy or NoPrivacy(),
-            self._options.egress or Egress(groups=method.sends),
+            self._options.egress or self._default_egress(method, privacy or NoPrivacy()),
             tuple(compress),
             self._options.audit or AuditLog(None),
             self._options.parties,
@@ -155,13 +190,22 @@ class FederatedCallback(pl.Callback):
         self._changes_steps = local is not None
         self._local_state: LocalState = {}
         self._residual: Residual = {}
-        self._seed = seed
+        self._seed = training_seed(seed, self._connection.privacy)
         self._received: GlobalModel | None = None
         self._merged_now = False
         self._restored = False
+        self._undeclared = ""
+        self._replaced_bar = False
         self._begin_round()
 
     # -- where Lightning calls
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._replaced_bar = stage == "fit" and replace_progress_bar(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._replaced_bar and trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.enable()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs = trainer.max_epochs
@@ -171,6 +215,12 @@ class FederatedCallback(pl.Callback):
                 "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
         refuse_bfloat16_convolutions(trainer, pl_module, self.site)
+        if self._options.egress is None:
+            egress = self._connection.egress
+            names = egress.scalars | declared_scores(pl_module, f"site '{self.site}'")
+            self._connection = replace(self._connection, egress=replace(egress, scalars=names))
+        if trainer.world_size > 1 and self.secret_seed is not None:
+            self._seed = trainer.strategy.broadcast(self._seed)
         if self._changes_steps:
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:
@@ -224,8 +274,10 @@ class FederatedCallback(pl.Callback):
         # Between two merges validation may score local weights; only a merged model's scores
         # are the federation's.
         if self._merged_now and not trainer.sanity_checking:
-            metrics = trainer.callback_metrics.items()
-            self.scores = finite_scalars({n: float(value) for n, value in metrics if n.startswith("val")})
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            # What training logs under these names is measured by the callback itself.
+            scores = {name: value for name, value in metrics.items() if name not in TRAINING}
+            self.scores = self._only_declared(finite_scalars(scores))
             self._merged_now = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -241,7 +293,8 @@ class FederatedCallback(pl.Callback):
         if received.final:
             on_final_model = self._options.on_final_model
             measured = on_final_model(received) if on_final_model is not None else {}
-            report = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
+            scores = self._only_declared(self.scores)
+            report = Update(self.site, received.round + 1, {}, 0, {**scores, **measured})
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
@@ -261,12 +314,14 @@ class FederatedCallback(pl.Callback):
         # a lazy mapping's.
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
         residual = {group: dict(tensors) for group, tensors in self._residual.items()}
+        secret = {} if self.secret_seed is None else {"seed": self.secret_seed}
         return {
             "round": self.round,
             "model": self.model_sha256,
             "scores": dict(self.scores),
             "local": local,
             "residual": residual,
+            **secret,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -274,7 +329,13 @@ class FederatedCallback(pl.Callback):
         self.scores = dict(state_dict["scores"])
         self._local_state = state_dict["local"]
         self._residual = state_dict["residual"]
+        self._seed = state_dict.get("seed", self._seed)
         self._restored = True
+
+    @property
+    def secret_seed(self) -> str | None:
+        """The secret that this run's randomness is derived from, for its checkpoints; None without one."""
+        return self._seed if isinstance(self._seed, str) else None
 
     def restore_final(
         self, module: pl.LightningModule, received: GlobalModel, checkpoint: Mapping[str, Any]
@@ -290,12 +351,13 @@ class FederatedCallback(pl.Callback):
         weights = self._local.personal(module, self._local_state)
         return None if weights is None else to_cpu(weights)
 
-    def resume_from_round(self, round: int, model_sha256: str = "") -> None:
+    def resume_from_round(self, round: int, model_sha256: str = "", secret_seed: str | None = None) -> None:
         """Take the module's weights for the hub's model of this round, instead of asking the hub for it.
 
-        `model_sha256` is that model's digest as it arrived.
+        `model_sha256` is that model's digest as it arrived, `secret_seed` the former `secret_seed`.
         """
         self.round, self.model_sha256, self._restored = round, model_sha256, True
+        self._seed = secret_seed or self._seed
 
     # -- one round, seen from the site
 
@@ -359,7 +421,24 @@ class FederatedCallback(pl.Callback):
         )
         accountant = self._options.accountant
         spent = accountant(self.round + 1) if accountant is not None else {}
-        return {**self.scores, **measured, **spent, **self._options.scalars}
+        return {**self._only_declared(self.scores), **measured, **spent, **self._options.scalars}
+
+    def _default_egress(self, method: LocalMethod, privacy: Privacy) -> Egress:
+        """Return what may leave where no study says so: what the parts declare, and what medfed measures."""
+        options = self._options
+        names = UNDECLARED_OK.union(
+            method.reports, privacy.scalars, options.required_scalars, options.scalars
+        )
+        return Egress(names, groups=method.sends)
+
+    def _only_declared(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores that may leave; tell once, in the log and the audit log, that others stay."""
+        declared, sentence = keep_undeclared(scores, self._connection.egress.scalars)
+        if sentence and sentence != self._undeclared:
+            self._undeclared = sentence
+            log.warning("site '%s': %s", self.site, sentence)
+            self._connection.audit.write("kept", site=self.site, round=self.round, reason=sentence)
+        return declared
 
     def _weights(self, module: pl.LightningModule) -> Weights:
         return weights_of(module, self._keep_local, trained_only=self._options.trained_only)

@@ -13,7 +13,7 @@ from medfed.federation.egress import Egress
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.compression import Compression
-from medfed.wire.update import DEFAULT_OUTLIER_FACTOR
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class HubConfig:
     minimum: the fewest valid updates that make a round.  deadline_s: how long the hub waits for updates; None
     waits for every site.  study: the study's digest.  outlier: an update this many times as long as the
     round's others is refused; None refuses none.  evaluating: sites that train nothing and report the final
-    model's scores on their cases.
+    model's scores on their cases.  max_examples: the most examples that a site may state, if not None.
     """
 
     rounds: int
@@ -39,6 +39,7 @@ class HubConfig:
     compress: tuple[Compression, ...] = ()
     outlier: float | None = DEFAULT_OUTLIER_FACTOR
     evaluating: tuple[str, ...] = ()
+    max_examples: int | None = MAX_EXAMPLES
 
     def quorum(self, asked: int) -> int:
         """Return the fewest valid updates that make a round for which so many sites were asked."""

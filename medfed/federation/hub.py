@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 
 from medfed.aggregation import State
+from medfed.errors import MedfedError, UpdateError
 from medfed.exchange import HubSide, ReceivedUpdate
+from medfed.federation.acceptance import accept_numbers
 from medfed.federation.checkpoints import load_latest_checkpoint, save_checkpoint, save_round
 from medfed.federation.config import HubConfig
-from medfed.federation.round import aggregate_round
+from medfed.federation.round import aggregate_round, log_notes, require_own
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel
@@ -94,7 +96,7 @@ def run_hub(
         current = replace(current, groups=_broadcast(config, state))
         size = exchange.publish(replace(current, participants=(), final=True), wait_saved)
         report_model()
-        results = _collect_scores(config, exchange, current.round + 1)
+        results = _collect_scores(config, exchange, current.round + 1, audit)
         on_round(RoundReport(current.round + 1, results, time.monotonic() - began, size))
     return current
 
@@ -126,16 +128,30 @@ def _not_sampled(config: HubConfig, results: Sequence[SiteResult]) -> tuple[Site
     return tuple(SiteResult(site, "not sampled") for site in sorted(config.sites) if site not in asked)
 
 
-def _collect_scores(config: HubConfig, exchange: HubSide, round: int) -> tuple[SiteResult, ...]:
+def _collect_scores(
+    config: HubConfig, exchange: HubSide, round: int, audit: AuditLog
+) -> tuple[SiteResult, ...]:
     """Collect each site's scores of the final model."""
     sites = sorted({*config.sites, *config.evaluating})
-    results = [_reported(arrival) for arrival in exchange.collect(round, sites, config.deadline_s)]
+    results = [_reported(arrival, round) for arrival in exchange.collect(round, sites, config.deadline_s)]
+    for result in results:
+        audit.write(result.status, site=result.site, round=round, bytes=result.bytes_up, reason=result.reason)
+        log_notes(result, round, audit)
     answered = {result.site for result in results}
     results += [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
     return tuple(sorted(results, key=lambda result: result.site))
 
 
-def _reported(arrival: ReceivedUpdate) -> SiteResult:
-    status, reason = ("absent", str(arrival.error)) if arrival.error else ("reported", "")
-    scalars = arrival.update.scalars if arrival.update is not None else {}
-    return SiteResult(arrival.site, status, reason, 0, arrival.bytes_up, arrival.seconds, scalars)
+def _reported(arrival: ReceivedUpdate, round: int) -> SiteResult:
+    """Return what a site reported on the final model, if that is numbers alone, and its own."""
+    try:
+        update = require_own(arrival, round)
+        if not update.evaluation_only:
+            raise UpdateError(f"{update}: holds weights; only scores of the final model are expected")
+        update, notes = accept_numbers(update)
+    except MedfedError as error:
+        status = "absent" if arrival.update is None else "refused"
+        return SiteResult(arrival.site, status, str(error), 0, arrival.bytes_up)
+    return SiteResult(
+        arrival.site, "reported", "", 0, arrival.bytes_up, arrival.seconds, update.scalars, notes
+    )

@@ -19,6 +19,15 @@ from dataclasses import dataclass, field, replace
 from medfed.aggregation import Rule, State
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync
+from medfed.federation.acceptance import (
+    accept_numbers,
+    check_examples,
+    check_needs,
+    dominance,
+    keep_examples,
+    with_notes,
+    without_examples,
+)
 from medfed.federation.config import HubConfig
 from medfed.federation.egress import Egress, enforce
 from medfed.privacy import NoPrivacy, Privacy, RoundSession, split_state
@@ -175,16 +184,20 @@ def aggregate_round(
     results = [_refused(site, why) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):
-        update, result = _admit(arrival, current, config, session)
+        update, result = _admit(arrival, current, config, session, state)
         if update is None:
             results.append(_logged(result, number, audit))
         else:
             admitted.append((update, result))
     limit = config.outlier if privacy.reveals_each_update else None
     updates, judged = _without_outliers(admitted, current.weights, limit)
+    outweighing = dominance(updates, state)
+    judged = [with_notes(one, outweighing[one.site]) if one.site in outweighing else one for one in judged]
     results += [_logged(result, number, audit) for result in judged]
     if not rule.asynchronous:  # an asynchronous site that sent nothing is still training
-        results += _absent(sites, results, config.deadline_s)
+        # In one process a site's failure may close the exchange while the others still train.
+        closed = bool(getattr(exchange, "closed", False))
+        results += _absent(sites, results, None if closed else config.deadline_s)
     results.sort(key=lambda result: result.site)
     if len(updates) < (minimum := config.quorum(len(sites))):
         each = "; ".join(f"{r.site}: {r.status}{f' ({r.reason})' if r.reason else ''}" for r in results)
@@ -193,12 +206,13 @@ def aggregate_round(
             f"is {minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the "
             "minimum, then resume the run with --resume"
         )
-    own, rest = split_state(state)
+    kept = keep_examples(state, updates)
+    own, rest = split_state(without_examples(state))
     revealed = session.reveal(updates, current.weights)
     released, privacy_state = privacy.prepare_merge(revealed, own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
     audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
-    return RoundOutcome(weights, {**state, **privacy_state}, tuple(results))
+    return RoundOutcome(weights, {**state, **privacy_state, **kept}, tuple(results))
 
 
 def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession) -> Iterator[ReceivedUpdate]:
@@ -212,23 +226,33 @@ def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession)
 
 
 def _admit(
-    arrival: ReceivedUpdate, current: GlobalModel, config: HubConfig, session: RoundSession
+    arrival: ReceivedUpdate, current: GlobalModel, config: HubConfig, session: RoundSession, state: State
 ) -> tuple[Update | None, SiteResult]:
     """Return the update if it is valid, and the site's result."""
     try:
-        sent = _require_own(arrival, current.round + 1, config.rule.asynchronous)
+        own = require_own(arrival, current.round + 1, config.rule.asynchronous)
+        if own.evaluation_only:
+            raise UpdateError(f"{own}: holds no weights, but its site was asked to train")
+        sent, notes = accept_numbers(own)
         update = session.admit(decompress_update(config.compress, sent, current.weights), current.weights)
+        notes += check_examples(update, config, state)
+        if config.privacy.reveals_each_update:
+            check_needs(update, config.rule, current.weights)
     except MedfedError as error:
         status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)
     result = SiteResult(
-        arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars
+        arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars, notes
     )
     return update, result
 
 
-def _require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool) -> Update:
-    """Return the update that arrived, if it is the site's own, trained, and for this round."""
+def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False) -> Update:
+    """Return the update that arrived, if it is the site's own and for this round.
+
+    Raises:
+        MedfedError: why there is none, or whose it is.
+    """
     if arrival.error is not None:
         raise arrival.error
     update = arrival.update
@@ -238,10 +262,6 @@ def _require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool) -> Up
         raise UpdateError(
             f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, "
             f"expected its own for round {number}"
-        )
-    if update.evaluation_only:
-        raise UpdateError(
-            f"site '{arrival.site}' sent no weights for round {number}, but it was asked to train"
         )
     return update
 
@@ -261,7 +281,14 @@ def _without_outliers(
 
 def _logged(result: SiteResult, number: int, audit: AuditLog) -> SiteResult:
     audit.write(result.status, site=result.site, round=number, bytes=result.bytes_up, reason=result.reason)
+    log_notes(result, number, audit)
     return result
+
+
+def log_notes(result: SiteResult, number: int, audit: AuditLog) -> None:
+    """Write to the audit log what a person should know of a site's update or report."""
+    for note in result.notes:
+        audit.write("warning", site=result.site, round=number, reason=note)
 
 
 def _refused(site: str, why: MedfedError) -> SiteResult:

@@ -281,12 +281,12 @@ def _scores(
     return finite_scalars({key: float(value) for key, value in (results[0] if results else {}).items()})
 
 
-def _load_initial(initial: Path, module: pl.LightningModule) -> tuple[int, str]:
-    """Load the model that a site began with, and return its round and its digest on arrival."""
+def _load_initial(initial: Path, module: pl.LightningModule) -> tuple[int, str, str | None]:
+    """Load the model that a site began with; return its round, its digest on arrival and the secret seed."""
     with safe_open(initial, framework="pt") as file:
         load(module, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
         metadata = file.metadata()
-    return int(metadata["round"]), metadata["model"]
+    return int(metadata["round"]), metadata["model"], metadata.get("seed")
 
 
 class _CheckpointSaver(pl.Callback):
@@ -298,6 +298,8 @@ class _CheckpointSaver(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not self._run.checkpoint.exists():
             metadata = {"round": str(self._federated.round), "model": self._federated.model_sha256}
+            if (secret := self._federated.secret_seed) is not None:
+                metadata["seed"] = secret
             _save(self._run.initial, weights_of(pl_module), metadata)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,15 +14,13 @@ from medfed.errors import AuditError
 from medfed.files import write_whole
 from medfed.pipeline.templates import render
 from medfed.wire.audit_log import VerifiedLog, entries, verify
+from medfed.wire.untrusted_text import for_cell
 
 # The columns that most lines have; everything else is in the last column, `more`.
 COLUMNS = ("number", "time", "event", "site", "round", "bytes", "sha256", "to", "reason")
 
 # Fields of the chain and the signatures, which are checked and of no use to a reader.
 _HIDDEN = {"previous", "signature", "certificate"}
-
-# Characters that begin a formula in a spreadsheet; a reason that another site sent must not become one.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export_log(log: Path, out: Path) -> VerifiedLog:
@@ -62,7 +60,7 @@ def table(rows: Iterable[Mapping[str, str]]) -> str:
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, "more"])
     for one in rows:
-        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in one.values()])
+        writer.writerow([for_cell(cell) for cell in one.values()])
     return text.getvalue()
 
 

@@ -90,7 +90,8 @@ def _number(name: str, study: str) -> int:
     if name == study:
         return 1
     suffix = name.removeprefix(f"{study}-")
-    return int(suffix) if name != suffix and suffix.isdigit() else 0
+    # Not isdigit: it is true of '²', which int() refuses.
+    return int(suffix) if name != suffix and suffix.isdecimal() else 0
 
 
 def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule]) -> RunFacts:

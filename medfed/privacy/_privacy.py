@@ -82,6 +82,9 @@ class Privacy(Kind, frozen=True):
     # Whether the hub sees each site's own update after `reveal`. If not, rules that need it are refused.
     reveals_each_update: ClassVar[bool] = True
 
+    # Whether every site states one example, so that all have the same weight.
+    equal_weights: ClassVar[bool] = False
+
     # The groups of tensors that `protect` adds in place of readable ones, and the scalars that it reports.
     sends: ClassVar[tuple[str, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()

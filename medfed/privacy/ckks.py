@@ -12,7 +12,10 @@ site.
 
 The secret key is held by all sites of the study, one key per run. One site creates it in the first round, and
 the hub relays it to the others, encrypted for each (`_ckks_keys.py`); each keeps it in its own folder, with
-mode 0600. Collusion: a single site that gives the key to the hub opens every site's updates of the whole run,
+mode 0600. A hub that lies gets no key: it is dealt to hospitals of the study to which the site agreed, by
+certificates of the role `site`, at least `min_sites` of them, that train from one model (`_key_exchange.py`).
+What it merges is not proven: it could publish one site's ciphertext as the sum, which other hospitals read.
+Collusion: a single site that gives the key to the hub opens every site's updates of the whole run,
 past rounds included. Against a hub that may win over one site, use `secure_sum`, whose masks no single site
 can remove. The decrypted numbers must never be given to the hub: CKKS's key can be computed from a ciphertext
 and its decryption (Li, Micciancio, EUROCRYPT 2021, eprint 2020/1533). medfed never sends them; do not hand
@@ -97,6 +100,8 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         return (
             "the hub never holds the trained model: its checkpoints and measurements have the untrained "
             "encrypted layers; take the model from a site",
+            "no update is read by the hub, even if it lies, as long as no hospital gives it the key that all "
+            f"hold; at least {self.min_sites} hospitals hold it",
         )
 
     def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:

@@ -9,13 +9,14 @@ with one step per round.
 
 What is guaranteed, and when sites drop out. A sum is over at least `min_sites` sites, or it is not opened:
 the sites themselves check that before they give the shares that unmask it, so a lying hub cannot obtain a
-smaller one. Of those sites `colluding` may subtract their own noise, and what remains is the promised noise
-or more. Each site knows its own share, so protection against another hospital that has the merged model needs
-`colluding: 1`, the default: it holds against the hub, against each hospital, and against the hub with one of
-them. If more sites answer than `min_sites`, the sum has more noise than was counted, by sqrt(answered /
-(min_sites - colluding)); epsilon is then an upper bound. If fewer do, the round fails, nothing is opened, and
-its recorded cost stands. A round that is repeated sends exactly the same noised numbers, so that a second sum
-of the same round reveals nothing new.
+smaller one (`secure_sum.py` says why no view of who is there helps it). Of those sites `colluding` may
+subtract their own noise, and what remains is the promised noise or more. Each site knows its own share, so
+protection against another hospital that has the merged model needs `colluding: 1`, the default: it holds
+against the hub, against each hospital, and against the hub with one of them. If more sites answer than
+`min_sites`, the sum has more noise than was counted, by sqrt(answered / (min_sites - colluding)); epsilon is
+then an upper bound. If fewer do, the round fails, nothing is opened, and its recorded cost stands. A round
+that is repeated sends exactly the same noised numbers, so that a second sum of the same round reveals nothing
+new.
 
 Neighbours differ by one site's update being present or replaced by zeros: who is in a sum is known. Sites
 have the same weight, because only then is the sum's sensitivity the clip.
@@ -124,8 +125,9 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         return (
             "each hospital's updates are hidden by distributed_dp: every hospital adds a share of the noise, "
             f"and the hub sees only a sum of at least {self.min_sites}; all hospitals have the same weight",
-            f"the noise suffices while at most {self.colluding} of a round's hospitals reveal theirs; a sum "
-            f"of fewer than {self.min_sites} is never opened",
+            f"the noise suffices, and no single update is read by a hub that lies, while at most "
+            f"{self.colluding} of a round's hospitals help it; a sum of fewer than {self.min_sites} is never "
+            "opened",
             self.scores_note(),
         )
 

@@ -10,12 +10,19 @@ also adds a stream of its own. In the sum the pairs' streams cancel. Each site d
 its own stream's seed and of its key, so that the remaining sites can give the hub the seeds of the sites in
 the sum or the keys of those that dropped out, never both of one site. All keys are new in every attempt.
 
-It protects against a hub that reads everything, and against one that lies about who is there, as long as
-fewer than `threshold` of the sites collude with it; a colluding site can subtract its own update from the
-sum. Names are those of the certificates: whoever holds the federation's authority can invent sites, so its
-key belongs to someone other than the hub's operator. Beyond `neighbours` the graph is drawn from the keys,
-and a hub with many colluding sites could try keys until the graph suits it: there the mechanism is meant for
-a hub that reads, not for one that invents sites.
+It protects against a hub that reads everything, and against one that writes any message, as long as at most
+`colluding` sites help it, c. Of n sites that began, t must stay: the share `threshold`, and as many that
+c < 2t - n. Then two lists of who is in the sum cannot both have t signatures, so no hub gets shares of both
+kinds, by whatever views (their consistency check). With more than c, it does, and reads single updates:
+tests/privacy/test_malicious_hub.py does it. Each site also signs what it was shown (all keys, who sent
+shares), and states the digest of the model from which it trains: sites that were shown other things do not
+unmask (Pasquini, Francati, Ateniese, CCS 2022, arXiv:2111.07380). Parties are the hospitals of the study to
+which the site agreed, by certificates of the role `site` (`_key_exchange.py`): never hub, broker or another
+enrolled hospital. Whoever holds the federation's authority could issue certificates in their names, so its
+key belongs to someone other than the hub's operator. Beyond `neighbours` the bound holds wherever on the ring
+the colluding sites stand, since enough shares are needed that no part of the ring can be cut off.
+
+A colluding site can subtract its own update from the sum; `min_sites` is at least `colluding` + 2.
 
 It does not protect the sum itself (differential privacy does); nor against a site that sends nonsense, which
 nobody sees (the robust rules need single updates and are refused), or one that spoils a round on purpose.
@@ -47,8 +54,9 @@ from medfed.wire.messages import HubChannel, SiteChannel
 class SecureSum(Privacy, tag="secure_sum", frozen=True):
     """Secure aggregation (Bonawitz 2017): the hub learns the sum of the sites' updates and no site's own.
 
-    threshold: the share of the sites that must stay to the end, above a half (against a lying hub, two
-    thirds); the others may drop out at any step.  min_sites: the smallest number of sites in a sum; with two,
+    threshold: the share of the sites that must stay to the end, above a half; the others may drop out at any
+    step.  colluding: how many sites may help a lying hub; more of the others must stay then (of n sites,
+    more than (n + colluding) / 2).  min_sites: the smallest number of sites in a sum; with two,
     each can compute the other's.  bits: the size of the numbers on the wire, 64, or 32 for half the bytes and
     less precision.  limit: the largest change of one number in a round.  max_examples: the largest number of
     training cases at a site; both determine the fixed-point step.  neighbours: beyond this many other sites,
@@ -78,6 +86,15 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
                 f"privacy 'secure_sum': among neighbours: {self.neighbours}, colluding: {self.colluding} "
                 f"could cut off a part of the sites; set neighbours to {2 * self.colluding + 2} or more"
             )
+
+    def notes(self) -> tuple[str, ...]:
+        return (
+            f"the hub learns the sum of at least {self.min_sites} hospitals' updates, and no single one, "
+            f"even if it lies, as long as at most {self.colluding} of a round's hospitals help it "
+            "(privacy.colluding)",
+            "the sum itself is not protected: whoever has the model may learn what all hospitals' cases have "
+            "in common",
+        )
 
     reveals_each_update: ClassVar[bool] = False
     sends: ClassVar[tuple[str, ...]] = (GROUP,)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medfed.errors import RunError
 from medfed.files import replacing
 
 if TYPE_CHECKING:
@@ -28,10 +29,20 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> No
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint, on the CPU."""
+    """Return the weights of a checkpoint, on the CPU.
+
+    Raises:
+        RunError: if the file is missing, damaged or no checkpoint.
+    """
     import torch
 
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception:  # noqa: BLE001 - torch raises EOFError, RuntimeError, UnpicklingError and more
+        raise RunError(
+            f"{path.name}: this checkpoint is missing or damaged; copy the run folder again, or delete the "
+            "file and resume the run"
+        ) from None
     return weights
 
 

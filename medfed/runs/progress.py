@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
 from medfed.runs.rounds import RoundReport
+from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,6 +73,7 @@ class _Table:
     began: float = 0.0
     rows: dict[str, _Row] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    noted: set[tuple[str, str]] = field(default_factory=set)
     round_remaining_s: float | None = None
 
     @classmethod
@@ -96,7 +98,7 @@ class _Table:
         return changes
 
     def update(self, report: RoundReport) -> list[str]:
-        """Store a round; return why sites failed in it, unless they had failed in the round before."""
+        """Store a round; return new notes, and why sites failed unless they had in the round before."""
         final = report.round > self.rounds
         if self.resumed_after is None:
             self.resumed_after = report.round - 1
@@ -106,6 +108,10 @@ class _Table:
             row = self.rows.setdefault(result.site, _Row(0))
             if result.status in _FAILED and result.reason and result.site not in self.failed:
                 failures.append(f"round {report.round}: {result.site} {result.status}: {result.reason}")
+            # A site's note is shown once, not in each round in which it holds.
+            new = [note for note in result.notes if (result.site, note) not in self.noted]
+            self.noted.update((result.site, note) for note in new)
+            failures += [f"round {report.round}: {result.site}: {note}" for note in new]
             (self.failed.add if result.status in _FAILED else self.failed.discard)(result.site)
             row.status = result.status
             row.loss = result.scalars.get("train/loss", row.loss)
@@ -173,7 +179,7 @@ class PlainProgress(Progress):
         self.log(f"round {report.round}/{table.rounds}   {' | '.join(parts)}   {report.seconds:.1f} s{left}")
 
     def log(self, text: str) -> None:
-        print(text, flush=True)
+        print(for_terminal(text), flush=True)
 
 
 class LiveProgress(Progress):
@@ -212,7 +218,10 @@ class LiveProgress(Progress):
             self.log(line)
 
     def log(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        from rich.text import Text
+
+        # Not as a string: rich would take `[a, b]` for markup, and drop it or end with an error.
+        self._console.print(Text(for_terminal(text)), highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         if self._live is not None:

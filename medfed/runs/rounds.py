@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import RunError
+from medfed.wire.untrusted_text import for_log
 
 # The statuses of a round in which the model changed. 'evaluated' is written by a site that trains nothing.
 _MODEL_CHANGED = ("merged", "evaluated")
@@ -30,7 +31,11 @@ def labels_by(number: float | None) -> str:
 
 @dataclass(frozen=True)
 class SiteResult:
-    """What became of one site in one round."""
+    """What became of one site in one round.
+
+    `reason` says why an update is missing, `notes` what else a person should know of one. Both may quote the
+    site, so they are kept as text for a log.
+    """
 
     site: str
     status: str  # merged, refused, absent, late, not sampled, reported, evaluated
@@ -39,6 +44,11 @@ class SiteResult:
     bytes_up: int = 0
     seconds: float = 0.0
     scalars: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", for_log(self.reason))
+        object.__setattr__(self, "notes", tuple(map(for_log, self.notes)))
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class RoundLine(msgspec.Struct, frozen=True):
     bytes_up: int = 0
     bytes_down: int = 0
     scalars: dict[str, float | None] = {}
+    notes: list[str] = []
 
 
 def append_round(path: Path, report: RoundReport) -> None:
@@ -81,6 +92,7 @@ def append_round(path: Path, report: RoundReport) -> None:
             bytes_up=result.bytes_up,
             bytes_down=report.bytes_down if result.status != "not sampled" else 0,
             scalars=dict(result.scalars),
+            notes=list(result.notes),
         )
         for result in report.results
     ]

@@ -20,7 +20,7 @@ from medfed.models.optimisers.adamw import AdamW
 from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
 from medfed.registry import union
-from medfed.wire.update import DEFAULT_OUTLIER_FACTOR
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 if TYPE_CHECKING:
     from medfed.aggregation import Rule as AnyRule
@@ -95,13 +95,16 @@ class Sampling(_Section, frozen=True, kw_only=True):
     fraction: the share of sites asked in each round, drawn from the study's seed.  minimum: fewer answers
     than this end the study; null is half of the sites, rounded up.  deadline_s: seconds until a round
     continues without the sites that are late; null is no limit.  outlier: an update this many times as long
-    as the others of its round is refused, and the round continues; null leaves it to the rule.
+    as the others of its round is refused, and the round continues; null leaves it to the rule.  max_examples:
+    the most training examples that one site may state, by which merges weight it; an update that states more
+    is refused.
     """
 
     fraction: Share = 1.0
     minimum: Count | None = None
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
     outlier: Annotated[float, Meta(ge=10)] | None = DEFAULT_OUTLIER_FACTOR
+    max_examples: Count = MAX_EXAMPLES
 
 
 class Evaluation(_Section, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
 from medfed.study.study import Study
+from medfed.wire.signing import BROKER, HUB
 
 
 def validate(study: Study, name: str) -> None:
@@ -36,6 +37,9 @@ def _site_names(study: Study) -> Iterator[str]:
         yield (
             "sites: names no site; a study needs at least one, such as\n  sites:\n    north: ../data/north"
         )
+    for site in sorted({*study.sites, *study.held_out}):
+        if site.lower() in (HUB, BROKER):
+            yield f"sites: '{site}' is the name of the {site.lower()} itself; give the hospital another name"
     for site in sorted(set(study.sites) & set(study.held_out)):
         yield f"'{site}' is in sites and in held_out; a hospital that trains is not held out"
 

@@ -19,7 +19,7 @@ import msgspec
 
 from medfed.errors import MedfedError, PrivacyError, WireError
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.signing import Seal
+from medfed.wire.signing import BROKER, HUB, Seal
 from medfed.wire.update import GlobalModel, model_digest
 
 # The version of the message format; parties refuse any other.
@@ -278,7 +278,7 @@ class SiteChannel:
             WireError: if that party did not seal it, for this study and run.
             PrivacyError: if it is no hospital of the study, or trains from another model than this site.
         """
-        if party not in self.parties:
+        if party not in self.parties or party in (HUB, BROKER):
             raise PrivacyError(
                 f"{self.who}: the hub shows '{party[:80]}' as a party, expected hospitals that train in the "
                 f"study to which this site agreed ({', '.join(self.parties) or 'none are known here'}); "

@@ -17,6 +17,9 @@ from medfed.wire.weights import Difference, Weights, digest, norm
 # The norm, in multiples of those of the same round, above which an update is refused (see `outlier_errors`).
 DEFAULT_OUTLIER_FACTOR = 1000.0
 
+# The most training examples that one site may state, by default: far beyond what a hospital has.
+MAX_EXAMPLES = 1_000_000
+
 # The norm, in multiples of the model's own, up to which no update is refused, however small the others are.
 MIN_OUTLIER_IN_MODELS = 10.0
 

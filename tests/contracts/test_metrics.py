@@ -17,7 +17,7 @@ from medfed.evaluation.metrics import (
 )
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import Run, render
-from medfed.evaluation.row_transport import rows_of, scalars_of
+from medfed.evaluation.row_transport import accept_rows, scalars_of
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.summarise import PublicStudy
 from medfed.registry import kinds
@@ -78,7 +78,9 @@ def test_a_metric_from_outside_is_summarised_compared_sent_and_reported(outside)
     (difference,) = compare(cases, SETTINGS)
     assert (difference.value, difference.p) == (pytest.approx(-1.0), pytest.approx(2 / 2**8))
     assert headline_metrics()[0].name == "contour_error_mm"
-    sent = rows_of(scalars_of(row for row in rows if row.model == "federated"), 1, "north")
+    scalars = scalars_of(row for row in rows if row.model == "federated")
+    sent, refused = accept_rows(scalars, 1, "north", max_patients=1000)
+    assert refused == []
     assert [(row.metric, row.value) for row in sent] == [("contour_error_mm", pytest.approx(1.35))]
 
     page = render(Run(RunFacts(sites=["north"]), PublicStudy({}), [*rows, difference], [], [], None))

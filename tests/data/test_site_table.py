@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from medfed.data.case_table import OwnTable
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.settings import Table
-from medfed.data.site_table import looks_like_data, open_table, with_decimal_points
+from medfed.data.site_table import looks_like_data, with_decimal_points
 from medfed.data.table import DECIMAL_COMMAS, read_table
-from medfed.data.table_file import WINDOWS, find_table, is_table
-from medfed.data.table_findings import duplicate_findings, number_findings, stand_ins
+from medfed.data.table_file import WINDOWS
+from medfed.data.table_findings import number_findings
 from medfed.errors import DataError
 
 SECRET = b"a site's secret of some length"
@@ -33,17 +32,6 @@ def written(tmp_path: Path, content: bytes, name: str = "t.csv") -> Path:
     path = tmp_path / name
     path.write_bytes(content)
     return path
-
-
-def excel(rows: list[list[Any]]) -> bytes:
-    openpyxl = pytest.importorskip("openpyxl")
-    book = openpyxl.Workbook()
-    for row in rows:
-        book.active.append(row)
-    book.create_sheet("empty")
-    held = io.BytesIO()
-    book.save(held)
-    return held.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -68,37 +56,6 @@ def test_every_way_of_writing_a_table_gives_the_same_numbers(
     assert rows.words.tolist() == [[1, 0], [0, 1]]
     assert rows.targets.tolist() == [0, 1]
     assert (note is None) or note in rows.index.notes
-
-
-def test_a_workbook_gives_the_same_numbers(tmp_path: Path) -> None:
-    content = excel([HEADING, [40.5, "mäßig", 0, "train"], [50.0, "keine", 1, "train"], [None] * 4])
-    rows = read_table(written(tmp_path, content, "t.xlsx"), SETTINGS, site_secret=SECRET)
-    assert rows.numbers.tolist() == [[40.5], [50.0]]
-    assert rows.words.tolist() == [[1, 0], [0, 1]]
-
-
-def test_cells_of_a_workbook_are_those_of_its_csv(tmp_path: Path) -> None:
-    day = datetime.datetime(2020, 2, 11)
-    content = excel([["day", "at", "yes", "n", "x"], [day, day.replace(hour=7), True, 3.0, "#N/A"]])
-    table = open_table(written(tmp_path, content, "t.xlsx"))
-    assert [cells[0] for cells in table.columns.values()] == [
-        "2020-02-11", "2020-02-11T07:00:00", "TRUE", "3", "#N/A",
-    ]  # fmt: skip
-
-
-def test_a_separator_within_quotes_is_none(tmp_path: Path) -> None:
-    table = open_table(written(tmp_path, b'"age, in years, at CT";sex\n40;F\n'))
-    assert table.columns == {"age, in years, at ct": ("40",), "sex": ("F",)}
-
-
-def test_the_table_of_a_folder(tmp_path: Path) -> None:
-    written(tmp_path, b"participant_id\tage\n", "participants.tsv")
-    assert is_table(tmp_path)
-    written(tmp_path, b"sample_id\tage\n", "samples.tsv")
-    assert find_table(tmp_path).name == "participants.tsv"
-    assert not is_table(tmp_path)
-    written(tmp_path, b"case,image\n", "cases.csv")
-    assert not is_table(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +99,7 @@ def test_headings_that_are_numbers_are_right_if_the_study_knows_one(tmp_path: Pa
 def test_a_site_has_headings_of_its_own(tmp_path: Path) -> None:
     path = written(tmp_path, "Alter;Schmerz;Fall;krank\n40,5;mäßig;a;0\n50;keine;a;1\n60;;b;1\n".encode())
     own = {"age": "Alter", "pain": "Schmerz", "patient": "Fall", "disease": "krank"}
-    data = SiteDataModule.open(path, SETTINGS, "table", site_secret=SECRET, own_headings=own)
+    data = SiteDataModule.open(path, SETTINGS, "table", site_secret=SECRET, own=OwnTable(headings=own))
     assert data.rows.numbers.tolist() == [[40.5], [50.0], [60.0]]
     assert data.index.patients == 2
     with pytest.raises(DataError, match=r"the site file gives for 'age'; correct columns\.age") as caught:
@@ -186,35 +143,6 @@ def test_identifiers_make_no_attributes(tmp_path: Path) -> None:
     settings = Table(features=("age",), target="disease", ignore=("room",))
     for case in read_table(path, settings, site_secret=SECRET).index.cases:
         assert set(case.attributes) == {"age", "sex"}
-
-
-def test_stand_ins_by_hand() -> None:
-    blood_pressure = np.array([*range(80, 180), 0, 0, 999], float)
-    assert stand_ins(blood_pressure) == [(0.0, 2), (999.0, 1)]
-    # Counts from 0, a value that is among the others, a code.
-    assert stand_ins(np.array([*range(30)] * 3, float)) == []
-    assert stand_ins(np.array([*range(-20, 30), -1, -1], float)) == []
-    assert stand_ins(np.array([1, 2, 3, 9] * 20, float)) == []
-    # A doubling: 0 is near to the small ones.
-    assert stand_ins(np.array([0, *(2.0**n for n in range(15))])) == []
-
-
-def test_one_value_for_all_is_said() -> None:
-    (found,) = number_findings("chol", np.zeros(123))
-    assert "one value in all rows" in found
-    assert "data.missing_values.chol" in found
-    (few,) = number_findings("bp", np.array([*range(80, 180), 0.0]))
-    assert "fewer than 5 rows" in few
-
-
-def test_equal_rows_in_two_splits_are_counted() -> None:
-    rows = np.array([[1.0, np.nan, 0], [2, 5, 1], [1, np.nan, 0], [2, 5, 0], [1, np.nan, 0]])
-    (found,) = duplicate_findings(rows, ["train", "train", "test", "test", "test"])
-    assert found.startswith("fewer than 5 rows of the test split (it has 3) equal a training row")
-    many = np.repeat(rows[:1], 12, axis=0)
-    (found,) = duplicate_findings(many, ["train"] * 6 + ["val"] * 6)
-    assert found.startswith("6 rows of the val split (it has 6)")
-    assert duplicate_findings(rows[:2], ["train", "test"]) == []
 
 
 def test_visits_of_a_patient_are_in_one_split_without_a_column_patient(tmp_path: Path) -> None:

@@ -37,3 +37,17 @@ def test_a_folder_is_polled_often_at_first_and_later_every_poll_s(tmp_path, monk
     assert waited == pytest.approx([0.02, 0.02, 0.1, 0.4, 0.5])
     monkeypatch.undo()
     store.close()
+
+
+def test_only_names_of_rounds_are_deleted_with_rounds(tmp_path):
+    store = FolderStore(str(tmp_path))
+    for name in ("r1", "r2", "r²", "rx"):
+        store.put(f"glob/study/{name}/m", b"1")
+    store.delete_rounds("study", before=2)
+    assert [store.get(f"glob/study/{name}/m") for name in ("r1", "r2", "r²", "rx")] == [
+        None,
+        b"1",
+        b"1",
+        b"1",
+    ]
+    store.close()

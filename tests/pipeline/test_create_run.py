@@ -96,7 +96,7 @@ def test_runs_of_one_study_are_numbered(study):
         Path("runs") / name for name in ("heart", "heart-2", "heart-3")
     ]
     # Folders of other studies and files of people are not counted.
-    for name in ("heart-of-gold", "heart-old-9", "hearts"):
+    for name in ("heart-of-gold", "heart-old-9", "hearts", "heart-²"):
         (Path("runs") / name).mkdir()
     assert start(study) == Path("runs/heart-4")
     assert choose_folder(study, None, resume=True).path == Path("runs/heart-4")

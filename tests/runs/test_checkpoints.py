@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from medfed.errors import RunError
 from medfed.runs.checkpoints import load_checkpoint, load_or_train, save_checkpoint
 
 WEIGHTS = {"layer.weight": torch.tensor([[1.0, 2.0]]), "layer.bias": torch.tensor([3.0], dtype=torch.float16)}
@@ -30,3 +32,12 @@ def test_a_model_is_trained_once(tmp_path: Path) -> None:
     for _ in range(2):
         assert torch.equal(load_or_train(path, 1, train)["layer.bias"], WEIGHTS["layer.bias"])
     assert calls == ["trained"]
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100])
+def test_a_checkpoint_cut_short_is_refused_with_its_name(tmp_path: Path, kept_bytes: int) -> None:
+    path = tmp_path / "local-north.ckpt"
+    save_checkpoint(path, WEIGHTS, 4)
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(RunError, match=r"^local-north\.ckpt: this checkpoint is missing or damaged; copy"):
+        load_checkpoint(path)

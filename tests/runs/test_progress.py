@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 
-from medfed.runs.progress import PlainProgress
+from rich.console import Console
+
+from medfed.runs.progress import LiveProgress, PlainProgress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult
 
 SCORES = {"train/loss": 0.5, "val/dice": 0.25}
@@ -38,3 +42,39 @@ def test_why_a_site_is_absent_is_printed_once_until_it_returns(capsys):
         "round 4: south absent: its disk is full",
     ]
     assert sum("south absent" in line and "round 2/3" in line for line in lines) == 1
+
+
+def test_a_note_on_a_site_is_printed_once(capsys):
+    odd = SiteResult("north", "merged", scalars=SCORES, notes=("states 130 examples, and began with 120",))
+    lines = printed(capsys, (odd,), (odd,))
+    assert [line for line in lines if "130" in line] == [
+        "round 1: north: states 130 examples, and began with 120"
+    ]
+
+
+HOSTILE = "cannot read [/data/x] [a, b]\nround 9: south refused\x1b[2J\u202e"
+SHOWN = "cannot read [/data/x] [a, b]\\nround 9: south refused\\x1b[2J\\u202e"
+
+
+def test_a_reason_of_another_site_is_one_line_in_which_every_character_shows(capsys):
+    lines = printed(capsys, (SiteResult("south", "refused", HOSTILE, notes=(HOSTILE,)),))
+    assert f"round 1: south refused: {SHOWN}" in lines
+    assert f"round 1: south: {SHOWN}" in lines
+
+
+def test_a_live_display_takes_no_text_for_markup(capsys):
+    live = LiveProgress()
+    live._console = Console(file=(out := io.StringIO()), width=200, force_terminal=True)
+    live.round(RoundReport(1, (SiteResult("south", "refused", HOSTILE),), 1.0, 10))
+    live.log("[bold]two[/bold]\nlines\x1b[8m")
+    assert out.getvalue().splitlines() == [
+        f"round 1: south refused: {SHOWN}",
+        "[bold]two[/bold]",
+        "lines\\x1b[8m",
+    ]
+
+
+def test_a_logged_warning_is_shown_without_sequences(capsys):
+    with show_warnings(PlainProgress()):
+        logging.getLogger("medfed.exchange").warning("a withdrawal of site '%s' is refused", "\x1b[2J[/x]")
+    assert capsys.readouterr().out == "a withdrawal of site '\\x1b[2J[/x]' is refused\n"

@@ -23,6 +23,7 @@ def test_a_round_is_one_line_per_site(tmp_path: Path) -> None:
     assert north == {
         "round": 1, "site": "north", "status": "merged", "reason": "", "examples": 5, "seconds": 1.235,
         "bytes_up": 7, "bytes_down": 10, "scalars": {"train/loss": 0.5},
+        "notes": [],
     }  # fmt: skip
 
 

@@ -45,11 +45,11 @@ def label_names(content: Mapping[str, Any]) -> dict[int, str]:
             "which overlap, and medfed's classes exclude each other; give each number a name of its own "
             "under 'labels'"
         )
-    numbers_first = all(str(key).strip().isdigit() for key in labels)
+    numbers_first = all(str(key).strip().isdecimal() for key in labels)
     pairs = labels.items() if numbers_first else ((value, key) for key, value in labels.items())
     names: dict[int, str] = {}
     for number, name in pairs:
-        if isinstance(number, bool) or not str(number).strip().isdigit() or int(number) in names:
+        if isinstance(number, bool) or not str(number).strip().isdecimal() or int(number) in names:
             raise DataError(f"{FILE_NAME} does not give each label one number; {_EXPECTED}")
         names[int(number)] = str(name)
     return dict(sorted(names.items()))

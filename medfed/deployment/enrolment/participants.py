@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from medfed.wire import revocations
 from medfed.wire.signing import HUB, SITE, common_name, role, serial_number
 
 # A certificate that expires within this many days is reported as expiring soon.
@@ -54,6 +55,12 @@ def participants(folder: Path) -> list[Participant]:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
         issued.append(participant(certificate, serial_number(certificate) in revoked))
     return sorted(issued, key=lambda holder: (holder.site, holder.expires, holder.serial))
+
+
+def revocations_expire(folder: Path) -> datetime:
+    """Return when the list of revoked certificates expires that goes to the hospitals."""
+    authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
+    return revocations.read_revocations((folder / HUB / revocations.FILE).read_bytes(), authority).expires
 
 
 def participant(certificate: x509.Certificate, revoked: bool) -> Participant:

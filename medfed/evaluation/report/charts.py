@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 from itertools import pairwise
+
+from medfed.wire.untrusted_text import for_html
 
 Point = tuple[float, float]
 Range = tuple[float, float]
@@ -23,7 +24,7 @@ def _n(value: float) -> str:
 def _svg(width: float, height: float, title: str, body: Sequence[str], name: str) -> str:
     return (
         f'<svg class="{name}" viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}" '
-        f'height="{_n(height)}" role="img" aria-label="{escape(title, quote=True)}">{"".join(body)}</svg>'
+        f'height="{_n(height)}" role="img" aria-label="{for_html(title)}">{"".join(body)}</svg>'
     )
 
 
@@ -32,7 +33,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
 
 
 def _text(x: float, y: float, words: str, name: str, anchor: str = "start") -> str:
-    return f'<text class="{name}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{escape(words)}</text>'
+    return f'<text class="{name}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{for_html(words)}</text>'
 
 
 def _path(points: Sequence[Point], name: str) -> str:
@@ -198,7 +199,7 @@ def square(
     body.append(_text((left + right) / 2, height - 6, labels[0], "label", "middle"))
     body.append(
         f'<text class="label" text-anchor="middle" transform="translate(11 {_n((top + base) / 2)}) '
-        f'rotate(-90)">{escape(labels[1])}</text>'
+        f'rotate(-90)">{for_html(labels[1])}</text>'
     )
     body += [_path([(x_of(x), y_of(y)) for x, y in line], f"curve {name}") for name, line in lines if line]
     for x, y, low, high in points:

@@ -135,7 +135,7 @@ def subgroup_tables(run: Run, focus: Focus) -> list[dict[str, Any]]:
 def _subgroup_table(site: str, attribute: str, rows: list[Row]) -> dict[str, Any]:
     gaps = {row.group: row for row in rows if row.against is not None}
     lines = [
-        {"name": str(row.group).split("=", 1)[1], "row": row, "gap": gaps.get(row.group)}
+        {"name": str(row.group).partition("=")[2], "row": row, "gap": gaps.get(row.group)}
         for row in rows
         if row.against is None
     ]

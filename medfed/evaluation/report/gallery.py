@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases, unperturbed
 from medfed.evaluation.segmentation import FALSE_POSITIVE, MISSED
 from medfed.files import write_whole
 from medfed.runs.folder import RunFolder
+from medfed.wire.untrusted_text import for_html
 
 # The longer side of an image, in pixels of the page.
 MAX_SIDE_PX = 300.0
@@ -181,7 +181,7 @@ def _figure(
                 lines.append(f'<polyline class="{name}" points="{points}"/>')
     return (
         f'<svg viewBox="0 0 {width:.1f} {height:.1f}" width="{width:.0f}" height="{height:.0f}" role="img" '
-        f'aria-label="{escape(title, quote=True)}"><image width="{width:.1f}" height="{height:.1f}" '
+        f'aria-label="{for_html(title)}"><image width="{width:.1f}" height="{height:.1f}" '
         f'preserveAspectRatio="none" href="data:image/png;base64,{_png(image, window)}"/>{"".join(lines)}'
         f'<text class="side" x="4" y="{height / 2:.1f}">{sides[0]}</text>'
         f'<text class="side" x="{width / 2:.1f}" y="13">{sides[1]}</text></svg>'

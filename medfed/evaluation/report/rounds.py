@@ -69,10 +69,22 @@ def participation(run: Run) -> list[dict[str, Any]]:
     by_site: dict[str, list[RoundLine]] = {}
     for line in run.training_lines:
         by_site.setdefault(line.site, []).append(line)
-    return [_participation(site, lines) for site, lines in sorted(by_site.items())]
+    notes = _notes(run)
+    return [_participation(site, lines, notes.get(site, [])) for site, lines in sorted(by_site.items())]
 
 
-def _participation(site: str, lines: list[RoundLine]) -> dict[str, Any]:
+def _notes(run: Run) -> dict[str, list[tuple[str, str]]]:
+    """Return what was odd about each hospital's updates and results, each with its rounds."""
+    rounds: dict[str, dict[str, list[int]]] = {}
+    for line in run.rounds:
+        for note in line.notes:
+            rounds.setdefault(line.site, {}).setdefault(note, []).append(line.round)
+    return {
+        site: [(note, round_ranges(when)) for note, when in notes.items()] for site, notes in rounds.items()
+    }
+
+
+def _participation(site: str, lines: list[RoundLine], notes: list[tuple[str, str]]) -> dict[str, Any]:
     statuses = [line.status for line in lines]
     merged = statuses.count("merged")
     missed: dict[str, list[int]] = {}
@@ -87,7 +99,7 @@ def _participation(site: str, lines: list[RoundLine]) -> dict[str, Any]:
         "strip": charts.strip(statuses, f"{site}: took part in {merged} of {len(statuses)} rounds"),
         "merged": merged,
         "rounds": len(statuses),
-        "missed": [(why, round_ranges(numbers)) for why, numbers in missed.items()],
+        "missed": [*((why, round_ranges(numbers)) for why, numbers in missed.items()), *notes],
         "seconds": sum(seconds) / len(seconds) if seconds else None,
         "examples": max(examples) if examples else None,
         "up": format_bytes(sum(line.bytes_up for line in lines)),

@@ -8,6 +8,7 @@ import jinja2
 
 from medfed.evaluation.report import formatting
 from medfed.files import format_bytes
+from medfed.wire.untrusted_text import for_template
 
 FOLDER = Path(__file__).parent
 
@@ -21,6 +22,7 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
+        finalize=for_template,
     )
     # Templates may use what formatting.py defines and imports, such as number() and metric_of().
     environment.globals.update(vars(formatting), format_bytes=format_bytes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from medfed.errors import StudyError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class LoRASettings(Protocol):
@@ -52,12 +52,10 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     """Load a medfed checkpoint into a network.
 
     Raises:
-        StudyError: naming a tensor that is missing or has another shape.
+        StudyError: if the file is no checkpoint or a damaged one, or naming a tensor that is missing or has
+            another shape.
     """
-    import torch
-
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    saved = {name.removeprefix("network."): tensor for name, tensor in checkpoint.items()}
+    saved = {name.removeprefix("network."): tensor for name, tensor in _read_tensors(path).items()}
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and (name not in saved or saved[name].shape != tensor.shape):
             problem = f"has shape {tuple(saved[name].shape)}" if name in saved else "is missing"
@@ -67,6 +65,30 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
             )
     # A checkpoint has no integer buffers (batch norm's counter); they stay as built.
     network.load_state_dict(saved, strict=False)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the checkpoint that a study starts from.
+
+    Raises:
+        StudyError: if it cannot be read, or holds something else.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 - torch raises EOFError, RuntimeError, UnpicklingError and more
+        raise StudyError(
+            f"start: {path.name} cannot be read as a checkpoint; it is damaged, cut short or of another "
+            "format; copy it again, or give a run's checkpoints/federated.ckpt"
+        ) from None
+    tensors = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
+        raise StudyError(
+            f"start: {path.name} is no checkpoint of a run: it has no tensors under 'state_dict'; give a "
+            "run's checkpoints/federated.ckpt"
+        )
+    return tensors
 
 
 def add_lora(network: nn.Module, rank: int, alpha: float) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from medfed.errors import StudyError
 from medfed.evaluation.rows import without
 from medfed.pipeline.federate import StudyRun, federate
+from medfed.registry import kind_of
 from medfed.runs.checkpoints import load_or_train
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
@@ -45,13 +46,15 @@ def studies_without(study: Study) -> dict[str, Study]:
     A quorum larger than the remaining number of sites becomes that number.
 
     Raises:
-        StudyError: if fewer than three hospitals train, or the rule cannot merge one fewer.
+        StudyError: if fewer than three hospitals train, the rule cannot merge one fewer, or the privacy
+            mechanism shows sums without noise.
     """
     if len(study.sites) < 3:
         raise StudyError(
             f"study '{study.name}': --leave-one-out needs at least 3 sites, as 2 must be left to federate; "
             f"it has {len(study.sites)}"
         )
+    require_noised_sums(study, "--leave-one-out")
     others, fewest = len(study.sites) - 1, study.rule.min_sites
     if fewest > others:
         raise StudyError(
@@ -59,6 +62,33 @@ def studies_without(study: Study) -> dict[str, Study]:
             "without --leave-one-out, or choose a rule that needs fewer sites"
         )
     return {site: study_without(study, site) for site in sorted(study.sites)}
+
+
+def require_noised_sums(study: Study, command: str) -> None:
+    """Check that a second training without a hospital would not undo the study's privacy.
+
+    Two sums from one model, with and without a hospital, differ by its update and by what the others draw by
+    chance in training. That is little, and none where a step holds all cases and nothing is augmented.
+
+    Raises:
+        StudyError: if the study hides updates in sums to which no noise is added.
+    """
+    privacy = study.privacy
+    if privacy.reveals_each_update or privacy.planned(study.train.rounds).round_cost() is not None:
+        return
+    anew = (
+        ""
+        if study.start is not None
+        else (
+            "remove the hospital from `sites` and set another `seed`, so that training starts from another "
+            "untrained model, or "
+        )
+    )
+    raise StudyError(
+        f"study '{study.name}': {command} would make two sums from one model under '{kind_of(privacy)}', "
+        f"with and without a hospital, and their difference is that hospital's update; {anew}take privacy "
+        "distributed_dp, whose noise covers both"
+    )
 
 
 def study_without(study: Study, site: str) -> Study:

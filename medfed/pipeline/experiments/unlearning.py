@@ -21,7 +21,7 @@ from medfed.errors import StudyError
 from medfed.federation import membership
 from medfed.files import utc_now, write_whole
 from medfed.pipeline.create_run import check_digest, choose_folder
-from medfed.pipeline.experiments.leave_one_out import study_without
+from medfed.pipeline.experiments.leave_one_out import require_noised_sums, study_without
 from medfed.runs.facts import Withdrawal
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
@@ -67,13 +67,15 @@ def remaining_study(study: Study, site: str) -> Study:
     """Return the study of the other hospitals; a quorum larger than their number becomes that number.
 
     Raises:
-        StudyError: if the hospital is not in the study, or too few are left for its rule.
+        StudyError: if the hospital is not in the study, too few are left for its rule, or the study hides
+            updates in sums without noise, of which a second one would show the hospital's update.
     """
     if site not in study.sites:
         raise StudyError(
             f"study '{study.name}': --without {site}: no such hospital; there are "
             f"{', '.join(sorted(study.sites))}"
         )
+    require_noised_sums(study, f"--without {site}")
     others, fewest = len(study.sites) - 1, max(study.rule.min_sites, 1)
     if others < fewest:
         raise StudyError(

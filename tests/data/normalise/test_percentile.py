@@ -36,6 +36,21 @@ def test_a_counted_percentile_is_numpys_to_the_last_bit() -> None:
         assert _counted_percentile(counts, percent) == np.percentile(values, percent)
 
 
+@pytest.mark.parametrize(
+    ("greatest", "percent", "by_hand", "from_the_other_end"),
+    [(7, 60, 7 - 7 * (1 - 0.6), 0 + 7 * 0.6), (1, 1, 0 + 1 * 0.01, 1 - 1 * (1 - 0.01))],
+    ids=["nearer to the upper value", "nearer to the lower value"],
+)
+def test_a_counted_percentile_is_reckoned_from_the_nearer_value_as_numpys_is(
+    greatest: int, percent: float, by_hand: float, from_the_other_end: float
+) -> None:
+    """Of two voxels, 0 and `greatest`, where the two ends give results that differ in their last bit."""
+    counts = np.bincount([0, greatest])
+    assert by_hand != from_the_other_end
+    assert _counted_percentile(counts, percent) == by_hand
+    assert np.percentile(np.array([0, greatest], np.float32), np.float64(percent)) == by_hand
+
+
 @pytest.mark.parametrize("odd", [0.5, 1.5, -1.0, 70_000.0])
 def test_one_voxel_that_cannot_be_counted_is_not_lost(odd: float) -> None:
     """It stands beyond the voxels that are looked at first, and decides the range here."""

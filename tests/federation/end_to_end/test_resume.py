@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,8 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
+from medfed.federation import callback
 from medfed.federation.config import SiteConfig
 from medfed.federation.site import SiteRun, train_site
+from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.weights import digest, weights_of
 
 ROUNDS, EPOCHS = 4, 2
@@ -74,7 +78,16 @@ class DiesBeforeItKeeps(Dies):
             raise RuntimeError("killed")
 
 
-def run(folder, *, how=Dies, dies: int | None = None, resume: bool = False, state: str = "keep"):
+def run(
+    folder,
+    *,
+    how=Dies,
+    dies: int | None = None,
+    resume: bool = False,
+    state: str = "keep",
+    names=("north", "south"),
+    **shared,
+):
     def site(name):
         def work(exchange):
             torch.manual_seed(7)
@@ -83,7 +96,9 @@ def run(folder, *, how=Dies, dies: int | None = None, resume: bool = False, stat
                 Net(),
                 Data(name),
                 exchange,
-                SiteConfig(ROUNDS * EPOCHS, EPOCHS, seed=3, optimiser_state=state, accelerator="cpu"),
+                SiteConfig(
+                    ROUNDS * EPOCHS, EPOCHS, seed=3, optimiser_state=state, accelerator="cpu", **shared
+                ),
                 SiteRun(
                     folder / name,
                     resume,
@@ -95,13 +110,14 @@ def run(folder, *, how=Dies, dies: int | None = None, resume: bool = False, stat
 
     torch.manual_seed(7)
     return simulated(
-        {name: site(name) for name in ("north", "south")},
+        {name: site(name) for name in names},
         weights_of(Net()),
         rule=FedAvg(),
         rounds=ROUNDS,
-        minimum=2,
+        minimum=len(names),
         seed=3,
         folder=folder / "hub",
+        **shared,
     )
 
 
@@ -126,6 +142,31 @@ def test_a_site_that_was_a_round_behind_the_hub_trains_that_round_again(tmp_path
     with pytest.raises(medfed.QuorumError, match="south: absent"):
         run(tmp_path, how=DiesBeforeItKeeps, dies=dies)
     assert digest(run(tmp_path, resume=True).weights) == undisturbed
+
+
+THREE = {"names": ("east", "north", "south"), "privacy": SecureSum()}
+
+
+def secrets_drawn(monkeypatch, run: str) -> None:
+    """Let each site's secret be this one with the name of its thread, instead of a new one."""
+    name = threading.current_thread
+    monkeypatch.setattr(callback.secrets, "token_hex", lambda count: f"{run} {name().name}")
+
+
+def test_under_a_sum_no_second_run_has_the_same_randomness(tmp_path):
+    first, second = (digest(run(tmp_path / name, **THREE).weights) for name in ("a", "b"))
+    assert first != second
+
+
+@pytest.mark.parametrize("dies", [0, 5])
+def test_under_a_sum_a_resumed_run_goes_on_with_its_own_secret(tmp_path, monkeypatch, dies):
+    secrets_drawn(monkeypatch, "first")
+    undisturbed = digest(run(tmp_path / "a", **THREE).weights)
+    secrets_drawn(monkeypatch, "first")
+    with pytest.raises(medfed.QuorumError, match="2 of 3 sites showed keys"):
+        run(tmp_path / "b", dies=dies, **THREE)
+    secrets_drawn(monkeypatch, "another")
+    assert digest(run(tmp_path / "b", resume=True, **THREE).weights) == undisturbed
 
 
 def test_another_seed_gives_other_bytes(tmp_path, undisturbed):

@@ -153,3 +153,21 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path):
     save_checkpoint(tmp_path / "other.ckpt", {"network.0.weight": torch.zeros(1)}, 1)
     with pytest.raises(StudyError, match=r"other.ckpt is of another network: '0.weight' has shape \(1,\)"):
         prepare_training(small(), str(tmp_path / "other.ckpt"), Lora(), ())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no checkpoint"], ids=["empty", "cut", "text"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, content):
+    (tmp_path / "old.ckpt").write_bytes(content)
+    with pytest.raises(
+        StudyError, match=r"^start: old\.ckpt cannot be read as a checkpoint; .* copy it again"
+    ):
+        prepare_training(small(), str(tmp_path / "old.ckpt"), None, ())
+
+
+@pytest.mark.parametrize("content", [[1.0], {"weights": {}}, {"state_dict": [1.0]}, {"state_dict": {"a": 1}}])
+def test_a_file_of_torch_that_is_no_checkpoint_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(
+        StudyError, match=r"^start: old\.ckpt is no checkpoint of a run: .* under 'state_dict'"
+    ):
+        prepare_training(small(), str(tmp_path / "old.ckpt"), None, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from medfed.errors import StudyError
 from medfed.evaluation.rows import model_of, read_cases, read_rows
 from medfed.pipeline import train as run
 from medfed.pipeline.experiments.leave_one_out import studies_without
+from medfed.pipeline.experiments.unlearning import remaining_study
 from medfed.study.reading import read_study
 
 TABULAR = Path(__file__).parents[3] / "configs" / "tabular.yaml"
@@ -35,8 +37,6 @@ def test_each_model_is_that_of_the_study_without_the_hospital(done, tmp_path):
     """The independent path: somebody deletes the site from the file and trains."""
     study = read_study(TABULAR, SHORT)
     smaller = {name: where for name, where in study.sites.items() if name != "east"}
-    import msgspec
-
     alone = run.train(msgspec.structs.replace(study, sites=smaller), out=tmp_path / "run")
     expected, found = (
         torch.load(path, weights_only=True)["state_dict"]
@@ -85,6 +85,27 @@ def test_two_hospitals_cannot_be_left_out_of_one_another(tiny):
 def test_a_quorum_of_all_becomes_all_that_are_left():
     study = read_study(TABULAR, [*SHORT, "sampling.minimum=4"])
     assert {smaller.minimum for smaller in studies_without(study).values()} == {3}
+
+
+@pytest.mark.parametrize("privacy", ["secure_sum", "ckks"])
+def test_a_second_sum_without_a_hospital_is_refused_with_what_helps(privacy):
+    overrides = [*SHORT, f"privacy.kind={privacy}", "sampling.minimum=3"]
+    study = read_study(TABULAR, overrides)
+    with pytest.raises(
+        StudyError, match=f"--leave-one-out would make two sums .* under '{privacy}'.*another"
+    ):
+        studies_without(study)
+    with pytest.raises(StudyError, match=f"--without east would make two sums .* under '{privacy}'"):
+        remaining_study(study, "east")
+    # From a given model every seed starts alike: another one would not help.
+    with pytest.raises(StudyError, match="that hospital's update; take privacy distributed_dp"):
+        remaining_study(msgspec.structs.replace(study, start="x"), "east")
+
+
+def test_sums_that_hold_noise_may_be_made_again():
+    noised = "privacy={kind: distributed_dp, epsilon: 8, min_sites: 3}"
+    study = read_study(TABULAR, [*SHORT, noised, "sampling.minimum=3"])
+    assert sorted(remaining_study(study, "east").sites) == ["north", "south", "west"]
 
 
 def test_checkpoints_names_are_models():

@@ -1,0 +1,146 @@
+"""What the hub accepts of a site's update, besides weights that fit the model.
+
+One site may lie. Its examples weight the merge, its numbers stand in the report, and what a rule needs of it
+may be missing: here each is held to what an honest site could have sent. What would harm the model refuses
+the update, with the site, the round and the reason, and the round goes on without it; a number that could
+only harm the report is left out, with a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
+
+import torch
+
+from medfed.aggregation import Rule, State
+from medfed.errors import UpdateError
+from medfed.federation.config import HubConfig
+from medfed.federation.egress import ROWS
+from medfed.runs.rounds import SiteResult
+from medfed.wire.untrusted_text import for_log
+from medfed.wire.update import Update
+from medfed.wire.weights import Weights
+
+# The group of the hub's state with the examples of each site's first merged update.
+EXAMPLES = "hub:examples"
+
+# How far a site's examples may grow over a run: cases that could not be read may be repaired, a hospital with
+# other data begins a new run.
+MAX_GROWTH = 1.1
+
+# A first update of more than this many times the examples of all others together is warned about.
+DOMINANT = 10
+
+# The most numbers besides rows, the longest name and the largest value that a report shows.
+MAX_NUMBERS, MAX_NAME, MAX_VALUE = 1000, 200, 1e15
+
+
+def check_examples(update: Update, config: HubConfig, state: State) -> tuple[str, ...]:
+    """Return what a person should know of an update's example count; none is stated under a secure sum.
+
+    Raises:
+        UpdateError: if it is more than the study allows, or more than the site began with.
+    """
+    stated, first = update.examples, first_examples(state).get(update.site)
+    if config.privacy.equal_weights and stated != 1:
+        raise UpdateError(
+            f"{update}: states {stated} examples; under this privacy mechanism every site states 1, so that "
+            "all have the same weight"
+        )
+    if config.max_examples is not None and stated > config.max_examples:
+        raise UpdateError(
+            f"{update}: states {stated} examples, this study takes at most {config.max_examples} of a site "
+            "(sampling.max_examples)"
+        )
+    if first is None or stated == first:
+        return ()
+    if stated > first * MAX_GROWTH:
+        raise UpdateError(
+            f"{update}: states {stated} examples, and began this run with {first}; a hospital with other "
+            "data begins a new run"
+        )
+    return (f"states {stated} examples, and began with {first}",)
+
+
+def check_needs(update: Update, rule: Rule, weights: Weights) -> None:
+    """Check that an update carries what the rule merges besides the weights, and is of a form that it takes.
+
+    Raises:
+        UpdateError: if a group of tensors is missing or does not fit the model.
+        RuleError: if the rule cannot merge this update.
+    """
+    for group in rule.needs_groups:
+        if group not in update.groups:
+            raise UpdateError(f"{update}: has no group '{group}', which the study's rule merges")
+        for name, tensor in update.groups[group].items():
+            if name not in weights or tensor.shape != weights[name].shape:
+                raise UpdateError(f"{update}: '{name[:80]}' of group '{group}' does not fit the global model")
+    rule.check(update)
+
+
+def accept_numbers(update: Update) -> tuple[Update, tuple[str, ...]]:
+    """Return the update with the numbers that a report can show, and why others were left out.
+
+    Rows of an evaluation pass; who makes the report checks them (`evaluation/row_checks.py`).
+    """
+    kept: dict[str, float] = {}
+    left_out, plain = [], 0
+    for name, value in update.scalars.items():
+        plain += not name.startswith(ROWS)
+        why = _number_error(name, value) or (
+            f"more than {MAX_NUMBERS} numbers" if plain > MAX_NUMBERS else None
+        )
+        if why is None:
+            kept[name] = value
+        else:
+            left_out.append(f"{for_log(name, 80)}: {why}")
+    if not left_out:
+        return update, ()
+    more = f", and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    note = f"{len(left_out)} of its numbers are left out: {'; '.join(left_out[:3])}{more}"
+    return replace(update, scalars=kept), (note,)
+
+
+def _number_error(name: str, value: object) -> str | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return f"a {type(value).__name__}, expected a number"
+    if not abs(value) <= MAX_VALUE or not isfinite(value):
+        return f"not finite, or beyond {MAX_VALUE:g}"
+    if not name.startswith(ROWS) and (len(name) > MAX_NAME or for_log(name) != name):
+        return "its name is too long, or has characters that do not show"
+    return None
+
+
+def first_examples(state: State) -> dict[str, int]:
+    """Return the examples of each site's first merged update, as the hub keeps them with its checkpoints."""
+    return {site: int(count) for site, count in state.get(EXAMPLES, {}).items()}
+
+
+def without_examples(state: State) -> State:
+    """Return the state without what this module keeps there."""
+    return {group: tensors for group, tensors in state.items() if group != EXAMPLES}
+
+
+def keep_examples(state: State, updates: Sequence[Update]) -> dict[str, Weights]:
+    """Return the group with the examples of the sites' first merged updates, these among them."""
+    stated = {update.site: update.examples for update in updates if update.examples > 0}
+    counts = {**stated, **first_examples(state)}
+    return {EXAMPLES: {site: torch.tensor(counts[site]) for site in sorted(counts)}} if counts else {}
+
+
+def dominance(updates: Sequence[Update], state: State) -> Mapping[str, str]:
+    """Return a warning for each site that outweighs all others together by far in its first update."""
+    total, known = sum(update.examples for update in updates), first_examples(state)
+    return {
+        update.site: f"states {update.examples} examples, all other sites of this round together "
+        f"{total - update.examples}: the merge is almost its update alone"
+        for update in updates
+        if update.site not in known and update.examples > DOMINANT * (total - update.examples) > 0
+    }
+
+
+def with_notes(result: SiteResult, *notes: str) -> SiteResult:
+    """Return a site's result with further notes."""
+    return replace(result, notes=(*result.notes, *notes))

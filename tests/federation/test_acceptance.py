@@ -1,0 +1,269 @@
+"""One site that lies about its examples or numbers buys no weight, ends no run and makes no headline."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medfed.aggregation.fedavg import FedAvg
+from medfed.aggregation.fednoro import FedNoRo
+from medfed.aggregation.fednova import FedNova
+from medfed.aggregation.ifca import IFCA
+from medfed.aggregation.qfedavg import QFedAvg
+from medfed.aggregation.scaffold import Scaffold
+from medfed.errors import RuleError, UpdateError
+from medfed.federation.acceptance import (
+    EXAMPLES,
+    MAX_NUMBERS,
+    accept_numbers,
+    check_examples,
+    check_needs,
+    dominance,
+    first_examples,
+    keep_examples,
+    without_examples,
+)
+from medfed.federation.config import HubConfig
+from medfed.federation.simulation import simulate
+from medfed.privacy.client_dp import ClientDP
+from medfed.wire import encoding
+from medfed.wire.audit_log import AuditLog, entries
+from medfed.wire.update import Update
+
+WEIGHTS = {"w": torch.zeros(2), "b": torch.zeros(1)}
+DELTA = {name: torch.ones_like(tensor) for name, tensor in WEIGHTS.items()}
+BEGAN = {EXAMPLES: {"evil": torch.tensor(100)}, "momentum": WEIGHTS}
+
+
+def update(examples: int = 100, site: str = "evil", **more) -> Update:
+    return Update(site, 2, DELTA, examples, **more)
+
+
+def config(**more) -> HubConfig:
+    return HubConfig(3, ("evil", "north"), FedAvg(), **more)
+
+
+# ------------------------------------------------------------------------------------------------- examples
+
+
+@pytest.mark.parametrize("stated, fits", [(1_000_000, True), (1_000_001, False), (10**18, False)])
+def test_a_study_bounds_the_examples_of_a_site(stated, fits):
+    if fits:
+        assert check_examples(update(stated), config(), {}) == ()
+        return
+    with pytest.raises(
+        UpdateError,
+        match=rf"update of site 'evil' for round 2: states {stated} examples, this study takes at most 1000000",
+    ):
+        check_examples(update(stated), config(), {})
+    assert check_examples(update(stated), config(max_examples=None), {}) == ()
+
+
+@pytest.mark.parametrize("stated", [60, 99, 110])
+def test_another_number_than_the_first_is_told(stated):
+    assert check_examples(update(stated), config(), BEGAN) == (
+        f"states {stated} examples, and began with 100",
+    )
+
+
+def test_more_than_a_tenth_beyond_the_first_is_refused_and_cannot_creep():
+    with pytest.raises(UpdateError, match="states 111 examples, and began this run with 100"):
+        check_examples(update(111), config(), BEGAN)
+    # The first number stays the bound, whatever was stated since.
+    assert first_examples(keep_examples(BEGAN, [update(110), update(7, "north")])) == {
+        "evil": 100,
+        "north": 7,
+    }
+
+
+def test_the_first_number_is_told_nobody_and_a_hidden_one_is_not_kept():
+    assert check_examples(update(100), config(), BEGAN) == ()
+    assert keep_examples({}, [update(0)]) == {}
+    assert without_examples(BEGAN) == {"momentum": WEIGHTS}
+
+
+def test_where_all_weigh_the_same_a_site_states_one_example():
+    private = config(privacy=ClientDP(noise_multiplier=1.0, clip=1.0))
+    assert check_examples(update(1), private, {}) == ()
+    with pytest.raises(
+        UpdateError, match="states 1000 examples; under this privacy mechanism every site states 1"
+    ):
+        check_examples(update(1000), private, {})
+
+
+def test_a_first_update_that_outweighs_all_others_is_told():
+    honest = [update(100, "north"), update(50, "south")]
+    assert dominance([*honest, update(1500)], {}) == {}
+    assert dominance([*honest, update(1501)], {}) == {
+        "evil": "states 1501 examples, all other sites of this round together 150: the merge is almost its "
+        "update alone"
+    }
+    assert dominance([*honest, update(1501)], BEGAN) == {}
+    assert dominance([update(1501)], {}) == {}
+
+
+# ------------------------------------------------------------------------------------------------- a whole run
+
+
+def lying(name: str, value: float, counts, **more):
+    """Return a site that states these examples round by round."""
+
+    def work(exchange):
+        received = exchange.fetch(name, 0)
+        while not received.final:
+            number = received.round + 1
+            delta = {key: torch.full_like(tensor, value) for key, tensor in received.weights.items()}
+            exchange.send(Update(name, number, delta, counts[number - 1], **more))
+            received = exchange.fetch(name, number)
+        exchange.send(Update(name, received.round + 1, {}, 0, {"val/dice": value}))
+
+    return work
+
+
+def run(evil, tmp_path, **more):
+    reports: list = []
+    log = AuditLog(tmp_path / "audit.jsonl")
+    settings = {"minimum": 1, "deadline_s": None, **more}
+    folder = settings.pop("folder", None)
+    final = simulate(
+        {"north": lying("north", 1.0, (100, 100)), "evil": evil},
+        WEIGHTS,
+        HubConfig(2, ("evil", "north"), FedAvg(), **settings),
+        folder=folder,
+        on_round=reports.append,
+        audit=log,
+    )
+    results = [{one.site: one for one in report.results} for report in reports]
+    return final, results, list(entries(tmp_path / "audit.jsonl"))
+
+
+def test_a_claim_of_a_million_million_buys_nothing_and_the_round_goes_on(tmp_path):
+    final, rounds, log = run(lying("evil", 9.0, (10**18, 100)), tmp_path)
+    # By hand: 1 from north alone, then (1 + 9) / 2.
+    assert torch.equal(final.weights["b"], torch.tensor([6.0]))
+    assert rounds[0]["evil"].status == "refused"
+    assert "states 1000000000000000000 examples" in rounds[0]["evil"].reason
+    assert [e["site"] for e in log if e["event"] == "refused"] == ["evil"]
+
+
+def test_a_jump_after_an_honest_first_round_is_refused(tmp_path):
+    final, rounds, _ = run(lying("evil", 9.0, (100, 10_000)), tmp_path)
+    assert torch.equal(final.weights["b"], torch.tensor([6.0]))
+    assert rounds[1]["evil"].status == "refused"
+    assert "began this run with 100" in rounds[1]["evil"].reason
+
+
+def test_a_change_is_a_note_and_a_line_of_the_audit_log(tmp_path):
+    _, rounds, log = run(lying("evil", 9.0, (100, 90)), tmp_path)
+    assert rounds[1]["evil"].status == "merged"
+    assert rounds[1]["evil"].notes == ("states 90 examples, and began with 100",)
+    (warned,) = [e for e in log if e["event"] == "warning"]
+    assert (warned["site"], warned["round"], warned["reason"]) == ("evil", 2, rounds[1]["evil"].notes[0])
+
+
+def test_a_resumed_hub_still_knows_the_first_numbers(tmp_path):
+    first, _, _ = run(lying("evil", 9.0, (100, 100)), tmp_path, folder=tmp_path / "hub")
+    from medfed.federation.checkpoints import load_latest_checkpoint
+
+    saved = load_latest_checkpoint(tmp_path / "hub")
+    assert saved is not None
+    assert first_examples(saved[1]) == {"evil": 100, "north": 100}
+    assert torch.equal(saved[0].weights["b"], first.weights["b"])
+
+
+@pytest.mark.parametrize(
+    "report, why",
+    [
+        (Update("north", 3, {}, 0, {"val/dice": 1.0}), "sent an update of site 'north' for round 3"),
+        (Update("evil", 3, DELTA, 10, {"val/dice": 1.0}), "holds weights; only scores of the final model"),
+    ],
+)
+def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path, report, why):
+    def work(exchange):
+        received = exchange.fetch("evil", 0)
+        while not received.final:
+            received = exchange.fetch("evil", received.round + 1)
+        exchange._updates[3, "evil"] = (encoding.encode_update(report, ""), 0.0)
+        exchange.send(Update("evil", 3, {}, 0))
+
+    _, rounds, log = run(work, tmp_path, minimum=1, deadline_s=0.5)
+    assert rounds[2]["evil"].status == "refused"
+    assert why in rounds[2]["evil"].reason
+    assert rounds[2]["evil"].scalars == {}
+    assert rounds[2]["north"].status == "reported"
+    assert why in [e for e in log if e["event"] == "refused"][-1]["reason"]
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    "name, value, why",
+    [
+        ("val/auroc", float("nan"), "not finite"),
+        ("val/auroc", float("inf"), "not finite"),
+        ("val/auroc", 1e16, "beyond 1e+15"),
+        ("val/auroc", True, "a bool, expected a number"),
+        ("val/\x1b[2J", 0.5, "characters that do not show"),
+        ("val/\u202e", 0.5, "characters that do not show"),
+        ("v" * 201, 0.5, "too long"),
+        ("row/x", float("inf"), "not finite"),
+    ],
+)
+def test_a_number_that_no_report_can_show_is_left_out_with_a_note(name, value, why):
+    kept, (note,) = accept_numbers(update(scalars={name: value, "train/loss": 0.5}))
+    assert kept.scalars == {"train/loss": 0.5}
+    assert note.startswith("1 of its numbers are left out: ")
+    assert why in note
+    assert note.isprintable()
+
+
+def test_a_site_sends_a_bounded_number_of_numbers():
+    kept, (note,) = accept_numbers(update(scalars={f"val/x{i}": 1.0 for i in range(MAX_NUMBERS + 9)}))
+    assert len(kept.scalars) == MAX_NUMBERS
+    assert note.startswith("9 of its numbers are left out: ")
+    assert note.endswith(", and 6 more")
+
+
+def test_honest_numbers_and_rows_pass_as_they_are():
+    scalars = {
+        "train/class_loss/größe µ": 0.5,
+        "row/test/federated/dice///value": 0.5,
+        "left_out/damaged": 3.0,
+    }
+    honest = update(scalars=scalars)
+    assert accept_numbers(honest) == (honest, ())
+
+
+# ------------------------------------------------------------------------------------------------- rules
+
+
+@pytest.mark.parametrize(
+    "rule, scalars, why",
+    [
+        (QFedAvg(), {}, "has no finite scalar 'train/loss_before'"),
+        (QFedAvg(), {"train/loss_before": -1.0}, "'train/loss_before' is -1"),
+        (FedNova(), {"train/steps": 0.5}, "'train/steps' is 0.5"),
+        (IFCA(clusters=2), {"train/cluster": 2.0}, "'train/cluster' is 2"),
+        (FedNoRo(), {"train/class_loss": 1.0, "train/class_loss/a": -1.0}, "'train/class_loss/a' is -1"),
+    ],
+    ids=str,
+)
+def test_what_a_rule_cannot_merge_is_refused_when_it_arrives(rule, scalars, why):
+    with pytest.raises(RuleError, match=f"site 'evil' for round 2.*{why}"):
+        check_needs(update(scalars=scalars), rule, WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "groups, why",
+    [
+        ({}, "has no group 'control', which the study's rule merges"),
+        ({"control": {"x": torch.zeros(1)}}, "'x' of group 'control' does not fit the global model"),
+        ({"control": {"w": torch.zeros(3)}}, "'w' of group 'control' does not fit the global model"),
+    ],
+    ids=str,
+)
+def test_a_group_that_the_rule_merges_fits_the_model(groups, why):
+    with pytest.raises(UpdateError, match=why):
+        check_needs(update(groups=groups), Scaffold(), WEIGHTS)
+    check_needs(update(groups={"control": DELTA}), Scaffold(), WEIGHTS)
