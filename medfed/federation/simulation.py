@@ -102,6 +102,7 @@ class FederationSettings(TypedDict, total=False):
     minimum: int
     deadline_s: float | None
     seed: int
+    classes: tuple[str, ...]
 
 
 def run_federation(
