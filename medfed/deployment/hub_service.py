@@ -35,6 +35,7 @@ from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
+from medfed.files import private_files
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import hub_config_of, module_of
@@ -65,6 +66,7 @@ class RetrainWithout:
     former: Path | None = None
 
 
+@private_files()
 def run_study(
     study_file: Path,
     *,
