@@ -213,6 +213,8 @@ def _run_rounds(
         progress.round(report)
         append_round(folder.rounds, report)
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
+        if used := side.used_bytes():
+            status.update(stored_bytes=used)
         for result in report.results:
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
