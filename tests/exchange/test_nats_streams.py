@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from medfed.deployment.enrolment import enrol
@@ -37,7 +39,11 @@ def stores(enrolment, monkeypatch):
         party: NatsStore([enrolment.url], Identity(enrolment.credentials(party)), STUDY, timeout_s=5)
         for party in ("hub", "north", "south")
     }
-    opened["hub"].limit_sites(3 << 20)
+    started = False
+    while not started:  # the broker has only just been started
+        with contextlib.suppress(Unreachable):
+            opened["hub"].limit_sites(3 << 20)
+            started = True
     yield opened
     for store in opened.values():
         store.close()
