@@ -236,6 +236,8 @@ class FederatedCallback(pl.Callback):
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
             self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
+            if self._connection.privacy.follows_model:
+                self._follow(self._fetch(trainer, self.round))
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -463,9 +465,15 @@ class FederatedCallback(pl.Callback):
         if self._received is None:
             check_same_model(self.site, self._weights(module), received, self._classes)
         load(module, received.weights)
+        self._follow(received)
         self._received, self.round, self.model_sha256 = received, received.round, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
+
+    def _follow(self, received: GlobalModel) -> None:
+        """Take for the next update what the hub published beside this model, such as the round's clip."""
+        privacy = self._connection.privacy.for_round(received)
+        self._connection = replace(self._connection, privacy=privacy)
 
     def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
