@@ -19,8 +19,7 @@ import torch
 
 from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, StudyError
-from medfed.exchange import MemoryExchange
-from medfed.federation.callback import drop_out_reason
+from medfed.exchange import MemoryExchange, detail_of, reason_of
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.privacy import NoPrivacy, Privacy
@@ -165,4 +164,4 @@ def _run_site(scheduler: SiteScheduler, exchange: MemoryExchange, site: str, fun
     except ExchangeError:
         pass  # the hub closed the study: its own error gives the reason
     except BaseException as error:  # noqa: BLE001 - the reason goes to the hub, which decides
-        exchange.drop_out(site, drop_out_reason(error))
+        exchange.drop_out(site, reason_of(error), detail_of(error))

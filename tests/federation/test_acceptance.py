@@ -53,7 +53,7 @@ def test_a_study_bounds_the_examples_of_a_site(stated, fits):
         return
     with pytest.raises(
         UpdateError,
-        match=rf"update of site 'evil' for round 2: states {stated} examples, this study takes at most 1000000",
+        match=rf"site 'evil' for round 2: states {stated} examples, this study takes at most 1000000",
     ):
         check_examples(update(stated), config(), {})
     assert check_examples(update(stated), config(max_examples=None), {}) == ()
@@ -102,7 +102,7 @@ def test_a_first_update_that_outweighs_all_others_is_told():
     assert dominance([update(1501)], {}) == {}
 
 
-# ------------------------------------------------------------------------------------------------- a whole run
+# ---------------------------------------------------------------------------------------------- a whole run
 
 
 def lying(name: str, value: float, counts, **more):

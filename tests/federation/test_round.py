@@ -66,7 +66,7 @@ BROKEN = {
         raises(medfed.ImageError("case 1f: slices are missing")),
         "case 1f: slices are missing",
     ),
-    "another error": (raises(KeyError("/data/Mrs Smith")), "training stopped with KeyError"),
+    "another error": (raises(KeyError("/data/Mrs Smith")), "training stopped with an error: KeyError"),
 }
 
 
