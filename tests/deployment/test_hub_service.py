@@ -96,8 +96,8 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
     evil, north = report.results
     assert evil.notes == (
         "a result is refused: test/federated/accuracy//: 7.5 is outside the metric's range",
-        "a result is refused: test/federated/auroc//: it is of 1000000 patients, this site may have 1 to 1000 "
-        "in a split",
+        "a result is refused: test/federated/auroc//: it is of 1000000 patients, this site may have 1 to "
+        "1000 in a split",
         "a result is refused: test/federated/dice//female: its group is not of the form attribute=value",
         "a score is left out: val/accuracy: 7.5 is outside the metric's range",
     )

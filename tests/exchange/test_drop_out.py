@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from medfed import errors
 from medfed.exchange import DropOut, detail_of, reason_of
 from medfed.exchange._drop_out import received_reason
 from medfed.exchange.folder import Folder
+from medfed.wire.update import GlobalModel
 
 STUDY = "ab" * 32
 
@@ -63,3 +65,15 @@ def test_across_machines_the_detail_is_not_sent_and_other_words_are_refused(tmp_
     with pytest.raises(ValueError, match="trains on 12 examples"):
         site.drop_out("east", "'east' trains on 12 examples")
     site.close()
+
+
+def test_the_hub_does_not_repeat_other_words(tmp_path):
+    exchange = Folder(url=str(tmp_path / "share"), poll_s=0.05)
+    hub = exchange.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(GlobalModel(0, {"w": torch.zeros(2)}, study=STUDY))
+    site = exchange.open_site(STUDY, "east", tmp_path / "east")
+    site._presence.send("dropped_out", "'east' trains on 12 examples")
+    (received,) = hub.collect(1, ["east"], 20)
+    assert str(received.error) == f"site 'east', round 1: {DropOut.UNKNOWN}"
+    site.close()
+    hub.close()
