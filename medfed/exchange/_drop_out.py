@@ -62,7 +62,7 @@ def detail_of(error: BaseException) -> str:
 
     Another library's message can quote a path, a header or a patient; medfed's messages never do.
     """
-    return str(error) if isinstance(error, MedfedError) else type(error).__name__
+    return str(error) if isinstance(error, MedfedError) else f"training stopped with {type(error).__name__}"
 
 
 def received_reason(text: str) -> DropOut:

@@ -64,7 +64,7 @@ class SiteSide(SiteMessaging, Protocol):
     def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
         """Tell the hub that this site stops, in one of the fixed words.
 
-        `detail` is never sent: only an exchange within one process, which one person runs, adds it.
+        `detail` is never sent: only an exchange within one process, which one person runs, shows it.
         """
 
 

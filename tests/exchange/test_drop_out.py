@@ -40,7 +40,7 @@ def test_every_error_has_fixed_words_that_repeat_nothing_of_it(error, reason):
 
 def test_the_own_log_has_medfeds_message_and_the_name_of_anothers_error():
     assert detail_of(errors.PrivacyError("'east' trains on 12 examples")) == "'east' trains on 12 examples"
-    assert detail_of(KeyError("/data/Mrs Smith")) == "KeyError"
+    assert detail_of(KeyError("/data/Mrs Smith")) == "training stopped with KeyError"
 
 
 @pytest.mark.parametrize("text", ["'east' trains on 12 examples", "POLICY", "cannot read [/data/x]\n\x1b[2J"])
