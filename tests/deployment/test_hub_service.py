@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hospitals import STUDY
@@ -17,7 +18,7 @@ from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.rounds import RoundReport, SiteResult, append_round
+from medfed.runs.rounds import LABELS_NAMED, RoundReport, SiteResult, append_round
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import AuditLog, entries
@@ -111,3 +112,16 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
     assert "sex=&lt;b&gt;" in page or "&lt;b&gt;" in page
     assert "<b>sex" not in page
     assert "1000000 patients." not in headline(tmp_path)
+
+
+def test_a_hub_says_once_whose_labels_hold_numbers_alone():
+    lines: list[str] = []
+    progress, told = SimpleNamespace(log=lines.append), {}
+    for round, site, number in ((1, "north", 1.0), (2, "south", 0.0), (3, "south", 0.0), (4, "west", 7.0)):
+        result = SiteResult(site, "merged", scalars={LABELS_NAMED: number})
+        other = SiteResult("north", "reported", scalars={"val/dice": 1.0})
+        coordinator._log_different_labels(RoundReport(round, (result, other), 0.0, 0), told, progress)
+    (line,) = lines
+    assert line.startswith(
+        "round 2: the labels of north name their structures, and those of south hold numbers"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from medfed.data.case_table import OwnTable
@@ -9,11 +11,11 @@ from medfed.errors import DataError, StudyError
 from medfed.pipeline.factory import (
     bears_of,
     classes_of,
+    data_scalars,
     egress_of,
     folders_of,
     hospital_of,
     hub_config_of,
-    left_out_scalars,
     module_of,
     network_of,
     own_table_at,
@@ -87,10 +89,11 @@ def test_a_sites_own_table_goes_before_the_studys(tmp_path) -> None:
 
 
 def test_counts_of_left_out_cases_may_leave_and_nothing_undeclared(tmp_path) -> None:
-    assert left_out_scalars({"image missing": 2}) == {"left_out/image missing": 2.0}
+    data = SimpleNamespace(left_out={"image missing": 2}, index=SimpleNamespace(labels_by="numbers"))
+    assert data_scalars(data) == {"left_out/image missing": 2.0, "labels/named": 0.0}
     egress = egress_of(SPEC, smallest_group=5, withheld=("val/",))
     assert (egress.smallest_group, egress.withheld, egress.groups) == (5, ("val/",), ())
-    assert {"left_out/image missing", *SPEC.task.scores} <= egress.scalars
+    assert {"left_out/image missing", "labels/named", *SPEC.task.scores} <= egress.scalars
     assert f"val/personal/{SPEC.task.main_score.removeprefix('val/')}" in egress.scalars
 
 
