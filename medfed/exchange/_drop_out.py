@@ -33,7 +33,7 @@ class DropOut(StrEnum):
     HUB = "it refuses what the hub sent"
     EXCHANGE = "its connection failed"
     DISK = "its run folder cannot be read or written"
-    ENDED = "its Trainer reached max_epochs before the study's last round"
+    ENDED = "its Trainer stopped before the study's last round"
     ERROR = "training stopped with an error"
     UNKNOWN = "for a reason that this version of medfed does not know"
 

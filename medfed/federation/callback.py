@@ -202,6 +202,7 @@ class FederatedCallback(pl.Callback):
         self._restored = False
         self._undeclared = ""
         self._replaced_bar = False
+        self._stop_reason = "its Trainer reached max_epochs before the study's last round"
         self._begin_round()
 
     # -- where Lightning calls
@@ -235,6 +236,8 @@ class FederatedCallback(pl.Callback):
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
             self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
+            if self._connection.privacy.follows_model:
+                self._follow(self._fetch(trainer, self.round))
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -289,6 +292,11 @@ class FederatedCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
         restore_step(pl_module)
+        if trainer.max_epochs is not None and trainer.current_epoch < trainer.max_epochs:
+            self._stop_reason = (
+                f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
+                "by EarlyStopping, max_steps or max_time, before the study's last round"
+            )
         if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
@@ -304,7 +312,7 @@ class FederatedCallback(pl.Callback):
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            drop_out(self._connection, DropOut.ENDED)
+            drop_out(self._connection, DropOut.ENDED, self._stop_reason)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -457,9 +465,15 @@ class FederatedCallback(pl.Callback):
         if self._received is None:
             check_same_model(self.site, self._weights(module), received, self._classes)
         load(module, received.weights)
+        self._follow(received)
         self._received, self.round, self.model_sha256 = received, received.round, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
+
+    def _follow(self, received: GlobalModel) -> None:
+        """Take for the next update what the hub published beside this model, such as the round's clip."""
+        privacy = self._connection.privacy.for_round(received)
+        self._connection = replace(self._connection, privacy=privacy)
 
     def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
