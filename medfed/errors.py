@@ -29,7 +29,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
@@ -84,11 +84,21 @@ class DeadlineError(ExchangeError):
 
 
 class QuorumError(MedfedError):
-    """Fewer sites answered a round than the study's minimum."""
+    """Fewer sites answered a round than the study's minimum.
+
+    model: the last merged model (`GlobalModel`) of a federation in one process, as the hub holds it.
+    """
+
+    model: Any = None
 
 
 class SiteError(MedfedError):
-    """Training at one site stopped."""
+    """Training at one site stopped.
+
+    model: the last merged model (`GlobalModel`) of a federation in one process.
+    """
+
+    model: Any = None
 
 
 class RunError(MedfedError):

@@ -51,7 +51,7 @@ def test_a_lock_is_held_until_the_file_is_closed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["medfed.wire.audit_log", "medfed.privacy.accounting.ledger", "medfed.exchange._protocol"]
+    "module", ["medfed.wire.audit_log", "medfed.privacy.accounting.ledger_file", "medfed.exchange._protocol"]
 )
 def test_a_system_without_file_locks_imports_medfed_and_is_told_what_needs_them(module):
     code = f"""

@@ -31,7 +31,8 @@ def _log_file(path: Path) -> Path:
 @click.option(
     "--credentials",
     type=PATH,
-    help="A folder with the federation's authority.pem: every line must then be signed.",
+    help="The site's folder of credentials: every line must then be signed with one of its certificates. "
+    "Another party's: with one that the federation issued.",
 )
 def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     """Check that no line of an audit log was changed, removed, moved or written by anyone but the site.
@@ -42,14 +43,46 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     from medfed.wire.audit_log import verify
     from medfed.wire.signing import Identity
 
-    authority = Identity(credentials).authority if credentials else None
-    checked = verify(_log_file(log), head, authority)
+    path, identity = _log_file(log), Identity(credentials) if credentials else None
+    checked = verify(path, head, identity.authority if identity else None)
+    if identity and (own := identity.certificates_of(checked.signer)):
+        verify(path, head, identity.authority, own)
     click.echo(f"{checked.lines} lines, each linked to the one before it; the last is {checked.head}")
+    if head is None:
+        click.echo(
+            "without --head nobody can tell whether lines were cut off at the end; keep this digest elsewhere"
+        )
     if not checked.signed:
         click.echo("no line is signed: anyone with write access to this file could have rewritten it")
         return
     click.echo(f"{checked.signed} lines are signed by '{checked.signer}'", nl=False)
-    click.echo(", enrolled in this federation" if authority else f", certificate {checked.fingerprint}")
+    click.echo(f", certificate {checked.fingerprint}{', issued in this federation' if credentials else ''}")
+
+
+@audit.command(short_help="Check what patients have spent.")
+@click.argument("site", type=PATH)
+@click.option("--adopt", is_flag=True, help="Take over a ledger without head or signatures, as it is now.")
+def ledger(site: Path, adopt: bool) -> None:
+    """Check the privacy ledger of the hospital of a site file: no line was changed, added, cut or deleted.
+
+    With --adopt, a ledger of an earlier medfed, or one whose head was lost, counts as it is from now on.
+    Compare it with your own records first: nobody else knows what was spent.
+
+    \b
+    medfed audit ledger site.yaml
+    """
+    from medfed.deployment.site_file import read_site, secret_of
+    from medfed.deployment.site_session import adopt_ledger, ledger_of
+
+    settings = read_site(site)
+    secret = secret_of(Path(settings.secret))
+    if adopt:
+        click.echo(f"{adopt_ledger(settings, secret)} lines are taken over")
+    opened = ledger_of(settings, secret)
+    head, accounts = opened.head(), opened.accounts()
+    still_open = sum(not account.closed for account in accounts)
+    click.echo(f"{head.lines} lines, signed and complete; the last is {head.sha256}")
+    click.echo(f"{len(accounts)} runs of studies, {still_open} of them open")
 
 
 @audit.command(short_help="Write a log as a page or a table.")

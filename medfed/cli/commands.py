@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
+from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
@@ -424,4 +425,5 @@ main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)
 main.add_command(audit)
+main.add_command(approvals)
 main.add_command(enrol)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.deployment.approvals import approve, is_approved, last_approved
+from medfed.deployment.approvals import approve, describe_changes, is_approved, last_approved
 from medfed.deployment.policy import describe, refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
@@ -133,7 +133,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
     out, study, known = Path(session.site.out), session.study, session.digest
     if is_approved(out, known):
         return
-    page = describe(study, known)
+    page = "\n".join(filter(None, (describe(study, known), describe_changes(out, study))))
     if accept:
         if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
             raise StudyError(
@@ -150,7 +150,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         )
     elif not ask(page):
         raise StudyError(f"study '{study.name}' was not approved; nothing was trained and nothing was sent")
-    approve(out, known, getpass.getuser())
+    approve(out, study, getpass.getuser())
     session.audit.write("agreed", study=known, by=getpass.getuser())
 
 

@@ -1,43 +1,152 @@
 """The record of the studies that a hospital approved, by digest; a changed study must be approved again.
 
 The record is a chained log like the audit log (`wire/audit_log.py`), in the site's own folder and readable
-only by its owner. A study is identified by `study_digest`, so changing one number makes another study.
+only by its owner. A study is identified by `study_digest`, so changing one number makes another study. What
+was approved is kept beside it, in `approved/`, so that the page for a changed study says what changed. The
+last line on a study counts: approved, or revoked.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from medfed.errors import MedfedError, StudyError
+from medfed.files import write_whole
+from medfed.study.canonical import public_yaml, study_digest, to_dict
+from medfed.study.reading import parse_study
+from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog, entries
 
-# The record's file in the site's folder.
-FILE = "consent.jsonl"
+# The record's file and the folder of what was approved, in the site's folder.
+FILE, STUDIES = "consent.jsonl", "approved"
+
+# The fewest digits of a digest by which a person may name a study.
+DIGITS = 12
+
+# Keys in which studies differ without being computed differently, or that the page itself compares.
+_NOT_COMPARED = ("exchange",)
 
 
-def is_approved(folder: Path, digest: str) -> bool:
-    """Return whether the site approved the study of this digest.
+@dataclass(frozen=True)
+class Approval:
+    """The last thing that this hospital said about a study."""
+
+    digest: str
+    time: str
+    by: str
+    revoked: bool
+
+
+def approvals(folder: Path) -> list[Approval]:
+    """Return for each study that was ever approved here what was said last, the newest at the end.
 
     Raises:
         AuditError: if the record was changed by anything but medfed.
     """
     path = Path(folder) / FILE
     if not path.exists():
-        return False
+        return []
     AuditLog(path)  # checks the chain; a last line that a power cut tore counts for nothing
-    events = [entry["event"] for entry in entries(path) if entry.get("study") == digest]
-    # Earlier versions could also revoke an approval.
-    return bool(events) and events[-1] == "agreed"
+    last: dict[str, Approval] = {}
+    for entry in entries(path):
+        if "study" not in entry:  # the repair of a line that a power cut tore
+            continue
+        digest, revoked = entry["study"], entry["event"] != "agreed"
+        last.pop(digest, None)
+        last[digest] = Approval(digest, entry["time"], str(entry.get("by", "")), revoked)
+    return list(last.values())
+
+
+def is_approved(folder: Path, digest: str) -> bool:
+    """Return whether the site approved the study of this digest, and has not revoked that since.
+
+    Raises:
+        AuditError: if the record was changed by anything but medfed.
+    """
+    return any(one.digest == digest and not one.revoked for one in approvals(folder))
 
 
 def last_approved(folder: Path) -> str | None:
     """Return the digest of the study that was approved last, or None."""
-    path = Path(folder) / FILE
-    approvals = [entry for entry in entries(path) if entry["event"] == "agreed"] if path.exists() else []
-    return approvals[-1]["study"] if approvals else None
+    valid = [one.digest for one in approvals(folder) if not one.revoked]
+    return valid[-1] if valid else None
 
 
-def approve(folder: Path, digest: str, by: str) -> None:
-    """Record that `by` (a person's name or login, never a patient's) approved the study of this digest."""
-    path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+def approve(folder: Path, study: Study, by: str) -> None:
+    """Record that `by` (a person's name or login, never a patient's) approved this study."""
+    path, digest = Path(folder) / FILE, study_digest(study)
+    write_whole(Path(folder) / STUDIES / f"{digest}.yaml", public_yaml(study), mode=0o600)
     AuditLog(path).write("agreed", study=digest, by=by)
+
+
+def revoke(folder: Path, digits: str, by: str) -> Approval:
+    """Record that `by` revoked the approval of the study whose digest begins with `digits`; return it.
+
+    A site that trains in it stops before it next sends.
+
+    Raises:
+        StudyError: if no approved study, or more than one, has such a digest.
+    """
+    valid = [one for one in approvals(folder) if not one.revoked]
+    chosen = [one for one in valid if len(digits) >= DIGITS and one.digest.startswith(digits.lower())]
+    if len(chosen) != 1:
+        known = ", ".join(one.digest[:DIGITS] for one in valid) or "none"
+        raise StudyError(
+            f"approvals: no approved study's digest begins with '{digits[:64]}'; give at least {DIGITS} "
+            f"digits of one of those that are approved: {known}"
+        )
+    AuditLog(Path(folder) / FILE).write("revoked", study=chosen[0].digest, by=by)
+    return chosen[0]
+
+
+def describe_changes(folder: Path, study: Study) -> str:
+    """Return what changed since this site last approved a study of the same name; '' if it never did."""
+    for one in reversed(approvals(folder)):
+        before = _approved_study(folder, one.digest)
+        if before is None or before.name != study.name:
+            continue
+        changes = list(_changes(to_dict(before), to_dict(study)))
+        said = f"{'revoked' if one.revoked else 'approved'} here on {one.time[:10]}"
+        title = f"Changed since the study of this name that was {said} ({one.digest[:DIGITS]})"
+        return "\n".join([title, *(f"  {line}" for line in changes or ["nothing"])]) + "\n"
+    return ""
+
+
+def _approved_study(folder: Path, digest: str) -> Study | None:
+    """Return a study that was approved here, or None if its file is missing or is another study's."""
+    try:
+        text = (Path(folder) / STUDIES / f"{digest}.yaml").read_text(encoding="utf-8")
+        study = parse_study(text, "the approved study")
+    except (OSError, MedfedError):
+        return None
+    return study if study_digest(study) == digest else None
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line per setting that differs; values are quoted, with everything but ASCII escaped."""
+    old, new = dict(_settings(before)), dict(_settings(after))
+    for key in dict.fromkeys([*old, *new]):
+        if old.get(key) != new.get(key):
+            yield f"{key}: {_quoted(old, key)} -> {_quoted(new, key)}"
+
+
+def _settings(plain: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a study by their key path; the sites without their folders."""
+    for key, value in plain.items():
+        path = f"{where}.{key}" if where else json.dumps(str(key))[1:-1]
+        if path in _NOT_COMPARED:
+            continue
+        if path in ("sites", "held_out"):
+            yield path, sorted(value)
+        elif isinstance(value, Mapping) and value:
+            yield from _settings(value, path)
+        else:
+            yield path, value
+
+
+def _quoted(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key]) if key in settings else "not there"

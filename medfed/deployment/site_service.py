@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
+from medfed.deployment.approvals import is_approved
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker
 from medfed.deployment.policy import egress_under
@@ -28,8 +29,8 @@ from medfed.deployment.site_evaluation import (
     site_config_under_policy,
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
-from medfed.deployment.site_session import SiteSession, open_audit_log
-from medfed.errors import DataError, ExchangeError
+from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
+from medfed.errors import DataError, ExchangeError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.federation.callback import FederatedCallback
@@ -48,7 +49,7 @@ from medfed.pipeline.factory import (
 from medfed.pipeline.planning import check_planned
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
-from medfed.privacy.accounting.ledger import Ledger, data_set
+from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
@@ -120,7 +121,11 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         compare_local_model(session)
     report_run(folder.path)
     if session.trains:
-        facts = privacy_facts.with_spent_budget(facts, study, {name: Path(session.site.out)})
+        ledger = ledger_of(session.site, session.hospital.secret)
+        head = ledger.head()
+        # A further record of the ledger's last line, in a log that the site's own key signs.
+        session.audit.write("ledger", site=name, lines=head.lines, sha256=head.sha256)
+        facts = privacy_facts.with_spent_budget(facts, study, {name: ledger})
     finish_run(folder, facts, began)
     session.status.update(state="finished")
 
@@ -183,8 +188,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
             session.digest,
             data_set(data.patients("train"), session.hospital.secret),
             data.items_by_patient() if study.privacy.trains_privately else (),
-            # One ledger for all studies of this hospital, beside their run folders.
-            Ledger(Path(site.out), site.policy.epsilon_ceiling, site.policy.delta),
+            ledger_of(site, session.hospital.secret),
         ),
         audit=session.audit,
         callbacks=[SiteProgress(session)],
@@ -216,6 +220,7 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
     while not received.final:
         received = receive(connection, received.round + 1)
     _record_evaluated(session, received)
+    _check_still_approved(session, session.digest)
     scalars = dict(measure_final_model(session, received))
     send_update(connection, Update(session.name, received.round + 1, {}, 0, scalars), received.weights)
     return received
@@ -227,17 +232,30 @@ def _record_evaluated(session: SiteSession, received: GlobalModel) -> None:
     append_round(session.folder.rounds, RoundReport(received.round, (result,), 0.0, 0))
 
 
+def _check_still_approved(session: SiteSession, digest: str) -> None:
+    """Raise if someone revoked the approval of the study while this site takes part.
+
+    Raises:
+        StudyError: naming the site.
+    """
+    if not is_approved(Path(session.site.out), digest):
+        session.audit.write("approval revoked", site=session.name, study=digest)
+        raise StudyError(f"site '{session.name}': this hospital revoked its approval of the study")
+
+
 class SiteProgress(pl.Callback):
     """Writes a site's progress to the display, the status file and rounds.jsonl."""
 
     def __init__(self, session: SiteSession) -> None:
-        self._session = session
+        self._session, self._digest = session, session.digest
         self._epochs = session.study.at(session.name).train.epochs
         self._round, self._began = 0, time.monotonic()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.is_last_batch:  # before anything is sent
+            _check_still_approved(self._session, self._digest)
         steps = int(trainer.num_training_batches)
         done = (trainer.current_epoch % self._epochs) * steps + batch_idx
         self._session.progress.training(self._session.name, done, steps * self._epochs)

@@ -8,6 +8,7 @@ from typing import Any
 
 from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.inference import SiteCases
+from medfed.privacy.accounting.ledger import LEDGER, Ledger
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.status import Status
@@ -47,6 +48,30 @@ class SiteSession:
     def connect(self) -> Any:
         """Open this site's side of the exchange."""
         return self.site.exchange.open_site(self.digest, self.name, self.folder.site(self.name))
+
+
+def ledger_of(site: SiteFile, secret: bytes) -> Ledger:
+    """Return the ledger of this hospital's patients over all studies, beside the run folders.
+
+    Its head is beside the site's secret, under which it is signed.
+
+    Raises:
+        PrivacyError: if the ledger was edited or cut, or is missing although the head is there.
+    """
+    policy, (path, head) = site.policy, _ledger_places(site)
+    return Ledger(path, policy.epsilon_ceiling, policy.delta, secret=secret, head=head)
+
+
+def adopt_ledger(site: SiteFile, secret: bytes) -> int:
+    """Take over a ledger whose head or signatures are missing, and return how many lines it had."""
+    path, head = _ledger_places(site)
+    return Ledger.adopt(path, secret=secret, head=head)
+
+
+def _ledger_places(site: SiteFile) -> tuple[Path, Path]:
+    """Return where this hospital's ledger is, and where its head."""
+    kept = Path(site.secret)
+    return Path(site.out) / LEDGER, kept.with_name(f"{kept.name}.ledger")
 
 
 def open_audit_log(site: SiteFile, folder: RunFolder) -> AuditLog:

@@ -205,11 +205,11 @@ class HubTransport:
 
     def _receive(self, round: int, site: str, start: float) -> ReceivedUpdate | None:
         prefix = self._objects.update_prefix(site, round)
-        data = self._store.get(manifest_name(prefix))
-        if not data:
-            return self._drop_out(round, site)
-        size = 0
+        data, size = b"", 0
         try:
+            data = self._store.get(manifest_name(prefix)) or b""
+            if not data:
+                return self._drop_out(round, site)
             manifest = self._objects.open_manifest(data, site)
             size = manifest.bytes
             self._check(manifest, round)
@@ -238,11 +238,11 @@ class HubTransport:
 
     def _prefetch_update(self, round: int, site: str) -> bool:
         """Fetch the available chunks of an update that a site is sending; return whether anything was new."""
-        data = self._objects.get_site_object(site, "announced")
-        if data is None:
-            return False
-        is_new = data != self._announced.get(site, (b"", None))[0]
         try:
+            data = self._objects.get_site_object(site, "announced")
+            if data is None:
+                return False
+            is_new = data != self._announced.get(site, (b"", None))[0]
             if is_new:
                 self._announced[site] = data, None
                 self._announced[site] = data, self._objects.open_manifest(data, site)
@@ -250,11 +250,11 @@ class HubTransport:
             if manifest is None:
                 return False
             self._check(manifest, round)
+            prefix = self._objects.update_prefix(site, round)
+            return prefetch(self._store, manifest, prefix, self._spool_file(site), overwrite=True) or is_new
         except WireError:
             # It is an earlier round's. If this round's is invalid, its final manifest will say why.
             return False
-        prefix = self._objects.update_prefix(site, round)
-        return prefetch(self._store, manifest, prefix, self._spool_file(site), overwrite=True) or is_new
 
     def _spool_file(self, site: str) -> Path:
         return self._spool / f"{site}.update"
@@ -272,10 +272,10 @@ class HubTransport:
         return None
 
     def _drop_out(self, round: int, site: str) -> ReceivedUpdate | None:
-        data = self._objects.get_site_object(site, "dropped_out")
-        if data is None:
-            return None
         try:
+            data = self._objects.get_site_object(site, "dropped_out")
+            if data is None:
+                return None
             message = self._objects.open_control(data, site, "dropped_out")
         except WireError as error:
             self._warn(f"a drop-out of site '{site}' is refused: {error}")
@@ -299,14 +299,13 @@ class HubTransport:
     def _read_heartbeats(self, sites: Iterable[str]) -> None:
         now = time.monotonic()
         for site in sites:
-            data = self._objects.get_site_object(site, "heartbeat")
-            if data is not None and data != self._last_heartbeat(site):
-                try:
+            try:
+                data = self._objects.get_site_object(site, "heartbeat")
+                if data is not None and data != self._last_heartbeat(site):
                     self._objects.open_control(data, site, "heartbeat")
-                except WireError as error:
-                    self._warn(f"a heartbeat of site '{site}' is refused: {error}")
-                    continue
-                self._heartbeats[site] = (data, now)
+                    self._heartbeats[site] = (data, now)
+            except WireError as error:
+                self._warn(f"a heartbeat of site '{site}' is refused: {error}")
 
     def _last_heartbeat(self, site: str) -> bytes | None:
         return self._heartbeats.get(site, (None, 0.0))[0]

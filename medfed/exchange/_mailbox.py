@@ -126,10 +126,10 @@ class HubMailbox:
 
     def find(self, round: int, attempt: int, step: str, site: str) -> ReceivedMessage | None:
         """Return a site's message for a step of this round and attempt, or None if there is none yet."""
-        data = self.objects.get_site_object(site, f"l-{step}")
-        if data is None:
-            return None
         try:
+            data = self.objects.get_site_object(site, f"l-{step}")
+            if data is None:
+                return None
             message = open_message(data, self.objects.seal, site, self.objects.study)
             if message.step != step:
                 raise WireError(f"its message for step '{step}' is one for step '{message.step[:20]}'")

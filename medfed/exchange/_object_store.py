@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from medfed.errors import ExchangeError
+from medfed.errors import ExchangeError, WireError
 
 
 class Unreachable(ExchangeError):
@@ -21,6 +21,10 @@ class Unreachable(ExchangeError):
 
 class MissingObject(ExchangeError):
     """An object that a manifest names does not exist."""
+
+
+class UnsafeObject(WireError):
+    """What is stored under a name is not opened: it is too large, or no file of its own."""
 
 
 Buffer = bytes | memoryview
@@ -44,7 +48,11 @@ class ObjectStore(Protocol):
         """Store an object atomically; with `if_absent` an existing object stays unchanged."""
 
     def get(self, name: str) -> bytes | None:
-        """Return an object, or None if there is none."""
+        """Return an object, or None if there is none.
+
+        Raises:
+            UnsafeObject: if what is there may not be opened.
+        """
 
     def put_many(self, objects: Iterable[tuple[str, Parts]], on_stored: Callable[[str], None]) -> None:
         """Store objects, several at a time, and call `on_stored` with the name of each one that is safe."""

@@ -13,7 +13,7 @@ from medfed.exchange._chunks import OutgoingUpdate, combined_digest, download, p
 from medfed.exchange._exchange import Transmission
 from medfed.exchange._mailbox import SiteMailbox
 from medfed.exchange._manifest import ControlMessage, Manifest, encode_sealed, validate_party_name
-from medfed.exchange._object_store import MissingObject, ObjectStore, Unreachable, manifest_name
+from medfed.exchange._object_store import MissingObject, ObjectStore, Unreachable, UnsafeObject, manifest_name
 from medfed.exchange._presence import SitePresence
 from medfed.exchange._protocol import (
     MAX_BACKOFF_S,
@@ -308,8 +308,22 @@ class SiteTransport:
         prefix = self._objects.update_prefix(self._site, outgoing.round)
         self._store.put_many(outgoing.chunks(prefix), outgoing.mark_stored)
         name = manifest_name(prefix)
-        self._store.put(name, sealed, if_absent=self._store.get(name) != b"")
+        self._store.put(name, sealed, if_absent=not self._is_replaceable(name))
         outgoing.mark_delivered()
+
+    def _is_replaceable(self, name: str) -> bool:
+        """Return whether a manifest of this site was retracted, or is something that nobody may open."""
+        try:
+            return self._store.get(name) == b""
+        except UnsafeObject:
+            return True
+
+    def _is_lost(self, name: str) -> bool:
+        """Return whether a manifest of this site is no longer there, or something else is in its place."""
+        try:
+            return self._store.get(name) is None
+        except UnsafeObject:
+            return True
 
     def _is_late(self, round: int) -> bool:
         """Return whether the hub has already merged this round."""
@@ -338,7 +352,7 @@ class SiteTransport:
         """
         outgoing = OutgoingUpdate(self._outbox, manifest.round + 1)
         name = manifest_name(self._objects.update_prefix(self._site, outgoing.round))
-        lost = outgoing.delivered and outgoing.complete and self._store.get(name) is None
+        lost = outgoing.delivered and outgoing.complete and self._is_lost(name)
         # The hub publishes first and then deletes what it has merged; so this is checked afterwards.
         if lost and not self._is_late(outgoing.round) and outgoing.intact():
             self._warn(f"its update for round {outgoing.round} is no longer there; sending it again")

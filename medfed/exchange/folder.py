@@ -3,12 +3,11 @@
 For hospitals that allow nothing else. An object is written under a temporary name and renamed if the
 storage can rename, otherwise written directly (object storage never shows half-written objects). With
 `credentials` every manifest is signed, so nobody needs to trust the storage. Without them anyone who can
-write there can pose as a site.
+write there can pose as a site. What else somebody puts there is not opened: see `_shared_files.py`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,9 @@ import msgspec
 from medfed.exchange._concurrency import run_bounded
 from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_transport import HubTransport
-from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
-from medfed.exchange._protocol import wait_for_advertised_study
+from medfed.exchange._object_store import Buffer, Parts, Unreachable, UnsafeObject, pass_on
+from medfed.exchange._protocol import log, wait_for_advertised_study
+from medfed.exchange._shared_files import LocalFiles, RemoteFiles, SharedFiles
 from medfed.exchange._site_transport import SiteTransport
 from medfed.wire.signing import load_seal
 
@@ -54,9 +54,6 @@ class Folder(Exchange, frozen=True, tag="folder"):
         return FolderStore(self.url, self.poll_s, self.options)
 
 
-# Storages whose rename replaces a file atomically. Elsewhere an object is written completely or not at all.
-_RENAMING_PROTOCOLS = ("file", "local", "sftp", "ssh", "smb")
-
 # The pause between two polls: this share of the time waited so far, at least the minimum, at most
 # `poll_s`. So a late poll costs a tenth of a wait, and a wait of hours only some fifty polls more than
 # one every `poll_s`.
@@ -81,14 +78,14 @@ class FolderStore:
     def __init__(self, url: str, poll_s: float = 0.5, options: dict[str, Any] | None = None) -> None:
         import fsspec
 
-        self._fs, self._root = fsspec.core.url_to_fs(
+        storage, root = fsspec.core.url_to_fs(
             url,
             use_listings_cache=False,
             skip_instance_cache=not url.startswith("memory:"),
             **(options or {}),
         )
-        protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
-        self._renames = any(protocol in _RENAMING_PROTOCOLS for protocol in protocols)
+        local = "file" in storage.protocol
+        self._files: SharedFiles = LocalFiles(root) if local else RemoteFiles(storage, root)
         self._poll_s = poll_s
         self._pool = ThreadPoolExecutor(_MAX_TRANSFERS, thread_name_prefix="medfed-folder")
         self._closed = threading.Event()
@@ -97,44 +94,16 @@ class FolderStore:
         self._put_parts(name, [data], if_absent)
 
     def _put_parts(self, name: str, parts: Parts, if_absent: bool = False) -> None:
-        self._checked(lambda: self._write(self._path(name), parts, if_absent), "written to")
+        def write() -> None:
+            try:
+                self._files.write(name, parts, if_absent)
+            except UnsafeObject as error:  # tried again, until somebody has removed it
+                raise Unreachable(str(error)) from None
 
-    def _write(self, path: str, parts: Parts, if_absent: bool) -> None:
-        if if_absent and self._fs.exists(path):
-            return
-        if not self._renames:
-            self._fs.pipe_file(path, b"".join(parts))
-            return
-        folder, _, last = path.rpartition("/")
-        self._fs.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.{last}.{os.getpid()}-{threading.get_ident()}"
-        try:
-            with self._fs.open(temporary, "wb") as file:
-                for part in parts:
-                    file.write(part)
-            self._rename(temporary, path)
-        except BaseException:
-            if self._fs.exists(temporary):
-                self._fs.rm_file(temporary)
-            raise
-
-    def _rename(self, temporary: str, path: str) -> None:
-        if hasattr(self._fs, "ftp"):  # fsspec's sftp: its plain rename refuses to replace
-            self._fs.ftp.posix_rename(temporary, path)
-        elif "file" in self._fs.protocol:
-            os.replace(temporary, path)
-        else:
-            self._fs.mv(temporary, path)
+        self._checked(write, "written to")
 
     def get(self, name: str) -> bytes | None:
-        def read() -> bytes | None:
-            try:
-                content: bytes = self._fs.cat_file(self._path(name))
-            except FileNotFoundError:
-                return None
-            return content
-
-        return self._checked(read, "read")
+        return self._checked(lambda: self._files.read(name), "read")
 
     def put_many(self, objects: Iterable[tuple[str, Parts]], on_stored: Callable[[str], None]) -> None:
         jobs = ((name, partial(self._pool.submit, self._put_parts, name, parts)) for name, parts in objects)
@@ -153,26 +122,29 @@ class FolderStore:
         self._delete(study, lambda side, round: True, control=("current", "announced"))
 
     def _delete(self, study: str, is_old: Callable[[str, int], bool], control: Sequence[str] = ()) -> None:
-        """Delete the rounds for which `is_old` (of `glob` or `up`, and the round), and control messages."""
+        """Delete the rounds for which `is_old` (of `glob` or `up`, and the round), and control messages.
+
+        Where something else than a folder stands in a site's place, there is nothing to delete.
+        """
         space = study[:16] or "none"
 
         def delete() -> None:
-            parents = [f"glob/{space}", *(f"up/{space}/{name}" for name in self._names(f"up/{space}"))]
+            parents = [f"glob/{space}", *(f"up/{space}/{name}" for name in self._listed(f"up/{space}"))]
             for parent in parents:
                 side = parent.partition("/")[0]
-                for name in self._names(parent):
+                for name in self._listed(parent):
                     is_round = name[:1] == "r" and name[1:].isdecimal()
                     if (is_round and is_old(side, int(name[1:]))) or name in control:
-                        self._fs.rm(self._path(f"{parent}/{name}"), recursive=True)
+                        self._files.remove(f"{parent}/{name}")
 
         self._checked(delete, "cleared")
 
-    def _names(self, parent: str) -> list[str]:
+    def _listed(self, parent: str) -> list[str]:
         try:
-            paths = self._fs.ls(self._path(parent), detail=False)
-        except FileNotFoundError:
+            return self._files.names(parent)
+        except UnsafeObject as error:
+            log.warning("%s", error)
             return []
-        return [path.rstrip("/").rpartition("/")[2] for path in paths]
 
     def wait(self, timeout_s: float) -> None:
         self._closed.wait(min(max(MIN_POLL_S, timeout_s * POLL_SHARE), self._poll_s))
@@ -180,9 +152,6 @@ class FolderStore:
     def close(self) -> None:
         self._closed.set()
         self._pool.shutdown()
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
 
     def _checked(self, call: Callable[[], _T], doing: str) -> _T:
         """Return what `call` returns; an OSError becomes `Unreachable`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from medfed.errors import ExchangeError, MedfedError, SiteError, UpdateError
+from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._exchange import Exchange, ReceivedUpdate, Transmission
 from medfed.exchange._mailbox import SECRET_MODE
 from medfed.files import write_whole
@@ -48,6 +48,7 @@ class MemoryExchange:
     `idle` is entered around every wait of a site, so that a simulation can run another site meanwhile.
     `on_bytes` is called with every message's bytes, for a test that searches them. If `asynchronous`,
     updates for earlier rounds are kept, and the models from which they and the sites' training started.
+    `caller` returns the site whose function runs in the calling thread, '' if it is none's.
     `secrets` is the folder below which each site stores its own, so that a run resumes; without it they last
     as long as this object. `parties` are the sites that train.
     """
@@ -62,8 +63,10 @@ class MemoryExchange:
         secrets: Path | None = None,
         asynchronous: bool = False,
         parties: tuple[str, ...] = (),
+        caller: Callable[[], str] = lambda: "",
     ) -> None:
         self.parties = parties
+        self._caller = caller
         self._study, self._run = study, uuid.uuid4().hex
         self._idle, self._on_bytes, self._asynchronous = idle, on_bytes, asynchronous
         self._changed = threading.Condition()
@@ -87,7 +90,18 @@ class MemoryExchange:
 
     # -- models and updates
 
+    @property
+    def newest_model(self) -> GlobalModel | None:
+        """The model that the hub published last."""
+        return self._newest_model
+
+    @property
+    def finished(self) -> bool:
+        """Whether the hub has published the study's final model."""
+        return self._newest_model is not None and self._newest_model.final
+
     def fetch(self, site: str, round: int) -> GlobalModel:
+        self._require_own_name(site)
         with self._idle(), self._changed:
             self._changed.wait_for(lambda: self.closed or self._is_over(round))
             if self._newest is None or self._newest[0] < round:
@@ -101,6 +115,7 @@ class MemoryExchange:
         return Transmission("hub, in this process", *encoding.measure_update(update, self._study))
 
     def send(self, update: Update) -> None:
+        self._require_own_name(update.site)
         data = encoding.encode_update(update, self._study)
         with self._changed:
             if self.closed:
@@ -117,6 +132,23 @@ class MemoryExchange:
             self._on_bytes(reason.encode())
             self._dropped_out[site] = reason
             self._changed.notify_all()
+
+    def withdraw(self, site: str, reason: str) -> None:
+        """Note that nothing more comes from a site; a reason that it gave itself stays, and none is sent."""
+        with self._changed:
+            self._dropped_out.setdefault(site, reason)
+            self._changed.notify_all()
+
+    def _require_own_name(self, site: str) -> None:
+        """Refuse a name that the hub does not wait for: it would wait for the right one for ever."""
+        caller = self._caller()
+        expected = (caller,) if caller else self.parties
+        if expected and site not in expected:
+            raise StudyError(
+                f"site '{site}': this function is that of site '{caller}'; give FederatedCallback('{caller}')"
+                if caller
+                else f"site '{site}' is none of this study's, which are {', '.join(self.parties)}"
+            )
 
     def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
         ensure_saved()

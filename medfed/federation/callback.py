@@ -8,6 +8,7 @@ weights are validated, checkpointed and held by the hub.
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 import time
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from medfed.errors import ExchangeError, MedfedError, StudyError
 from medfed.exchange import SiteSide
-from medfed.federation.egress import Egress
+from medfed.federation.egress import TRAINING, UNDECLARED_OK, Egress, declared_scores, keep_undeclared
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
+from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
@@ -34,6 +36,8 @@ from medfed.wire.compression import Compression
 from medfed.wire.compression import State as Residual
 from medfed.wire.update import GlobalModel, Update, finite_scalars
 from medfed.wire.weights import Difference, Weights, load, weights_of
+
+log = logging.getLogger("medfed.federation.callback")
 
 # The study's seed, which everyone knows, or the secret of one site's run.
 Seed = int | str
@@ -92,8 +96,8 @@ class CallbackOptions:
 
     trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
         every site must have begun with the same ones.
-    egress: what may leave besides the model's tensors; by default the local method's groups and plain
-        numbers.
+    egress: what may leave besides the model's tensors; by default the local method's groups, what medfed
+        itself reports of training, and the metrics that the module names in its attribute `scores`.
     audit: the log of what is received and sent.
     accountant: called with the round before an update is sent; records what the round costs under
         differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
@@ -173,7 +177,7 @@ class FederatedCallback(pl.Callback):
             site,
             exchange,
             privacy or NoPrivacy(),
-            self._options.egress or Egress(groups=method.sends),
+            self._options.egress or self._default_egress(method, privacy or NoPrivacy()),
             tuple(compress),
             self._options.audit or AuditLog(None),
             self._options.parties,
@@ -190,9 +194,18 @@ class FederatedCallback(pl.Callback):
         self._received: GlobalModel | None = None
         self._merged_now = False
         self._restored = False
+        self._undeclared = ""
+        self._replaced_bar = False
         self._begin_round()
 
     # -- where Lightning calls
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._replaced_bar = stage == "fit" and replace_progress_bar(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._replaced_bar and trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.enable()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs = trainer.max_epochs
@@ -202,6 +215,10 @@ class FederatedCallback(pl.Callback):
                 "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
         refuse_bfloat16_convolutions(trainer, pl_module, self.site)
+        if self._options.egress is None:
+            egress = self._connection.egress
+            names = egress.scalars | declared_scores(pl_module, f"site '{self.site}'")
+            self._connection = replace(self._connection, egress=replace(egress, scalars=names))
         if trainer.world_size > 1 and self.secret_seed is not None:
             self._seed = trainer.strategy.broadcast(self._seed)
         if self._changes_steps:
@@ -257,8 +274,10 @@ class FederatedCallback(pl.Callback):
         # Between two merges validation may score local weights; only a merged model's scores
         # are the federation's.
         if self._merged_now and not trainer.sanity_checking:
-            metrics = trainer.callback_metrics.items()
-            self.scores = finite_scalars({n: float(value) for n, value in metrics if n.startswith("val")})
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            # What training logs under these names is measured by the callback itself.
+            scores = {name: value for name, value in metrics.items() if name not in TRAINING}
+            self.scores = self._only_declared(finite_scalars(scores))
             self._merged_now = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -274,7 +293,8 @@ class FederatedCallback(pl.Callback):
         if received.final:
             on_final_model = self._options.on_final_model
             measured = on_final_model(received) if on_final_model is not None else {}
-            report = Update(self.site, received.round + 1, {}, 0, {**self.scores, **measured})
+            scores = self._only_declared(self.scores)
+            report = Update(self.site, received.round + 1, {}, 0, {**scores, **measured})
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
@@ -401,7 +421,24 @@ class FederatedCallback(pl.Callback):
         )
         accountant = self._options.accountant
         spent = accountant(self.round + 1) if accountant is not None else {}
-        return {**self.scores, **measured, **spent, **self._options.scalars}
+        return {**self._only_declared(self.scores), **measured, **spent, **self._options.scalars}
+
+    def _default_egress(self, method: LocalMethod, privacy: Privacy) -> Egress:
+        """Return what may leave where no study says so: what the parts declare, and what medfed measures."""
+        options = self._options
+        names = UNDECLARED_OK.union(
+            method.reports, privacy.scalars, options.required_scalars, options.scalars
+        )
+        return Egress(names, groups=method.sends)
+
+    def _only_declared(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores that may leave; tell once, in the log and the audit log, that others stay."""
+        declared, sentence = keep_undeclared(scores, self._connection.egress.scalars)
+        if sentence and sentence != self._undeclared:
+            self._undeclared = sentence
+            log.warning("site '%s': %s", self.site, sentence)
+            self._connection.audit.write("kept", site=self.site, round=self.round, reason=sentence)
+        return declared
 
     def _weights(self, module: pl.LightningModule) -> Weights:
         return weights_of(module, self._keep_local, trained_only=self._options.trained_only)

@@ -2,18 +2,19 @@
 
 The list comes from the model that the hub sent (names and shapes of its tensors) and from what the parts of a
 study declare: local methods and privacy mechanisms declare groups of tensors (`sends`), privacy mechanisms
-and tasks the names of their numbers (`scalars`, `scores`). `pipeline.factory.egress_of` makes it for a study.
-A hospital can withhold scores besides.
+and tasks the names of their numbers (`scalars`, `scores`). `pipeline.factory.egress_of` makes it for a study;
+a LightningModule outside a study declares its names in an attribute `scores`. A metric that is not declared
+stays in the hospital, which is told: its name could be a patient's. A hospital can withhold scores besides.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 
-from medfed.errors import EgressError
+from medfed.errors import EgressError, StudyError
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -26,17 +27,22 @@ TRAINING = frozenset({"train/steps", "train/seconds", "train/loss", "train/rate"
 ROWS = "row/"
 _ROW = re.compile(r"row/[^/]{1,20}/[^/]{1,40}/[^/]{1,60}/[^/]{0,80}/[^/]{0,120}/(value|low|high|n)")
 
-# What a module outside a study, which declares no names, may send: a few numbers with short names.
-_PLAIN = re.compile(r"(train|val|privacy/)[A-Za-z0-9_/ .-]{0,80}")
-MAX_PLAIN = 100
+# What any module may send without declaring it: what the callback sends itself, and the usual loss.
+UNDECLARED_OK = TRAINING | {"val/loss", "val/personal/loss"}
+
+# The names that a module may declare in `scores`, and how many.
+_SCORE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/ .-]{0,79}")
+MAX_SCORES = 100
+
+# The first parts of names that may be repeated where an undeclared name is reported.
+_USUAL = ("train", "val", "test", "privacy")
 
 
 @dataclass(frozen=True)
 class Egress:
     """What may leave this site besides the model's own tensors.
 
-    scalars: the names of numbers; None, for a module outside a study, any short name under `train`, `val` or
-    `privacy/` (what is spent).
+    scalars: the names of numbers.
     groups: the groups of tensors, each with tensors of the model's names and shapes.
     sealed: the groups whose tensors a privacy mechanism has made unreadable, so that their shapes say
     nothing; `round.send_update` adds the study's mechanism's own here.
@@ -45,7 +51,7 @@ class Egress:
     withheld: prefixes of numbers that this hospital keeps although the study would send them.
     """
 
-    scalars: frozenset[str] | None = None
+    scalars: frozenset[str] = UNDECLARED_OK
     groups: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
     smallest_group: int | None = None
@@ -90,25 +96,62 @@ def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> 
             )
 
 
-def _check_numbers(who: str, scalars: Mapping[str, float], names: frozenset[str] | None) -> None:
-    if names is None and len(scalars) > MAX_PLAIN:
-        raise EgressError(
-            f"{who}: {len(scalars)} numbers besides the weights, at most {MAX_PLAIN} may leave. "
-            "Nothing was sent"
-        )
+def _check_numbers(who: str, scalars: Mapping[str, float], names: Collection[str]) -> None:
     for name, value in scalars.items():
-        if not (_PLAIN.fullmatch(name) if names is None else name in names):
-            declared = None if names is None else f"one of {', '.join(sorted(names))}"
+        if name not in names:
             # This error's text may leave, and the name may be what must not: it is not repeated.
             raise EgressError(
                 f"{who}: a number is named with {len(name)} characters that are not declared to leave, "
-                f"expected {declared or 'a short name under train, val or privacy'}. "
-                "A task declares its numbers in `scores`. Nothing was sent"
+                f"expected one of {', '.join(sorted(names))}. "
+                "A task or module declares its numbers in `scores`. Nothing was sent"
             )
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
             raise EgressError(
                 f"{who}: '{name}' is a {type(value).__name__}, only finite numbers leave. Nothing was sent"
             )
+
+
+def declared_scores(module: object, who: str) -> frozenset[str]:
+    """Return the names of metrics that a module declares to leave, in its attribute `scores`.
+
+    Raises:
+        StudyError: naming `who`, if `scores` is not a list of short names.
+    """
+    declared = getattr(module, "scores", ())
+    valid = isinstance(declared, (tuple, list, set, frozenset)) and all(
+        isinstance(name, str) and _SCORE.fullmatch(name) and not name.startswith(ROWS) for name in declared
+    )
+    if not valid or len(declared) > MAX_SCORES:
+        raise StudyError(
+            f"{who}: the module's `scores` is not a list of at most {MAX_SCORES} names of metrics such as "
+            "'val/dice', each of at most 80 letters, digits, spaces, '_', '/', '.' and '-'; correct it"
+        )
+    return with_personal(declared)
+
+
+def with_personal(scores: Collection[str]) -> frozenset[str]:
+    """Return the names of scores, and of the same scores of a hospital's personalised model."""
+    return frozenset(scores) | {f"val/personal/{name.removeprefix('val/')}" for name in scores}
+
+
+def keep_undeclared(scalars: Mapping[str, float], names: Collection[str]) -> tuple[dict[str, float], str]:
+    """Return the numbers whose names are declared, and a sentence on the others, which stay; '' if none does.
+
+    The sentence holds no undeclared name, only how many there are under each usual first part.
+    """
+    kept = [name for name in scalars if name not in names]
+    if not kept:
+        return dict(scalars), ""
+    first = [name.replace("_", "/").partition("/")[0] for name in kept]
+    under = {part: sum(one == part for one in first) for part in _USUAL if part in first}
+    listed = [f"{count} under '{part}'" for part, count in under.items()]
+    others = len(kept) - sum(under.values())
+    listed += [f"{others} under other names"] if others else []
+    sentence = (
+        f"{len(kept)} logged metrics stay in this hospital, because neither the module nor the study "
+        f"declares them: {', '.join(listed)}. List the names that may leave in the module's `scores`"
+    )
+    return {name: value for name, value in scalars.items() if name in names}, sentence
 
 
 def _check_rows(who: str, scalars: Mapping[str, float], smallest: int | None) -> None:

@@ -36,6 +36,9 @@ from medfed.privacy.dp_sgd import DPSGD
 
 PATIENTS = "patients"
 
+# The precisions in which weights and their gradients have 32 bits or more.
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
 # Layers that mix the patients of a batch, or keep statistics of them in a buffer.
 _MIXING = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 
@@ -241,14 +244,15 @@ class PrivateTraining(pl.Callback):
     def _clipped_sum(
         self, module: pl.LightningModule, patients: Sequence[Any]
     ) -> tuple[list[Tensor], Tensor]:
-        parameters = trained(module)
-        total = [torch.zeros_like(parameter) for parameter in parameters.values()]
+        parameters = list(trained(module).values())
+        # float64: a patient made for it moves the rounding of a float32 sum by more than the clip.
+        total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
         losses = []
         for gradients, loss in self._gradients(module, patients):
             for place, gradient in zip(total, clipped_sum(gradients, self._privacy.clip), strict=True):
                 place += gradient
             losses.append(loss.detach().float().reshape(-1))
-        mean = torch.cat(losses).mean() if losses else total[0].new_zeros(())
+        mean = torch.cat(losses).mean() if losses else parameters[0].new_zeros(())
         return total, mean
 
     def _gradients(
@@ -276,11 +280,11 @@ class PrivateTraining(pl.Callback):
     def _write(self, module: pl.LightningModule, *_: Any, **__: Any) -> None:
         """Give every parameter its private gradient: (sum + noise) / expected patients."""
         assert self._sum is not None
-        deviation = self.noise_multiplier * self._privacy.clip
-        expected = self._sampler.rate * self._sampler.patients
+        clip, patients = self._privacy.clip, self._sampler.patients
+        expected = self._sampler.rate * patients
         for parameter, total in zip(trained(module).values(), self._sum, strict=True):
-            drawn = noise.gaussian(total.shape, deviation).to(total.device)
-            parameter.grad = ((total.double() + drawn) / expected).to(parameter.dtype)
+            noisy = noise.add_gaussian(total, self.noise_multiplier * clip, clip, patients)
+            parameter.grad = (noisy / expected).to(parameter.dtype)
         self._sum = None
         self._spending.add(self._charge(1))
 
@@ -311,6 +315,7 @@ class PrivateTraining(pl.Callback):
                 f"must be well below {1 / self._sampler.patients:.1e}, one over their number, since a larger "
                 "delta allows publishing one patient's data"
             )
+        _check_precision(trainer, module, who)
         check_layers(module, who)
 
     def _refuse_learning_buffers(self, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
@@ -324,6 +329,22 @@ class PrivateTraining(pl.Callback):
     def _leave(self, module: pl.LightningModule) -> None:
         for verb in ("training_step", "backward"):
             module.__dict__.pop(verb, None)
+
+
+def _check_precision(trainer: pl.Trainer, module: nn.Module, who: str) -> None:
+    """Check that weights, and so their gradients, have 32 or 64 bits.
+
+    Raises:
+        PrivacyError: naming the precision, or the first weight with fewer bits.
+    """
+    if trainer.precision not in _PRECISIONS:
+        raise PrivacyError(
+            f"{who}: precision is {trainer.precision}, in whose few bits one patient can move the sum of all "
+            "by more than the clip; use 32 or bf16-mixed"
+        )
+    for name, parameter in trained(module).items():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise PrivacyError(f"{who}: '{name}' is {parameter.dtype}, expected 32 or 64 bits: call .float()")
 
 
 def check_layers(module: nn.Module, who: str = "dp_sgd") -> None:
@@ -359,20 +380,20 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
-    """Return the sum over patients of gradients (patients, *shape), each patient's clipped first.
+    """Return the sum over patients of gradients (patients, *shape), float64, each patient's clipped first.
 
     A patient's gradient is clipped by its norm over all tensors. One that isn't finite counts as zero: an
     error would reveal that such a patient exists.
     """
     square = torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0)
-    length = square.sqrt()
-    scale = torch.where(length <= clip, torch.ones_like(length), clip * (1 - SLACK) / length)
+    length, bound = square.sqrt(), clip * (1 - SLACK)
+    scale = torch.where(length <= bound, torch.ones_like(length), bound / length)
     finite = torch.isfinite(length)
     scale = torch.where(finite, scale, torch.zeros_like(scale))
     total = []
     for gradient in gradients:
         usable = gradient if bool(finite.all()) else gradient.nan_to_num(0.0, 0.0, 0.0)
-        total.append(torch.tensordot(scale.to(usable.dtype), usable, dims=1))
+        total.append(torch.tensordot(scale, usable.double(), dims=1))
     return total
 
 

@@ -195,7 +195,9 @@ def aggregate_round(
     judged = [with_notes(one, outweighing[one.site]) if one.site in outweighing else one for one in judged]
     results += [_logged(result, number, audit) for result in judged]
     if not rule.asynchronous:  # an asynchronous site that sent nothing is still training
-        results += _absent(sites, results, config.deadline_s)
+        # In one process a site's failure may close the exchange while the others still train.
+        closed = bool(getattr(exchange, "closed", False))
+        results += _absent(sites, results, None if closed else config.deadline_s)
     results.sort(key=lambda result: result.site)
     if len(updates) < (minimum := config.quorum(len(sites))):
         each = "; ".join(f"{r.site}: {r.status}{f' ({r.reason})' if r.reason else ''}" for r in results)

@@ -3,27 +3,35 @@
 Sites are threads that take turns: one trains at a time, on all cores, and hands over while it waits at the
 exchange. Each site has its own random states of Python, NumPy and torch, restored when its turn comes;
 otherwise the threads would share one stream and no run would repeat.
+
+Nothing that a site's function does is lost: what it raises is logged with its traceback and, once too few
+sites are left, raised; a function that returns before the study has ended withdraws its site.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 
 from medfed.aggregation import Rule
-from medfed.errors import ExchangeError, StudyError
+from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange
 from medfed.federation.callback import drop_out_reason
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
-from medfed.privacy import NoPrivacy, Privacy
+from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
+from medfed.privacy import Privacy
+from medfed.runs.rounds import RoundReport
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.messages import SiteChannel
 from medfed.wire.update import GlobalModel
@@ -32,7 +40,15 @@ from medfed.wire.weights import Weights
 # How long a study that ends early waits for a site to notice it: one step of training, or its validation.
 MAX_STEP_S = 60.0
 
+# How long `run_federation` waits by default for the sites in one round, and for their functions at the end.
+DEFAULT_DEADLINE_S = 24 * 3600.0
+
 SiteFunction = Callable[[MemoryExchange], None]
+
+log = logging.getLogger("medfed.federation")
+
+# The site whose function runs in this thread, so that no callback trains under another site's name.
+_running_site: ContextVar[str] = ContextVar("medfed_running_site", default="")
 
 
 class SiteScheduler:
@@ -76,27 +92,42 @@ def _restore(states: tuple[Any, ...]) -> None:
         torch.cuda.set_rng_state_all(states[3])
 
 
+class FederationSettings(TypedDict, total=False):
+    """Further settings of `run_federation`; `HubConfig` says what each means.
+
+    minimum: by default all sites.  deadline_s: by default 24 hours; None waits without end.
+    """
+
+    privacy: Privacy
+    minimum: int
+    deadline_s: float | None
+    seed: int
+
+
 def run_federation(
     sites: Mapping[str, SiteFunction],
     weights: Weights,
     *,
     rule: Rule,
     rounds: int,
-    privacy: Privacy | None = None,
-    minimum: int = 1,
-    seed: int = 0,
     on_round: RoundCallback = lambda report: None,
+    **settings: Unpack[FederationSettings],
 ) -> GlobalModel:
     """Return the final model of a federation of functions, one per site; each is given the exchange.
 
-    A site's function runs a Trainer with a `FederatedCallback`. If one raises, its site drops out: the rounds
-    go on without it as long as `minimum` sites are left. `simulate` takes every setting of a hub.
+    A site's function runs a Trainer with a `FederatedCallback`. If one raises, its traceback is logged and
+    its site drops out; so does the site of a function that returns before the last round. The rounds go on
+    as long as `minimum` sites are left, by default all. A KeyboardInterrupt at any site ends all.
+    `simulate` takes every setting of a hub.
 
     Raises:
-        QuorumError: if too few sites are left.
+        QuorumError: as soon as too few sites are left; its cause is the exception of the first that
+            failed, its `model` the last merged one.
+        SiteError: if too few functions ended well after the last round; with cause and `model` as above.
     """
     names = tuple(sorted(sites))
-    config = HubConfig(rounds, names, rule, privacy or NoPrivacy(), minimum=minimum, seed=seed)
+    defaults: dict[str, Any] = {"minimum": len(names), "deadline_s": DEFAULT_DEADLINE_S}
+    config = HubConfig(rounds, names, rule, **{**defaults, **settings})
     return simulate(sites, weights, config, on_round=on_round)
 
 
@@ -117,7 +148,8 @@ def simulate(
 
     Raises:
         StudyError: if `config.sites` are not the sites that functions are given for.
-        QuorumError: if too few sites are left.
+        QuorumError: as soon as fewer sites than `config.minimum` are left (see `run_federation`).
+        SiteError: if too few functions ended well after the last round; its `model` is the final one.
     """
     if set(config.sites) != set(sites):
         raise StudyError(
@@ -132,37 +164,159 @@ def simulate(
         asynchronous=config.rule.asynchronous,
         secrets=None if folder is None else folder.with_name("sites"),
         parties=tuple(sorted(sites)),
+        caller=_running_site.get,
     )
+    failures = SiteFailures(exchange, config)
+    bar = RoundsBar(config.rounds) if len(sites) > 1 else None
     threads = [
         threading.Thread(
-            target=_run_site, args=(scheduler, exchange, *item), name=f"medfed-{item[0]}", daemon=True
+            target=_run_site, args=(scheduler, failures, bar, *item), name=f"medfed-{item[0]}", daemon=True
         )
         for item in sites.items()
     ]
     for thread in threads:
         thread.start()
+
+    def round_finished(report: RoundReport) -> None:
+        if bar is not None:
+            bar.round_finished()
+        on_round(report)
+
     try:
         final = run_hub(
-            config, exchange, weights, folder=folder, on_round=on_round, on_model=on_model, audit=audit
+            config, exchange, weights, folder=folder, on_round=round_finished, on_model=on_model, audit=audit
         )
-    except BaseException:
+    except BaseException as error:
         # A thread that is still inside torch when the interpreter ends would abort the process.
         exchange.close()
-        for thread in threads:
-            thread.join(MAX_STEP_S)
-        raise
-    for thread in threads:
-        thread.join()
+        _join(threads, MAX_STEP_S)
+        explained = failures.explain(error)
+        if explained is None:
+            raise
+        raise explained from failures.cause
+    finally:
+        if bar is not None:
+            bar.close()
+    _join(threads, config.deadline_s)
     exchange.close()
     # Where the hub holds a part of the model encrypted, the model is returned as a site decrypts it.
-    return config.privacy.decrypt(final, SiteChannel(exchange, min(config.sites), final.round))
+    model = config.privacy.decrypt(final, SiteChannel(exchange, min(config.sites), final.round))
+    failures.raise_after_end(model)
+    return model
 
 
-def _run_site(scheduler: SiteScheduler, exchange: MemoryExchange, site: str, function: SiteFunction) -> None:
+class SiteFailures:
+    """The sites whose functions raised or returned early, and the end of the study once they are too many."""
+
+    def __init__(self, exchange: MemoryExchange, config: HubConfig) -> None:
+        self.exchange = exchange
+        self._config = config
+        self._lock = threading.Lock()
+        self._stopped: set[str] = set()
+        self._first: tuple[str, BaseException] | None = None
+        self._interruption: BaseException | None = None
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What was raised at the site that failed first, an interruption before all others."""
+        return self._interruption or (self._first[1] if self._first else None)
+
+    def raised(self, site: str, error: BaseException) -> None:
+        """Log what a site's function raised, and withdraw the site."""
+        log.error("site '%s' stopped: its function raised %s", site, type(error).__name__, exc_info=error)
+        with self._lock:
+            self._first = self._first or (site, error)
+            if _is_interruption(error):
+                self._interruption = error
+        self._withdraw(site, drop_out_reason(error))
+
+    def returned(self, site: str) -> None:
+        """Withdraw a site whose function has returned; nothing changes if the study has ended."""
+        if not self.exchange.finished:
+            self._withdraw(
+                site,
+                "its function returned before the study's last round; it must run a Trainer with "
+                f"FederatedCallback('{site}', exchange) whose max_epochs are rounds times local_epochs",
+            )
+        else:
+            self.exchange.withdraw(site, "its function returned without scores of the final model")
+
+    def _withdraw(self, site: str, reason: str) -> None:
+        with self._lock:
+            self._stopped.add(site)
+            left = len(self._config.sites) - len(self._stopped)
+        self.exchange.withdraw(site, reason)
+        too_few = left < self._config.minimum and not self.exchange.finished
+        if too_few or self._interruption is not None:
+            self.exchange.close()  # the other sites stop at their next step, not after hours of training
+
+    def explain(self, error: BaseException) -> BaseException | None:
+        """Return what is raised, with `cause`, instead of the hub's error; None if no site led to that."""
+        if self._interruption is not None:
+            return KeyboardInterrupt("a site was interrupted, which ends the study")
+        if isinstance(error, QuorumError):
+            error.model = self.exchange.newest_model
+            return None if self.cause is None else error
+        if isinstance(error, MedfedError) and self._first is not None and self._too_few:
+            return self._site_error(self.exchange.newest_model)
+        return None
+
+    def raise_after_end(self, model: GlobalModel) -> None:
+        """Raise what a function raised after the last round, if fewer sites than the minimum ended well."""
+        if self._interruption is not None:
+            raise KeyboardInterrupt("a site was interrupted after the last round") from self._interruption
+        if self._first is not None and self._too_few:
+            raise self._site_error(model) from self._first[1]
+
+    @property
+    def _too_few(self) -> bool:
+        return len(self._config.sites) - len(self._stopped) < self._config.minimum
+
+    def _site_error(self, model: GlobalModel | None) -> SiteError:
+        assert self._first is not None
+        site, cause = self._first
+        error = SiteError(f"site '{site}': {drop_out_reason(cause)}")
+        error.model = model
+        return error
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Return whether a site was interrupted.
+
+    Lightning answers a KeyboardInterrupt by setting a signal handler, which Python allows in the main thread
+    only: at a site a ValueError arrives, whose context is the interruption.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, (KeyboardInterrupt, SystemExit)):
+        seen = seen.__context__
+    return seen is not None
+
+
+def _join(threads: Sequence[threading.Thread], timeout_s: float | None) -> None:
+    """Wait for all sites' functions together, and log which have not returned by then."""
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(None if end is None else max(0.0, end - time.monotonic()))
+    running = [thread.name.removeprefix("medfed-") for thread in threads if thread.is_alive()]
+    if running:
+        log.warning(
+            "the study has ended, but after %g s the functions of these sites still run: %s; they are left",
+            timeout_s,
+            ", ".join(running),
+        )
+
+
+def _run_site(
+    scheduler: SiteScheduler, failures: SiteFailures, bar: RoundsBar | None, site: str, function: SiteFunction
+) -> None:
+    _running_site.set(site)
+    use_rounds_bar(bar)
     try:
         with scheduler.turn():
-            function(exchange)
-    except ExchangeError:
-        pass  # the hub closed the study: its own error gives the reason
-    except BaseException as error:  # noqa: BLE001 - the reason goes to the hub, which decides
-        exchange.drop_out(site, drop_out_reason(error))
+            function(failures.exchange)
+    except BaseException as error:  # noqa: BLE001 - it is logged, and decides about the study
+        if isinstance(error, ExchangeError) and failures.exchange.closed:
+            return  # the hub closed the study: its own error gives the reason
+        failures.raised(site, error)
+    else:
+        failures.returned(site)

@@ -21,7 +21,7 @@ from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.federation.config import HubConfig, SiteConfig
-from medfed.federation.egress import TRAINING, Egress
+from medfed.federation.egress import TRAINING, Egress, with_personal
 from medfed.models.networks import replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
@@ -261,11 +261,9 @@ def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, 
     needed = study.rule.needs_scalars
     by_class = [f"{name}/{one}" for name in needed for one in (*getattr(study.task, "classes", ()), "other")]
     reports = local.reports if local is not None else ()
-    personal = [f"val/personal/{name.removeprefix('val/')}" for name in study.task.scores]
     return Egress(
         scalars=TRAINING.union(
-            study.task.scores,
-            personal,
+            with_personal(study.task.scores),
             needed,
             by_class,
             reports,

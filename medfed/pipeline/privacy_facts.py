@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 from torch import nn
@@ -34,15 +33,15 @@ def privacy_notes(study: Study, network: nn.Module) -> list[str]:
     return notes
 
 
-def with_spent_budget(facts: RunFacts, study: Study, ledgers: Mapping[str, Path]) -> RunFacts:
+def with_spent_budget(facts: RunFacts, study: Study, ledgers: Mapping[str, Ledger]) -> RunFacts:
     """Return the facts with what each site spent in this study's last run, by the ledgers."""
     delta = getattr(study.privacy, "delta", None)
     if delta is None:
         return facts
     accountant = getattr(study.privacy, "accountant")  # noqa: B009 - a mechanism with a delta has one
     sites = {}
-    for site, folder in ledgers.items():
-        accounts = Ledger(folder).accounts(study_digest(study))
+    for site, ledger in ledgers.items():
+        accounts = ledger.accounts(study_digest(study))
         if not accounts:
             continue
         charges = accounts[-1].spent

@@ -30,6 +30,7 @@ from medfed.pipeline.federate import StudyRun, federate
 from medfed.pipeline.planning import plan_study
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.privacy.accounting.ledger import Ledger
 from medfed.runs.facts import RunFacts, with_missing_model, with_unmeasured
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
@@ -87,7 +88,7 @@ def train(
         )
         facts = with_unmeasured(facts, unmeasured)
         measure_models.write_gallery(run.study, folder, measured, models)
-    ledgers = {site: folder.site(site) for site in run.study.sites}
+    ledgers = {site: Ledger(folder.site(site)) for site in run.study.sites}
     finish_run(folder, privacy_facts.with_spent_budget(facts, run.study, ledgers), began)
     return report_run(folder.path)
 

@@ -10,18 +10,20 @@ import math
 import torch
 from torch import Tensor
 
-from medfed.privacy._noise import gaussian
+from medfed.privacy._noise import add_gaussian
 from medfed.wire.weights import Weights, norm
 
-# A clipped update is shorter than its bound by this share, so that rounding to float32 cannot exceed it.
-SLACK = 1e-6
+# A clipped vector is shorter than its bound by at least this share, so that rounding it to float32, summing
+# many and rounding the sum to the noise's grid cannot exceed the bound.
+SLACK = 1e-5
 
 
 def factor(length: float, clip: float) -> float:
-    """Return the factor that clips a vector of this length to `clip`; 0 if it is not finite."""
+    """Return the factor that clips a vector of this length to just below `clip`; 0 if it is not finite."""
     if not math.isfinite(length):
         return 0.0
-    return 1.0 if length <= clip else clip * (1 - SLACK) / length
+    bound = clip * (1 - SLACK)
+    return 1.0 if length <= bound else bound / length
 
 
 def clipped(delta: Weights, clip: float) -> dict[str, Tensor]:
@@ -36,12 +38,9 @@ def scaled(tensor: Tensor, scale: float) -> Tensor:
     return torch.zeros_like(wide) if scale == 0 else wide * scale
 
 
-def noised(delta: Weights, deviation: float, like: Weights) -> dict[str, Tensor]:
+def noised(delta: Weights, deviation: float, sensitivity: float, like: Weights) -> dict[str, Tensor]:
     """Return a difference plus Gaussian noise of this deviation on every value, in the dtypes of `like`."""
-    return {
-        name: (delta[name].double() + gaussian(delta[name].shape, deviation)).to(like[name].dtype)
-        for name in delta
-    }
+    return {name: add_gaussian(delta[name], deviation, sensitivity).to(like[name].dtype) for name in delta}
 
 
 def share(clip: float, noise_multiplier: float, answering: int) -> float:

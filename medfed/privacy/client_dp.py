@@ -26,7 +26,7 @@ from torch import Tensor
 from medfed.errors import PrivacyError
 from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import clipped, factor, noised, scaled
-from medfed.privacy._noise import gaussian
+from medfed.privacy._noise import add_gaussian
 from medfed.privacy._privacy import GROUP, Positive, PrivacyState, public_only
 from medfed.registry import kind_of
 from medfed.wire.update import Update
@@ -114,8 +114,9 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         self.check_no_groups(update)
         alike = replace(update, examples=1, scalars=self.filter_scalars(update.scalars))
         if self.where == "site":
-            deviation = self.multiplier * 2 * self.clip
-            return replace(alike, delta=noised(clipped(update.delta, self.clip), deviation, weights))
+            apart = 2 * self.clip
+            noisy = noised(clipped(update.delta, self.clip), self.multiplier * apart, apart, weights)
+            return replace(alike, delta=noisy)
         if self.adaptive is not None:
             return alike  # the hub knows this round's clip
         short = clipped(update.delta, self.clip)
@@ -142,10 +143,11 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         deviation = self._deviation(len(ordered)) * clip
         mean: dict[str, Tensor] = {}
         for name in weights:
-            total = gaussian(weights[name].shape, deviation)
+            total = torch.zeros(weights[name].shape, dtype=torch.float64)
             for update, scale in zip(ordered, factors, strict=True):
                 total += scaled(update.delta[name], scale)
-            mean[name] = (total / len(ordered)).to(weights[name].dtype)
+            noisy = add_gaussian(total, deviation, clip, len(ordered))
+            mean[name] = (noisy / len(ordered)).to(weights[name].dtype)
         if self.adaptive is not None:
             state = {CLIP: {"clip": self._next(clip, lengths)}}
         return [Update(EVERYONE, ordered[0].round, mean, 1)], state
@@ -172,7 +174,8 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         """Return C exp(-rate (b - quantile)), b the noised share of updates no longer than C."""
         assert self.adaptive is not None
         # Counted as +1/2 and -1/2, so that one site moves the sum by 1/2 and not by 1 (section 3).
-        count = sum(0.5 if length <= clip else -0.5 for length in lengths)
-        share = 0.5 + (count + float(gaussian((), self._count_noise(len(lengths))))) / len(lengths)
+        count = torch.tensor(sum(0.5 if length <= clip else -0.5 for length in lengths))
+        noisy = add_gaussian(count, self._count_noise(len(lengths)), 0.5, len(lengths))
+        share = 0.5 + float(noisy) / len(lengths)
         step = math.exp(-self.adaptive.rate * (share - self.adaptive.quantile))
         return torch.tensor(clip * step, dtype=torch.float64)

@@ -40,8 +40,8 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except Exception:  # noqa: BLE001 - torch raises EOFError, RuntimeError, UnpicklingError and more
         raise RunError(
-            f"{path.name}: this checkpoint is missing or damaged; copy the run folder again, or delete the file "
-            "and resume the run"
+            f"{path.name}: this checkpoint is missing or damaged; copy the run folder again, or delete the "
+            "file and resume the run"
         ) from None
     return weights
 

@@ -50,6 +50,8 @@ Batch = dict[str, Any]
 class Net(pl.LightningModule):
     """A network with batch norm and dropout, so that buffers and random draws count."""
 
+    scores = ("train/class_loss/0", "train/class_loss/1")
+
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2))

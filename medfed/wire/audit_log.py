@@ -18,7 +18,7 @@ import base64
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from medfed.errors import AuditError, WireError
 from medfed.files import lock, require_file_locks
-from medfed.wire.signing import check_issued, check_signature, common_name
+from medfed.wire.signing import check_issued, check_signature, common_name, serial_number
 from medfed.wire.untrusted_text import cleaned
 
 require_file_locks("the audit log")
@@ -70,6 +70,17 @@ class VerifiedLog:
         """The SHA-256 of the certificate that signed last, in groups of four."""
         text = hashlib.sha256(self.certificate).hexdigest() if self.certificate else ""
         return " ".join(text[k : k + 4] for k in range(0, len(text), 4))
+
+
+@dataclass(frozen=True)
+class _Signers:
+    """Whose signatures a log may bear; see `verify`."""
+
+    authority: x509.Certificate | None = None
+    certificates: frozenset[bytes] = frozenset()
+
+
+_ANYONE = _Signers()
 
 
 class AuditLog:
@@ -176,19 +187,26 @@ def _split_torn(data: bytes) -> tuple[bytes, bytes]:
 # --------------------------------------------------------------------------------------------- verification
 
 
-def verify(path: Path, head: str | None = None, authority: x509.Certificate | None = None) -> VerifiedLog:
+def verify(
+    path: Path,
+    head: str | None = None,
+    authority: x509.Certificate | None = None,
+    certificates: Collection[bytes] = (),
+) -> VerifiedLog:
     """Return what a log holds, having checked every link and every signature.
 
-    With the federation's `authority` every line must be signed with a certificate that it issued.
-    Without it, a log that was rewritten from its first line, with a certificate made for that, passes:
-    compare signer and fingerprint.
+    Without `head`, the last digest that someone kept elsewhere, nobody can tell whether lines were cut off at
+    the end. With the federation's `authority` every line must be signed with a certificate that it issued;
+    with the site's own `certificates` (DER), with one of these, and not even with another that the authority
+    issued under the same name. Without both, a log that was rewritten from its first line, with a certificate
+    made for that, passes: compare signer and fingerprint.
 
     Raises:
         AuditError: naming the first line that was changed, removed, moved or badly signed; or if the tail
             after the last known `head` is missing.
     """
     lines, torn = _split_torn(path.read_bytes())
-    verified = _verify_lines(lines, head, authority)
+    verified = _verify_lines(lines, head, _Signers(authority, frozenset(certificates)))
     if torn:
         raise AuditError(
             f"audit log, line {verified.lines + 1}: is incomplete ({len(torn)} bytes), as a power cut leaves "
@@ -204,12 +222,10 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
         yield msgspec.json.decode(line)
 
 
-def _verify_lines(
-    lines: bytes, head: str | None = None, authority: x509.Certificate | None = None
-) -> VerifiedLog:
+def _verify_lines(lines: bytes, head: str | None = None, signers: _Signers = _ANYONE) -> VerifiedLog:
     verified, head_seen = VerifiedLog(0, GENESIS), head in (None, GENESIS)
     for line in lines.split(b"\n")[:-1]:
-        verified = _verify_next(verified, line, authority)
+        verified = _verify_next(verified, line, signers)
         head_seen = head_seen or verified.head == head
     if not head_seen:
         raise AuditError(
@@ -224,7 +240,7 @@ def continues(entry: object, previous: str, number: int) -> bool:
     return isinstance(entry, dict) and (entry.get("previous"), entry.get("number")) == (previous, number)
 
 
-def _verify_next(before: VerifiedLog, line: bytes, authority: x509.Certificate | None) -> VerifiedLog:
+def _verify_next(before: VerifiedLog, line: bytes, signers: _Signers) -> VerifiedLog:
     """Return the result after one more line, which must continue the one before."""
     number = before.lines + 1
     try:
@@ -237,25 +253,23 @@ def _verify_next(before: VerifiedLog, line: bytes, authority: x509.Certificate |
             f"moved at or before this place"
         )
     if "signature" in entry:
-        return _verify_signed(before, line, entry, authority)
+        return _verify_signed(before, line, entry, signers)
     if before.signed:
         raise AuditError(
             f"audit log, line {number}: has no signature; those before it are signed by '{before.signer}'"
         )
-    if authority is not None:
+    if signers.authority is not None or signers.certificates:
         raise AuditError(
-            f"audit log, line {number}: has no signature; the log is checked against the federation's "
-            "authority, which requires one on every line"
+            f"audit log, line {number}: has no signature; the log is checked against the site's "
+            "credentials, which requires one on every line"
         )
     return VerifiedLog(number, _digest(line))
 
 
-def _verify_signed(
-    before: VerifiedLog, line: bytes, entry: dict[str, Any], authority: x509.Certificate | None
-) -> VerifiedLog:
+def _verify_signed(before: VerifiedLog, line: bytes, entry: dict[str, Any], signers: _Signers) -> VerifiedLog:
     number = before.lines + 1
     try:
-        der, certificate = _check_line_signature(before, line, entry, authority)
+        der, certificate = _check_line_signature(before, line, entry, signers)
     except (InvalidSignature, ValueError, TypeError):
         raise AuditError(
             f"audit log, line {number}: its signature is invalid; the line was changed, or written by "
@@ -268,11 +282,17 @@ def _verify_signed(
         raise AuditError(
             f"audit log, line {number}: is signed by '{name}', the lines before it by '{before.signer}'"
         )
+    if signers.certificates and der not in signers.certificates:
+        raise AuditError(
+            f"audit log, line {number}: is signed with another certificate of '{name}' than those in the "
+            f"credentials, serial number {serial_number(certificate)}; the log was rewritten with it, or the "
+            "credentials are not this site's"
+        )
     return VerifiedLog(number, _digest(line), name, before.signed + 1, der)
 
 
 def _check_line_signature(
-    before: VerifiedLog, line: bytes, entry: dict[str, Any], authority: x509.Certificate | None
+    before: VerifiedLog, line: bytes, entry: dict[str, Any], signers: _Signers
 ) -> tuple[bytes, x509.Certificate]:
     """Return the certificate (also as DER) whose key signed a line; raise if the signature is invalid."""
     der = base64.b64decode(entry["certificate"]) if "certificate" in entry else before.certificate
@@ -280,6 +300,6 @@ def _check_line_signature(
     text, _, encoded = line.rpartition(_SIGNATURE)
     signature = base64.b64decode(encoded.removesuffix(b'"}'), validate=True)
     check_signature(certificate, _CONTEXT, text + b"}", signature)
-    if authority is not None and der != before.certificate:
-        check_issued(certificate, authority)
+    if signers.authority is not None and der != before.certificate:
+        check_issued(certificate, signers.authority)
     return der, certificate

@@ -39,6 +39,9 @@ log = logging.getLogger("medfed.wire.signing")
 # The names of the hub and the broker in their certificates; no site may have these names.
 HUB, BROKER = "hub", "broker"
 
+# The files of a party's certificates that were replaced by a new one, in its folder.
+EARLIER = "earlier.*.pem"
+
 # The role of a hospital in its certificate; the roles of hub and broker are their names.
 SITE = "site"
 
@@ -117,6 +120,13 @@ class Identity:
     def authority(self) -> x509.Certificate:
         """The certificate of the federation's authority."""
         return self._certificate("authority.pem")
+
+    def certificates_of(self, name: str) -> frozenset[bytes]:
+        """Return this party's certificates, in DER, with those it had before; none if it has another name."""
+        if not (self.folder / "identity.pem").exists() or self.name != name:
+            return frozenset()
+        earlier = (x509.load_pem_x509_certificate(one.read_bytes()) for one in self.folder.glob(EARLIER))
+        return frozenset(one.public_bytes(Encoding.DER) for one in (self.certificate, *earlier))
 
     @property
     def name(self) -> str:

@@ -9,15 +9,17 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hospitals import STUDY
 
 from medfed.deployment import site_service as hospital
-from medfed.deployment.approvals import is_approved
+from medfed.deployment.approvals import approve, is_approved, revoke
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.pipeline.factory import module_of
 from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import parse_study, read_study
 from medfed.wire.audit_log import entries, verify
@@ -75,6 +77,34 @@ def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
     assert place.sent == []
     status = json.loads(next((place.folder / "runs").glob("tiny-*/status.json")).read_text())
     assert status["state"] == "stopped"
+
+
+def test_the_page_for_a_changed_study_says_what_changed(place):
+    before = msgspec.structs.replace(place.study, seed=7)
+    approve(place.folder / "runs", before, "m.muster")
+    shown = []
+    with pytest.raises(StudyError, match="was not approved"):
+        hospital.take_part(place.folder / "site.yaml", ask=lambda words: bool(shown.append(words)))
+    assert f"({study_digest(before)[:12]})\n  seed: 7 -> 1\n" in shown[0]
+
+
+def test_a_site_whose_approval_was_revoked_sends_nothing_more(place):
+    weights = weights_of(module_of(place.study))
+    place.hub.publish(GlobalModel(0, weights, study=place.digest))
+    known = place.digest
+
+    class Revoking(Progress):
+        def training(self, site, step, steps):
+            if is_approved(place.folder / "runs", known):
+                revoke(place.folder / "runs", known, "m.muster")
+
+    with pytest.raises(StudyError, match="site 'north': this hospital revoked its approval of the study"):
+        hospital.take_part(place.folder / "site.yaml", accept=known, progress=Revoking())
+    (arrival,) = place.hub.collect(1, ["north"], 30)
+    assert arrival.update is None
+    assert "this hospital revoked its approval" in str(arrival.error)
+    assert [line["study"] for line in written(place.folder / "runs", "approval revoked")] == [known]
+    assert written(place.folder / "runs", "sent") == []
 
 
 def test_a_refusal_is_respected(place):

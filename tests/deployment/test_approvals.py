@@ -1,40 +1,114 @@
-"""The record of approved studies: by digest, chained, and whole after a power cut."""
+"""The record of approved studies: by digest, chained, whole after a power cut, revocable, and compared."""
 
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
+from medfed.cli import main
 from medfed.deployment import approvals
-from medfed.errors import AuditError
+from medfed.errors import AuditError, StudyError
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import verify
 
 
-def test_approval_is_of_one_digest(tmp_path, tiny):
-    study = read_study(tiny / "tiny.yaml")
-    known, changed = study_digest(study), study_digest(read_study(tiny / "tiny.yaml", ["train.rounds=4"]))
+@pytest.fixture(scope="module")
+def study(tiny):
+    return read_study(tiny / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def changed(tiny):
+    return read_study(tiny / "tiny.yaml", ["train.rounds=4"])
+
+
+def test_approval_is_of_one_digest(tmp_path, study, changed):
+    known, other = study_digest(study), study_digest(changed)
     assert not approvals.is_approved(tmp_path / "site", known)
-    approvals.approve(tmp_path / "site", known, "m.muster")
+    approvals.approve(tmp_path / "site", study, "m.muster")
     assert approvals.is_approved(tmp_path / "site", known)
-    assert not approvals.is_approved(tmp_path / "site", changed)
+    assert not approvals.is_approved(tmp_path / "site", other)
     path = tmp_path / "site" / approvals.FILE
     assert verify(path).lines == 1
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_an_agreement_that_was_written_in_is_found(tmp_path):
-    approvals.approve(tmp_path, "a" * 64, "m.muster")
-    path = tmp_path / approvals.FILE
-    path.write_bytes(path.read_bytes().replace(b"a" * 64, b"b" * 64) + path.read_bytes())
+def test_an_agreement_that_was_written_in_is_found(tmp_path, study):
+    approvals.approve(tmp_path, study, "m.muster")
+    path, known = tmp_path / approvals.FILE, study_digest(study)
+    path.write_bytes(path.read_bytes().replace(known.encode(), b"b" * 64) + path.read_bytes())
     with pytest.raises(AuditError, match="line 2: does not continue"):
-        approvals.is_approved(tmp_path, "a" * 64)
+        approvals.is_approved(tmp_path, known)
 
 
-def test_a_power_cut_while_agreeing_leaves_no_agreement(tmp_path):
-    approvals.approve(tmp_path, "a" * 64, "m.muster")
-    path = tmp_path / approvals.FILE
+def test_a_power_cut_while_agreeing_leaves_no_agreement(tmp_path, study):
+    approvals.approve(tmp_path, study, "m.muster")
+    path, known = tmp_path / approvals.FILE, study_digest(study)
     path.write_bytes(path.read_bytes()[:-20])
-    assert not approvals.is_approved(tmp_path, "a" * 64)
-    approvals.approve(tmp_path, "a" * 64, "m.muster")
-    assert approvals.is_approved(tmp_path, "a" * 64)
+    assert not approvals.is_approved(tmp_path, known)
+    approvals.approve(tmp_path, study, "m.muster")
+    assert approvals.is_approved(tmp_path, known)
+
+
+def test_an_approval_is_revoked_and_given_again(tmp_path, study, changed):
+    known = study_digest(study)
+    for one in (changed, study):
+        approvals.approve(tmp_path, one, "m.muster")
+    assert approvals.revoke(tmp_path, known[:12].upper(), "a.other").digest == known
+    assert not approvals.is_approved(tmp_path, known)
+    assert approvals.is_approved(tmp_path, study_digest(changed))
+    assert approvals.last_approved(tmp_path) == study_digest(changed)
+    assert [(one.by, one.revoked) for one in approvals.approvals(tmp_path)] == [
+        ("m.muster", False),
+        ("a.other", True),
+    ]
+    approvals.approve(tmp_path, study, "m.muster")
+    assert approvals.is_approved(tmp_path, known)
+
+
+@pytest.mark.parametrize("digits", ["", "abc", "f" * 64])
+def test_only_an_approved_study_is_revoked(tmp_path, study, digits):
+    approvals.approve(tmp_path, study, "m.muster")
+    digits = study_digest(study)[:11] if digits == "abc" else digits
+    with pytest.raises(StudyError, match=f"that are approved: {study_digest(study)[:12]}$"):
+        approvals.revoke(tmp_path, digits, "m.muster")
+    assert approvals.is_approved(tmp_path, study_digest(study))
+
+
+def test_what_changed_since_the_last_approval_is_told(tmp_path, tiny, study):
+    assert approvals.describe_changes(tmp_path, study) == ""
+    approvals.approve(tmp_path, study, "m.muster")
+    day, digits = approvals.approvals(tmp_path)[0].time[:10], study_digest(study)[:12]
+    title = f"Changed since the study of this name that was approved here on {day} ({digits})\n"
+    assert approvals.describe_changes(tmp_path, study) == f"{title}  nothing\n"
+    settings = ["train.rounds=4", "rule={kind: median}", 'task.classes=[background, "le\\u202esion"]']
+    told = approvals.describe_changes(tmp_path, read_study(tiny / "tiny.yaml", settings))
+    assert told.startswith(title)
+    assert "  train.rounds: 3 -> 4\n" in told
+    assert '  rule.kind: "fedavg" -> "median"\n' in told
+    # A name of others cannot reorder the page.
+    assert '"le\\u202esion"' in told
+    assert told.isascii()
+    other = read_study(tiny / "tiny.yaml", ["name=another"])
+    assert approvals.describe_changes(tmp_path, other) == ""
+
+
+def test_a_file_that_is_not_what_was_approved_is_not_compared(tmp_path, study, changed):
+    approvals.approve(tmp_path, study, "m.muster")
+    path = tmp_path / approvals.STUDIES / f"{study_digest(study)}.yaml"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text(path.read_text().replace("rounds: 3", "rounds: 4"))
+    assert approvals.describe_changes(tmp_path, changed) == ""
+
+
+def test_the_command_lists_and_revokes(tmp_path, study):
+    site = tmp_path / "site.yaml"
+    site.write_text("name: north\ndata: images\nexchange: {kind: folder, url: share}\n")
+    run = CliRunner().invoke
+    assert "no study was approved here yet" in run(main, ["approvals", str(site)]).output
+    approvals.approve(tmp_path / "runs", study, "m.muster")
+    known = study_digest(study)
+    assert f"{known}  approved" in run(main, ["approvals", str(site)]).output
+    assert run(main, ["approvals", str(site), "--revoke", known[:12]]).output == f"revoked: study {known}\n"
+    assert f"{known}  revoked " in run(main, ["approvals", str(site)]).output

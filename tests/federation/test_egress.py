@@ -7,13 +7,19 @@ import hashlib
 from typing import ClassVar
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
+from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment.policy import Policy, egress_under
-from medfed.errors import EgressError, UpdateError
+from medfed.errors import EgressError, StudyError, UpdateError
 from medfed.exchange import MemoryExchange
-from medfed.federation.egress import TRAINING, Egress, enforce
+from medfed.federation.callback import CallbackOptions, FederatedCallback
+from medfed.federation.config import HubConfig
+from medfed.federation.egress import TRAINING, Egress, declared_scores, enforce
 from medfed.federation.round import SiteConnection, drop_out, send_update
+from medfed.federation.simulation import simulate
 from medfed.local_training.scaffold import CONTROL
 from medfed.pipeline.factory import egress_of
 from medfed.privacy import NoPrivacy
@@ -21,7 +27,7 @@ from medfed.study.reading import read_study
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
-from medfed.wire.weights import Difference
+from medfed.wire.weights import Difference, weights_of
 
 WEIGHTS = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2)}
 LOCAL = {name: tensor + 1 for name, tensor in WEIGHTS.items()}
@@ -139,13 +145,109 @@ def test_results_leave_over_groups_of_enough_patients_only():
         enforce(update(scalars=row), WEIGHTS, Egress(scalars=frozenset()))
 
 
-def test_a_module_of_ones_own_may_send_plain_numbers_only():
-    assert enforce(update(scalars={"val/f1 macro": 0.5, "train/loss": 1.0}), WEIGHTS, Egress()).scalars
-    with pytest.raises(EgressError, match="are not declared to leave"):
-        enforce(update(scalars={"patient 7/dice": 0.5}), WEIGHTS, Egress())
-    many = {f"val/{number}": 0.5 for number in range(101)}
-    with pytest.raises(EgressError, match="101 numbers besides the weights, at most 100"):
-        enforce(update(scalars=many), WEIGHTS, Egress())
+PATIENT = "val/dice/Meier_Anna_19500102"
+
+
+class PerPatient(pl.LightningModule):
+    """Logs what it declares, a score named after each patient, and names outside `val`."""
+
+    scores = ("val/dice", "accuracy")
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch, index):
+        self.log("train_loss", 0.5)
+        return self.layer(batch[0]).mean()
+
+    def validation_step(self, batch, index):
+        self.log_dict(
+            {"val/dice": 0.75, "accuracy": 0.5, "val/loss": 0.25, PATIENT: 0.1, "MRN 00123456": 0.2}
+        )
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def federate(module, audit=None, **options):
+    """Train a module at one site for two rounds; return what the hub gets each round, and every byte sent."""
+    left, results, start = [], [], weights_of(module)
+    loader = DataLoader(TensorDataset(torch.ones(4, 2)), 2)
+
+    def site(exchange):
+        settings = CallbackOptions(audit=audit, **options)
+        fit(module, FederatedCallback("north", exchange, options=settings), loader, loader)
+
+    config = HubConfig(2, ("north",), FedAvg())
+    simulate(
+        {"north": site},
+        start,
+        config,
+        on_bytes=left.append,
+        on_round=lambda report: results.extend(one.scalars for one in report.results),
+    )
+    return results, b"".join(left)
+
+
+def fit(module, callback, train, val):
+    pl.Trainer(
+        max_epochs=2,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    ).fit(module, train, val)
+
+
+def test_a_metric_that_its_module_does_not_declare_stays_and_is_told(tmp_path, caplog):
+    results, left = federate(PerPatient(), AuditLog(tmp_path / "audit.jsonl"))
+    assert {name: results[-1][name] for name in ("val/dice", "accuracy", "val/loss")} == {
+        "val/dice": 0.75,
+        "accuracy": 0.5,
+        "val/loss": 0.25,
+    }
+    assert not any("Meier" in name or "MRN" in name for one in results for name in one)
+    assert b"Meier" not in left
+    assert b"MRN" not in left
+    (told,) = [one.getMessage() for one in caplog.records if one.name == "medfed.federation.callback"]
+    assert told == (
+        "site 'north': 3 logged metrics stay in this hospital, because neither the module nor the study "
+        "declares them: 1 under 'train', 1 under 'val', 1 under other names. List the names that may leave "
+        "in the module's `scores`"
+    )
+    (entry,) = [one for one in entries(tmp_path / "audit.jsonl") if one["event"] == "kept"]
+    assert (entry["site"], entry["reason"]) == ("north", told.removeprefix("site 'north': "))
+
+
+def test_a_study_decides_for_its_module_what_leaves():
+    results, _ = federate(PerPatient(), egress=Egress(TRAINING | {"accuracy"}))
+    assert {name for name in results[-1] if not name.startswith("train/")} == {"accuracy"}
+
+
+def test_what_a_module_declares_is_a_list_of_short_names():
+    assert declared_scores(PerPatient(), "site 'north'") == {
+        "val/dice",
+        "val/personal/dice",
+        "accuracy",
+        "val/personal/accuracy",
+    }
+    assert declared_scores(object(), "site 'north'") == frozenset()
+    for wrong in ("val/dice", ["row/test/m"], [3], ["x" * 81], ["val/\ndice"], [str(n) for n in range(101)]):
+        module = PerPatient()
+        module.scores = wrong
+        with pytest.raises(StudyError, match=r"site 'north': the module's `scores` is not a list"):
+            declared_scores(module, "site 'north'")
+
+
+def test_without_a_study_nothing_undeclared_passes_the_list():
+    assert enforce(update(scalars={"val/loss": 0.5, "train/loss": 1.0}), WEIGHTS, Egress()).scalars
+    for name in (PATIENT, "val/f1 macro", "patient 7/dice", "privacy/Anna", "val/dice/../../etc"):
+        with pytest.raises(EgressError, match="are not declared to leave") as refused:
+            enforce(update(scalars={name: 0.5}), WEIGHTS, Egress())
+        assert name not in str(refused.value)
 
 
 def test_a_study_declares_what_its_task_method_and_mechanism_send(tiny):

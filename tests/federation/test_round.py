@@ -99,7 +99,8 @@ def test_too_few_sites_stop_the_study_and_are_named(broken, message):
         medfed.run_federation(
             {"north": site("north"), "broken": broken}, WEIGHTS, rule=FedAvg(), rounds=2, minimum=2
         )
-    assert "round 1: 1 of 2 sites" in str(caught.value)
+    # The study ends as soon as one has failed, whether or not the other has sent by then.
+    assert re.search("round 1: [01] of 2 sites", str(caught.value))
     assert "sampling.minimum" in str(caught.value)
     assert "Smith" not in str(caught.value)
 
@@ -110,6 +111,7 @@ def test_weights_are_normalised_over_who_answered():
         WEIGHTS,
         rule=FedAvg(),
         rounds=1,
+        minimum=2,
     )
     # By hand: (30 * 1 + 10 * 5) / 40 = 2.
     assert torch.equal(final.weights["net.weight"], torch.full((2, 3), 2.0))

@@ -51,8 +51,8 @@ def test_each_site_reports_what_its_last_run_of_this_study_spent(tmp_path):
             account = ledger.reserve(study_digest(private), patients, STEPS[0])
             ledger.commit(account, STEPS[: 2 - number], 1)
             ledger.close(account)
-    folders = {site: tmp_path / site for site in ("north", "south", "west")}
-    privacy = with_spent_budget(RunFacts(), private, folders).privacy
+    ledgers = {site: Ledger(tmp_path / site) for site in ("north", "south", "west")}
+    privacy = with_spent_budget(RunFacts(), private, ledgers).privacy
     assert (privacy.delta, privacy.unit, privacy.accountant) == (1e-5, "patient", private.privacy.accountant)
     # West has no account of this study. North's second run spent the first steps alone.
     assert set(privacy.sites) == {"north", "south"}

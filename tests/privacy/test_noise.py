@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy import stats
 
+from medfed.errors import PrivacyError
 from medfed.privacy import _noise as noise
 
 
@@ -109,3 +111,48 @@ def test_each_is_drawn_by_itself_with_the_chance_given():
     assert abs(np.mean(sizes) - 6) < 5 * math.sqrt(4.2 / 3000)
     assert abs(np.var(sizes) - 4.2) < 0.8
     assert noise.poisson_sample(5, 1.0) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "deviation, sensitivity, contributions", [(1.0, 1.0, 1), (30.0, 0.1, 500), (0.7, 2, 10**6)]
+)
+def test_value_and_noise_are_added_on_one_grid_without_error(
+    monkeypatch, deviation, sensitivity, contributions
+):
+    drawn = noise.gaussian((200,), deviation)
+    monkeypatch.setattr(noise, "gaussian", lambda shape, asked: drawn.clone())
+    values = torch.rand(200, dtype=torch.float64) * sensitivity * contributions
+    found = noise.add_gaussian(values, deviation, sensitivity, contributions)
+    step = noise.grid_step(deviation, sensitivity, contributions)
+    assert math.log2(step) == int(math.log2(step))
+    # By exact arithmetic: each rounded to whole steps, and added.
+    for value, one, result in zip(values.tolist(), drawn.tolist(), found.tolist(), strict=True):
+        exact = round(Fraction(value) / Fraction(step)) + round(Fraction(one) / Fraction(step))
+        assert Fraction(result) == exact * Fraction(step)
+
+
+def test_neighbours_results_have_the_same_low_bits():
+    """Haney 2022: noise on 0 has bits below those that noise on 1 can have; on a grid neither has."""
+    step = noise.grid_step(1.0, 1.0, 1)
+
+    def finest(value):
+        noised = noise.add_gaussian(torch.full((20_000,), value), 1.0, 1.0).numpy()
+        return bool(np.all(noised / step == np.round(noised / step)))
+
+    assert finest(0.0)
+    assert finest(1.0)
+    off_grid = noise.gaussian((1000,), 1.0).numpy() / step
+    assert not np.all(off_grid == np.round(off_grid))
+
+
+def test_the_grid_is_a_power_of_two_from_public_settings_by_hand():
+    assert noise.grid_step(1.0, 1.0, 1) == 2.0**-36
+    assert noise.grid_step(8.0, 1.0, 1) == noise.grid_step(1.0, 1.0, 1)
+    assert noise.grid_step(0.25, 1.0, 1) == 2.0**-38
+    # 10^6 contributions of length 1 and noise of 12: more than 2^19, less than 2^20, at 2^52 steps.
+    assert noise.grid_step(1.0, 1.0, 10**6) == 2.0**-32
+
+
+def test_what_does_not_fit_into_64_bits_is_refused():
+    with pytest.raises(PrivacyError, match=r"up to 100000000 contributions of length 1 does not fit"):
+        noise.add_gaussian(torch.zeros(2), 1.0, 1.0, 10**8)

@@ -185,6 +185,33 @@ def test_a_renewed_certificate_goes_on(tmp_path, parties, signed):
     assert "certificate" in list(entries(signed))[4]
 
 
+def test_a_log_rewritten_with_another_certificate_of_the_same_name_is_found(tmp_path, parties, signed):
+    north, other = parties[0], joined(parties[0].folder.parent / "lungs", tmp_path / "another", "north")
+    own = north.certificates_of("north")
+    assert verify(signed, authority=north.authority, certificates=own).lines == 4
+    forged(signed, other)
+    assert verify(signed, authority=north.authority).signer == "north"
+    with pytest.raises(
+        AuditError, match="line 1: is signed with another certificate of 'north' than those in"
+    ):
+        verify(signed, authority=north.authority, certificates=own)
+    words = ["audit", "verify", str(signed), "--credentials", str(north.folder)]
+    output = CliRunner().invoke(main, words)
+    assert output.exit_code == 1
+    assert "is signed with another certificate of 'north'" in output.output
+
+
+def test_lines_from_before_a_renewal_bear_an_earlier_certificate(tmp_path, parties):
+    federation, folder = parties[0].folder.parent / "lungs", tmp_path / "renewing"
+    AuditLog(tmp_path / "log", joined(federation, folder, "north")).write("sent", round=1)
+    renewed = joined(federation, folder, "north")
+    AuditLog(tmp_path / "log", renewed).write("sent", round=2)
+    own = renewed.certificates_of("north")
+    assert len(own) == 2
+    assert verify(tmp_path / "log", authority=renewed.authority, certificates=own).signed == 2
+    assert renewed.certificates_of("south") == frozenset()
+
+
 # ---------------------------------------------------------------------------------------------- a power cut
 
 
@@ -249,7 +276,11 @@ def test_the_command_prints_lines_signer_and_head(signed, log, parties):
     run = CliRunner().invoke
     output = run(main, ["audit", "verify", str(signed), "--credentials", str(parties[1].folder)])
     assert output.exit_code == 0
-    assert "4 lines are signed by 'north', enrolled in this federation" in output.output
+    assert "4 lines are signed by 'north', certificate " in output.output
+    assert ", issued in this federation" in output.output
+    assert "without --head nobody can tell whether lines were cut off at the end" in output.output
+    head = verify(signed).head
+    assert "without --head" not in run(main, ["audit", "verify", str(signed), "--head", head]).output
     assert verify(signed).head in output.output
     assert "no line is signed" in run(main, ["audit", "verify", str(log)]).output
     lost = run(main, ["audit", "verify", str(log), "--head", "0" * 63 + "1"])

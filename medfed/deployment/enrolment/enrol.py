@@ -45,7 +45,7 @@ from medfed.wire.credentials import (
     StartupKit,
     read_federation,
 )
-from medfed.wire.signing import BROKER, HUB, SITE, role, role_of, serial_number
+from medfed.wire.signing import BROKER, EARLIER, HUB, SITE, role, role_of, serial_number
 
 # Certificates are valid for two years, so that none expires during a study; the authority's for ten.
 PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
@@ -275,12 +275,23 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
             "enrol accept: the kit does not belong to a key in this folder; accept it where `medfed enrol "
             "site` was run, or make a new request"
         )
+    _keep_earlier(folder, certificate)
     write_whole(folder / "identity.pem", startup_kit.certificate.encode())
     write_whole(folder / "authority.pem", startup_kit.authority.encode())
     write_whole(folder / "kit.json", kit.read_bytes())
     if name == "requested.key":
         path.replace(folder / "identity.key")
     return participant(certificate, revoked=False)
+
+
+def _keep_earlier(folder: Path, certificate: x509.Certificate) -> None:
+    """Keep the certificate that a new one replaces: it signed the first lines of the audit logs."""
+    path = folder / "identity.pem"
+    if not path.exists():
+        return
+    replaced = x509.load_pem_x509_certificate(path.read_bytes())
+    if replaced != certificate:
+        write_whole(folder / EARLIER.replace("*", serial_number(replaced)), path.read_bytes())
 
 
 # ---------------------------------------------------------------------------------------------- both sides

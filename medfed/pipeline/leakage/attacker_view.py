@@ -86,10 +86,11 @@ def _round(
     study: Study, parties: Mapping[str, Sequence[Item]], privacy: Privacy, start: Weights
 ) -> dict[str, Tensor]:
     """Return what a round over the parties' cases adds to `start`."""
-    training = replace(site_config_of(study), local=None, privacy=privacy)
+    names = tuple(sorted(parties))
+    training = replace(site_config_of(study), local=None, privacy=privacy, parties=names)
     config = HubConfig(
         rounds=1,
-        sites=tuple(sorted(parties)),
+        sites=names,
         rule=FedAvg(),
         privacy=privacy,
         minimum=len(parties),

@@ -39,13 +39,19 @@ class Inversion:
 
 @dataclass(frozen=True)
 class Membership:
-    """How often an attacker tells a case that was trained on from one that was not; 0.5 is guessing."""
+    """How often an attacker tells a case that was trained on from one that was not; 0.5 is guessing.
+
+    found_at_0_1_percent, found_at_1_percent: the share of members that the stronger attack finds while it
+    takes at most so many of the others for members.
+    """
 
     privacy: str
     models: int
     cases: int
     by_loss: float
     by_ratio: float | None
+    found_at_0_1_percent: float | None = None
+    found_at_1_percent: float | None = None
 
     @property
     def is_reliable(self) -> bool:

@@ -16,7 +16,15 @@ from medfed.pipeline.factory import module_of
 from medfed.pipeline.leakage.attacker_view import Item, loss_of, module_after, visible_update
 from medfed.pipeline.leakage.findings import AttackBudget, Membership
 from medfed.privacy import Privacy
-from medfed.privacy.attacks.membership import by_loss, lira
+from medfed.privacy.attacks.membership import (
+    Flags,
+    Floats,
+    by_loss,
+    lira,
+    loss_scores,
+    ratio_scores,
+    tpr,
+)
 from medfed.registry import kind_of
 from medfed.study.study import Study
 from medfed.wire.weights import weights_of
@@ -44,9 +52,18 @@ def attack_membership(
                 "(--minutes)."
             )
         table, flags = np.array(losses), np.array(inside)
-        ratio = lira(table, flags) if len(losses) >= MIN_SHADOWS else None
-        results.append(Membership(kind_of(privacy), len(losses), len(items), by_loss(table, flags), ratio))
+        results.append(_membership(kind_of(privacy), table, flags))
     return results, notes
+
+
+def _membership(privacy: str, losses: Floats, inside: Flags) -> Membership:
+    """Return what the attacks find in losses and membership, both (models, cases)."""
+    enough = len(losses) >= MIN_SHADOWS
+    attacks = [loss_scores(losses, inside)] + ([ratio_scores(losses, inside)] if enough else [])
+    found = {fpr: max(tpr(*scores, fpr) for scores in attacks if len(scores[0])) for fpr in (0.001, 0.01)}
+    ratio = lira(losses, inside) if enough else None
+    models, cases = losses.shape
+    return Membership(privacy, models, cases, by_loss(losses, inside), ratio, found[0.001], found[0.01])
 
 
 def _train_shadows(

@@ -1,7 +1,9 @@
 """The privacy ledger: what a hospital's patients have spent over all studies; it never leaves.
 
-One file of JSON lines, readable only by its owner. Lines are only ever appended, and each holds the digest of
-the line before it. Before training, a study reserves what it plans to spend, and is refused if that would
+One file of JSON lines, readable only by its owner (`ledger_file.py`). Lines are only ever appended, signed
+and chained, and the last one's digest is kept elsewhere: a ledger that was edited, cut or deleted is refused.
+
+Before training, a study reserves what it plans to spend, and is refused if that would
 carry any patient over the site's ceiling. What it does spend is recorded before anything is sent, so that
 after a crash the ledger may overstate the cost, but never understates it.
 
@@ -10,6 +12,7 @@ after a crash the ledger may overstate the cost, but never understates it.
     reserved  an account of one run of a study, and what it will spend at most on these patients
     spent     so many steps were released: noise multiplier, sampling rate, Rényi divergences
     closed    the run is over; what was reserved and not spent is released
+    adopted   a person took over the lines before it, which had no signature or no head
 
 Costs are counted per patient. A data set that gains a patient is another set with another digest, and the
 patients of the older one keep what they have spent; nobody's budget is reset because a patient was added.
@@ -20,10 +23,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ import msgspec
 import numpy as np
 
 from medfed.errors import PrivacyError
-from medfed.files import lock, require_file_locks, utc_now
 from medfed.privacy.accounting.accountant import (
     ORDERS,
     Accountant,
@@ -43,9 +43,7 @@ from medfed.privacy.accounting.accountant import (
     renyi,
     smallest_epsilon,
 )
-from medfed.wire.audit_log import GENESIS, continues
-
-require_file_locks("the privacy ledger")
+from medfed.privacy.accounting.ledger_file import Head, LedgerFile
 
 LEDGER = "ledger.jsonl"
 DELTA = 1e-5
@@ -92,28 +90,54 @@ class Ledger:
         path: the file, or a folder that holds or will hold `ledger.jsonl`.
         ceiling: the maximum epsilon of any patient over all studies, the site's own decision; None: no limit.
         delta: the delta at which the ceiling applies.
+        secret: the site's secret, under which lines are signed; nothing is signed without.
+        head: the file that keeps the last line's digest, away from the ledger; by default beside it.
 
     Raises:
-        PrivacyError: if a line was changed, removed or moved.
+        PrivacyError: if a line was changed, removed or moved, or is not signed; or if the last lines, the
+            whole file or the head are missing.
     """
 
-    def __init__(self, path: str | Path, ceiling: float | None = None, delta: float = DELTA) -> None:
-        path = Path(path)
-        self._path = path / LEDGER if path.is_dir() or not path.suffix else path
+    def __init__(
+        self,
+        path: str | Path,
+        ceiling: float | None = None,
+        delta: float = DELTA,
+        *,
+        secret: bytes = b"",
+        head: Path | None = None,
+    ) -> None:
+        self._file = _ledger_file(Path(path), secret, head)
         self._ceiling = ceiling
         self._delta = delta
-        list(self._lines())
+        self._file.lines()
+
+    @staticmethod
+    def adopt(path: str | Path, *, secret: bytes = b"", head: Path | None = None) -> int:
+        """Take over a ledger whose head or signatures are missing, after a person compared it.
+
+        Returns how many lines it had.
+
+        Raises:
+            PrivacyError: if a line was changed, removed or moved.
+        """
+        return _ledger_file(Path(path), secret, head).adopt()
 
     # -- queries
 
     def accounts(self, study: str = "") -> list[BudgetAccount]:
         """Return the accounts of one study or of all studies, in the order in which they were opened."""
-        accounts = _accounts(self._lines()).values()
+        accounts = _accounts(self._file.lines()).values()
         return [account for account in accounts if not study or account.study == study]
 
     def spent(self, data: DataSet) -> float:
         """Return the largest epsilon that any patient of this data set has spent over all studies."""
         return self._largest_epsilon(data, reserved=False)
+
+    def head(self) -> Head:
+        """Return the number of lines and the last one's digest, for another record of this ledger."""
+        self._file.lines()
+        return self._file.read_head() or Head()
 
     # -- entries
 
@@ -125,15 +149,15 @@ class Ledger:
         Raises:
             PrivacyError: if a patient's total would exceed the site's ceiling; nothing is written then.
         """
-        with self._locked():
+        with self._file.locked():
             self._check(study, data, plan, account)
-            lines = list(self._lines())
+            lines = self._file.lines()
             if not lines:
-                self._append({"event": "began", "orders": list(ORDERS)})
+                self._file.append({"event": "began", "orders": list(ORDERS)})
             if not any(line["event"] == "data" and line["data"] == data.digest for line in lines):
-                self._append({"event": "data", "data": data.digest, "patients": sorted(data.patients)})
+                self._file.append({"event": "data", "data": data.digest, "patients": sorted(data.patients)})
             name = account or secrets.token_hex(8)
-            self._append(
+            self._file.append(
                 {"event": "reserved", "account": name, "study": study, "data": data.digest, **asdict(plan)}
             )
         return name
@@ -144,18 +168,18 @@ class Ledger:
         Raises:
             PrivacyError: if there is no such account.
         """
-        with self._locked():
-            if account not in _accounts(self._lines()):
+        with self._file.locked():
+            if account not in _accounts(self._file.lines()):
                 raise PrivacyError(f"privacy ledger: no account '{account}'; reserve first")
             for charge in compose(charges):
                 divergences = renyi([charge]).tolist()
                 entry = {"event": "spent", "account": account, "round": round, **asdict(charge)}
-                self._append({**entry, "renyi": divergences})
+                self._file.append({**entry, "renyi": divergences})
 
     def close(self, account: str) -> None:
         """Close an account; what it reserved and did not spend is released."""
-        with self._locked():
-            self._append({"event": "closed", "account": account})
+        with self._file.locked():
+            self._file.append({"event": "closed", "account": account})
 
     # -- internals
 
@@ -176,7 +200,7 @@ class Ledger:
         self, data: DataSet, *, reserved: bool, but: str = "", plan: MechanismSteps | None = None
     ) -> float:
         """Return a patient's largest epsilon, with a plan and what is `reserved` in accounts `but` one."""
-        lines = list(self._lines())
+        lines = self._file.lines()
         members = {line["data"]: frozenset(line["patients"]) for line in lines if line["event"] == "data"}
         orders = next((line["orders"] for line in lines if line["event"] == "began"), list(ORDERS))
         accounts = _accounts(lines).values()
@@ -193,61 +217,11 @@ class Ledger:
             largest = max(largest, _epsilon(own, planned, orders, self._delta))
         return largest
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines, each checked against the one before.
 
-        Raises:
-            PrivacyError: naming the first line that does not continue the one before.
-        """
-        if not self._path.exists():
-            return
-        previous = GENESIS
-        text = self._path.read_bytes()
-        # A line that was cut by a power loss has no end; nothing happened on it, because writers wait for it.
-        whole = text[: text.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines()):
-            try:
-                entry = msgspec.json.decode(line)
-            except msgspec.DecodeError:
-                entry = None
-            if not continues(entry, previous, number):
-                raise PrivacyError(
-                    f"privacy ledger, line {number + 1}: does not continue the line before it; a line was "
-                    "changed, removed or moved at or before this place. Restore the ledger from a backup: "
-                    "without it the spent budget is unknown"
-                )
-            previous = hashlib.sha256(line).hexdigest()
-            yield entry
-
-    def _append(self, fields: Mapping[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "rb+") as file:
-            text = file.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            last = whole.splitlines()[-1] if whole else b""
-            entry = {
-                "number": whole.count(b"\n"),
-                "time": utc_now(),
-                **fields,
-                "previous": hashlib.sha256(last).hexdigest() if last else GENESIS,
-            }
-            file.seek(len(whole))
-            file.truncate()
-            file.write(msgspec.json.encode(entry) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Lock the ledger among the hospital's processes; a process that dies releases the lock."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            lock(descriptor)
-            yield
-        finally:
-            os.close(descriptor)
+def _ledger_file(path: Path, secret: bytes, head: Path | None) -> LedgerFile:
+    path = path / LEDGER if path.is_dir() or not path.suffix else path
+    key = hmac.new(secret, b"medfed-1 ledger", hashlib.sha256).digest() if secret else b""
+    return LedgerFile(path, head or path.with_suffix(".head"), key)
 
 
 def _accounts(lines: Iterable[Mapping[str, Any]]) -> dict[str, BudgetAccount]:

@@ -26,6 +26,18 @@ def auc(members: Floats, others: Floats) -> float:
     return float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
 
 
+def tpr(members: Floats, others: Floats, fpr: float) -> float:
+    """Return the share of members found where at most the share `fpr` of the others is taken for members.
+
+    Carlini 2022: an attack that finds a few patients for certain and guesses at the rest has a low AUC. With
+    fewer than 1 / fpr others, none of them may be taken for a member.
+    """
+    allowed = int(fpr * len(others) + 1e-9)
+    if allowed >= len(others):
+        return 1.0
+    return float((members > np.sort(others)[::-1][allowed]).mean())
+
+
 def advantage(area: float) -> float:
     """Return an area under the curve on the scale of the other attacks: 0 is guessing, 1 is certainty."""
     return max(0.0, 2 * area - 1)
@@ -33,11 +45,22 @@ def advantage(area: float) -> float:
 
 def by_loss(losses: Floats, inside: Flags) -> float:
     """Return the AUC of the plain attack, from losses and membership, both (models, cases)."""
-    return auc(-losses[inside], -losses[~inside])
+    return auc(*loss_scores(losses, inside))
 
 
 def lira(losses: Floats, inside: Flags) -> float:
-    """Return the AUC of the likelihood-ratio attack, with each model as the target of the others.
+    """Return the AUC of the likelihood-ratio attack; 0.5 if no case can be compared. See `ratio_scores`."""
+    members, others = ratio_scores(losses, inside)
+    return auc(members, others) if len(members) and len(others) else 0.5
+
+
+def loss_scores(losses: Floats, inside: Flags) -> tuple[Floats, Floats]:
+    """Return the plain attack's scores of members and of others, higher for likelier members."""
+    return -losses[inside], -losses[~inside]
+
+
+def ratio_scores(losses: Floats, inside: Flags) -> tuple[Floats, Floats]:
+    """Return the likelihood ratios of members and of others, with each model as the target of the others.
 
     `losses` and `inside` are (models, cases): a case's loss under a model, and whether the model was trained
     on it. A case that the other models all saw, or none saw, is left out for that target.
@@ -54,9 +77,7 @@ def lira(losses: Floats, inside: Flags) -> float:
         scores += ratio[usable].tolist()
         members += inside[target][usable].tolist()
     score, member = np.array(scores), np.array(members, bool)
-    if member.all() or not member.any():
-        return 0.5
-    return auc(score[member], score[~member])
+    return score[member], score[~member]
 
 
 def logit(losses: Floats) -> Floats:

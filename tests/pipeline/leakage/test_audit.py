@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from medfed.cli import main
 from medfed.errors import PrivacyError
 from medfed.pipeline.factory import hospital_of
-from medfed.pipeline.leakage.attacker_view import visible_update
 from medfed.pipeline.leakage.audit import audit, run_attacks
 from medfed.pipeline.leakage.findings import AttackBudget, describe
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -85,15 +84,6 @@ def test_what_an_attacker_sees_under_each_mechanism_gives_less_away(rows, privac
     assert protected.best < 0.7
     assert any(note in text for text in findings.notes)
     assert f"with {protected.privacy}" in describe(findings)
-
-
-def test_too_few_cases_for_a_sum_are_refused(rows):
-    study = STUDY.replace("minimum: 1", "minimum: 3")
-    study = study.replace("south: south.csv}", "south: south.csv, west: south.csv}")
-    (rows / "few.yaml").write_text(study + "privacy: {kind: distributed_dp, epsilon: 8, accountant: rdp}\n")
-    few = read_study(rows / "few.yaml")
-    with pytest.raises(PrivacyError, match=r"a sum of at least 3 sites only, and the cases make 2 parts"):
-        visible_update(few, [{}], [{}, {}], few.privacy.planned(2), {})
 
 
 def test_the_command_gates_and_writes_its_findings_to_the_hospitals_folder(rows, tmp_path):

@@ -35,6 +35,7 @@ def test_a_model_that_knows_its_patients_by_heart_gives_all_of_them_away(attack)
     (result,), notes = attack(16, 0.0)
     assert (result.privacy, result.models, result.cases) == ("none", 16, 6)
     assert (result.by_loss, result.by_ratio) == (1.0, 1.0)
+    assert (result.found_at_0_1_percent, result.found_at_1_percent) == (1.0, 1.0)
     assert notes == []
     assert not result.is_reliable
 

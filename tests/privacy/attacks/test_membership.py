@@ -5,13 +5,32 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfed.privacy.attacks.membership import advantage, auc, by_loss, lira, logit
+from medfed.privacy.attacks.membership import advantage, auc, by_loss, lira, logit, tpr
 
 
 def test_area_by_hand():
     # Pairs (2,1) (2,2) (3,1) (3,2): won, tied, won, won.
     assert auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == pytest.approx(3.5 / 4)
     assert [advantage(x) for x in (0.5, 1.0, 0.3, 0.75)] == pytest.approx([0, 1, 0, 0.5])
+
+
+def test_members_found_at_a_rate_of_false_alarms_by_hand():
+    members, others = np.array([0.0, 5.0, 9.5, 20.0]), np.arange(10.0)
+    # No other may be above the threshold: it is 9. One may, the 9: it is 8. Both leave 9.5 and 20.
+    assert tpr(members, others, 0.001) == 0.5
+    assert tpr(members, others, 0.1) == 0.5
+    # Four may: 9, 8, 7, 6; the threshold is 5, which a member of 5 does not pass.
+    assert tpr(members, others, 0.4) == 0.5
+    assert tpr(members, others, 0.5) == 0.75
+    assert tpr(members, others, 1.0) == 1.0
+
+
+def test_few_certain_members_have_a_low_area_and_are_found():
+    generator = np.random.default_rng(0)
+    others, members = generator.normal(size=2000), generator.normal(size=2000)
+    members[:200] += 10
+    assert auc(members, others) == pytest.approx(0.55, abs=0.02)  # 0.9 / 2 + 0.1
+    assert tpr(members, others, 0.001) == pytest.approx(0.1, abs=0.01)
 
 
 def test_logit_by_hand():

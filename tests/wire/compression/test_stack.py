@@ -46,6 +46,8 @@ STACK = (TopK(share=0.1), Int8())
 
 
 class Net(pl.LightningModule):
+    scores = ("val/accuracy",)
+
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(20, 150), nn.BatchNorm1d(150), nn.ReLU(), nn.Linear(150, 2))

@@ -1,0 +1,36 @@
+"""`medfed approvals`: which studies a hospital approved, and how it revokes that."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+import click
+
+from medfed.cli.options import PATH
+
+
+@click.command(short_help="List or revoke a hospital's approvals of studies.")
+@click.argument("site", type=PATH)
+@click.option("--revoke", metavar="DIGEST", help="Revoke the approval of this study; a running site stops.")
+def approvals(site: Path, revoke: str | None) -> None:
+    """List the studies that the hospital of a site file approved, or revoke an approval.
+
+    A site that is training stops before it sends the next update, and the hub is told that it left.
+
+    \b
+    medfed approvals site.yaml
+    medfed approvals site.yaml --revoke 3f786850e387
+    """
+    from medfed.deployment import approvals as work
+    from medfed.deployment.site_file import read_site
+
+    folder = Path(read_site(site).out)
+    if revoke is not None:
+        click.echo(f"revoked: study {work.revoke(folder, revoke, getpass.getuser()).digest}")
+        return
+    known = work.approvals(folder)
+    if not known:
+        click.echo("no study was approved here yet")
+    for one in known:
+        click.echo(f"{one.digest}  {'revoked ' if one.revoked else 'approved'}  {one.time[:19]}  by {one.by}")
