@@ -28,7 +28,9 @@ def fingerprint() -> None:
     help="hu for CT, else relative. The same at every site.",
 )
 @click.option("--classes", type=int, help="Number of classes, including the background.")
-@click.option("--channels", type=int, default=1, show_default=True, help="Image channels.")
+@click.option(
+    "--channels", default="1", show_default=True, help="Image channels: how many, or their names (t1,flair)."
+)
 @click.option(
     "--min-patients",
     type=int,
@@ -44,7 +46,7 @@ def make(
     secret_file: Path | None,
     intensity_bins: Literal["hu", "relative"],
     classes: int | None,
-    channels: int,
+    channels: str,
     min_patients: int,
     pet: Literal["stored", "suv"],
 ) -> None:
@@ -52,6 +54,7 @@ def make(
     import os
 
     from medfed.data import fingerprint as prints
+    from medfed.data.channels import match_channels
     from medfed.data.index import index_folder
     from medfed.data.reading import Reading
     from medfed.data.settings import Images
@@ -59,7 +62,8 @@ def make(
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
     index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
-    settings = Images(channels=channels, read=Reading(pet=pet))
+    settings = Images(channels=_channels(channels), read=Reading(pet=pet))
+    index = match_channels(index, settings)
     result = prints.fingerprint(
         index,
         grid=intensity_bins,
@@ -73,6 +77,19 @@ def make(
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")
     click.echo(f"withheld for fewer than {min_patients} patients: {result.withheld} classes or histograms")
     click.echo("Nothing in it is about a single patient. It is not sent: give the file to the coordinator.")
+
+
+def _channels(text: str) -> int | tuple[str, ...]:
+    """Return `data.channels` as a command line says it: a number, or names between commas."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if len(names) == 1 and names[0].isdecimal() and int(names[0]):
+        return int(names[0])
+    if not names or any(name.isdecimal() for name in names):
+        raise click.BadParameter(
+            "expected how many channels images have, or their names as in data.channels, such as t1,flair",
+            param_hint="--channels",
+        )
+    return names
 
 
 @fingerprint.command(short_help="Print the settings for all hospitals.")

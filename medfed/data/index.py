@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
@@ -23,6 +24,9 @@ from medfed.errors import DataError
 MIN_SECRET_BYTES = 16
 
 
+LabelsBy = Literal["names", "stated", "numbers", ""]
+
+
 @dataclass(frozen=True, repr=False)
 class Index:
     """A hospital's cases, and what the folder was taken for.
@@ -32,6 +36,8 @@ class Index:
     `notes` are lines that may be printed: they name tokens, counts and columns only. `left_out_files` are
     the files that no case uses, by a reason that may be printed; `unreadable` counts what could not be
     looked into. `rows` are those of the table beside the images, if the study asks for one (`case_table.py`).
+    `labels_by` says what decides the classes in its labels: names in its files, the hospital's word for their
+    numbers (`stated`), or numbers that nothing names; '' without labels.
     """
 
     folder: Path
@@ -44,6 +50,7 @@ class Index:
     left_out_files: Mapping[str, tuple[Path, ...]] = field(default_factory=lambda: MappingProxyType({}))
     unreadable: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     rows: CaseRows | None = None
+    labels_by: LabelsBy = ""
 
     def __repr__(self) -> str:
         return f"Index({self.layout!r}, {len(self.cases)} cases)"

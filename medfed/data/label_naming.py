@@ -8,14 +8,14 @@ structures are the hospital's own: they go into its own note, and messages hold 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfed.data.case import Case
 from medfed.data.class_names import Classes, ClassNames, Structure, words_of
 from medfed.data.dicom.structures import find_label_object, structures_of
-from medfed.data.index import Index
+from medfed.data.index import Index, LabelsBy
 from medfed.data.nrrd import segment_names
 from medfed.data.own_notes import write_note
 from medfed.errors import DataError, ImageError
@@ -29,10 +29,14 @@ REMEDY = "map your own words to the study's in the site file, such as classes: {
 
 @dataclass(frozen=True, repr=False)
 class NamedCase:
-    """A case with a label, and the structures that its files name; None if they hold numbers alone."""
+    """A case with a label, and the structures that its files name; None if they hold numbers alone.
+
+    `by_number` says that its label holds numbers, which the folder or the hospital names.
+    """
 
     case: Case
     structures: tuple[Structure, ...] | None
+    by_number: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +80,8 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
         return index, naming
     refuse_mixture(survey)
     if not survey.named:
-        return replace(index, notes=(*index.notes, _numbers_alone(naming))), naming
+        notes = (*index.notes, _numbers_alone(naming))
+        return replace(index, notes=notes, labels_by="numbers"), naming
     classes = {one.case.token: _classes_of(one, naming) for one in survey.named}
     spoken = {token for token, numbers in classes.items() if numbers}
     where = write_names(index.folder, site_secret, survey) if any(not row[2] for row in survey.rows) else ""
@@ -89,8 +94,8 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
         replace(case, label=None, masks=()) if case.token in classes.keys() - spoken else case
         for case in index.cases
     )
-    notes = [*_left_out_notes(survey, where), *_class_notes(survey, classes)]
-    return replace(index, cases=cases, notes=(*index.notes, *notes)), naming
+    notes = (*index.notes, *_left_out_notes(survey, where), *_class_notes(survey, classes))
+    return replace(index, cases=cases, notes=notes, labels_by=_named_by(survey)), naming
 
 
 def match_targets(index: Index, naming: ClassNames) -> Index:
@@ -134,7 +139,7 @@ def survey_labels(cases: Sequence[Case], naming: ClassNames) -> LabelSurvey:
     named, numbered = [], []
     for case in cases:
         try:
-            found = NamedCase(case, structures_in(case, naming))
+            found = _named_case(case, naming)
         except (ImageError, OSError):
             continue
         if found.structures is not None:
@@ -144,8 +149,15 @@ def survey_labels(cases: Sequence[Case], naming: ClassNames) -> LabelSurvey:
     return LabelSurvey(naming, tuple(named), tuple(numbered))
 
 
-def structures_in(case: Case, naming: ClassNames) -> tuple[Structure, ...] | None:
-    """Return the structures that a case's label names, or None if it names none and holds numbers alone."""
+def _named_case(case: Case, naming: ClassNames) -> NamedCase:
+    """Return a case with the structures that its files name, or else with what its label's numbers mean."""
+    structures = _structures_in(case)
+    if structures is not None or case.label is None or not naming.meanings:
+        return NamedCase(case, structures)
+    return NamedCase(case, tuple(Structure(number, name) for number, name in naming.meanings.items()), True)
+
+
+def _structures_in(case: Case) -> tuple[Structure, ...] | None:
     if case.masks:
         own = [Structure(0, name) for name, _ in case.masks if name]
         return (*own, *(one for name, path in case.masks if not name for one in _of_file(path) or ()))
@@ -154,8 +166,7 @@ def structures_in(case: Case, naming: ClassNames) -> tuple[Structure, ...] | Non
     structures = _of_file(case.label)
     if structures is not None and any(one.name or one.meaning for one in structures):
         return tuple(one for one in structures if not one.empty)
-    meanings = naming.meanings
-    return tuple(Structure(number, name) for number, name in meanings.items()) if meanings else None
+    return None
 
 
 def _of_file(path: Path) -> tuple[Structure, ...] | None:
@@ -182,6 +193,29 @@ def refuse_mixture(survey: LabelSurvey) -> None:
             "mean something else there; say in the site file what it means, such as classes: "
             f"{{1: {example}}}, or convert these labels"
         )
+
+
+def _named_by(survey: LabelSurvey) -> LabelsBy:
+    """Return whether a hospital's files name its structures, or only its own word says what numbers mean."""
+    by_hospital = not survey.naming.numbers and all(one.by_number for one in survey.named)
+    return "stated" if by_hospital else "names"
+
+
+def different_labels(labels_by: Mapping[str, str]) -> str:
+    """Return why a number may mean one class at one site and another at the next; '' if that is excluded.
+
+    `labels_by` is `Index.labels_by` of each site. What a hospital states of its numbers contradicts nobody's.
+    """
+    named, numbered = (
+        sorted(site for site, by in labels_by.items() if by == word) for word in ("names", "numbers")
+    )
+    if not named or not numbered:
+        return ""
+    return (
+        f"the labels of {', '.join(named)} name their structures, and those of {', '.join(numbered)} hold "
+        "numbers that nothing names, so a number may mean another class there; say what each means in the "
+        "site file (in a simulation under site_overrides), such as classes: {1: liver}, or in dataset.json"
+    )
 
 
 def _numbers_alone(naming: ClassNames) -> str:

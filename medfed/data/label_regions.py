@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.class_names import BACKGROUND
 from medfed.data.identity_digest import identities_differ
 from medfed.data.read_options import Overlap
 from medfed.data.refusals import LabelClassesError, OtherPatientError
@@ -89,7 +90,10 @@ def check_classes(values: list[int], classes: int | None) -> None:
     wrong = [value for value in values if not 0 <= value < (MAX_CLASS if classes is None else classes)]
     if wrong:
         named = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        expected = "classes start at 0" if classes is None else f"the task has classes 0 to {classes - 1}"
+        if classes is None:
+            raise LabelClassesError(f"the label holds the values {named}; classes start at 0. Correct it")
         raise LabelClassesError(
-            f"the label holds the values {named}; {expected}. Map them, or correct the task"
+            f"the label holds the values {named}; the task has classes 0 to {classes - 1}. Say in the site "
+            f"file what each value means, such as classes: {{1: liver, {max(wrong)}: {BACKGROUND}}}, or name "
+            "the missing classes in task.classes"
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from medfed.data.label_naming import different_labels
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.enrolment.broker import Broker
 from medfed.deployment.enrolment.participants import (
@@ -43,7 +44,7 @@ from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
-from medfed.runs.rounds import RoundReport, append_round, read_rounds
+from medfed.runs.rounds import LABELS_NAMED, RoundReport, append_round, labels_by, read_rounds
 from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
@@ -205,6 +206,7 @@ def _run_rounds(
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
     config = hub_config_of(study)
     rows: list[Row] = []
+    told: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
         rows[:], report = _take_rows(report, config, folder, audit)
@@ -214,6 +216,7 @@ def _run_rounds(
         for result in report.results:
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
+        _log_different_labels(report, told, progress)
 
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
@@ -243,6 +246,24 @@ def _run_rounds(
         progress.stop()
     side.close()
     return rows
+
+
+def _log_different_labels(report: RoundReport, told: dict[str, str], progress: Progress) -> None:
+    """Log, once for the same sites, that a number in their labels may not mean the same.
+
+    `told` is what each site has said so far; this round's is added. It is a warning: what one site says does
+    not stop the others.
+    """
+    before = different_labels(told)
+    told.update(
+        {
+            one.site: labels_by(one.scalars[LABELS_NAMED])
+            for one in report.results
+            if LABELS_NAMED in one.scalars
+        }
+    )
+    if (different := different_labels(told)) and different != before:
+        progress.log(f"round {report.round}: {different}")
 
 
 def _take_rows(

@@ -40,8 +40,8 @@ from medfed.files import utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import (
+    data_scalars,
     hospital_of,
-    left_out_scalars,
     module_of,
     require_training_cases,
     screen_hospital,
@@ -194,7 +194,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         callbacks=[SiteProgress(session)],
         log=session.progress.log,
         on_final_model=partial(measure_final_model, session),
-        scalars=left_out_scalars(data.left_out),
+        scalars=data_scalars(data),
     )
     train_site(
         name,
@@ -221,7 +221,7 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
         received = receive(connection, received.round + 1)
     _record_evaluated(session, received)
     _check_still_approved(session, session.digest)
-    scalars = dict(measure_final_model(session, received))
+    scalars = {**measure_final_model(session, received), **data_scalars(session.hospital.data)}
     send_update(connection, Update(session.name, received.round + 1, {}, 0, scalars), received.weights)
     return received
 

@@ -27,6 +27,7 @@ from medfed.federation.egress import TRAINING, UNDECLARED_OK, Egress, declared_s
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
+from medfed.federation.same_model import check_same_model
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.local_training._weights import to_cpu
@@ -140,11 +141,14 @@ class FederatedCallback(pl.Callback):
             `set_random_state`, are set from (seed, site, epoch) at the start of every epoch, so that a
             resumed run repeats. Under privacy that shows the hub a sum only, a secret of this site and run
             takes its place: a resumed run repeats, and no other does.
+        classes: the names of the model's outputs, in order. They are compared with the hub's, so that two
+            models of one shape whose labels mean different things are not merged.
         options: what a study sets in addition.
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs, or if a convolution
-            would be trained in bfloat16 on a CPU, where its gradient is unreliable.
+            would be trained in bfloat16 on a CPU, where its gradient is unreliable; or if its tensors,
+            their shapes or its classes are not those of the hub's model.
         UpdateError: at a merge, if training has made the weights infinite or NaN.
         ExchangeError: if the hub closed the study.
     """
@@ -162,6 +166,7 @@ class FederatedCallback(pl.Callback):
         compress: Sequence[Compression] = (),
         optimiser_state: Literal["keep", "reset"] = "keep",
         seed: int | None = None,
+        classes: Sequence[str] = (),
         options: CallbackOptions | None = None,
     ) -> None:
         if local_epochs < 1:
@@ -184,6 +189,7 @@ class FederatedCallback(pl.Callback):
         )
         self._local_epochs = local_epochs
         self._examples = examples
+        self._classes = tuple(classes)
         self._keep_local = (*keep_local, *method.keep_local())
         self._optimiser_state = optimiser_state
         self._local = method
@@ -196,6 +202,7 @@ class FederatedCallback(pl.Callback):
         self._restored = False
         self._undeclared = ""
         self._replaced_bar = False
+        self._stop_reason = "its Trainer reached max_epochs before the study's last round"
         self._begin_round()
 
     # -- where Lightning calls
@@ -229,6 +236,8 @@ class FederatedCallback(pl.Callback):
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
             self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
+            if self._connection.privacy.follows_model:
+                self._follow(self._fetch(trainer, self.round))
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -283,6 +292,11 @@ class FederatedCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
         restore_step(pl_module)
+        if trainer.max_epochs is not None and trainer.current_epoch < trainer.max_epochs:
+            self._stop_reason = (
+                f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
+                "by EarlyStopping, max_steps or max_time, before the study's last round"
+            )
         if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
@@ -298,7 +312,7 @@ class FederatedCallback(pl.Callback):
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            drop_out(self._connection, "its Trainer reached max_epochs before the study's last round")
+            drop_out(self._connection, self._stop_reason)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -448,10 +462,18 @@ class FederatedCallback(pl.Callback):
         received = self._fetch(trainer, round)
         while not received.final and not received.selects(self.site):
             received = self._fetch(trainer, received.round + 1)
+        if self._received is None:
+            check_same_model(self.site, self._weights(module), received, self._classes)
         load(module, received.weights)
+        self._follow(received)
         self._received, self.round, self.model_sha256 = received, received.round, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
+
+    def _follow(self, received: GlobalModel) -> None:
+        """Take for the next update what the hub published beside this model, such as the round's clip."""
+        privacy = self._connection.privacy.for_round(received)
+        self._connection = replace(self._connection, privacy=privacy)
 
     def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""

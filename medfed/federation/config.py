@@ -25,6 +25,7 @@ class HubConfig:
     waits for every site.  study: the study's digest.  outlier: an update this many times as long as the
     round's others is refused; None refuses none.  evaluating: sites that train nothing and report the final
     model's scores on their cases.  max_examples: the most examples that a site may state, if not None.
+    classes: the names of the model's outputs, in order, which each site's callback compares with its own.
     """
 
     rounds: int
@@ -40,6 +41,7 @@ class HubConfig:
     outlier: float | None = DEFAULT_OUTLIER_FACTOR
     evaluating: tuple[str, ...] = ()
     max_examples: int | None = MAX_EXAMPLES
+    classes: tuple[str, ...] = ()
 
     def quorum(self, asked: int) -> int:
         """Return the fewest valid updates that make a round for which so many sites were asked."""

@@ -93,7 +93,7 @@ def run_hub(
             report = RoundReport(current.round, results, time.monotonic() - began, size)
             report_model = partial(_report_round, on_model, on_round, current, report)
         began = time.monotonic()
-        current = replace(current, groups=_broadcast(config, state))
+        current = replace(current, groups=_broadcast(config, state), classes=config.classes)
         size = exchange.publish(replace(current, participants=(), final=True), wait_saved)
         report_model()
         results = _collect_scores(config, exchange, current.round + 1, audit)
@@ -115,7 +115,9 @@ def _report_round(
 def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Sequence[str]) -> GlobalModel:
     """Return the model with the sites that are asked to train it further, and what the rule sends along."""
     participants = None if len(sites) == len(config.sites) else tuple(sites)
-    return replace(current, participants=participants, groups=_broadcast(config, state))
+    return replace(
+        current, participants=participants, groups=_broadcast(config, state), classes=config.classes
+    )
 
 
 def _broadcast(config: HubConfig, state: State) -> dict[str, Weights]:

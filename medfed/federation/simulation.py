@@ -102,6 +102,7 @@ class FederationSettings(TypedDict, total=False):
     minimum: int
     deadline_s: float | None
     seed: int
+    classes: tuple[str, ...]
 
 
 def run_federation(
@@ -232,6 +233,8 @@ class SiteFailures:
 
     def returned(self, site: str) -> None:
         """Withdraw a site whose function has returned; nothing changes if the study has ended."""
+        if self.exchange.closed:
+            return
         if not self.exchange.finished:
             self._withdraw(
                 site,
@@ -247,7 +250,9 @@ class SiteFailures:
             left = len(self._config.sites) - len(self._stopped)
         self.exchange.withdraw(site, reason)
         too_few = left < self._config.minimum and not self.exchange.finished
-        if too_few or self._interruption is not None:
+        # Where sites agree on keys, each first writes down its secrets, with which a resumed run repeats.
+        at_once = self._config.privacy.reveals_each_update
+        if (too_few and at_once) or self._interruption is not None:
             self.exchange.close()  # the other sites stop at their next step, not after hours of training
 
     def explain(self, error: BaseException) -> BaseException | None:

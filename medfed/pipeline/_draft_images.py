@@ -84,6 +84,8 @@ def _preflight(
         preflight = check(path, site_secret=secret, layout=layout, progress=progress)
     except DataError as error:
         raise DataError(f"{site}: {error}") from None
+    if preflight.unlisted:
+        raise DataError(f"{site}: {preflight.unlisted}")
     if not preflight.facts["read"]:
         raise DataError(
             f"{site}: none of its {preflight.facts['cases']} cases can be read; `medfed check` on its folder "

@@ -28,7 +28,7 @@ from medfed.models.networks._image_and_table import ImageAndTable
 from medfed.models.networks._vanishing import check_vanishing
 from medfed.models.tasks import Training
 from medfed.registry import kind_of
-from medfed.runs.rounds import LEFT_OUT
+from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT
 from medfed.study.canonical import study_digest
 from medfed.study.network import untrained_network
 from medfed.study.study import Study
@@ -250,9 +250,15 @@ def hub_config_of(study: Study) -> HubConfig:
     )
 
 
-def left_out_scalars(counts: Mapping[str, int]) -> dict[str, float]:
-    """Return how many cases a site left out, by reason, as numbers that leave with each update."""
-    return {f"{LEFT_OUT}{reason}": float(count) for reason, count in counts.items()}
+def data_scalars(data: SiteDataModule) -> dict[str, float]:
+    """Return what leaves with each update about a site's files, as numbers.
+
+    How many cases the site left out, by reason, and whether its labels name their structures.
+    """
+    left_out = {f"{LEFT_OUT}{reason}": float(count) for reason, count in data.left_out.items()}
+    by = data.index.labels_by
+    named = {LABELS_NAMED: float(by == "names")} if by in ("names", "numbers") else {}
+    return {**left_out, **named}
 
 
 def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, ...] = ()) -> Egress:
@@ -269,6 +275,7 @@ def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, 
             reports,
             study.privacy.scalars,
             (f"{LEFT_OUT}{reason}" for reason in REASONS.values()),
+            (LABELS_NAMED,),
         ),
         groups=local.sends if local is not None else (),
         smallest_group=smallest_group,

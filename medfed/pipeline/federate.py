@@ -15,7 +15,7 @@ from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import MemoryExchange
 from medfed.federation.simulation import simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
-from medfed.pipeline.factory import hub_config_of, left_out_scalars, module_of, site_config_of
+from medfed.pipeline.factory import data_scalars, hub_config_of, module_of, site_config_of
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -123,7 +123,7 @@ def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
                 audit=run.audit,
                 callbacks=[_step_callback(run.progress, name, study.at(name).train.epochs)],
                 log=run.progress.log,
-                scalars=left_out_scalars(data.left_out),
+                scalars=data_scalars(data),
             ),
         )
 

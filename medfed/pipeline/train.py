@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import MedfedError
+from medfed.data.label_naming import different_labels
+from medfed.errors import DataError, MedfedError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
 from medfed.pipeline import measure_models, privacy_facts
@@ -119,6 +120,7 @@ def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCas
 
     Raises:
         MedfedError: if fewer are left than a round needs, with the first one's reason.
+        DataError: if the labels of some name their structures and those of others hold numbers alone.
     """
     hospitals: dict[str, SiteCases] = {}
     unusable: dict[str, MedfedError] = {}
@@ -136,6 +138,8 @@ def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCas
     lost = [site for site in study.sites if site in unusable]
     if lost and len(study.sites) - len(lost) < max(study.minimum, study.rule.min_sites):
         raise unusable[lost[0]]
+    if different := different_labels({site: one.data.index.labels_by for site, one in hospitals.items()}):
+        raise DataError(different)
     return hospitals, unusable
 
 

@@ -18,6 +18,16 @@ _MODEL_CHANGED = ("merged", "evaluated")
 # left_out/<reason>, of a fixed list of reasons. They count files and say nothing of what is in them.
 LEFT_OUT = "left_out/"
 
+# The number by which a site says what decides the classes in its labels: 1 for names in its files, 0 for
+# numbers that nothing names. It describes the files' format.
+LABELS_NAMED = "labels/named"
+_LABELS_BY = {1.0: "names", 0.0: "numbers"}
+
+
+def labels_by(number: float | None) -> str:
+    """Return what the classes in a site's labels go by, as its `LABELS_NAMED` says: '' if it does not."""
+    return "" if number is None else _LABELS_BY.get(number, "")
+
 
 @dataclass(frozen=True)
 class SiteResult:

@@ -56,11 +56,12 @@ class _UpdateHeader(_Header, frozen=True, tag="update", omit_defaults=True):
     encoded: dict[str, Any] | None = None
 
 
-class _GlobalHeader(_Header, frozen=True, tag="global"):
+class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     content: ClassVar[str] = "a global model"
 
     participants: list[str] | None
     final: bool
+    classes: list[str] = msgspec.field(default_factory=list)
 
 
 _H = TypeVar("_H", bound=_Header)
@@ -118,6 +119,7 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
         round=sent.round,
         participants=None if sent.participants is None else list(sent.participants),
         final=sent.final,
+        classes=list(sent.classes),
     )
     return _pieces(parts, header)
 
@@ -222,6 +224,7 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         final=header.final,
         study=header.study,
         groups=_groups(parts),
+        classes=tuple(header.classes),
     )
 
 

@@ -75,8 +75,9 @@ class GlobalModel:
 
     Round 0 is the untrained model. `participants` are the sites that train for round + 1, None for
     all of them. `groups` are a rule's further tensors for the sites (SCAFFOLD's control variate).
-    `final` ends the study. `sha256` is what a site measured of it as it arrived (`model_digest`), before
-    anything in it was decrypted.
+    `final` ends the study. `classes` are the names of the model's outputs, in order, if the hub pins them.
+    `sha256` is what a site measured of it as it arrived (`model_digest`), before anything in it was
+    decrypted.
     """
 
     round: int
@@ -86,6 +87,7 @@ class GlobalModel:
     study: str = ""
     groups: Mapping[str, Weights] = field(default_factory=dict)
     sha256: str = ""
+    classes: tuple[str, ...] = ()
 
     def selects(self, site: str) -> bool:
         """Return whether this site trains for the next round."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.errors import StudyError
+from medfed.wire.untrusted_text import for_log
 
 Weights = Mapping[str, Tensor]
 
@@ -84,9 +85,19 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @torch.no_grad()
 def load(module: nn.Module, weights: Weights) -> None:
-    """Copy weights into a module's own tensors, in place, so that optimisers keep their references."""
+    """Copy weights into a module's own tensors, in place, so that optimisers keep their references.
+
+    Raises:
+        StudyError: if the module has no tensor of a name, or one of another shape: nothing is broadcast.
+    """
     own = module.state_dict(keep_vars=True)
     for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            found = f"has shape {tuple(own[name].shape)}" if name in own else "is missing"
+            raise StudyError(
+                f"'{for_log(name)}' {found} in {type(module).__name__}, the weights to load have shape "
+                f"{tuple(tensor.shape)}; build the network that the weights were trained with"
+            )
         own[name].data.copy_(tensor)
 
 

@@ -14,7 +14,7 @@ from medfed.data.case import Case
 from medfed.data.class_names import ClassNames
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.index import Index
-from medfed.data.label_naming import match_labels, match_targets
+from medfed.data.label_naming import different_labels, match_labels, match_targets
 from medfed.data.own_notes import FOLDER
 from medfed.data.read import read, read_masks
 from medfed.data.refusals import LabelClassesError
@@ -71,6 +71,7 @@ def test_the_same_organ_under_another_number_is_one_class(tmp_path: Path) -> Non
     np.testing.assert_array_equal(label_of(site, 0), want)
     np.testing.assert_array_equal(label_of(site, 1), want)
     assert site.notes == ()
+    assert site.index.labels_by == "names"
     assert not (tmp_path / ".medfed").exists()
 
 
@@ -126,6 +127,20 @@ def test_names_and_numbers_in_one_site_are_refused_until_the_site_says_what_the_
     alone = site_of(tmp_path, cases[1:])
     np.testing.assert_array_equal(label_of(alone, 1), planes)
     assert "taken for the study's: 1 liver, 2 tumour" in "\n".join(alone.notes)
+    assert alone.index.labels_by == "numbers"
+    assert site.index.labels_by == "names"
+    stated = site_of(tmp_path, cases[1:], {"1": "tumour", "2": "liver"})
+    assert stated.index.labels_by == "stated"
+
+
+def test_numbers_alone_beside_names_at_another_site_are_said_by_site() -> None:
+    said = different_labels({"b": "names", "a": "names", "c": "stated", "d": "numbers", "e": ""})
+    assert said.startswith(
+        "the labels of a, b name their structures, and those of d hold numbers that nothing"
+    )
+    assert "such as classes: {1: liver}" in said
+    assert different_labels({"a": "numbers", "b": "numbers", "c": "stated", "d": ""}) == ""
+    assert different_labels({"a": "names", "b": "stated"}) == ""
 
 
 def test_a_segmentation_without_names_is_numbers_alone(tmp_path: Path) -> None:

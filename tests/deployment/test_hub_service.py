@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hospitals import STUDY
@@ -13,6 +14,7 @@ from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
+from medfed.runs.rounds import LABELS_NAMED, RoundReport, SiteResult
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 
@@ -59,3 +61,16 @@ def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path
     assert coordinator._unfinished(study) == Path("runs/tiny")
     RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study), finished="now"))
     assert coordinator._unfinished(study) is None
+
+
+def test_a_hub_says_once_whose_labels_hold_numbers_alone():
+    lines: list[str] = []
+    progress, told = SimpleNamespace(log=lines.append), {}
+    for round, site, number in ((1, "north", 1.0), (2, "south", 0.0), (3, "south", 0.0), (4, "west", 7.0)):
+        result = SiteResult(site, "merged", scalars={LABELS_NAMED: number})
+        other = SiteResult("north", "reported", scalars={"val/dice": 1.0})
+        coordinator._log_different_labels(RoundReport(round, (result, other), 0.0, 0), told, progress)
+    (line,) = lines
+    assert line.startswith(
+        "round 2: the labels of north name their structures, and those of south hold numbers"
+    )

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import QuorumError, SiteError
+from medfed.errors import QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange
 from medfed.federation import simulation
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import HubConfig
 from medfed.federation.progress_bar import RoundsBar, replace_progress_bar, use_rounds_bar
-from medfed.federation.simulation import _is_interruption
+from medfed.federation.simulation import SiteScheduler, _is_interruption, simulate
 from medfed.wire.update import Update
 from medfed.wire.weights import weights_of
 
@@ -165,9 +169,7 @@ def test_lightnings_own_answer_to_an_interruption_is_one():
 
 @pytest.mark.parametrize("returned", [lambda exchange: None, by_hand("b", rounds=1)])
 def test_a_function_that_returns_early_withdraws_its_site(returned):
-    with pytest.raises(
-        QuorumError, match=r"site 'b', round .: its function returned before the study's last"
-    ):
+    with pytest.raises(QuorumError, match=r"site 'b', round .: its function returned before"):
         run({"a": by_hand("a"), "b": returned})
     assert run({"a": by_hand("a"), "b": returned}, minimum=1).round == 2
 
@@ -245,3 +247,119 @@ def test_a_replaced_bar_returns_after_fit_and_a_disabled_one_stays_disabled():
     finally:
         use_rounds_bar(None)
         shared.close()
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def test_a_site_that_waits_goes_on_with_its_own_random_states() -> None:
+    scheduler, drawn, order = SiteScheduler(), {}, []
+    north_waits, south_done = threading.Event(), threading.Event()
+
+    def north() -> None:
+        with scheduler.turn():
+            seed_all(1)
+            first = draw()
+            with scheduler.idle():
+                north_waits.set()
+                assert south_done.wait(20)
+            order.append("north")
+            drawn["north"] = (first, draw())
+
+    def south() -> None:
+        assert north_waits.wait(20)
+        with scheduler.turn():
+            seed_all(2)
+            order.append("south")
+            drawn["south"] = (draw(), draw())
+        south_done.set()
+
+    seed_all(3)
+    threads = [threading.Thread(target=site) for site in (north, south)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert order == ["south", "north"]
+    after = draw()
+    for seed, site in ((1, "north"), (2, "south")):
+        seed_all(seed)
+        assert drawn[site] == (draw(), draw())
+    seed_all(3)
+    assert after == draw()
+
+
+def test_one_site_works_at_a_time() -> None:
+    scheduler, working, most = SiteScheduler(), [0], [0]
+
+    def site() -> None:
+        with scheduler.turn():
+            for _ in range(50):
+                working[0] += 1
+                most[0] = max(most[0], working[0])
+                working[0] -= 1
+                with scheduler.idle():
+                    pass
+
+    threads = [threading.Thread(target=site) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == [1]
+
+
+def test_a_function_is_needed_for_each_site_of_the_hub() -> None:
+    config = HubConfig(1, ("north", "south"), FedAvg())
+    with pytest.raises(
+        StudyError,
+        match=r"^simulate: HubConfig\.sites are north, south, functions are given for north, west;",
+    ):
+        simulate({"west": lambda exchange: None, "north": lambda exchange: None}, {}, config)
+
+
+class Constant(Net):
+    """Has a validation loss that never improves."""
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    "settings, epochs",
+    [
+        # Two batches an epoch: four steps are two epochs.
+        ({"max_steps": 4}, 2),
+        # A first epoch sets the best loss, and a second without a better one ends patience 1.
+        ({"callbacks": [EarlyStopping("val/loss", patience=1)]}, 2),
+    ],
+)
+def test_a_site_that_stops_early_says_so_and_the_merged_model_is_in_the_error(settings, epochs):
+    def stops(exchange):
+        callbacks = [FederatedCallback("b", exchange), *settings.get("callbacks", [])]
+        trainer = pl.Trainer(
+            max_epochs=5, logger=False, enable_checkpointing=False, accelerator="cpu",
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            **{**settings, "callbacks": callbacks},
+        )  # fmt: skip
+        trainer.fit(Constant(), loader(), loader())
+
+    sites = {"a": fit("a", rounds=5), "b": stops}
+    with pytest.raises(
+        QuorumError, match=f"'b', round 3: its Trainer stopped in epoch {epochs} of 5"
+    ) as caught:
+        medfed.run_federation(sites, weights_of(Net()), rule=FedAvg(), rounds=5)
+    assert caught.value.model.round == 2
+
+
+def test_a_trainer_with_too_few_epochs_says_so():
+    sites = {"a": fit("a", rounds=3), "b": fit("b", rounds=2)}
+    with pytest.raises(QuorumError, match="round 3: its Trainer reached max_epochs before"):
+        medfed.run_federation(sites, weights_of(Net()), rule=FedAvg(), rounds=3)

@@ -134,6 +134,21 @@ def test_no_file_is_written_over_and_no_hospital_named_twice(tmp_path: Path) -> 
         parse_sites(["/data/42"])
 
 
+def test_a_folder_that_cannot_be_listed_is_refused_with_its_own_reason(tmp_path: Path) -> None:
+    make_hospital(tmp_path / "a", cases=2)
+    table = tmp_path / "a" / "cases.csv"
+    good = table.read_text()
+    table.write_text(good.replace("image", "picture", 1))
+    with pytest.raises(DataError, match=r"^a: cases\.csv has no column 'image'"):
+        draft_study("s", {"a": tmp_path / "a"}, {})
+    table.write_text(good.replace("train", "nowhere", 1))
+    with pytest.raises(DataError, match=r"^a: cases\.csv row 2 .*split"):
+        draft_study("s", {"a": tmp_path / "a"}, {})
+    table.unlink()
+    with pytest.raises(DataError, match=r"^a: .*holds nothing that medfed knows .*--layout"):
+        draft_study("s", {"a": tmp_path / "a"}, {})
+
+
 def test_folders_without_a_readable_case_are_refused(tmp_path: Path) -> None:
     shutil.copytree(SAMPLES / "south", tmp_path / "south")
     for path in (tmp_path / "south").rglob("*.nii.gz"):

@@ -118,6 +118,30 @@ def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_f
     assert "not a fingerprint" in merged.output
 
 
+def test_a_fingerprint_has_the_studys_channels_in_its_order(tmp_path):
+    for name in ("a", "b"):
+        for place, value in (("t1", 100), ("flair", 300), ("seg", 1)):
+            (tmp_path / "site" / place).mkdir(parents=True, exist_ok=True)
+            array = np.full((8, 8, 8), value, np.float32 if place != "seg" else np.uint8)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "site" / place / f"{name}.nii.gz")
+    (tmp_path / "secret").write_bytes(b"7" * 32)
+
+    def make(channels):
+        words = ["--secret", str(tmp_path / "secret"), "--intensity-bins", "hu", "--classes", "2"]
+        words += ["--channels", channels, "--min-patients", "1"]
+        return CliRunner().invoke(
+            main, ["fingerprint", "make", str(tmp_path / "site"), str(tmp_path / "f.json"), *words]
+        )
+
+    for channels, means in (("t1,flair", [100, 300]), ("flair, t1", [300, 100])):
+        made = make(channels)
+        assert made.exit_code == 0, made.output
+        one = from_json((tmp_path / "f.json").read_bytes())
+        assert [one.mean(channel) for channel in (0, 1)] == means
+    assert "name the channels in the study" in make("2").output
+    assert "or their names as in data.channels, such as t1,flair" in make("2,3").output
+
+
 def test_nyul_landmarks_of_the_federation(study_file):
     parts = prints_of(read_study(study_file))
     landmarks = propose_settings(merge(parts.values()), normalise="nyul")["normalise"]["landmarks"]

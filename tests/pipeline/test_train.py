@@ -19,8 +19,10 @@ import medfed
 from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline import train as run
-from medfed.pipeline.factory import hospital_of, module_of
+from medfed.pipeline.factory import data_scalars, egress_of, hospital_of, module_of
 from medfed.pipeline.report import report_run
+from medfed.runs.progress import Progress
+from medfed.runs.rounds import LABELS_NAMED
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import verify
@@ -140,6 +142,38 @@ def test_a_broken_folder_is_refused_before_anything_trains(tmp_path, breaks, mes
         run.train(write_study(tmp_path), out=tmp_path / "run")
     assert "south1" not in str(caught.value)
     assert not (tmp_path / "run" / "rounds.jsonl").exists()
+
+
+def name_labels(site: Path) -> None:
+    """Make a folder Decathlon's, whose dataset.json names the number that the other sites leave unnamed."""
+    for number in range(6):
+        for kind, place in (("image", "imagesTr"), ("label", "labelsTr")):
+            (site / place).mkdir(exist_ok=True)
+            (site / f"{site.name}{number}-{kind}.nii.gz").rename(site / place / f"{number}.nii.gz")
+    (site / "cases.csv").unlink()
+    pairs = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in range(6)]
+    labels = {"0": "background", "1": "lesion"}
+    (site / "dataset.json").write_text(json.dumps({"labels": labels, "training": pairs}))
+
+
+def test_names_at_one_site_and_numbers_alone_at_others_are_refused(tmp_path):
+    for name in ("north", "south", "west"):
+        make_hospital(tmp_path / name)
+    name_labels(tmp_path / "south")
+    with pytest.raises(
+        DataError, match=r"labels of south name their structures, and those of north, west hold"
+    ):
+        run.train(write_study(tmp_path), out=tmp_path / "run")
+    words = [f"site_overrides.{site}.classes={{1: lesion}}" for site in ("north", "west")]
+    study = read_study(tmp_path / "tiny.yaml", words)
+    hospitals, unusable = run._open_hospitals(study, Progress())
+    assert {site: one.data.index.labels_by for site, one in hospitals.items()} == {
+        "north": "stated", "south": "names", "west": "stated",
+    }  # fmt: skip
+    assert not unusable
+    sent = {site: data_scalars(one.data) for site, one in hospitals.items()}
+    assert sent == {"north": {}, "south": {LABELS_NAMED: 1.0}, "west": {}}
+    assert LABELS_NAMED in egress_of(study, smallest_group=None).scalars
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from medfed.data.case import Fault, ImageSource
 from medfed.data.layouts._files import stem
 from medfed.data.layouts._survey import File
-from medfed.data.refusals import SeveralFilesError
+from medfed.data.refusals import SeveralFilesError, SeveralLabelsError
 from medfed.errors import DataError
 
 # The least share of cases that must have a channel for it to be one of the hospital's.
@@ -76,8 +76,17 @@ def in_order(
     fault = None
     if several:
         numbers = " and ".join(f"_{number:04d}" for number in several)
-        fault = Fault(SeveralFilesError, f"it has several files for the channel {numbers}; keep one")
+        what = f"the channel {numbers}" if count > 1 else "its image (as .nii and .nii.gz, or in two formats)"
+        fault = Fault(SeveralFilesError, f"it has several files for {what}; keep one")
     return tuple(one_of(channels.get(number, ())) for number in range(count)), fault
+
+
+def several_labels(labels: Sequence[Path]) -> Fault | None:
+    """Return the fault of a case with several files for its label, or None."""
+    if len(labels) < 2:
+        return None
+    words = "it has several files for its label (as .nii and .nii.gz, or in two formats); keep one"
+    return Fault(SeveralLabelsError, words)
 
 
 def one_of(files: Sequence[Path]) -> ImageSource:

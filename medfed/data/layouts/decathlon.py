@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from medfed.data.layouts._dataset_json import (
@@ -13,7 +14,7 @@ from medfed.data.layouts._dataset_json import (
 )
 from medfed.data.layouts._files import images_in, paths, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
-from medfed.data.layouts._numbered_channels import is_numbered
+from medfed.data.layouts._numbered_channels import in_order, is_numbered, several_labels
 from medfed.data.layouts._survey import File, Survey
 from medfed.errors import DataError
 
@@ -47,10 +48,9 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
             raise DataError("the site's data folder has no dataset.json; restore it, or name another layout")
         content = read_dataset_json(described.path)
         names = label_names(content)
-        images = one_per_stem(images_in(survey, IMAGES))
-        labels = one_per_stem(images_in(survey, LABELS))
-        cases = [_case(name, images, label) for name, label in sorted(labels.items())]
-        spare = [file for name, file in images.items() if name not in labels]
+        images, labels = by_stem(images_in(survey, IMAGES)), by_stem(images_in(survey, LABELS))
+        cases = [_case(name, images.get(name, ()), files) for name, files in sorted(labels.items())]
+        spare = tuple(path for name, files in images.items() if name not in labels for path in files)
         return CaseListing(
             self.title,
             tuple(cases),
@@ -59,27 +59,20 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
             names,
             channel_names(content),
             (described.path,),
-            {NO_LABEL: paths(spare), NO_TEST_LABELS: paths(images_in(survey, UNLABELLED))},
+            {NO_LABEL: spare, NO_TEST_LABELS: paths(images_in(survey, UNLABELLED))},
         )
 
 
-def _case(name: str, images: dict[str, File], label: File) -> ListedCase:
-    image = images[name].path if name in images else ()
-    return ListedCase(id=name, patient=name, image=(image,), label=label.path)
+def _case(name: str, images: tuple[Path, ...], labels: tuple[Path, ...]) -> ListedCase:
+    image, fault = in_order({0: images}, 1)
+    return ListedCase(
+        id=name, patient=name, image=image, label=labels[0], fault=fault or several_labels(labels)
+    )
 
 
-def one_per_stem(files: tuple[File, ...]) -> dict[str, File]:
-    """Return a folder's files by their names without an ending.
-
-    Raises:
-        DataError: if two have the same name.
-    """
-    found: dict[str, File] = {}
+def by_stem(files: tuple[File, ...]) -> dict[str, tuple[Path, ...]]:
+    """Return a folder's files by their names without an ending; several are one case's fault."""
+    found: dict[str, tuple[Path, ...]] = {}
     for file in files:
-        if stem(file.path) in found:
-            raise DataError(
-                "a folder has one image both as .nii and as .nii.gz (or in two formats); keep one, as "
-                "nothing says that they are the same"
-            )
-        found[stem(file.path)] = file
+        found[stem(file.path)] = (*found.get(stem(file.path), ()), file.path)
     return found

@@ -17,9 +17,15 @@ from medfed.data.layouts._dataset_json import (
 )
 from medfed.data.layouts._files import images_in, paths
 from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
-from medfed.data.layouts._numbered_channels import by_channel, in_order, is_numbered, usual_count
+from medfed.data.layouts._numbered_channels import (
+    by_channel,
+    in_order,
+    is_numbered,
+    several_labels,
+    usual_count,
+)
 from medfed.data.layouts._survey import Survey
-from medfed.data.layouts.decathlon import IMAGES, LABELS, NO_LABEL, NO_TEST_LABELS, UNLABELLED, one_per_stem
+from medfed.data.layouts.decathlon import IMAGES, LABELS, NO_LABEL, NO_TEST_LABELS, UNLABELLED, by_stem
 
 
 class NnUNetRaw(Layout, tag="nnunet_raw", frozen=True):
@@ -45,14 +51,15 @@ class NnUNetRaw(Layout, tag="nnunet_raw", frozen=True):
         described = survey.named(FILE_NAME)
         content = read_dataset_json(described.path) if described is not None else {}
         names = label_names(content) if content else {}
-        images, labels = images_in(survey, IMAGES), one_per_stem(images_in(survey, LABELS))
+        images, labels = images_in(survey, IMAGES), by_stem(images_in(survey, LABELS))
         channels = by_channel(images)
         labelled = [one for name, one in channels.items() if name in labels]
         count = len(channel_names(content)) or usual_count(labelled)
         cases = []
-        for name, label in sorted(labels.items()):
+        for name, files in sorted(labels.items()):
             image, fault = in_order(channels.get(name, {}), count)
-            cases.append(ListedCase(id=name, patient=name, image=image, label=label.path, fault=fault))
+            fault = fault or several_labels(files)
+            cases.append(ListedCase(id=name, patient=name, image=image, label=files[0], fault=fault))
         spare = tuple(
             path
             for name, one in channels.items()

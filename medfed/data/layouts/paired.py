@@ -10,7 +10,7 @@ from typing import ClassVar
 from medfed.data.case import Fault, ImageSource
 from medfed.data.layouts._files import SPLIT_FOLDERS, in_split, is_image, split_folders, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
-from medfed.data.layouts._numbered_channels import in_order, split_number, usual_count
+from medfed.data.layouts._numbered_channels import in_order, several_labels, split_number, usual_count
 from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, is_role, shared_name
 from medfed.data.layouts._survey import IMAGE_FORMATS, File, Survey
 from medfed.errors import DataError
@@ -90,22 +90,15 @@ def _find_pair(survey: Survey, parent: tuple[str, ...]) -> _Pair | None:
     return _Pair(parent, images, labels[0])
 
 
-def _files(survey: Survey, parent: tuple[str, ...], folder: str, roles: frozenset[str]) -> dict[_Key, File]:
-    """Return the images below a folder by their keys.
-
-    Raises:
-        DataError: if two have the same key.
-    """
-    found: dict[_Key, File] = {}
+def _files(
+    survey: Survey, parent: tuple[str, ...], folder: str, roles: frozenset[str]
+) -> dict[_Key, tuple[Path, ...]]:
+    """Return the images below a folder by their keys; several of one key are a fault of their case."""
+    found: dict[_Key, tuple[Path, ...]] = {}
     for file in survey.below(*parent, folder):
         if file.format in IMAGE_FORMATS:
             key = _key(file, len(parent) + 1, roles)
-            if key in found:
-                raise DataError(
-                    "a folder holds two files of one name (as .nii and .nii.gz, or with and without a "
-                    "suffix); keep one, or list the cases in cases.csv"
-                )
-            found[key] = file
+            found[key] = (*found.get(key, ()), file.path)
     return found
 
 
@@ -129,11 +122,11 @@ def _image_files(
 ) -> dict[_Key, dict[int, tuple[Path, ...]]]:
     """Return the files of each case in one folder of images, by channel: one, or numbered ones."""
     found: dict[_Key, dict[int, tuple[Path, ...]]] = {}
-    for key, file in _files(survey, pair.parent, folder, IMAGE_WORDS).items():
+    for key, files in _files(survey, pair.parent, folder, IMAGE_WORDS).items():
         split = split_number(key[-1]) if key not in labels else None
         own, number = ((*key[:-1], split[0]), split[1]) if split else (key, 0)
         channels = found.setdefault(own, {})
-        channels[number] = (*channels.get(number, ()), file.path)
+        channels[number] = (*channels.get(number, ()), *files)
     return found
 
 
@@ -147,12 +140,12 @@ def _cases(survey: Survey, split: str, pair: _Pair) -> list[ListedCase]:
         found = [in_order(one.get(key, {}), count) for one, count in zip(by_folder, counts, strict=True)]
         images = tuple(image for of_folder, _ in found for image in of_folder)
         fault = next((fault for _, fault in found if fault is not None), None)
-        cases.append(_case(key, split, images, labels.get(key), fault))
+        cases.append(_case(key, split, images, labels.get(key, ()), fault))
     return cases
 
 
 def _case(
-    key: _Key, split: str, image: tuple[ImageSource, ...], label: File | None, fault: Fault | None
+    key: _Key, split: str, image: tuple[ImageSource, ...], labels: tuple[Path, ...], fault: Fault | None
 ) -> ListedCase:
     """Return a case; a folder between is that of a split (`images/train/x`) or of a patient."""
     inner = SPLIT_FOLDERS.get(key[0].lower(), "") if len(key) > 1 and not split else ""
@@ -160,7 +153,8 @@ def _case(
     split = split or inner
     identity = in_split(split, "/".join(own))
     patient = own[0] if len(own) > 1 else identity
-    return ListedCase(identity, patient, image, label.path if label else None, split=split, fault=fault)
+    fault, label = fault or several_labels(labels), labels[0] if labels else None
+    return ListedCase(identity, patient, image, label, split=split, fault=fault)
 
 
 def _names_patients(cases: list[ListedCase]) -> bool:

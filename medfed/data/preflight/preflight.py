@@ -52,6 +52,8 @@ class Preflight:
     can_take_part: bool | None = None
     # The cases that training would use, by split; empty if it refuses the folder.
     usable: Mapping[str, int] = field(default_factory=dict)
+    # Why its cases cannot be listed; what is shown of them then is a guess.
+    unlisted: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -120,16 +122,21 @@ def check(
         study=study or "",
         can_take_part=None if study is None else not any(p.severity == "error" for p in problems),
         usable=Counter(case.split for case in usable),
+        unlisted="" if opened.listed else opened.error,
     )
 
 
 @dataclass(frozen=True, repr=False)
 class _Opened:
-    """A folder as training opens it, with the classes of its labels; `error` says why training refuses it."""
+    """A folder as training opens it, with the classes of its labels.
+
+    `error` says why training refuses it, `listed` whether its cases could be listed at all.
+    """
 
     index: Index | None
     classes: Classes
     error: str = ""
+    listed: bool = True
 
 
 def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layout: Layout | None) -> _Opened:
@@ -141,6 +148,9 @@ def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layo
             naming = ClassNames(requirements.classes, requirements.words, expected=requirements.expected)
     try:
         index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+    except DataError as error:
+        return _Opened(None, naming, str(error), listed=False)
+    try:
         if requirements is not None:
             index = match_channels(index, requirements.settings)
         elif note := unnamed_note(index):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from medfed.data.label_naming import different_labels
 from medfed.data.refusals import REASONS
 from medfed.errors import RunError
 from medfed.evaluation import histograms
@@ -13,7 +14,7 @@ from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run_facts
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.rounds import LEFT_OUT, RoundLine, last_round, read_rounds
+from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT, RoundLine, labels_by, last_round, read_rounds
 
 
 class Run(NamedTuple):
@@ -44,6 +45,16 @@ class Run(NamedTuple):
                 if value := line.scalars.get(f"{LEFT_OUT}{reason}"):
                     sent.setdefault(line.site, {})[reason] = int(value)
         return {**sent, **self.facts.left_out}
+
+    @property
+    def different_labels(self) -> str:
+        """Why a number in a label may mean one class at one site and another at the next, or ''."""
+        said = {
+            line.site: labels_by(line.scalars[LABELS_NAMED])
+            for line in self.rounds
+            if LABELS_NAMED in line.scalars
+        }
+        return different_labels(said)
 
     @property
     def models(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ..hospital_folder import index, unreadable, write_nifti
 from .decathlon_folder import decathlon
@@ -40,3 +41,18 @@ def test_one_file_per_case_under_an_nnunets_description(tmp_path: Path) -> None:
     assert listing.layout == "Medical Segmentation Decathlon"
     assert [case.image for case in listing.cases] == [(tmp_path / "imagesTr" / "x1.nii.gz",)]
     assert listing.label_names == {0: "background", 1: "tumour"}
+
+
+@pytest.mark.parametrize("nnunet", [False, True], ids=["decathlon", "nnunet"])
+def test_two_files_of_one_name_cost_their_case_alone(tmp_path: Path, nnunet: bool) -> None:
+    decathlon(tmp_path, ["x1", "x2", "x3"], nnunet=nnunet)
+    image = "x1_0000.nii" if nnunet else "x1.nii"
+    write_nifti(tmp_path / "imagesTr" / image, np.ones((4, 4, 4), np.float32))
+    write_nifti(tmp_path / "labelsTr" / "x2.nii", np.ones((4, 4, 4), np.uint8))
+    found = index(tmp_path)
+    assert [case.id for case in found.cases] == ["x1", "x2", "x3"]
+    told = unreadable(found)
+    assert sorted(told) == ["x1", "x2"]
+    what = "the channel _0000" if nnunet else "its image (as .nii and .nii.gz, or in two formats)"
+    assert told["x1"] == f"it has several files for {what}; keep one"
+    assert told["x2"].startswith("it has several files for its label (as .nii and .nii.gz")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from medfed.data.index import index_folder
-from medfed.errors import DataError
 
 from ..hospital_folder import SECRET, unreadable
 
@@ -26,8 +23,11 @@ def test_images_beside_labels_are_pairs_and_not_two_classes(tmp_path):
     assert list(told) == ["c"]
     assert "a label of this name and no image" in told["c"]
     (tmp_path / "masks" / "c.nii").rename(tmp_path / "masks" / "a.nii")
-    with pytest.raises(DataError, match="two files of one name"):
-        index_folder(tmp_path, site_secret=SECRET)
+    told = unreadable(index_folder(tmp_path, site_secret=SECRET))
+    assert told["a"].startswith("it has several files for its label (as .nii and .nii.gz")
+    (tmp_path / "images" / "b.nii").touch()
+    told = unreadable(index_folder(tmp_path, site_secret=SECRET))
+    assert told["b"].startswith("it has several files for its image (as .nii and .nii.gz")
 
 
 def test_images_beside_labels_below_the_splits(tmp_path):

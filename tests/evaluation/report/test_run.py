@@ -7,9 +7,10 @@ import pytest
 from medfed.data.refusals import REASONS
 from medfed.errors import RunError
 from medfed.evaluation import rows
+from medfed.evaluation.report.limits import limits
 from medfed.evaluation.report.run import read_run
 from medfed.runs.facts import RunFacts
-from medfed.runs.rounds import LEFT_OUT, RoundLine
+from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT, RoundLine
 
 from .result_rows import result, run_of
 
@@ -53,3 +54,15 @@ def test_counts_of_cases_left_out_come_from_the_updates_or_from_the_run_itself()
     ]
     run = run_of(RunFacts(left_out={"south": {second: 4}}), rounds=rounds)
     assert run.left_out == {"north": {first: 3}, "south": {second: 4}}
+
+
+def test_labels_with_names_and_numbers_alone_are_said_in_the_limits():
+    lines = [
+        RoundLine(1, "north", "merged", scalars={LABELS_NAMED: 1.0}),
+        RoundLine(1, "south", "merged", scalars={LABELS_NAMED: 0.0}),
+        RoundLine(1, "west", "merged", scalars={LABELS_NAMED: 0.5}),
+        RoundLine(2, "north", "reported", scalars={"val/dice": 0.5}),
+    ]
+    said = "The labels of north name their structures, and those of south hold numbers that nothing names"
+    assert any(one.startswith(said) for one in limits(run_of(rounds=lines), None))
+    assert run_of(rounds=lines[1:3]).different_labels == ""

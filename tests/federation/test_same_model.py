@@ -1,0 +1,142 @@
+"""A site whose model is not the hub's stops before its first epoch and names both sides."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import medfed
+from medfed.aggregation.fedavg import FedAvg
+from medfed.errors import QuorumError, StudyError
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.same_model import check_same_model
+from medfed.wire.encoding import decode_global, encode_global
+from medfed.wire.update import GlobalModel
+from medfed.wire.weights import load, weights_of
+
+
+def hub(**shapes) -> GlobalModel:
+    return GlobalModel(0, {name.replace("_", "."): torch.zeros(shape) for name, shape in shapes.items()})
+
+
+OWN = {"net.weight": torch.zeros(2, 3), "net.bias": torch.zeros(2)}
+
+DIFFERENT = {
+    "shape": (hub(net_weight=(3, 3), net_bias=(2,)), r"1 tensors.*'net.weight' is \(2, 3\) .* \(3, 3\) at"),
+    "broadcast": (hub(net_weight=(1, 3), net_bias=(2,)), r"'net.weight' is \(2, 3\) here and \(1, 3\) at"),
+    "scalar": (hub(net_weight=(2, 3), net_bias=()), r"'net.bias' is \(2,\) here and \(\) at the hub"),
+    "not here": (hub(net_weight=(2, 3), net_bias=(2,), x=(4,)), r"'x' is missing here and \(4,\) at the hub"),
+    "not there": (hub(net_weight=(2, 3)), r"'net.bias' is \(2,\) here and missing at the hub"),
+    "many": (hub(**{f"x{n}": (1,) for n in range(20)}), "22 tensors differ: .*; and 14 more"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("received, message", DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_tensors_that_differ_are_named_with_both_shapes(received, message):
+    with pytest.raises(StudyError, match="site 'north': its model is not the hub's, " + "(.*)" + message):
+        check_same_model("north", OWN, received)
+
+
+def test_the_same_names_and_shapes_pass():
+    check_same_model("north", OWN, hub(net_weight=(2, 3), net_bias=(2,)))
+
+
+@pytest.mark.parametrize(
+    "own, theirs, message",
+    [
+        (
+            ("healthy", "ill"),
+            ("ill", "healthy"),
+            "are healthy, ill, the hub's are ill, healthy; give the same",
+        ),
+        (("healthy", "ill"), (), "are healthy, ill, the hub's are not given"),
+        ((), ("healthy", "ill"), "are not given, the hub's are healthy, ill"),
+    ],
+)
+def test_classes_are_compared_in_order(own, theirs, message):
+    with pytest.raises(StudyError, match=message):
+        check_same_model("north", {}, GlobalModel(0, {}, classes=theirs), own)
+    check_same_model("north", {}, GlobalModel(0, {}, classes=theirs), theirs)
+
+
+def test_a_hubs_names_are_shown_as_one_line():
+    with pytest.raises(StudyError, match=r"'a\\nb' is missing here"):
+        check_same_model("north", {}, GlobalModel(0, {"a\nb": torch.zeros(1)}))
+
+
+def test_classes_travel_with_the_model_and_a_model_without_them_has_the_bytes_it_had():
+    plain, pinned = GlobalModel(1, OWN), GlobalModel(1, OWN, classes=("healthy", "ill"))
+    assert decode_global(encode_global(pinned)).classes == ("healthy", "ill")
+    assert decode_global(encode_global(plain)).classes == ()
+    assert b"classes" not in encode_global(plain)
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({"weight": torch.ones(1, 3)}, r"'weight' has shape \(2, 3\) in Linear, the weights to .* \(1, 3\)"),
+        ({"bias": torch.ones(())}, r"'bias' has shape \(2,\) in Linear, the weights to load have shape \(\)"),
+        ({"other": torch.ones(2)}, "'other' is missing in Linear"),
+    ],
+)  # fmt: skip
+def test_nothing_is_broadcast_into_a_module(weights, message):
+    with pytest.raises(StudyError, match=message):
+        load(torch.nn.Linear(3, 2), weights)
+
+
+class Net(pl.LightningModule):
+    steps = 0
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(3, outputs)
+
+    def training_step(self, batch, index):
+        Net.steps += 1
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def site(outputs, classes):
+    def work(exchange):
+        trainer = pl.Trainer(
+            max_epochs=1, callbacks=[FederatedCallback("a", exchange, classes=classes)], logger=False,
+            enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Net(outputs), DataLoader(TensorDataset(torch.ones(4, 3)), 4))
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "outputs, classes, message",
+    [
+        (1, ["ill", "healthy"], "'net.bias' is .1,. here and .2,. at the hub"),
+        (2, ["healthy", "ill"], "the classes of its model"),
+    ],
+)
+def test_a_site_with_another_model_stops_before_its_first_step(outputs, classes, message):
+    Net.steps = 0
+    with pytest.raises(QuorumError, match=message) as caught:
+        medfed.run_federation(
+            {"a": site(outputs, classes)},
+            weights_of(Net(2)),
+            rule=FedAvg(),
+            rounds=1,
+            classes=("ill", "healthy"),
+        )
+    assert isinstance(caught.value.__cause__, StudyError)
+    assert Net.steps == 0
+
+
+def test_the_same_classes_train():
+    names = ("ill", "healthy")
+    final = medfed.run_federation(
+        {"a": site(2, names)}, weights_of(Net(2)), rule=FedAvg(), rounds=1, classes=names
+    )
+    assert final.round == 1
