@@ -18,14 +18,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.errors import ExchangeError, MedfedError, StudyError
-from medfed.exchange import SiteSide
+from medfed.errors import ExchangeError, StudyError
+from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation.egress import TRAINING, UNDECLARED_OK, Egress, declared_scores, keep_undeclared
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.federation.same_model import check_same_model
-from medfed.federation.training_seed import derived_seed, seed_epoch, training_seed
+from medfed.federation.seeding import derived_seed, seed_epoch, training_seed
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.local_training._weights import to_cpu
@@ -260,7 +260,7 @@ class FederatedCallback(pl.Callback):
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            drop_out(self._connection, self._stop_reason)
+            drop_out(self._connection, DropOut.ENDED, self._stop_reason)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -269,7 +269,7 @@ class FederatedCallback(pl.Callback):
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
-            drop_out(self._connection, drop_out_reason(exception))
+            drop_out(self._connection, reason_of(exception), detail_of(exception))
 
     def state_dict(self) -> dict[str, Any]:
         # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
@@ -448,13 +448,3 @@ class FederatedCallback(pl.Callback):
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
     plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
     return {**vars(received), **plain}
-
-
-def drop_out_reason(exception: BaseException) -> str:
-    """Return why a site stops in words that may leave it: medfed's own message, or another error's name only.
-
-    Another library's message can quote a path, a header or a patient; medfed's messages never do.
-    """
-    if isinstance(exception, MedfedError):
-        return str(exception)
-    return f"training stopped with {type(exception).__name__}; the site's own log says more"

@@ -1,4 +1,4 @@
-"""Where training's randomness comes from: the study's seed, or a secret where the hub is to see a sum only."""
+"""The random states of a site's training: from the study's seed, or from a secret of the site and the run."""
 
 from __future__ import annotations
 
