@@ -37,7 +37,7 @@ from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
-from medfed.files import utc_time
+from medfed.files import describe_exposed, private_files, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import (
@@ -64,6 +64,7 @@ from medfed.wire.update import GlobalModel, Update
 CONTACT_S = 5.0
 
 
+@private_files()
 def take_part(
     site_file: Path, *, accept: str = "", progress: Progress | None = None, ask: Ask | None = None
 ) -> RunFolder | None:
@@ -86,6 +87,8 @@ def take_part(
     progress = progress or Progress()
     admission.check_credentials(site)
     with show_warnings(progress), suppress_warnings():
+        if exposed := describe_exposed(Path(site.out)):
+            progress.log(f"site {site.name}: {exposed}")
         progress.log(f"site {site.name} asks the hub for the study")
         with admission.log_invalid_offer(site):
             known, text = site.exchange.advertised_study()
