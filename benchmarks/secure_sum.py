@@ -83,7 +83,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         def work(site: str) -> None:
             update = Update(site, 1, Difference(local, weights), 100 + len(site))
             with contextlib.suppress(ExchangeError):  # the hub closes when the round is measured
-                send_update(SiteConnection(site, sides[site], privacy), update, weights)
+                send_update(SiteConnection(site, sides[site], privacy, parties=tuple(sites)), update, weights)
 
         threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
         cpu, began = time.process_time(), time.monotonic()
