@@ -1,8 +1,15 @@
-"""Files that are written whole or not at all, file locks, and formats of times and sizes."""
+"""Files that are written whole or not at all and are their owner's alone, locks, formats of times and sizes.
+
+What medfed writes may hold patients' results, weights or messages: files are made with mode 0600 in folders
+of mode 0700, whatever the umask. `private_files` holds that for everything that other libraries write, too.
+What others must read (an exchange's shared folder) is made with `shared_mode`.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,25 +24,88 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # a module is either there or None
 
+# The permissions of what medfed writes: the owner's alone.
+PRIVATE_FILE, PRIVATE_FOLDER, _PRIVATE_UMASK = 0o600, 0o700, 0o077
+
+# The umask before `private_files`, by which files for others are made, and how many callers need that now.
+_umask_before, _users, _changing = 0o022, 0, threading.Lock()
+
 # The suffix of a file that is being written; whoever lists a folder passes over it.
 UNFINISHED = ".writing"
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = False, mode: int | None = None) -> Iterator[Path]:
+def private_files() -> Iterator[None]:
+    """Make whatever this process creates meanwhile readable by its owner alone, whoever creates it."""
+    global _users, _umask_before
+    with _changing:  # a process has one umask for all its threads
+        if not _users:
+            _umask_before = os.umask(_PRIVATE_UMASK)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _changing:
+            _users -= 1
+            if not _users:
+                os.umask(_umask_before)
+
+
+def shared_mode(mode: int = 0o666) -> int:
+    """Return the permissions of a file for others, by the umask of the person who started this process."""
+    return mode & ~_umask_before
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, each readable by its owner alone."""
+    if not folder.is_dir():
+        private_folder(folder.parent)
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+
+
+def describe_exposed(folder: Path) -> str:
+    """Return how many files below a folder other accounts can read, and the command against it; '' if none.
+
+    Whatever lies in a folder that only its owner may enter counts as closed.
+    """
+    count = _count_exposed(folder)
+    if not count:
+        return ""
+    return (
+        f"{count} files of earlier runs can be read by other accounts of this machine, though patients' "
+        f"results, weights or messages may be among them; close them: chmod -R go= {shlex.quote(str(folder))}"
+    )
+
+
+def _count_exposed(folder: Path) -> int:
+    try:
+        if not folder.stat().st_mode & 0o077:
+            return 0
+        entries = list(os.scandir(folder))
+    except OSError:
+        return 0
+    count = 0
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            count += _count_exposed(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            count += bool(entry.stat(follow_symlinks=False).st_mode & 0o077)
+    return count
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False, mode: int = PRIVATE_FILE) -> Iterator[Path]:
     """Yield the path to write to; it takes the place of `path` when the block ends, and is
     deleted if it raises.
 
     A reader sees the old file or the new one, never a part. `durable` waits until the bytes are on
-    disk, so that the file outlives a power loss. `mode` sets the permissions, such as 0o600,
-    before anything is written.
+    disk, so that the file outlives a power loss. `mode` sets the permissions before anything is written.
     """
     aside = path.with_name(path.name + UNFINISHED)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     try:
-        if mode is not None:
-            aside.unlink(missing_ok=True)
-            os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        aside.unlink(missing_ok=True)
+        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield aside
         if durable:
             _sync(aside)
@@ -47,7 +117,7 @@ def replacing(path: Path, *, durable: bool = False, mode: int | None = None) -> 
         _sync(path.parent)
 
 
-def write_whole(path: Path, data: bytes | str, *, durable: bool = False, mode: int | None = None) -> None:
+def write_whole(path: Path, data: bytes | str, *, durable: bool = False, mode: int = PRIVATE_FILE) -> None:
     """Write a file so that a reader sees the old content or the new, never a part; text is UTF-8."""
     with replacing(path, durable=durable, mode=mode) as aside:
         aside.write_bytes(data.encode() if isinstance(data, str) else data)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
-from medfed.files import UNFINISHED, format_bytes, lock, replacing, utc_now, write_whole
+from medfed.files import (
+    UNFINISHED,
+    describe_exposed,
+    format_bytes,
+    lock,
+    private_files,
+    replacing,
+    shared_mode,
+    utc_now,
+    write_whole,
+)
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -36,6 +47,56 @@ def test_a_secret_is_never_readable_by_others_not_even_while_it_is_written(tmp_p
         assert unfinished.stat().st_mode & 0o777 == 0o600
         unfinished.write_bytes(b"secret")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.fixture
+def open_umask():
+    """The umask under which whatever is created is everybody's."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(folder):
+    return {path.name: path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]}
+
+
+def test_what_is_written_is_its_owners_whatever_the_umask(tmp_path, open_umask):
+    write_whole(tmp_path / "a" / "b" / "file", "text")
+    assert modes(tmp_path / "a") == {"a": 0o700, "b": 0o700, "file": 0o600}
+
+
+def test_what_others_write_meanwhile_is_the_owners_too(tmp_path, open_umask):
+    with private_files():
+        with private_files():  # as a command calls a function that holds it, too
+            (tmp_path / "one").mkdir()
+        (tmp_path / "one" / "two").write_text("by another library")
+        assert shared_mode() == 0o666
+    (tmp_path / "after").write_text("as ever")
+    assert modes(tmp_path / "one") == {"one": 0o700, "two": 0o600}
+    assert (tmp_path / "after").stat().st_mode & 0o777 == 0o666
+    os.umask(0o027)
+    with private_files():
+        assert shared_mode() == 0o640
+        assert shared_mode(0o777) == 0o750
+
+
+def test_files_that_others_can_read_are_counted(tmp_path, open_umask):
+    runs = tmp_path / "our runs"
+    assert describe_exposed(runs) == ""
+    (runs / "closed").mkdir(parents=True)
+    (runs / "closed" / "inside").write_text("behind a closed door")
+    (runs / "closed").chmod(0o700)
+    write_whole(runs / "own", "own")
+    assert describe_exposed(runs) == ""
+    (runs / "old").mkdir()
+    for name in ("cases.jsonl", "last.ckpt"):
+        (runs / "old" / name).write_text("old")
+    told = describe_exposed(runs)
+    assert told.startswith("2 files of earlier runs can be read by other accounts")
+    assert told.endswith(f"chmod -R go= '{runs}'")
+    runs.chmod(0o700)
+    assert describe_exposed(runs) == ""
 
 
 def test_a_lock_is_held_until_the_file_is_closed(tmp_path):

@@ -19,6 +19,7 @@ from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
 from medfed.cli.options import PATH, RunOptions, layout_option, run_options
 from medfed.errors import MedfedError
+from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main() -> None:
 
     A first look:  medfed train configs/quickstart.yaml
     """
+    click.get_current_context().with_resource(private_files())
 
 
 @main.command(short_help="Train a study over its hospitals, or take part as one.")

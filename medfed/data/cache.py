@@ -25,13 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data.batch_needs import Needs
-from medfed.data.cache_location import is_hex, is_site_folder, private_folder
+from medfed.data.cache_location import is_hex, is_site_folder
 from medfed.data.case import Case, ImageSource, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.settings import Images
 from medfed.data.transforms import Prepared
 from medfed.data.volume_files import files_read
 from medfed.errors import DataError, ImageError
+from medfed.files import private_folder
 
 # Increased when the format of entries or the meaning of `prepare` changes.
 FORMAT_VERSION = 3

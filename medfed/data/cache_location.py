@@ -93,13 +93,6 @@ def remove_if_empty(data: str | Path) -> None:
             return
 
 
-def private_folder(folder: Path) -> None:
-    """Make a folder and its missing parents, each readable by its owner alone."""
-    if not folder.is_dir():
-        private_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-
-
 def walk_once(
     folder: str | Path, on_error: Callable[[OSError], None] | None = None, *, follow_links: bool = True
 ) -> Iterator[tuple[str, list[str]]]:

@@ -12,8 +12,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medfed.data.cache_location import find_cache_location, private_folder
-from medfed.files import write_whole
+from medfed.data.cache_location import find_cache_location
+from medfed.files import private_folder, write_whole
 
 FOLDER = "notes"
 

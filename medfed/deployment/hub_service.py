@@ -36,6 +36,7 @@ from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
+from medfed.files import private_files
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import hub_config_of, module_of
@@ -66,6 +67,7 @@ class RetrainWithout:
     former: Path | None = None
 
 
+@private_files()
 def run_study(
     study_file: Path,
     *,
@@ -213,6 +215,8 @@ def _run_rounds(
         progress.round(report)
         append_round(folder.rounds, report)
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
+        if used := side.used_bytes():
+            status.update(stored_bytes=used)
         for result in report.results:
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
@@ -276,11 +280,11 @@ def _take_rows(
         most = plausible_patients(config.max_examples, began.get(result.site))
         accepted, refused = accept_rows(result.scalars, config.rounds, result.site, most)
         rows += accepted
-        notes = tuple(f"a result is refused: {why}" for why in refused)
+        scores, implausible = plausible_scores(without_rows(result.scalars))
+        notes = (*(f"a result is refused: {why}" for why in refused), *implausible)
         for note in notes:
             audit.write("warning", site=result.site, round=report.round, reason=note)
-        scores, implausible = plausible_scores(without_rows(result.scalars))
-        results.append(replace(result, scalars=scores, notes=(*result.notes, *notes, *implausible)))
+        results.append(replace(result, scalars=scores, notes=(*result.notes, *notes)))
     return rows, replace(report, results=tuple(results))
 
 

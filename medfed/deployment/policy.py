@@ -187,14 +187,15 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     import torch
 
     from medfed.models.networks._adapters import prepare_training
+    from medfed.models.networks._shapes_only import ShapesOnly
     from medfed.study.network import untrained_network
-    from medfed.wire.weights import weights_of
+    from medfed.wire.weights import shared_tensors
 
-    with torch.random.fork_rng():
+    # What nobody approved yet must not fill the memory.
+    with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
-        # Only names and shapes count here.
         prepare_training(network, None, study.train.lora, study.train.only)
-    weights = weights_of(network, study.keep_local, trained_only=study.trained_only)
+    weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size
 

@@ -28,6 +28,7 @@ from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
+from medfed.files import private_folder
 from medfed.study.reading import parse_yaml, read_text
 from medfed.study.study import AnyExchange, Count, SiteName, Study
 
@@ -137,7 +138,7 @@ def secret_of(path: Path) -> bytes:
         StudyError: if it cannot be read, is too short, or others can read it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return _read_secret(path)

@@ -33,10 +33,11 @@ from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_lo
 from medfed.errors import DataError, ExchangeError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
+from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
-from medfed.files import utc_time
+from medfed.files import describe_exposed, private_files, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import (
@@ -63,6 +64,7 @@ from medfed.wire.update import GlobalModel, Update
 CONTACT_S = 5.0
 
 
+@private_files()
 def take_part(
     site_file: Path, *, accept: str = "", progress: Progress | None = None, ask: Ask | None = None
 ) -> RunFolder | None:
@@ -85,6 +87,8 @@ def take_part(
     progress = progress or Progress()
     admission.check_credentials(site)
     with show_warnings(progress), suppress_warnings():
+        if exposed := describe_exposed(Path(site.out)):
+            progress.log(f"site {site.name}: {exposed}")
         progress.log(f"site {site.name} asks the hub for the study")
         with admission.log_invalid_offer(site):
             known, text = site.exchange.advertised_study()
@@ -144,7 +148,7 @@ def _screen(session: SiteSession) -> None:
         if session.trains:
             require_training_cases(session.hospital)
     except DataError:
-        admission.decline(session, "this hospital's data cannot be used in the study")
+        admission.decline(session, DropOut.DATA)
         raise
     for line in data.notes[told:]:
         session.progress.log(f"{session.name}: {line}")

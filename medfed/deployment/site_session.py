@@ -8,6 +8,7 @@ from typing import Any
 
 from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.inference import SiteCases
+from medfed.files import private_folder
 from medfed.privacy.accounting.ledger import LEDGER, Ledger
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
@@ -76,6 +77,6 @@ def _ledger_places(site: SiteFile) -> tuple[Path, Path]:
 
 def open_audit_log(site: SiteFile, folder: RunFolder) -> AuditLog:
     """Return the run's audit log, signed with the site's key if it has one."""
-    folder.path.mkdir(parents=True, exist_ok=True)
+    private_folder(folder.path)
     credentials = getattr(site.exchange, "credentials", "")
     return AuditLog(folder.audit, Identity(Path(credentials)) if credentials else None)

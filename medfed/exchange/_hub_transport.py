@@ -11,10 +11,12 @@ from pathlib import Path
 
 from medfed.errors import MedfedError, SiteError, WireError
 from medfed.exchange._chunks import download, prefetch, split_chunks
+from medfed.exchange._drop_out import received_reason
 from medfed.exchange._exchange import ReceivedUpdate
 from medfed.exchange._mailbox import HubMailbox
 from medfed.exchange._manifest import Manifest, encode_sealed
 from medfed.exchange._object_store import (
+    LimitsSites,
     MissingObject,
     ObjectStore,
     Parts,
@@ -102,6 +104,9 @@ class HubTransport:
         self._retry("clears", lambda: self._store.delete_rounds(self._study, model.round))
         self._current = model
         self._max_update_bytes = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
+        if isinstance(self._store, LimitsSites):
+            # Two rounds: the last update stays until the next round's has been merged.
+            self._retry("limits", partial(self._store.limit_sites, 2 * self._max_update_bytes))
         return manifest.bytes
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
@@ -282,7 +287,13 @@ class HubTransport:
             return None
         if not message.text:
             return None
-        return ReceivedUpdate(site, None, SiteError(f"site '{site}', round {round}: {message.text}"))
+        return ReceivedUpdate(
+            site, None, SiteError(f"site '{site}', round {round}: {received_reason(message.text)}")
+        )
+
+    def used_bytes(self) -> dict[str, int]:
+        """Return how many bytes each site has in the store, where the store counts them."""
+        return self._store.used_bytes() if isinstance(self._store, LimitsSites) else {}
 
     # -- heartbeats
 

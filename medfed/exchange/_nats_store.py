@@ -23,6 +23,7 @@ from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
 from medfed.exchange._concurrency import run_bounded
+from medfed.exchange._nats_streams import FIRST_SITE_BYTES, stream_settings
 from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
 from medfed.wire.signing import HUB, Identity, serial_number
 
@@ -75,6 +76,7 @@ class NatsStore:
         self._is_hub = identity.name == HUB
         self._study = study[:16] or "none"
         self._streams: set[str] = set()
+        self._site_bytes = FIRST_SITE_BYTES
         self._changed = threading.Event()
         self._client: Any = None
         self._connecting = asyncio.Lock()
@@ -124,6 +126,24 @@ class NatsStore:
             self._run(self._purge, f"UP_{site}", f"up.{self._study}.>")
         self._run(self._purge, "GLOB", f"glob.{self._study}.>")
 
+    def limit_sites(self, max_bytes: int) -> None:
+        if max_bytes > self._site_bytes:
+            self._site_bytes = max_bytes
+            self._streams -= {stream for stream in self._streams if stream != "GLOB"}
+        sites = self._sites()
+        for site in sites:
+            self._run(self._ensure_stream, f"up/{self._study}/{site}")
+        for stream in self._run(self._stored):
+            site = stream.removeprefix("UP_")
+            if sites and stream != site and site not in sites:
+                log.warning("what '%s' stored at the broker is deleted: it is no longer enrolled", site)
+                self._run(self._change_stream, "DELETE", stream, {})
+                self._streams.discard(stream)
+
+    def used_bytes(self) -> dict[str, int]:
+        stored = self._run(self._stored)
+        return {name.removeprefix("UP_"): size for name, size in stored.items() if name.startswith("UP_")}
+
     def wait(self, timeout_s: float) -> None:
         # A message wakes it up; polling makes sure that none is missed.
         self._changed.wait(min(timeout_s, 1.0))
@@ -166,6 +186,11 @@ class NatsStore:
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if if_absent else None
         answer = json.loads((await self._request(subject, bytes(data), headers)).data)
         error = answer.get("error")
+        if error and "exceeded" in str(error.get("description")):
+            raise Unreachable(
+                f"the broker stores no more for '{self._identity.name}' ({error['description']}) until the "
+                "hub clears earlier rounds; the hub's status.json shows what is used (stored_bytes)"
+            )
         if error and not (if_absent and error.get("err_code") == _WRONG_LAST_SEQUENCE):
             raise Unreachable(f"the broker did not store it: {error.get('description', 'no reason given')}")
 
@@ -326,20 +351,30 @@ class NatsStore:
             await self._create(_stream(name))
 
     async def _create(self, stream: str) -> None:
-        subjects = ["glob.>"] if stream == "GLOB" else [f"up.*.{stream.removeprefix('UP_')}.>"]
-        settings = {
-            "name": stream,
-            "subjects": subjects,
-            "retention": "limits",
-            "storage": "file",
-            "max_msgs_per_subject": 1,
-            "discard": "old",
-            "allow_direct": True,
-            "num_replicas": 1,
-        }
+        settings = stream_settings(stream, self._study, self._site_bytes)
         if not await self._change_stream("CREATE", stream, settings):
+            before = await self._existing(stream)
+            settings = stream_settings(stream, self._study, self._site_bytes, before)
             await self._change_stream("UPDATE", stream, settings)
         self._streams.add(stream)
+
+    async def _existing(self, stream: str) -> dict[str, Any]:
+        reply = await self._request(f"$JS.API.STREAM.INFO.{stream}", b"", None)
+        config: dict[str, Any] = json.loads(reply.data).get("config", {})
+        return config
+
+    async def _stored(self) -> dict[str, int]:
+        """Return the bytes of each stream."""
+        sizes: dict[str, int] = {}
+        while True:
+            reply = await self._request(
+                "$JS.API.STREAM.LIST", json.dumps({"offset": len(sizes)}).encode(), None
+            )
+            page = json.loads(reply.data)
+            found = {one["config"]["name"]: int(one["state"]["bytes"]) for one in page.get("streams") or ()}
+            sizes |= found
+            if not found or len(sizes) >= page.get("total", 0):
+                return sizes
 
     async def _purge(self, stream: str, subjects: str) -> None:
         if stream not in self._streams:

@@ -10,7 +10,7 @@ Names are paths: only a site writes below up/<study>/<site>/, only the hub below
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from medfed.errors import ExchangeError, WireError
 
@@ -30,6 +30,17 @@ class UnsafeObject(WireError):
 Buffer = bytes | memoryview
 # One object as a sequence of buffers, in order; they are never joined in memory without need.
 Parts = Sequence[Buffer]
+
+
+@runtime_checkable
+class LimitsSites(Protocol):
+    """A store that bounds what each site may keep in it."""
+
+    def limit_sites(self, max_bytes: int) -> None:
+        """Let each site store at most so many bytes; delete what sites left that are no longer enrolled."""
+
+    def used_bytes(self) -> dict[str, int]:
+        """Return how many bytes each site has in the store."""
 
 
 class ObjectStore(Protocol):

@@ -30,7 +30,7 @@ from typing import TextIO, TypeVar
 from medfed.errors import ExchangeError
 from medfed.exchange._manifest import open_control
 from medfed.exchange._object_store import ObjectStore, Unreachable
-from medfed.files import lock, require_file_locks, write_whole
+from medfed.files import lock, private_folder, require_file_locks, write_whole
 from medfed.wire.signing import HUB, Seal
 from medfed.wire.untrusted_text import for_log
 
@@ -149,7 +149,7 @@ def acquire_lock(path: Path, who: str) -> TextIO:
     Raises:
         ExchangeError: if another process holds the lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     file = path.open("w")
     try:
         lock(file, wait=False)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from medfed.exchange._object_store import Parts, UnsafeObject
+from medfed.files import shared_mode
 
 # The largest object that is read: twice a chunk, and far more than a manifest or a message.
 MAX_OBJECT_BYTES = 16 << 20
@@ -89,7 +90,8 @@ class LocalFiles:
             with contextlib.suppress(FileNotFoundError):  # of a killed process of the same number
                 os.unlink(temporary, dir_fd=folder)
             try:
-                with os.fdopen(os.open(temporary, _CREATE, 0o666, dir_fd=folder), "wb") as file:
+                with os.fdopen(os.open(temporary, _CREATE, 0o600, dir_fd=folder), "wb") as file:
+                    os.fchmod(file.fileno(), shared_mode())
                     for part in parts:
                         file.write(part)
                 # Replaces a link or a pipe itself, not what it leads to.
@@ -131,6 +133,7 @@ class LocalFiles:
                     if create:
                         with contextlib.suppress(FileExistsError):
                             os.mkdir(part, dir_fd=handle)
+                            os.chmod(part, shared_mode(0o777), dir_fd=handle)
                     handle = _open_folder(name, part, handle)
                     opened.callback(os.close, handle)
             except FileNotFoundError:

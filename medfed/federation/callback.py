@@ -9,25 +9,23 @@ weights are validated, checkpointed and held by the hub.
 from __future__ import annotations
 
 import logging
-import random
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.errors import ExchangeError, MedfedError, StudyError
-from medfed.exchange import SiteSide
+from medfed.errors import ExchangeError, StudyError
+from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation.egress import TRAINING, UNDECLARED_OK, Egress, declared_scores, keep_undeclared
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.federation.same_model import check_same_model
+from medfed.federation.seeding import derived_seed, seed_epoch, training_seed
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.local_training._weights import to_cpu
@@ -39,56 +37,6 @@ from medfed.wire.update import GlobalModel, Update, finite_scalars
 from medfed.wire.weights import Difference, Weights, load, weights_of
 
 log = logging.getLogger("medfed.federation.callback")
-
-# The study's seed, which everyone knows, or the secret of one site's run.
-Seed = int | str
-
-
-def derived_seed(seed: Seed, *names: object) -> int:
-    """Return a 32-bit seed that depends on the study's seed (or the run's secret) and the names alone."""
-    return random.Random("/".join(str(part) for part in (seed, *names))).getrandbits(32)
-
-
-def training_seed(seed: int | None, privacy: Privacy) -> Seed | None:
-    """Return the seed of a run's training: the study's, or a new secret if the hub is to see a sum only.
-
-    Two runs with the same randomness, one of them without a hospital, would have sums that differ by that
-    hospital's update alone, however well each sum is hidden.
-    """
-    return seed if privacy.reveals_each_update else secrets.token_hex(32)
-
-
-def seed_epoch(trainer: pl.Trainer, seed: Seed, site: str) -> None:
-    """Set all random states of an epoch from the study's seed, the site and the epoch alone.
-
-    From a secret, the random states that a DataLoader or its samplers keep themselves are set too.
-    """
-    drawn = derived_seed(seed, site, trainer.current_epoch, trainer.global_rank)
-    random.seed(drawn)
-    np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
-    torch.manual_seed(drawn)
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
-    if dataset is not None and hasattr(dataset, "set_random_state"):
-        dataset.set_random_state(drawn)
-    if isinstance(seed, str):
-        _seed_order(trainer.train_dataloader, drawn, derived_seed(seed, site, "order"))
-    # Lightning makes the iterator of the first epoch, and of the first after a resume, before this hook and
-    # all others after it. Made here in those cases too, an epoch draws the same numbers either way.
-    loop = trainer.fit_loop
-    if loop._data_fetcher is not None and (trainer.current_epoch == 0 or loop.is_resuming or loop.restarting):
-        iter(loop._data_fetcher)
-
-
-def _seed_order(loader: Any, of_epoch: int, of_run: int) -> None:
-    """Set the seeds of generators and samplers that don't draw from torch's global random state.
-
-    A sampler that goes on from epoch to epoch, or is one of several processes', takes the run's seed.
-    """
-    for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-        if isinstance(generator := getattr(part, "generator", None), torch.Generator):
-            generator.manual_seed(of_epoch)
-        if part is not None and isinstance(getattr(part, "seed", None), int | str):
-            part.seed = of_run
 
 
 @dataclass(frozen=True)
@@ -312,7 +260,7 @@ class FederatedCallback(pl.Callback):
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            drop_out(self._connection, self._stop_reason)
+            drop_out(self._connection, DropOut.ENDED, self._stop_reason)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -321,7 +269,7 @@ class FederatedCallback(pl.Callback):
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
-            drop_out(self._connection, drop_out_reason(exception))
+            drop_out(self._connection, reason_of(exception), detail_of(exception))
 
     def state_dict(self) -> dict[str, Any]:
         # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
@@ -500,13 +448,3 @@ class FederatedCallback(pl.Callback):
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
     plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
     return {**vars(received), **plain}
-
-
-def drop_out_reason(exception: BaseException) -> str:
-    """Return why a site stops in words that may leave it: medfed's own message, or another error's name only.
-
-    Another library's message can quote a path, a header or a patient; medfed's messages never do.
-    """
-    if isinstance(exception, MedfedError):
-        return str(exception)
-    return f"training stopped with {type(exception).__name__}; the site's own log says more"

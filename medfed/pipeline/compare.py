@@ -21,7 +21,7 @@ from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.formatting import model_name
 from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
 from medfed.evaluation.rows import POOLED, CaseRow, local
-from medfed.files import write_whole
+from medfed.files import private_folder, write_whole
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.train import train
 from medfed.registry import Kind, kinds
@@ -133,7 +133,7 @@ def _folder(study: Study, out: Path | None, resume: bool) -> Path:
     folder = out or Path("runs") / f"{study.name}-compare"
     if not resume:
         check_empty(folder, "continue with --resume, or give another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from msgspec import UNSET
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.splits import SPLITS
 from medfed.errors import RunError
-from medfed.files import utc_now, write_whole
+from medfed.files import describe_exposed, private_folder, utc_now, write_whole
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.factory import network_of
 from medfed.registry import kind_of
@@ -22,6 +23,8 @@ from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest, to_dict
 from medfed.study.reading import read_study
 from medfed.study.study import Study
+
+log = logging.getLogger("medfed.pipeline.create_run")
 
 
 def open_run(run: str | Path | RunFolder) -> tuple[RunFolder, RunFacts, Study]:
@@ -72,7 +75,7 @@ def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
         check_digest(folder, study, remedy)
     else:
         check_empty(out, "resume the run with --resume, or give another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     return folder
 
 
@@ -96,6 +99,8 @@ def _number(name: str, study: str) -> int:
 
 def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule]) -> RunFacts:
     """Write study and facts into a run folder and return the facts; `data` holds this process's sites."""
+    if exposed := describe_exposed(folder.path):
+        log.warning("%s", exposed)
     write_study(folder, study)
     notes = privacy_facts.privacy_notes(study, network_of(study))
     facts = RunFacts(

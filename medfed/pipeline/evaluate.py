@@ -9,6 +9,7 @@ import msgspec
 from medfed.data.layouts import Layout
 from medfed.errors import DataError, RunError
 from medfed.evaluation.rows import UNTRAINED
+from medfed.files import private_files
 from medfed.pipeline import measure_models
 from medfed.pipeline.create_run import open_run
 from medfed.pipeline.factory import bears_of, hospital_of, module_of, screen_hospital
@@ -18,6 +19,7 @@ from medfed.runs.folder import RunFolder
 from medfed.wire.weights import weights_of
 
 
+@private_files()
 def evaluate(
     run: str | Path | RunFolder,
     data: str | Path,

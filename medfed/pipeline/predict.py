@@ -37,7 +37,7 @@ from medfed.errors import ImageError, MedfedError, RunError
 from medfed.evaluation.inference import SiteCases, batches, is_plane
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
-from medfed.files import write_whole
+from medfed.files import private_files, private_folder, write_whole
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
@@ -52,6 +52,7 @@ KEY = "stays-in-hospital.csv"
 TABLE = "predictions.csv"
 
 
+@private_files()
 def predict(
     run: str | Path | RunFolder,
     data: str | Path,
@@ -73,7 +74,7 @@ def predict(
     folder, _, study = open_run(run)
     out = Path(out)
     check_empty(out, "give another folder for the predictions")
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     module = load_model(study, folder, model)
     secret = simulated_secret(study.seed, name)
     with suppress_warnings():

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from medfed.errors import RunError
 from medfed.evaluation import report
+from medfed.files import private_files
 from medfed.runs.folder import RunFolder
 
 
+@private_files()
 def report_run(run: str | Path) -> RunFolder:
     """Write a run's rows and report from its cases and the hospitals' reported rows; return the run folder.
 

@@ -13,6 +13,7 @@ from medfed.data.label_naming import different_labels
 from medfed.errors import DataError, MedfedError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
+from medfed.files import private_files
 from medfed.pipeline import measure_models, privacy_facts
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run, write_study
 from medfed.pipeline.experiments.leave_one_out import models_without_each
@@ -42,6 +43,7 @@ from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
 
 
+@private_files()
 def train(
     study: str | Path | Study,
     *,

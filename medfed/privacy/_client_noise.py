@@ -24,6 +24,7 @@ class ClientNoise(Privacy, frozen=True):
     accountant: Accountant = "prv"
     scores: Scores = "withhold"
 
+    packages: ClassVar[Mapping[str, str]] = {"opacus": "medfed[privacy]"}
     replaces_batch_norm: ClassVar[bool] = True
     scalars: ClassVar[tuple[str, ...]] = ("privacy/epsilon",)
     example: ClassVar[Mapping[str, Any]] = {"noise_multiplier": 0.5}

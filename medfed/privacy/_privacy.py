@@ -101,6 +101,9 @@ class Privacy(Kind, frozen=True):
     # the patients of a batch and keeps statistics of them.
     replaces_batch_norm: ClassVar[bool] = False
 
+    # The packages that it imports besides medfed's own requirements, and what installs each.
+    packages: ClassVar[Mapping[str, str]] = {}
+
     # Settings with which the contract test builds a mechanism that has settings without a default.
     example: ClassVar[Mapping[str, Any]] = {}
 

@@ -81,6 +81,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
     patience_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
 
     reveals_each_update: ClassVar[bool] = False
+    packages: ClassVar[Mapping[str, str]] = {"tenseal": "medfed[he]"}
     sends: ClassVar[tuple[str, ...]] = (ENCRYPTED,)
     broadcast: ClassVar[tuple[str, ...]] = (SUM,)
 

@@ -41,6 +41,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     learns from its patients.
     """
 
+    packages: ClassVar[Mapping[str, str]] = {"opacus": "medfed[privacy]"}
     trains_privately: ClassVar[bool] = True
     replaces_batch_norm: ClassVar[bool] = True
     scalars: ClassVar[tuple[str, ...]] = (EPSILON,)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import RunError
-from medfed.files import write_whole
+from medfed.files import private_folder, write_whole
 from medfed.runs.facts import RunFacts, Withdrawal
 
 
@@ -65,7 +65,7 @@ class RunFolder:
     def site(self, name: str) -> Path:
         """Return the folder of one site's own state, created if it is missing."""
         folder = self.path / "sites" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         return folder
 
     def checkpoint(self, model: str) -> Path:

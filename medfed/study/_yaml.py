@@ -13,6 +13,9 @@ from medfed.study._explain import KeyPath, Lines, describe_value
 # A study of hundreds of sites has some tens of thousands of characters.
 MAX_FILE_CHARACTERS = 1 << 20
 
+# A study has some six levels.
+MAX_DEPTH = 32
+
 
 class _Loader(yaml.SafeLoader):
     """A loader that reads 1e-3 as a number (PyYAML: text) and refuses a duplicate key (PyYAML: last wins)."""
@@ -50,13 +53,9 @@ def load_yaml(text: str, name: str, expected: str) -> tuple[dict[str, Any], Line
     if len(text) > MAX_FILE_CHARACTERS:
         raise StudyError(f"{name}: {len(text)} characters; {expected} has at most {MAX_FILE_CHARACTERS}")
     try:
-        # Aliases of aliases let a short text stand for billions of values.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            raise StudyError(f"{name}: YAML aliases (*name) are not allowed; write the value out")
+        _check_events(text, name, expected)
         raw = yaml.load(text, Loader=_Loader)
         node = yaml.compose(text, Loader=_Loader)
-    except RecursionError:
-        raise StudyError(f"{name}: it is nested too deeply to be {expected}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -68,6 +67,24 @@ def load_yaml(text: str, name: str, expected: str) -> tuple[dict[str, Any], Line
     lines: Lines = {}
     _record_lines(node, (), lines)
     return raw, lines
+
+
+def _check_events(text: str, name: str, expected: str) -> None:
+    """Check, before anything is built, that a text has no alias and is not nested too deeply.
+
+    Aliases of aliases let a short text stand for billions of values, and the time that PyYAML takes grows
+    with the square of the depth.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise StudyError(f"{name}: YAML aliases (*name) are not allowed; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise StudyError(
+                f"{name}:{event.start_mark.line + 1}: it is nested too deeply to be {expected}; at most "
+                f"{MAX_DEPTH} levels are read"
+            )
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

@@ -6,6 +6,7 @@ Each check yields its problems as sentences that begin with the key concerned; t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from medfed.aggregation import Rule
@@ -42,6 +43,16 @@ def _site_names(study: Study) -> Iterator[str]:
             yield f"sites: '{site}' is the name of the {site.lower()} itself; give the hospital another name"
     for site in sorted(set(study.sites) & set(study.held_out)):
         yield f"'{site}' is in sites and in held_out; a hospital that trains is not held out"
+
+
+def _packages(study: Study) -> Iterator[str]:
+    for package, extra in study.privacy.packages.items():
+        if find_spec(package) is None:
+            yield (
+                f"privacy.kind: '{kind_of(study.privacy)}' needs the package {package}, "
+                f"which is not installed here; "
+                f'run `pip install "{extra}"`'
+            )
 
 
 def _class_names(study: Study) -> Iterator[str]:
@@ -260,6 +271,7 @@ def _tag(record: type[Images | Table]) -> str:
 
 
 _CHECKS = (
+    _packages,
     _site_names,
     _class_names,
     _network_and_data,

@@ -43,11 +43,19 @@ def weights_of(
     Raises:
         StudyError: if an entry matches nothing.
     """
+    shared = shared_tensors(module, keep_local, trained_only=trained_only)
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in shared.items()}
+
+
+def shared_tensors(
+    module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
+) -> dict[str, Tensor]:
+    """Return the tensors of `weights_of` as they are in the module, without copying them."""
     local = local_names(module, keep_local)
     if trained_only:
         local |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {
-        name: tensor.detach().to("cpu", copy=True)
+        name: tensor
         for name, tensor in module.state_dict().items()
         if tensor.is_floating_point() and name not in local
     }

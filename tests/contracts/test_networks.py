@@ -10,6 +10,7 @@ import torch
 from contract import checks_of, run
 
 from medfed.models.networks import Network
+from medfed.models.networks._shapes_only import ShapesOnly
 from medfed.registry import kinds
 from medfed.testing import check_network
 from medfed.testing._networks import build, expected_shape, inputs, small, smallest
@@ -23,6 +24,18 @@ NETWORKS = kinds("networks")
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_it_keeps_the_contract(name: str, check: str) -> None:
     run(check_network, check, small(name))
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_its_size_is_known_without_memory_for_it(name: str) -> None:
+    """The page that a hospital agrees to counts the numbers of a network that nobody approved yet."""
+    network = small(name)
+    size = smallest(network)
+    with ShapesOnly():
+        counted = build(network, size).state_dict()
+    real = build(network, size).state_dict()
+    assert {key: tensor.shape for key, tensor in counted.items()} == {k: t.shape for k, t in real.items()}
+    assert all(tensor.is_meta for tensor in counted.values() if tensor.is_floating_point())
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ and asks its people.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -105,6 +106,28 @@ def test_a_site_whose_approval_was_revoked_sends_nothing_more(place):
     assert "this hospital revoked its approval" in str(arrival.error)
     assert [line["study"] for line in written(place.folder / "runs", "approval revoked")] == [known]
     assert written(place.folder / "runs", "sent") == []
+
+
+def test_a_sites_files_are_its_owners_alone_whatever_the_umask(place):
+    weights = weights_of(module_of(place.study))
+    place.hub.publish(GlobalModel(3, weights, final=True, study=place.digest))
+    before = os.umask(0)
+    try:
+        hospital.take_part(place.folder / "site.yaml", accept=place.digest)
+    finally:
+        os.umask(before)
+    own = [place.folder / "secret", place.folder / "runs", *(place.folder / "runs").rglob("*")]
+    assert {path.name for path in own} >= {
+        "consent.jsonl",
+        "approved",
+        "exchange",
+        "cases.jsonl",
+        "federated.ckpt",
+    }
+    assert {path.stat().st_mode & 0o777 for path in own if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in own if path.is_dir()} == {0o700}
+    # What the hub must read in the shared folder is as the umask says.
+    assert {path.stat().st_mode & 0o777 for path in place.sent} == {0o666}
 
 
 def test_a_refusal_is_respected(place):

@@ -123,3 +123,12 @@ def test_the_words_count_what_is_sent(study, tmp_path):
     tensors, numbers, size = egress_size(study)
     assert (tensors, numbers) == (len(weights), sum(t.numel() for t in weights.values()))
     assert size == pytest.approx(len(sent), rel=0.1)
+
+
+def test_a_huge_network_is_counted_and_not_allocated(tiny):
+    study = read_study(tiny / "tiny.yaml", ["network.channels=[200000, 200000]"])
+    tensors, numbers, size = egress_size(study)
+    assert tensors == egress_size(read_study(tiny / "tiny.yaml"))[0]
+    # The 3 x 3 x 3 kernels between so many channels alone: 4 TB.
+    assert numbers > 27 * 200_000**2
+    assert size > 4 * numbers

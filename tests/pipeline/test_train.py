@@ -19,8 +19,10 @@ import medfed
 from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline import train as run
+from medfed.pipeline.create_run import create_run
 from medfed.pipeline.factory import data_scalars, egress_of, hospital_of, module_of
 from medfed.pipeline.report import report_run
+from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import LABELS_NAMED
 from medfed.study.canonical import study_digest
@@ -33,7 +35,12 @@ MEDFED = Path(sys.executable).parent / "medfed"
 
 @pytest.fixture(scope="module")
 def done(tiny, tmp_path_factory):
-    return run.train(tiny / "tiny.yaml", out=tmp_path_factory.mktemp("run") / "tiny")
+    # Whatever this person's umask: a test below looks at every file.
+    before = os.umask(0)
+    try:
+        return run.train(tiny / "tiny.yaml", out=tmp_path_factory.mktemp("run") / "new" / "tiny")
+    finally:
+        os.umask(before)
 
 
 def final(folder: Path) -> str:
@@ -57,6 +64,32 @@ def test_a_run_folder_holds_what_it_promises(done, tiny):
     }
     assert all(line["bytes_up"] > 5_000 for line in lines if line["round"] < 4)
     assert all("val/dice" in line["scalars"] for line in lines)
+
+
+def test_everything_is_its_owners_alone_whatever_the_umask(done):
+    written = [done.path.parent, *done.path.parent.rglob("*")]
+    names = {path.name for path in written}
+    assert names >= {
+        "cases.jsonl",
+        "cases.html",
+        "last.ckpt",
+        "tensorboard",
+        "rows.jsonl",
+        "audit.jsonl",
+        "hub",
+    }
+    modes = {path.name: path.stat().st_mode & 0o777 for path in written}
+    wrong = {name: oct(mode) for name, mode in modes.items() if mode not in (0o600, 0o700)}
+    assert wrong == {}
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in written if path.is_dir())
+
+
+def test_a_run_folder_that_others_can_read_is_told(done, tiny, tmp_path, caplog):
+    (tmp_path / "old").mkdir(mode=0o755)
+    (tmp_path / "old" / "cases.jsonl").write_text("{}")
+    (tmp_path / "old" / "cases.jsonl").chmod(0o644)
+    create_run(RunFolder(tmp_path / "old"), read_study(tiny / "tiny.yaml"), {})
+    assert f"chmod -R go= {tmp_path / 'old'}" in caplog.text
 
 
 def test_every_model_is_measured_on_every_hospital(done):

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+
 import pytest
 
 from medfed.errors import StudyError
+from medfed.study import validation
 from medfed.study.reading import read_study
 
 
@@ -16,6 +20,25 @@ from medfed.study.reading import read_study
 def test_parts_that_do_not_fit_each_other(write, study_text, line, message):
     with pytest.raises(StudyError, match=message):
         read_study(write(study_text + line + "\n"))
+
+
+@pytest.mark.parametrize(
+    "kind, package, extra",
+    [
+        ("ckks", "tenseal", "medfed[he]"),
+        ("dp_sgd", "opacus", "medfed[privacy]"),
+        ("client_dp", "opacus", "medfed[privacy]"),
+        ("distributed_dp", "opacus", "medfed[privacy]"),
+    ],
+)
+def test_a_mechanism_whose_package_is_missing_is_refused_when_the_study_is_read(
+    write, monkeypatch, kind, package, extra
+):
+    monkeypatch.setattr(validation, "find_spec", lambda name: None if name == package else find_spec(name))
+    message = rf"privacy\.kind: '{kind}' needs the package {package}, .* `pip install \"{re.escape(extra)}\"`"
+    settings = "" if kind == "ckks" else ", epsilon: 8, delta: 0.00001"
+    with pytest.raises(StudyError, match=message):
+        read_study(write(), [f"privacy={{kind: {kind}{settings}}}"])
 
 
 def test_a_network_that_does_not_serve_the_task(write):

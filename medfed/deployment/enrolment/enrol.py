@@ -35,7 +35,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from medfed.deployment.enrolment.broker import write_configuration
 from medfed.deployment.enrolment.participants import Participant, participant, participants
 from medfed.errors import ExchangeError
-from medfed.files import write_whole
+from medfed.files import private_folder, write_whole
 from medfed.wire import revocations
 from medfed.wire.credentials import (
     KIT_FORMAT,
@@ -84,7 +84,7 @@ def init(
         )
     if not hosts:
         raise ExchangeError("enrol init: give at least one host under which hospitals reach the broker")
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     key = Ed25519PrivateKey.generate()
     subject = _subject(f"medfed authority of {name}", name)
     authority = (
@@ -103,7 +103,7 @@ def init(
         _write_key(folder / party / "identity.key", own)
         _issue_own(folder, party, own.public_key())
         write_whole(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
-    (folder / "sites").mkdir(exist_ok=True)
+    private_folder(folder / "sites")
     refresh(folder)
     return fingerprint(authority.public_key())
 
@@ -217,7 +217,7 @@ def request(folder: Path, site: str) -> tuple[Path, str]:
         ExchangeError: if the site's name is invalid.
     """
     _check_site_name(site, "enrol site:")
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     # Stored beside any key in use, which is replaced only when the new certificate's kit is accepted.
     key = Ed25519PrivateKey.generate()
     _write_key(folder / "requested.key", key)

@@ -21,7 +21,7 @@ from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.run import Run, read_run
 from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row
-from medfed.files import write_whole
+from medfed.files import private_folder, write_whole
 from medfed.runs.folder import RunFolder
 
 
@@ -92,7 +92,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     if len(runs) < 2:
         raise RunError("one run has its own report; give two runs or more to compare them")
     compared = comparison_rows(runs)
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     rows.write(out / "runs.jsonl", compared)
     rows.write_csv(out / "runs.csv", compared)
     write_whole(out / "runs.html", page(run_names(runs), compared), durable=True)

@@ -15,6 +15,7 @@ import msgspec
 
 from medfed.errors import StudyError
 from medfed.evaluation.rows import without
+from medfed.files import private_folder
 from medfed.pipeline.federate import StudyRun, federate
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import load_or_train
@@ -36,7 +37,7 @@ def models_without_each(run: StudyRun) -> dict[str, Weights]:
 def _train(run: StudyRun, site: str, smaller: Study) -> Weights:
     run.progress.log(f"the federation without {site}")
     folder = RunFolder(run.folder.path / "leave-one-out" / site)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    private_folder(folder.path)
     return federate(replace(run, study=smaller, folder=folder))
 
 

@@ -16,7 +16,7 @@ from medfed.data.datamodule import SiteDataModule, collate
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
-from medfed.federation.callback import derived_seed
+from medfed.federation.seeding import derived_seed
 from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, site_config_of
 from medfed.pipeline.federate import StudyRun

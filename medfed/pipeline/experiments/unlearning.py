@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from medfed.errors import StudyError
 from medfed.federation import membership
-from medfed.files import utc_now, write_whole
+from medfed.files import private_folder, utc_now, write_whole
 from medfed.pipeline.create_run import check_digest, choose_folder
 from medfed.pipeline.experiments.leave_one_out import require_noised_sums, study_without
 from medfed.runs.facts import Withdrawal
@@ -142,7 +142,7 @@ def _stored_round(path: Path) -> int:
 
 def _copy_checkpoint(path: Path, hub: Path, study: str) -> None:
     """Write a checkpoint to the new run's folder, as one of the new study."""
-    hub.mkdir(parents=True, exist_ok=True)
+    private_folder(hub)
     metadata = {"round": str(_named_round(path)), "study": study}
     save_file(load_file(path), hub / path.name, metadata=metadata)
 
@@ -159,5 +159,5 @@ def _copy_history(before: RunFolder, after: RunFolder, site: str, start: int) ->
     write_whole(after.hub / membership.FILE, msgspec.json.encode(joined))
     for path in (before.hub / membership.FOLDER).glob("round-*.safetensors"):
         if _named_round(path) < start:
-            (after.hub / membership.FOLDER).mkdir(exist_ok=True)
+            private_folder(after.hub / membership.FOLDER)
             shutil.copyfile(path, after.hub / membership.FOLDER / path.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medfed.errors import RunError
 from medfed.evaluation.rows import FEDERATED
+from medfed.files import private_folder
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.export import bundle, onnx, torchscript
 from medfed.pipeline.export._exported_model import ExportedModel, exported_model
@@ -36,7 +37,7 @@ def export(
     out = Path(out)
     check_empty(out, "give another folder for the export")
     exported = exported_model(run, model)
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     try:
         FORMATS[format](exported, out)
     except BaseException:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from medfed.files import write_whole
+from medfed.files import private_folder, write_whole
 from medfed.pipeline.export._exported_model import ExportedModel
 
 FILE = "model.ts"
@@ -25,7 +25,7 @@ def trace(exported: ExportedModel, path: Path) -> float:
     Raises:
         RunError: if the file computes something else.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     with warnings.catch_warnings(), torch.inference_mode():
         # Tracing bakes in shape checks; silence torch's TracerWarnings.
         warnings.simplefilter("ignore")

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from medfed.errors import PrivacyError
-from medfed.files import lock, require_file_locks, utc_now, write_whole
+from medfed.files import lock, private_folder, require_file_locks, utc_now, write_whole
 from medfed.wire.audit_log import GENESIS, continues
 
 require_file_locks("the privacy ledger")
@@ -97,7 +97,7 @@ class LedgerFile:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the ledger among the hospital's processes; a process that dies releases the lock."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self.path.parent)
         descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             lock(descriptor)

@@ -1,0 +1,58 @@
+"""The settings of the hub's JetStream streams: the models, and what each site may store.
+
+A site stores under the names of the studies that a hub runs, and of no others, and only so many bytes and
+objects. What is over that is refused: with JetStream's `discard: old` an earlier chunk of the same update
+would be deleted instead, unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+GLOBAL = "GLOB"
+
+# What a site may store before the hub knows the size of its model.
+FIRST_SITE_BYTES = 256 << 20
+
+# How many objects a site may store: heartbeats and messages, and one for each of so many bytes (a chunk has 1
+# MiB).
+_SMALL_OBJECTS, _OBJECT_BYTES = 10_000, 64 << 10
+
+# How many other studies a site may still store for.
+_OTHER_STUDIES = 15
+
+
+def stream_settings(
+    stream: str, study: str, site_bytes: int, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the settings of a stream; what other studies need remains, by its settings `before`."""
+    own = (
+        _models() if stream == GLOBAL else _site(stream.removeprefix("UP_"), study, site_bytes, before or {})
+    )
+    return {
+        "name": stream,
+        "retention": "limits",
+        "storage": "file",
+        "max_msgs_per_subject": 1,
+        "allow_direct": True,
+        "num_replicas": 1,
+        **own,
+    }
+
+
+def _models() -> dict[str, Any]:
+    return {"subjects": ["glob.>"], "discard": "old"}
+
+
+def _site(site: str, study: str, site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
+    own = f"up.{study}.{site}.>"
+    # An earlier medfed let a site store under any name.
+    others = [one for one in before.get("subjects", ()) if one != own and not one.startswith("up.*.")]
+    max_bytes = max(site_bytes, int(before.get("max_bytes", 0)))
+    return {
+        "subjects": [*others[-_OTHER_STUDIES:], own],
+        "max_bytes": max_bytes,
+        "max_msgs": _SMALL_OBJECTS + max_bytes // _OBJECT_BYTES,
+        "discard": "new",
+    }

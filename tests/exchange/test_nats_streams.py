@@ -1,0 +1,71 @@
+"""What a site may store at the broker: its own studies' names, so many bytes and objects, and no more."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from medfed.deployment.enrolment import enrol
+from medfed.exchange._nats_store import NatsStore
+from medfed.exchange._nats_streams import stream_settings
+from medfed.exchange._object_store import Unreachable
+from medfed.wire.signing import Identity
+
+STUDY = "12" * 32
+SPACE = STUDY[:16]
+
+
+def test_a_sites_stream_takes_its_studies_alone_and_refuses_what_is_too_much():
+    settings = stream_settings("UP_north", SPACE, 640 << 20)
+    assert settings["subjects"] == [f"up.{SPACE}.north.>"]
+    assert (settings["max_bytes"], settings["max_msgs"]) == (671_088_640, 20_240)
+    assert settings["discard"] == "new"
+    before = {"subjects": ["up.*.north.>", "up.aa.north.>", f"up.{SPACE}.north.>"], "max_bytes": 900 << 20}
+    again = stream_settings("UP_north", SPACE, 640 << 20, before)
+    assert again["subjects"] == ["up.aa.north.>", f"up.{SPACE}.north.>"]
+    assert again["max_bytes"] == 900 << 20
+    many = {"subjects": [f"up.{number:02}.north.>" for number in range(40)], "max_bytes": -1}
+    kept = stream_settings("UP_north", SPACE, 640 << 20, many)
+    assert kept["subjects"] == [*(f"up.{number}.north.>" for number in range(25, 40)), f"up.{SPACE}.north.>"]
+    assert kept["max_bytes"] == 640 << 20
+
+
+@pytest.fixture
+def stores(enrolment, monkeypatch):
+    monkeypatch.setattr("medfed.exchange._nats_store.FIRST_SITE_BYTES", 3 << 20)
+    enrolment.start()
+    opened = {
+        party: NatsStore([enrolment.url], Identity(enrolment.credentials(party)), STUDY, timeout_s=5)
+        for party in ("hub", "north", "south")
+    }
+    started = False
+    while not started:  # the broker has only just been started
+        with contextlib.suppress(Unreachable):
+            opened["hub"].limit_sites(3 << 20)
+            started = True
+    yield opened
+    for store in opened.values():
+        store.close()
+
+
+def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enrolment, stores, caplog):
+    hub, north, south = stores["hub"], stores["north"], stores["south"]
+    for number in (1, 2):
+        south.put(f"up/{SPACE}/south/r00001/c/{number}", bytes(1 << 20))
+    with pytest.raises(Unreachable, match=r"stores no more for 'south' .maximum bytes exceeded."):
+        south.put(f"up/{SPACE}/south/r00001/c/3", bytes(1 << 20))
+    # Nor under the name of a study that no hub runs; north goes on.
+    with pytest.raises(Unreachable, match="the broker has no such stream"):
+        south.put("up/junk/south/a/m", b"x")
+    north.put(f"up/{SPACE}/north/r00001/c/1", bytes(1 << 20))
+    used = hub.used_bytes()
+    assert 2 << 20 < used["south"] < 3 << 20
+    assert 1 << 20 < used["north"] < 2 << 20
+    hub.limit_sites(8 << 20)
+    south.put(f"up/{SPACE}/south/r00001/c/3", bytes(1 << 20))
+    enrol.revoke(enrolment.authority, "south")
+    hub.limit_sites(8 << 20)
+    assert set(hub.used_bytes()) == {"north"}
+    assert "what 'south' stored at the broker is deleted: it is no longer enrolled" in caplog.text
+    assert hub.get(f"up/{SPACE}/north/r00001/c/1") == bytes(1 << 20)
