@@ -25,8 +25,7 @@ import torch
 
 from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
-from medfed.exchange import MemoryExchange
-from medfed.federation.callback import drop_out_reason
+from medfed.exchange import MemoryExchange, detail_of
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
@@ -229,10 +228,12 @@ class SiteFailures:
             self._first = self._first or (site, error)
             if _is_interruption(error):
                 self._interruption = error
-        self._withdraw(site, drop_out_reason(error))
+        self._withdraw(site, detail_of(error))
 
     def returned(self, site: str) -> None:
         """Withdraw a site whose function has returned; nothing changes if the study has ended."""
+        if self.exchange.closed:
+            return
         if not self.exchange.finished:
             self._withdraw(
                 site,
@@ -248,7 +249,9 @@ class SiteFailures:
             left = len(self._config.sites) - len(self._stopped)
         self.exchange.withdraw(site, reason)
         too_few = left < self._config.minimum and not self.exchange.finished
-        if too_few or self._interruption is not None:
+        # Where sites agree on keys, each first writes down its secrets, with which a resumed run repeats.
+        at_once = self._config.privacy.reveals_each_update
+        if (too_few and at_once) or self._interruption is not None:
             self.exchange.close()  # the other sites stop at their next step, not after hours of training
 
     def explain(self, error: BaseException) -> BaseException | None:
@@ -276,7 +279,7 @@ class SiteFailures:
     def _site_error(self, model: GlobalModel | None) -> SiteError:
         assert self._first is not None
         site, cause = self._first
-        error = SiteError(f"site '{site}': {drop_out_reason(cause)}")
+        error = SiteError(f"site '{site}': {detail_of(cause)}")
         error.model = model
         return error
 

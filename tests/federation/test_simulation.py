@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
@@ -322,3 +323,43 @@ def test_a_function_is_needed_for_each_site_of_the_hub() -> None:
         match=r"^simulate: HubConfig\.sites are north, south, functions are given for north, west;",
     ):
         simulate({"west": lambda exchange: None, "north": lambda exchange: None}, {}, config)
+
+
+class Constant(Net):
+    """Has a validation loss that never improves."""
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    "settings, epochs",
+    [
+        # Two batches an epoch: four steps are two epochs.
+        ({"max_steps": 4}, 2),
+        # A first epoch sets the best loss, and a second without a better one ends patience 1.
+        ({"callbacks": [EarlyStopping("val/loss", patience=1)]}, 2),
+    ],
+)
+def test_a_site_that_stops_early_says_so_and_the_merged_model_is_in_the_error(settings, epochs):
+    def stops(exchange):
+        callbacks = [FederatedCallback("b", exchange), *settings.get("callbacks", [])]
+        trainer = pl.Trainer(
+            max_epochs=5, logger=False, enable_checkpointing=False, accelerator="cpu",
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            **{**settings, "callbacks": callbacks},
+        )  # fmt: skip
+        trainer.fit(Constant(), loader(), loader())
+
+    sites = {"a": fit("a", rounds=5), "b": stops}
+    with pytest.raises(
+        QuorumError, match=f"'b', round 3: its Trainer stopped in epoch {epochs} of 5"
+    ) as caught:
+        medfed.run_federation(sites, weights_of(Net()), rule=FedAvg(), rounds=5)
+    assert caught.value.model.round == 2
+
+
+def test_a_trainer_with_too_few_epochs_says_so():
+    sites = {"a": fit("a", rounds=3), "b": fit("b", rounds=2)}
+    with pytest.raises(QuorumError, match="round 3: its Trainer reached max_epochs before"):
+        medfed.run_federation(sites, weights_of(Net()), rule=FedAvg(), rounds=3)
