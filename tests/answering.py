@@ -31,8 +31,8 @@ def answer(exchange, privacy, name: str, audit: AuditLog | None = None, stops: i
         number = received.round + 1
         if number == stops:
             raise RuntimeError("killed")
-        update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/dice": 0.5})
+        update = Update(name, number, Difference(local, received.weights), 10 + len(name), {"val/loss": 0.5})
         send_update(channel, update, received.weights, model_sha256=received.sha256)
         received = receive(channel, number)
-    closing = Update(name, received.round + 1, {}, 0, {"val/dice": 0.7})
+    closing = Update(name, received.round + 1, {}, 0, {"val/loss": 0.7})
     send_update(channel, closing, received.weights)

@@ -91,7 +91,7 @@ def one_round(
                 model_sha256=received.sha256,
             )
             received = receive(connection, 1)
-            send_update(connection, Update(update.site, 2, {}, 0, {"val/dice": 0.5}), received.weights)
+            send_update(connection, Update(update.site, 2, {}, 0, {"val/loss": 0.5}), received.weights)
 
         return work
 
