@@ -30,7 +30,7 @@ from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.distributed_dp import DistributedDP
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.update import GlobalModel, Update
+from medfed.wire.update import GlobalModel, Update, model_digest
 from medfed.wire.weights import Difference
 
 STUDY = "5e" * 32
@@ -72,6 +72,9 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         hub.publish(current)
         for site, side in sides.items():
             side.fetch(site, 0)
+        received = model_digest(
+            current
+        )  # every site measures it when it receives a model, whatever its privacy
         for site in sites[:gone]:
 
             def stops(update: Update, site: str = site) -> None:
@@ -83,7 +86,8 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         def work(site: str) -> None:
             update = Update(site, 1, Difference(local, weights), 100 + len(site))
             with contextlib.suppress(ExchangeError):  # the hub closes when the round is measured
-                send_update(SiteConnection(site, sides[site], privacy), update, weights)
+                connection = SiteConnection(site, sides[site], privacy, parties=tuple(sites))
+                send_update(connection, update, weights, model_sha256=received)
 
         threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
         cpu, began = time.process_time(), time.monotonic()

@@ -7,7 +7,7 @@ import threading
 import torch
 
 from medfed.aggregation.fedavg import FedAvg
-from medfed.exchange import MemoryExchange
+from medfed.exchange import DropOut, MemoryExchange
 from medfed.federation.config import HubConfig
 from medfed.federation.round import SiteConnection, aggregate_round, send_update
 from medfed.privacy._masks import FixedPoint
@@ -106,7 +106,7 @@ class Round:
             except BaseException as error:
                 self.ends[site] = error
                 if not silent or not isinstance(error, Killed):
-                    self.exchange.drop_out(site, "it stopped")
+                    self.exchange.drop_out(site, DropOut.ERROR)
 
         for site in sites:
             self.threads.append(threading.Thread(target=work, args=(site,), daemon=True))

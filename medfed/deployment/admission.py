@@ -14,6 +14,7 @@ from medfed.deployment.policy import describe, refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
 from medfed.errors import ExchangeError, StudyError, WireError
+from medfed.exchange import DropOut
 from medfed.federation.round import SiteConnection, drop_out
 from medfed.files import write_whole
 from medfed.pipeline.measure_models import all_cases_of
@@ -112,12 +113,12 @@ def enforce_policy(session: SiteSession) -> None:
     if not reasons:
         return
     session.audit.write("declined", study=session.digest, site=site.name, reason="; ".join(reasons))
-    decline(session, "this hospital's policy does not allow the study")
+    decline(session, DropOut.POLICY)
     listed = "\n  ".join(reasons)
     raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {listed}")
 
 
-def decline(session: SiteSession, reason: str) -> None:
+def decline(session: SiteSession, reason: DropOut) -> None:
     """Tell the hub that it need not wait for this site; `reason` is all that it learns."""
     side = session.connect()
     drop_out(SiteConnection(session.name, side, audit=session.audit), reason)

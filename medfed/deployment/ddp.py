@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.errors import ExchangeError
-from medfed.exchange import Transmission
+from medfed.exchange import DropOut, Transmission
 from medfed.wire import encoding as wire
 from medfed.wire.update import GlobalModel, Update
 
@@ -53,5 +53,5 @@ class WorkerExchange:
     def send(self, update: Update) -> None:
         raise ExchangeError(f"site '{update.site}': only rank 0 sends")
 
-    def drop_out(self, site: str, reason: str) -> None:
+    def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
         """Do nothing: rank 0 stops too, and tells the hub."""

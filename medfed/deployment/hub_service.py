@@ -276,11 +276,11 @@ def _take_rows(
         most = plausible_patients(config.max_examples, began.get(result.site))
         accepted, refused = accept_rows(result.scalars, config.rounds, result.site, most)
         rows += accepted
-        notes = tuple(f"a result is refused: {why}" for why in refused)
+        scores, implausible = plausible_scores(without_rows(result.scalars))
+        notes = (*(f"a result is refused: {why}" for why in refused), *implausible)
         for note in notes:
             audit.write("warning", site=result.site, round=report.round, reason=note)
-        scores, implausible = plausible_scores(without_rows(result.scalars))
-        results.append(replace(result, scalars=scores, notes=(*result.notes, *notes, *implausible)))
+        results.append(replace(result, scalars=scores, notes=(*result.notes, *notes)))
     return rows, replace(report, results=tuple(results))
 
 

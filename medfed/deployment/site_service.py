@@ -33,6 +33,7 @@ from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_lo
 from medfed.errors import DataError, ExchangeError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
+from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
@@ -144,7 +145,7 @@ def _screen(session: SiteSession) -> None:
         if session.trains:
             require_training_cases(session.hospital)
     except DataError:
-        admission.decline(session, "this hospital's data cannot be used in the study")
+        admission.decline(session, DropOut.DATA)
         raise
     for line in data.notes[told:]:
         session.progress.log(f"{session.name}: {line}")

@@ -11,10 +11,12 @@ tests/contracts/test_exchange.py finds it. An exchange across machines only need
 encoded and decides nothing: `federation/hub.py` chooses who takes part and what is merged.
 """
 
+from medfed.exchange._drop_out import DropOut, detail_of, reason_of
 from medfed.exchange._exchange import Exchange, HubSide, ReceivedUpdate, SiteSide, SupportsAsync, Transmission
 from medfed.exchange.memory import MemoryExchange
 
 __all__ = [
+    "DropOut",
     "Exchange",
     "HubSide",
     "MemoryExchange",
@@ -22,4 +24,6 @@ __all__ = [
     "SiteSide",
     "SupportsAsync",
     "Transmission",
+    "detail_of",
+    "reason_of",
 ]

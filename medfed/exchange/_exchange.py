@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import MedfedError
+from medfed.exchange._drop_out import DropOut
 from medfed.registry import Kind
 from medfed.wire.messages import HubMessaging, SiteMessaging
 from medfed.wire.update import GlobalModel, Update
@@ -60,8 +61,11 @@ class SiteSide(SiteMessaging, Protocol):
         A site then stops at its next training step instead of its next merge.
         """
 
-    def drop_out(self, site: str, reason: str) -> None:
-        """Tell the hub that this site stops; the reason holds no patient data."""
+    def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
+        """Tell the hub that this site stops, in one of the fixed words.
+
+        `detail` is never sent: only an exchange within one process, which one person runs, shows it.
+        """
 
 
 class HubSide(HubMessaging, Protocol):

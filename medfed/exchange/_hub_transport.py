@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medfed.errors import MedfedError, SiteError, WireError
 from medfed.exchange._chunks import download, prefetch, split_chunks
+from medfed.exchange._drop_out import received_reason
 from medfed.exchange._exchange import ReceivedUpdate
 from medfed.exchange._mailbox import HubMailbox
 from medfed.exchange._manifest import Manifest, encode_sealed
@@ -282,7 +283,9 @@ class HubTransport:
             return None
         if not message.text:
             return None
-        return ReceivedUpdate(site, None, SiteError(f"site '{site}', round {round}: {message.text}"))
+        return ReceivedUpdate(
+            site, None, SiteError(f"site '{site}', round {round}: {received_reason(message.text)}")
+        )
 
     # -- heartbeats
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from medfed.errors import ExchangeError, WireError
 from medfed.exchange._chunks import OutgoingUpdate, combined_digest, download, prefetch, split_chunks
+from medfed.exchange._drop_out import DropOut
 from medfed.exchange._exchange import Transmission
 from medfed.exchange._mailbox import SiteMailbox
 from medfed.exchange._manifest import ControlMessage, Manifest, encode_sealed, validate_party_name
@@ -110,11 +111,11 @@ class SiteTransport:
             outgoing.wait_written()
             self._measured = None
 
-    def drop_out(self, site: str, reason: str) -> None:
+    def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
         deadline = time.monotonic() + DROP_OUT_TIMEOUT_S
         while True:
             try:
-                return self._presence.send("dropped_out", reason[:2000])
+                return self._presence.send("dropped_out", DropOut(reason))
             except (Unreachable, OSError):
                 if time.monotonic() > deadline:
                     return None  # the round's deadline will tell the hub

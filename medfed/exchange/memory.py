@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
+from medfed.exchange._drop_out import DropOut
 from medfed.exchange._exchange import Exchange, ReceivedUpdate, Transmission
 from medfed.exchange._mailbox import SECRET_MODE
 from medfed.files import write_whole
@@ -127,10 +128,10 @@ class MemoryExchange:
                 self._updates.setdefault((update.round, update.site), (data, time.monotonic()))
             self._changed.notify_all()
 
-    def drop_out(self, site: str, reason: str) -> None:
+    def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
         with self._changed:
             self._on_bytes(reason.encode())
-            self._dropped_out[site] = reason
+            self._dropped_out[site] = detail or reason
             self._changed.notify_all()
 
     def withdraw(self, site: str, reason: str) -> None:

@@ -18,8 +18,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.errors import ExchangeError, MedfedError, StudyError
-from medfed.exchange import SiteSide
+from medfed.errors import ExchangeError, StudyError
+from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation.egress import TRAINING, UNDECLARED_OK, Egress, declared_scores, keep_undeclared
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.progress_bar import replace_progress_bar
@@ -184,6 +184,8 @@ class FederatedCallback(pl.Callback):
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
             self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
+            if self._connection.privacy.follows_model:
+                self._follow(self._fetch(trainer, self.round))
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -258,7 +260,7 @@ class FederatedCallback(pl.Callback):
             # Scores are no tensors: there is nothing to compress.
             send_update(replace(self._connection, compress=()), report, received.weights)
         else:
-            drop_out(self._connection, self._stop_reason)
+            drop_out(self._connection, DropOut.ENDED, self._stop_reason)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -267,7 +269,7 @@ class FederatedCallback(pl.Callback):
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
-            drop_out(self._connection, drop_out_reason(exception))
+            drop_out(self._connection, reason_of(exception), detail_of(exception))
 
     def state_dict(self) -> dict[str, Any]:
         # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
@@ -411,9 +413,15 @@ class FederatedCallback(pl.Callback):
         if self._received is None:
             check_same_model(self.site, self._weights(module), received, self._classes)
         load(module, received.weights)
+        self._follow(received)
         self._received, self.round, self.model_sha256 = received, received.round, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
         self._begin_round()
+
+    def _follow(self, received: GlobalModel) -> None:
+        """Take for the next update what the hub published beside this model, such as the round's clip."""
+        privacy = self._connection.privacy.for_round(received)
+        self._connection = replace(self._connection, privacy=privacy)
 
     def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
         """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
@@ -440,13 +448,3 @@ class FederatedCallback(pl.Callback):
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
     plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
     return {**vars(received), **plain}
-
-
-def drop_out_reason(exception: BaseException) -> str:
-    """Return why a site stops in words that may leave it: medfed's own message, or another error's name only.
-
-    Another library's message can quote a path, a header or a patient; medfed's messages never do.
-    """
-    if isinstance(exception, MedfedError):
-        return str(exception)
-    return f"training stopped with {type(exception).__name__}; the site's own log says more"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from medfed.aggregation import Rule, State
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
-from medfed.exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync
+from medfed.exchange import DropOut, HubSide, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.federation.acceptance import (
     accept_numbers,
     check_examples,
@@ -145,12 +145,17 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
     return residual
 
 
-def drop_out(connection: SiteConnection, reason: str) -> None:
-    """Tell the hub why this site stops; the reason names no patient, no file and no header."""
+def drop_out(connection: SiteConnection, reason: DropOut, detail: str = "") -> None:
+    """Tell the hub in one of the fixed words that this site stops; the detail stays in its own log."""
     connection.audit.write(
-        "dropped out", site=connection.site, to="hub", bytes=len(reason.encode()), reason=reason
+        "dropped out",
+        site=connection.site,
+        to="hub",
+        bytes=len(reason.encode()),
+        reason=reason.value,
+        detail=detail,
     )
-    connection.exchange.drop_out(connection.site, reason)
+    connection.exchange.drop_out(connection.site, reason, detail)
 
 
 # ---------------------------------------------------------------------------------------------- at the hub

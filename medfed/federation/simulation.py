@@ -25,8 +25,7 @@ import torch
 
 from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
-from medfed.exchange import MemoryExchange
-from medfed.federation.callback import drop_out_reason
+from medfed.exchange import MemoryExchange, detail_of
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
@@ -229,7 +228,7 @@ class SiteFailures:
             self._first = self._first or (site, error)
             if _is_interruption(error):
                 self._interruption = error
-        self._withdraw(site, drop_out_reason(error))
+        self._withdraw(site, detail_of(error))
 
     def returned(self, site: str) -> None:
         """Withdraw a site whose function has returned; nothing changes if the study has ended."""
@@ -280,7 +279,7 @@ class SiteFailures:
     def _site_error(self, model: GlobalModel | None) -> SiteError:
         assert self._first is not None
         site, cause = self._first
-        error = SiteError(f"site '{site}': {drop_out_reason(cause)}")
+        error = SiteError(f"site '{site}': {detail_of(cause)}")
         error.model = model
         return error
 

@@ -19,6 +19,8 @@ from medfed.wire.weights import Weights
 # Every group's name begins with `GROUP`, which separates it from the aggregation rule's state.
 PrivacyState = Mapping[str, Weights]
 GROUP = "privacy:"
+# Those that begin with `PUBLIC` are for everyone to read, and the others that a hub publishes are encrypted.
+PUBLIC = f"{GROUP}public:"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -111,6 +113,19 @@ class Privacy(Kind, frozen=True):
         return ()
 
     @property
+    def follows_model(self) -> bool:
+        """Whether `for_round` reads what the hub publishes beside the model."""
+        return False
+
+    def for_round(self, received: GlobalModel) -> Self:
+        """Return the mechanism for the round that trains from this model, for example with the round's clip.
+
+        Raises:
+            PrivacyError: if the hub published nothing that fits.
+        """
+        return self
+
+    @property
     def min_sites(self) -> int:
         """The smallest number of sites that must answer a round; a field where a study sets it."""
         return 1
@@ -157,7 +172,8 @@ class Privacy(Kind, frozen=True):
         Raises:
             PrivacyError: if a part of it is encrypted and this site cannot read it.
         """
-        if encrypted := sorted(name for name in received.groups if name.startswith(GROUP)):
+        sealed = [one for one in received.groups if one.startswith(GROUP) and not one.startswith(PUBLIC)]
+        if encrypted := sorted(sealed):
             raise PrivacyError(
                 f"site '{channel.site}': a part of the model is encrypted ('{encrypted[0]}'), and only sites "
                 "that train under the study's privacy hold its key"

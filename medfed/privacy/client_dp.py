@@ -16,23 +16,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from medfed.errors import PrivacyError
+from medfed.errors import PrivacyError, UpdateError
 from medfed.privacy._client_noise import ClientNoise
 from medfed.privacy._clipping import clipped, factor, noised, scaled
 from medfed.privacy._noise import add_gaussian
-from medfed.privacy._privacy import GROUP, Positive, PrivacyState, public_only
+from medfed.privacy._privacy import (
+    GROUP,
+    PUBLIC,
+    PlainSession,
+    Positive,
+    PrivacyState,
+    RoundSession,
+    public_only,
+)
 from medfed.registry import kind_of
-from medfed.wire.update import Update
+from medfed.wire.messages import HubChannel
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, norm
 
-CLIP = f"{GROUP}clip"
+# The round's clip, which the hub publishes beside the model where it adapts.
+CLIP = f"{PUBLIC}clip"
+
+# Where the clip adapts: the clip to which a site shortened its update, and whether that was as short already.
+CLIPPED = f"{GROUP}clipped"
 
 # The site name of the update that stands for all sites of a round.
 EVERYONE = "all-sites"
@@ -40,6 +53,9 @@ EVERYONE = "all-sites"
 
 class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A clip that follows the updates' norms: after each round it moves towards their `quantile`.
+
+    The hub publishes each round's clip; a site shortens its update to it before it leaves, and says with it
+    whether it was as short already.
 
     rate: the paper's learning rate of the clip's logarithm, 0.2.  count_noise: the standard deviation of the
     noise on how many updates were short enough; if null, a twentieth of the sites, but at least
@@ -81,6 +97,31 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             )
 
     @property
+    def broadcast(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The groups of the hub's state that it publishes: the clip, where it changes."""
+        return () if self.adaptive is None else (CLIP,)
+
+    @property
+    def sends(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The groups that leave with an update: how it was clipped, where the clip changes."""
+        return () if self.adaptive is None else (CLIPPED,)
+
+    @property
+    def follows_model(self) -> bool:
+        return self.adaptive is not None
+
+    def for_round(self, received: GlobalModel) -> Self:
+        if self.adaptive is None:
+            return self
+        clip = float(received.groups.get(CLIP, {}).get("clip", torch.tensor(math.nan)))
+        if not (math.isfinite(clip) and clip > 0):
+            raise PrivacyError(
+                f"client_dp: the hub published no clip with the model of round {received.round}, which "
+                "adaptive needs; does the hub run the same study and version of medfed?"
+            )
+        return msgspec.structs.replace(self, clip=clip)
+
+    @property
     def reveals_each_update(self) -> bool:  # type: ignore[override]
         """Whether the rule sees noised updates one by one; with central noise it sees their mean only."""
         return self.where == "site"
@@ -93,6 +134,11 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
                     f"rule.kind: '{kind_of(study.rule)}' weighs sites by '{name}', which client_dp "
                     "withholds; under it all sites have the same weight: take fedavg"
                 )
+        if self.adaptive is not None and study.rule.asynchronous:
+            yield (
+                f"rule.kind: '{kind_of(study.rule)}' merges updates of older rounds, which had another clip; "
+                "take fedavg, or omit privacy.adaptive"
+            )
         if self.where == "hub" and study.rule.max_sites is not None:
             yield (
                 f"rule.kind: '{kind_of(study.rule)}' merges one site at a time, and central noise hides a "
@@ -101,7 +147,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
 
     def notes(self) -> tuple[str, ...]:
         trusted = (
-            "the hub adds the noise and sees the updates"
+            "the hub adds the noise and sees the clipped updates"
             if self.where == "hub"
             else "noise is added in the hospital"
         )
@@ -117,15 +163,27 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             apart = 2 * self.clip
             noisy = noised(clipped(update.delta, self.clip), self.multiplier * apart, apart, weights)
             return replace(alike, delta=noisy)
-        if self.adaptive is not None:
-            return alike  # the hub knows this round's clip
         short = clipped(update.delta, self.clip)
-        return replace(alike, delta={name: short[name].to(weights[name].dtype) for name in short})
+        sent = replace(alike, delta={name: short[name].to(weights[name].dtype) for name in short})
+        if self.adaptive is None:
+            return sent
+        within = float(norm(update.delta) <= self.clip)
+        return replace(sent, groups={CLIPPED: {"clip": _number(self.clip), "within": _number(within)}})
+
+    def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
+        privacy = self if channel.model is None else self.for_round(channel.model)
+        return PlainSession(privacy, channel.sites, deadline_s)
+
+    def admit(self, update: Update, weights: Weights) -> Update:
+        admitted = super().admit(update, weights)
+        if self.adaptive is not None and not update.evaluation_only:
+            _check_clipped(update, self.clip)
+        return admitted
 
     def init(self, weights: Weights) -> PrivacyState:
         if self.adaptive is None:
             return {}
-        return {CLIP: {"clip": torch.tensor(self.clip, dtype=torch.float64)}}
+        return {CLIP: {"clip": _number(self.clip)}}
 
     def prepare_merge(
         self, updates: Sequence[Update], state: PrivacyState, weights: Weights
@@ -149,7 +207,8 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
             noisy = add_gaussian(total, deviation, clip, len(ordered))
             mean[name] = (noisy / len(ordered)).to(weights[name].dtype)
         if self.adaptive is not None:
-            state = {CLIP: {"clip": self._next(clip, lengths)}}
+            within = [float(update.groups[CLIPPED]["within"]) == 1.0 for update in ordered]
+            state = {CLIP: {"clip": self._next(clip, within)}}
         return [Update(EVERYONE, ordered[0].round, mean, 1)], state
 
     def _deviation(self, sites: int) -> float:
@@ -170,12 +229,31 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
         given = self.adaptive.count_noise
         return max(sites / 20, self.multiplier) if given is None else given
 
-    def _next(self, clip: float, lengths: Sequence[float]) -> Tensor:
-        """Return C exp(-rate (b - quantile)), b the noised share of updates no longer than C."""
+    def _next(self, clip: float, within: Sequence[bool]) -> Tensor:
+        """Return C exp(-rate (b - quantile)), b the noised share of updates that were no longer than C."""
         assert self.adaptive is not None
         # Counted as +1/2 and -1/2, so that one site moves the sum by 1/2 and not by 1 (section 3).
-        count = torch.tensor(sum(0.5 if length <= clip else -0.5 for length in lengths))
-        noisy = add_gaussian(count, self._count_noise(len(lengths)), 0.5, len(lengths))
-        share = 0.5 + float(noisy) / len(lengths)
+        count = torch.tensor(sum(0.5 if short else -0.5 for short in within))
+        noisy = add_gaussian(count, self._count_noise(len(within)), 0.5, len(within))
+        share = 0.5 + float(noisy) / len(within)
         step = math.exp(-self.adaptive.rate * (share - self.adaptive.quantile))
-        return torch.tensor(clip * step, dtype=torch.float64)
+        return _number(clip * step)
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _check_clipped(update: Update, clip: float) -> None:
+    """Check that a site clipped its update to this round's clip, and said yes or no to whether it was short.
+
+    Raises:
+        UpdateError: naming site and round.
+    """
+    numbers = update.groups.get(CLIPPED, {})
+    if set(numbers) != {"clip", "within"} or any(tensor.numel() != 1 for tensor in numbers.values()):
+        raise UpdateError(f"{update}: does not say how it was clipped (group '{CLIPPED}'), as adaptive needs")
+    if (found := float(numbers["clip"])) != clip:
+        raise UpdateError(f"{update}: was clipped to {found:g}, this round's clip is {clip:g}")
+    if float(numbers["within"]) not in (0.0, 1.0):
+        raise UpdateError(f"{update}: '{CLIPPED}' holds {float(numbers['within']):g}, expected 0 or 1")

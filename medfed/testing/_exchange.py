@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from medfed.errors import ExchangeError, SiteError, WireError
-from medfed.exchange import HubSide, SiteSide
+from medfed.exchange import DropOut, HubSide, SiteSide
 from medfed.testing._contract import Contract, NotApplicable, raises
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, Weights, digest
@@ -249,11 +249,11 @@ def an_update_for_another_round_is_no_answer(parties: Parties) -> None:
 @in_a_new_study
 def a_site_that_drops_out_is_not_waited_for(parties: Parties) -> None:
     hub, site = parties.begun("north")
-    site.drop_out("north", "its disk is full")
+    site.drop_out("north", DropOut.DISK)
     (received,) = hub.collect(1, ["north"], PATIENCE_S)
     assert received.update is None
     assert received.bytes_up == 0
-    with raises(SiteError, "site 'north', round 1: its disk is full"):
+    with raises(SiteError, "site 'north', round 1: its run folder cannot be read or written"):
         raise received.error
 
 
@@ -409,9 +409,9 @@ def closing_lets_a_site_go_that_waits_for_a_message(parties: Parties) -> None:
 @in_a_new_study
 def a_site_that_drops_out_is_not_waited_for_in_a_step(parties: Parties) -> None:
     hub, north = parties.begun("north")
-    north.drop_out("north", "its disk is full")
+    north.drop_out("north", DropOut.DISK)
     (received,) = hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)
-    with raises(SiteError, "site 'north', round 1: its disk is full"):
+    with raises(SiteError, "site 'north', round 1: its run folder cannot be read or written"):
         raise received.error
 
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import MedfedError
-from medfed.exchange import MemoryExchange
+from medfed.exchange import DropOut, MemoryExchange
 from medfed.federation.config import HubConfig
 from medfed.federation.round import RoundOutcome, SiteConnection, aggregate_round, receive, send_update
 from medfed.privacy import Privacy
@@ -295,7 +295,7 @@ def round_under(
                 found.ends[site] = None
             except BaseException as error:  # noqa: BLE001 - how it ended is what is asked
                 found.ends[site] = error
-                hub.drop_out(site, "it stopped")
+                hub.drop_out(site, DropOut.PRIVACY)
 
         threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
         for thread in threads:

@@ -70,8 +70,8 @@ def for_template(value: Any) -> Any:
 
 
 def for_text_template(value: Any) -> Any:
-    """Return a value for a template of plain text: one line, so that no value can pose as another line."""
-    return for_log(value) if isinstance(value, str) else value
+    """Return a value for a template of plain text: the whole on one line, so that it poses as no other."""
+    return for_log(value, max(len(value), 1)) if isinstance(value, str) else value
 
 
 def for_cell(text: str) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from medfed.deployment.ddp import MODEL, RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker
 from medfed.errors import ExchangeError
+from medfed.exchange import DropOut
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel, Update
 
@@ -54,7 +55,7 @@ def test_a_worker_sends_nothing():
     for send in (WorkerExchange().send, WorkerExchange().transmission):
         with pytest.raises(ExchangeError, match="site 'north': only rank 0 sends"):
             send(update)
-    WorkerExchange().drop_out("north", "its disk is full")
+    WorkerExchange().drop_out("north", DropOut.DISK)
 
 
 def test_a_process_is_a_worker_only_below_a_rank_0_of_medfed(tmp_path, monkeypatch):

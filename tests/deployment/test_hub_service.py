@@ -8,15 +8,20 @@ from types import SimpleNamespace
 import pytest
 from hospitals import STUDY
 
+from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment import hub_service as coordinator
 from medfed.errors import ExchangeError, StudyError
+from medfed.evaluation.report import headline, write_report
+from medfed.evaluation.rows import write
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
+from medfed.federation.config import HubConfig
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.rounds import LABELS_NAMED, RoundReport, SiteResult
+from medfed.runs.rounds import LABELS_NAMED, RoundReport, SiteResult, append_round
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
+from medfed.wire.audit_log import AuditLog, entries
 
 TINY = STUDY.format(rounds=3).partition("sites:")[0]
 
@@ -61,6 +66,52 @@ def test_a_run_that_was_not_finished_is_found_and_another_studys_is_not(tmp_path
     assert coordinator._unfinished(study) == Path("runs/tiny")
     RunFolder(Path("runs/tiny")).write_facts(RunFacts(digest=study_digest(study), finished="now"))
     assert coordinator._unfinished(study) is None
+
+
+def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_path):
+    """What one site sent before: a group without "=", a million patients, an accuracy of 7.5."""
+    rows = {
+        "auroc//": (0.999, 1e6),
+        "auroc//sex=F": (0.9, 50.0),
+        "accuracy//": (7.5, 40.0),
+        "dice//female": (0.5, 20.0),
+        "auroc//sex=%3Cb%3E": (0.8, 30.0),
+    }
+    scalars = {"val/auroc": 0.5, "val/accuracy": 7.5}
+    for name, (value, patients) in rows.items():
+        scalars |= {f"row/test/federated/{name}/value": value, f"row/test/federated/{name}/n": patients}
+    honest = {"row/test/federated/auroc///value": 0.7, "row/test/federated/auroc///n": 30.0}
+    folder = RunFolder(tmp_path)
+    first = (SiteResult("evil", "merged", examples=10), SiteResult("north", "merged", examples=120))
+    append_round(folder.rounds, RoundReport(1, first, 1.0, 0))
+    final = (SiteResult("evil", "reported", scalars=scalars), SiteResult("north", "reported", scalars=honest))
+    audit = AuditLog(tmp_path / "audit.jsonl")
+    accepted, report = coordinator._take_rows(
+        RoundReport(2, final, 1.0, 0), HubConfig(1, ("evil", "north"), FedAvg()), folder, audit
+    )
+    assert [(row.site, row.group, row.value, row.n) for row in accepted] == [
+        ("evil", "sex=<b>", 0.8, 30),
+        ("evil", "sex=F", 0.9, 50),
+        ("north", None, 0.7, 30),
+    ]
+    evil, north = report.results
+    assert evil.notes == (
+        "a result is refused: test/federated/accuracy//: 7.5 is outside the metric's range",
+        "a result is refused: test/federated/auroc//: it is of 1000000 patients, this site may have 1 to "
+        "1000 in a split",
+        "a result is refused: test/federated/dice//female: its group is not of the form attribute=value",
+        "a score is left out: val/accuracy: 7.5 is outside the metric's range",
+    )
+    assert (north.notes, north.scalars, evil.scalars) == ((), {}, {"val/auroc": 0.5})
+    warned = [entry for entry in entries(tmp_path / "audit.jsonl") if entry["event"] == "warning"]
+    assert [(entry["site"], entry["reason"]) for entry in warned] == [("evil", note) for note in evil.notes]
+    append_round(folder.rounds, report)
+    write(folder.reported, accepted)
+    page = write_report(tmp_path).read_text()
+    assert "accuracy//: 7.5 is outside" in page
+    assert "sex=&lt;b&gt;" in page or "&lt;b&gt;" in page
+    assert "<b>sex" not in page
+    assert "1000000 patients." not in headline(tmp_path)
 
 
 def test_a_hub_says_once_whose_labels_hold_numbers_alone():

@@ -53,7 +53,7 @@ def test_a_study_bounds_the_examples_of_a_site(stated, fits):
         return
     with pytest.raises(
         UpdateError,
-        match=rf"update of site 'evil' for round 2: states {stated} examples, this study takes at most 1000000",
+        match=rf"site 'evil' for round 2: states {stated} examples, this study takes at most 1000000",
     ):
         check_examples(update(stated), config(), {})
     assert check_examples(update(stated), config(max_examples=None), {}) == ()
@@ -102,7 +102,7 @@ def test_a_first_update_that_outweighs_all_others_is_told():
     assert dominance([update(1501)], {}) == {}
 
 
-# ------------------------------------------------------------------------------------------------- a whole run
+# ---------------------------------------------------------------------------------------------- a whole run
 
 
 def lying(name: str, value: float, counts, **more):
@@ -267,3 +267,15 @@ def test_a_group_that_the_rule_merges_fits_the_model(groups, why):
     with pytest.raises(UpdateError, match=why):
         check_needs(update(groups=groups), Scaffold(), WEIGHTS)
     check_needs(update(groups={"control": DELTA}), Scaffold(), WEIGHTS)
+
+
+def test_a_site_that_leaves_out_what_the_rule_needs_stops_no_merge():
+    reports: list = []
+    loss = {"scalars": {"train/loss_before": 1.0}}
+    sites = {"north": lying("north", 1.0, (100,), **loss), "evil": lying("evil", 9.0, (100,))}
+    settings = HubConfig(1, ("evil", "north"), QFedAvg())
+    final = simulate(sites, WEIGHTS, settings, on_round=reports.append)
+    assert torch.equal(final.weights["b"], torch.tensor([1.0]))
+    evil, north = reports[0].results
+    assert (evil.status, north.status) == ("refused", "merged")
+    assert "has no finite scalar 'train/loss_before'" in evil.reason

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment.policy import Policy, egress_under
 from medfed.errors import EgressError, StudyError, UpdateError
-from medfed.exchange import MemoryExchange
+from medfed.exchange import DropOut, MemoryExchange
 from medfed.federation.callback import CallbackOptions, FederatedCallback
 from medfed.federation.config import HubConfig
 from medfed.federation.egress import TRAINING, Egress, declared_scores, enforce
@@ -67,7 +67,7 @@ def test_the_entry_is_on_disk_before_anything_leaves(site, tmp_path):
     with pytest.raises(OSError, match="no space left"):
         send_update(SiteConnection("north", exchange, egress=LISTED, audit=Full(None)), update(), WEIGHTS)
     with pytest.raises(OSError, match="no space left"):
-        drop_out(SiteConnection("north", exchange, audit=Full(None)), "why")
+        drop_out(SiteConnection("north", exchange, audit=Full(None)), DropOut.DATA)
     assert left == []
 
 
@@ -285,9 +285,12 @@ def test_scores_over_few_patients_stay_where_the_hospital_says_so(tiny, policy, 
 
 def test_a_reason_to_stop_has_an_entry(site, tmp_path):
     exchange, audit, left = site
-    drop_out(SiteConnection("north", exchange, audit=audit), "it was interrupted")
+    drop_out(SiteConnection("north", exchange, audit=audit), DropOut.PRIVACY, "trains on 12 examples")
     (entry,) = entries(tmp_path / "audit.jsonl")
     assert (entry["event"], entry["bytes"]) == ("dropped out", len(left[0]))
+    # The number of cases is in the hospital's own log, and not in what left.
+    assert entry["detail"] == "trains on 12 examples"
+    assert left == [b"its privacy mechanism cannot keep its promise here"]
 
 
 def test_measured_is_what_is_encoded():

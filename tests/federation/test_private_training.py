@@ -16,6 +16,7 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError
 from medfed.federation import private_training
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.checkpoints import load_latest_checkpoint
 from medfed.federation.config import SiteConfig
 from medfed.federation.private_training import (
     PoissonPatientSampler,
@@ -29,6 +30,7 @@ from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.privacy import _noise as noise
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set
+from medfed.privacy.client_dp import CLIP, Adaptive, ClientDP
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.weights import digest, weights_of
 
@@ -458,6 +460,20 @@ def test_a_resumed_run_counts_the_round_it_repeats_draws_new_noise_and_keeps_the
     assert sum(charge.steps for charge in after.spent) == steps + 2 * 2 == 8
     assert after.spent[-1].noise_multiplier > before.spent[0].noise_multiplier
     assert epsilon(after.spent, 1e-5, "rdp") <= 4
+
+
+def test_each_rounds_clip_reaches_the_sites_before_and_after_a_resume(tmp_path):
+    adaptive = Adaptive(count_noise=0.03, rate=1.0)
+    privacy = ClientDP(clip=0.05, noise_multiplier=0.05, accountant="rdp", adaptive=adaptive)
+    with pytest.raises(medfed.QuorumError, match="south: absent"):
+        federation(tmp_path, privacy=privacy, dies=True)
+    _, reports = federation(tmp_path, privacy=privacy, resume=True)
+    merged = [[one.status for one in report.results] for report in reports]
+    assert [len(one) for one in merged] == [2] * len(merged)
+    assert {status for one in merged[:-1] for status in one} == {"merged"}
+    state = load_latest_checkpoint(tmp_path / "hub")[1]
+    # Both hospitals' updates were too long in each of three rounds: 0.05 exp(1 / 2) each time.
+    assert float(state[CLIP]["clip"]) == pytest.approx(0.05 * math.exp(1.5), rel=0.1)
 
 
 def test_no_run_repeats(tmp_path):

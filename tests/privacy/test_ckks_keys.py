@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.errors import PrivacyError, QuorumError
-from medfed.exchange import MemoryExchange
+from medfed.exchange import DropOut, MemoryExchange
 from medfed.privacy._ckks_keys import (
     ANNOUNCED,
     ENCRYPTED_KEYS,
@@ -47,7 +47,7 @@ def run(held: dict[str, bytes], sites=SITES):
             keys[site] = shared_key(channel, make)
         except PrivacyError as error:
             keys[site] = error
-            exchange.drop_out(site, "it stopped")
+            exchange.drop_out(site, DropOut.ERROR)
 
     threads = [threading.Thread(target=ask, args=(site,), daemon=True) for site in sites]
     for thread in threads:

@@ -9,11 +9,12 @@ import torch
 from simulated import simulated
 
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import PrivacyError
+from medfed.errors import PrivacyError, UpdateError
 from medfed.exchange import MemoryExchange
-from medfed.privacy import _noise
-from medfed.privacy.client_dp import CLIP, Adaptive, ClientDP
-from medfed.wire.update import Update
+from medfed.privacy import NoPrivacy, _noise
+from medfed.privacy.client_dp import CLIP, CLIPPED, Adaptive, ClientDP
+from medfed.wire.messages import HubChannel, SiteChannel
+from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, norm
 
 WEIGHTS = {"a": torch.zeros(2), "b": torch.zeros(2, 1)}
@@ -98,7 +99,10 @@ def test_the_clip_follows_the_quantile_by_hand(no_noise):
         where="hub", noise_multiplier=0.1, adaptive=Adaptive(quantile=0.5, rate=0.2, count_noise=0.2)
     )
     state = kind.init(WEIGHTS)
-    updates = [update(site, 0.5, 0, 0, 0) for site in "abc"] + [update("d", 3, 0, 0, 4)]
+    updates = [kind.protect(update(site, 0.5, 0, 0, 0), WEIGHTS) for site in "abc"]
+    updates.append(kind.protect(update("d", 3, 0, 0, 4), WEIGHTS))
+    # The hub sees the long one clipped, and that it was too long.
+    assert norm(updates[3].delta) == pytest.approx(1.0, rel=2e-5)
     _, state = kind.prepare_merge(updates, state, WEIGHTS)
     assert float(state[CLIP]["clip"]) == pytest.approx(math.exp(-0.05))
     # Theorem 1: z_delta = (z^-2 - (2 s)^-2)^(-1/2), here (100 - 6.25)^(-1/2), times the clip.
@@ -110,7 +114,10 @@ def test_the_clip_arrives_at_the_quantile():
     state = kind.init(WEIGHTS)
     updates = [update(f"s{n}", n + 1, 0, 0, 0) for n in range(21)]
     for _ in range(60):
-        _, state = kind.prepare_merge(updates, state, WEIGHTS)
+        bound = kind.for_round(GlobalModel(0, WEIGHTS, groups=state))
+        sent = [bound.protect(one, WEIGHTS) for one in updates]
+        assert max(norm(one.delta) for one in sent) <= float(state[CLIP]["clip"])
+        _, state = kind.prepare_merge(sent, state, WEIGHTS)
     assert 8 <= float(state[CLIP]["clip"]) <= 14  # the median is 11
 
 
@@ -118,6 +125,44 @@ def test_a_count_noise_that_leaves_nothing_is_refused_with_the_cure():
     kind = ClientDP(noise_multiplier=2.0, adaptive=Adaptive(count_noise=0.5))
     with pytest.raises(PrivacyError, match=r"count_noise: 0.5 is too small .* must be above 1"):
         kind.prepare_merge([update("a", 1, 0, 0, 0)], kind.init(WEIGHTS), WEIGHTS)
+
+
+ADAPTIVE = ClientDP(clip=2.0, noise_multiplier=0.1, adaptive=Adaptive(count_noise=0.2))
+
+
+def said(**numbers: float) -> dict:
+    return {CLIPPED: {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}}
+
+
+@pytest.mark.parametrize(
+    "groups, words",
+    [
+        ({}, "does not say how it was clipped"),
+        (said(clip=2.0), "does not say how it was clipped"),
+        (said(clip=3.0, within=1.0), "was clipped to 3, this round's clip is 2"),
+        (said(clip=2.0, within=40.0), "holds 40, expected 0 or 1"),
+    ],
+)
+def test_an_update_that_lies_about_its_clip_is_refused_by_name(groups, words):
+    session = ADAPTIVE.open_session(
+        HubChannel(None, ("x",), 1, model=GlobalModel(0, WEIGHTS, groups=ADAPTIVE.init(WEIGHTS))), None
+    )
+    with pytest.raises(UpdateError, match=rf"update of site 'x' for round 1: .*{words}"):
+        session.admit(update("x", 1.0, 0.0, 0.0, 0.0, groups=groups), WEIGHTS)
+    good = update("x", 1.0, 0.0, 0.0, 0.0, groups=said(clip=2.0, within=1.0))
+    assert session.admit(good, WEIGHTS) is good
+
+
+def test_without_a_published_clip_nothing_is_sent():
+    with pytest.raises(PrivacyError, match="the hub published no clip with the model of round 4"):
+        ADAPTIVE.for_round(GlobalModel(4, WEIGHTS))
+    fixed = ClientDP(noise_multiplier=0.1)
+    assert fixed.for_round(GlobalModel(4, WEIGHTS)) is fixed
+
+
+def test_a_site_that_only_evaluates_reads_a_model_with_a_clip():
+    received = GlobalModel(1, WEIGHTS, groups=ADAPTIVE.init(WEIGHTS))
+    assert NoPrivacy().decrypt(received, SiteChannel(MemoryExchange(), "x", 1)) is received
 
 
 @pytest.mark.parametrize("where", ["site", "hub"])

@@ -339,12 +339,19 @@ def test_more_colluding_sites_than_the_study_states_read_an_update_so_the_bound_
 
 
 def test_as_many_as_the_study_states_do_not():
-    """t = 4 of 4 with colluding: 2, since 2 < 2 * 4 - 4 holds and 2 < 2 * 3 - 4 does not."""
-    script, given = split_view(SecureSum(colluding=2, min_sites=4, patience_s=WAIT_S))
-    assert given == {}
-    assert "3 of 4 sites signed the list, 4 are needed" in str(script.ends["alfa"]) + str(
-        script.ends["bravo"]
+    """t = 6 of 7 with colluding: 3, since 3 < 2 * 6 - 7; with t = 5, which each list has, 3 = 2 * 5 - 7."""
+    helpers = ("echo", "foxtrot", "golf")
+    sites = (*SITES, *helpers)
+    privacy = SecureSum(colluding=3, min_sites=5, threshold=0.51, patience_s=WAIT_S)
+    script = Scripted(privacy, helpers, sites)
+    script.up_to_the_updates()
+    told_all = ("alfa", "bravo")
+    given = script.ask_for_shares(
+        {site: [one for one in sites if site in told_all or one != "alfa"] for site in script.honest}
     )
+    ends = script.end()
+    assert given == {}
+    assert all("5 of 7 sites signed the list, 6 are needed" in str(end) for end in ends.values()), ends
 
 
 LISTS = st.lists(st.sampled_from(range(1, 32)), min_size=4, max_size=4)

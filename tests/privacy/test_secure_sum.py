@@ -9,7 +9,7 @@ import torch
 from secure_round import EXAMPLES, SITES, STEPS, Killed, Round, model, plainly, same, trained, update
 
 from medfed.errors import PrivacyError, QuorumError
-from medfed.exchange import MemoryExchange
+from medfed.exchange import DropOut, MemoryExchange
 from medfed.federation.round import SiteConnection, send_update
 from medfed.privacy._masks import FixedPoint
 from medfed.privacy.secure_sum import SecureSum
@@ -119,7 +119,7 @@ def test_a_million_times_an_update_stays_at_its_site_and_the_others_are_summed(t
             send_update(channel, Update("west", 1, far, EXAMPLES["west"]), model())
         except PrivacyError as error:
             round.ends["west"] = error
-            round.exchange.drop_out("west", "it stopped")
+            round.exchange.drop_out("west", DropOut.ERROR)
 
     round.threads.append(threading.Thread(target=west, daemon=True))
     round.threads[-1].start()

@@ -113,6 +113,10 @@ def test_a_number_and_a_word_stay_what_they_are(text):
     assert for_cell(text) == text
 
 
+def test_a_long_list_on_a_page_of_text_is_whole():
+    assert for_text_template("x" * 5000) == "x" * 5000
+
+
 def test_values_of_json_are_cleaned_through_and_through():
     value = {"a\n": ["\x1b", {"b": "\u202e"}], "n": 3, "none": None, "t": ("x\r",)}
     assert cleaned(value) == {"a\\n": ["\\x1b", {"b": "\\u202e"}], "n": 3, "none": None, "t": ["x\\r"]}

@@ -11,7 +11,7 @@ import torch
 import medfed
 from medfed.aggregation.fedbuff import FedBuff
 from medfed.errors import ExchangeError, StudyError
-from medfed.exchange import MemoryExchange
+from medfed.exchange import DropOut, MemoryExchange
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
@@ -103,7 +103,7 @@ def test_a_buffer_that_the_sites_left_cannot_fill_is_merged_as_it_is() -> None:
 def test_a_site_that_stops_is_reported_and_the_others_continue() -> None:
     study = Scripted(FedBuff(buffer=1), "ab", rounds=2)
     received = study.fetch("a", 0)
-    study.exchange.drop_out("b", "its disk is full")
+    study.exchange.drop_out("b", DropOut.DISK, "its disk is full")
     study.train("a", received, to=1.0)
     study.train("a", study.fetch("a", 1), to=2.0)
     study.fetch("a", 2)
