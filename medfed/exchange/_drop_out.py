@@ -26,7 +26,7 @@ class DropOut(StrEnum):
 
     POLICY = "this hospital's policy does not allow the study"
     DATA = "this hospital's data cannot be used in the study"
-    STUDY = "it cannot run the study"
+    STUDY = "it cannot run the study, or this hospital no longer approves it"
     PRIVACY = "its privacy mechanism cannot keep its promise here"
     EGRESS = "it was about to send what is not declared to leave"
     UPDATE = "its training gave no valid update"

@@ -103,7 +103,7 @@ def test_a_site_whose_approval_was_revoked_sends_nothing_more(place):
         hospital.take_part(place.folder / "site.yaml", accept=known, progress=Revoking())
     (arrival,) = place.hub.collect(1, ["north"], 30)
     assert arrival.update is None
-    assert "this hospital revoked its approval" in str(arrival.error)
+    assert "this hospital no longer approves it" in str(arrival.error)
     assert [line["study"] for line in written(place.folder / "runs", "approval revoked")] == [known]
     assert written(place.folder / "runs", "sent") == []
 
