@@ -1,4 +1,4 @@
-"""The seeds of a site's training: from the study's seed, site and epoch, or from a secret of the site's run."""
+"""The seeds of a site's training: from the study's seed, or from a secret of the site and the run."""
 
 from __future__ import annotations
 
