@@ -20,7 +20,7 @@ from medfed.data.case import Case
 from medfed.data.case_reading import moved_parts, read_case
 from medfed.data.case_table import OwnTable, case_inputs, with_table
 from medfed.data.channels import match_channels
-from medfed.data.class_names import Classes, count_of
+from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.dataset import CaseValues, ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
@@ -54,7 +54,6 @@ class LoadingOptions(TypedDict, total=False):
     seed: int
     cache: CacheLocation | None
     steps: int | None
-    names: tuple[str, ...]
 
 
 class SiteDataModule(pl.LightningDataModule):
@@ -77,10 +76,10 @@ class SiteDataModule(pl.LightningDataModule):
         seed: decides augmentation and the order of training items, until `set_random_state` and torch's own
             seed replace it.
         classes: the task's classes by name, or how many there are, the background included; labels and
-            targets are matched to them, or checked against their number.
+            targets are matched to them, or checked against their number. Several findings need the names,
+            which are their columns.
         cache: where `cache: disk` keeps prepared volumes.
         steps: how many training batches an epoch has; one pass over the cases if None.
-        names: the names of the task's classes, which are the columns of several findings.
     """
 
     def __init__(
@@ -94,10 +93,9 @@ class SiteDataModule(pl.LightningDataModule):
         classes: Classes = None,
         cache: CacheLocation | None = None,
         steps: int | None = None,
-        names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.names = names
+        self.names = classes.classes if isinstance(classes, ClassNames) else ()
         self.steps = steps
         self.settings = settings
         self.needs = needs

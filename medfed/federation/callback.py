@@ -25,7 +25,7 @@ from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.federation.same_model import check_same_model
-from medfed.federation.seeding import derived_seed, seed_epoch, training_seed
+from medfed.federation.training_seed import derived_seed, seed_epoch, training_seed
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.local_training._weights import to_cpu

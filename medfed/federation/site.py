@@ -19,7 +19,7 @@ from medfed.federation.callback import CallbackOptions, FederatedCallback
 from medfed.federation.config import SiteConfig
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
-from medfed.federation.seeding import seed_epoch
+from medfed.federation.training_seed import seed_epoch
 from medfed.files import UNFINISHED, format_bytes, replacing
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import Privacy

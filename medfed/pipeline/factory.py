@@ -88,7 +88,6 @@ def hospital_of(
             seed=study.seed,
             classes=classes_of(study, site, words),
             cache=place,
-            names=tuple(getattr(study.task, "classes", ())),
             own=own_table_at(study, site, where, own),
         )
     except MedfedError as error:

@@ -81,8 +81,9 @@ def _check_events(text: str, name: str, expected: str) -> None:
             raise StudyError(f"{name}: YAML aliases (*name) are not allowed; write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark is not None else 1
             raise StudyError(
-                f"{name}:{event.start_mark.line + 1}: it is nested too deeply to be {expected}; at most "
+                f"{name}:{line}: it is nested too deeply to be {expected}; at most "
                 f"{MAX_DEPTH} levels are read"
             )
 

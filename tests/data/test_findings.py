@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medfed.data.case import Case
+from medfed.data.class_names import ClassNames
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.findings import binary_columns, findings_of, read_findings
 from medfed.data.settings import FindingWords, Images
@@ -96,7 +97,7 @@ def hospital(tmp_path, lines: list[str], settings: Images = NATIVE) -> SiteDataM
         write_nifti(tmp_path / f"{name}.nii.gz", np.zeros((4, 4, 4), np.float32))
     (tmp_path / "cases.csv").write_text("\n".join(["case,image,Effusion,Nodule,split", *lines]))
     return SiteDataModule.open(
-        tmp_path, settings, "multilabel", site_secret=SECRET, classes=2, names=NAMES, batch=3
+        tmp_path, settings, "multilabel", site_secret=SECRET, classes=ClassNames(NAMES), batch=3
     )
 
 

@@ -13,7 +13,7 @@ from medfed.data.datamodule import SiteDataModule
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.settings import Table
 from medfed.errors import DataError
-from medfed.federation.seeding import seed_epoch
+from medfed.federation.training_seed import seed_epoch
 
 
 def epochs(batches: FixedStepBatchSampler, numbers: range) -> list[list[int]]:

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Tens
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.exchange import MemoryExchange
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.seeding import _seed_order, derived_seed, training_seed
+from medfed.federation.training_seed import _seed_order, derived_seed, training_seed
 from medfed.privacy import NoPrivacy
 from medfed.privacy.ckks import Ckks
 from medfed.privacy.distributed_dp import DistributedDP

@@ -18,7 +18,7 @@ from medfed.deployment.policy import describe, egress_size
 from medfed.errors import RunError, StudyError
 from medfed.models.tasks._scores import auroc
 from medfed.pipeline import train as run
-from medfed.pipeline.check import check
+from medfed.pipeline.check import OwnChoices, check
 from medfed.pipeline.drafting import draft_study, write_draft
 from medfed.pipeline.export import export
 from medfed.pipeline.factory import hospital_of, module_of
@@ -215,9 +215,9 @@ def test_check_passes_what_the_site_file_says(tmp_path: Path, capsys: pytest.Cap
     study = written(tmp_path, "table")
     own = OwnTable(str(tmp_path / "south" / "Klinik.csv"), {"age": "Alter", "case": "Fall"})
     shutil.copytree(tmp_path / "south", tmp_path / "elsewhere")
-    assert check(tmp_path / "elsewhere", study, None, False, None) == 2
+    assert check(tmp_path / "elsewhere", study, False, None) == 2
     assert "the folder has none of clinical.csv" in capsys.readouterr().out
-    assert check(tmp_path / "elsewhere", study, None, False, None, own=own) < 2
+    assert check(tmp_path / "elsewhere", study, False, None, OwnChoices(table=own)) < 2
     said = capsys.readouterr().out
     assert "has a row for 48 of 48 cases" in said
     assert "age, sex" in said

@@ -16,8 +16,8 @@ from medfed.data.datamodule import SiteDataModule, collate
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
-from medfed.federation.seeding import derived_seed
 from medfed.federation.site import train_alone
+from medfed.federation.training_seed import derived_seed
 from medfed.pipeline.factory import module_of, site_config_of
 from medfed.pipeline.federate import StudyRun
 from medfed.runs.checkpoints import load_or_train

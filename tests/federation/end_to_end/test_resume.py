@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.federation import seeding
+from medfed.federation import training_seed
 from medfed.federation.config import SiteConfig
 from medfed.federation.site import SiteRun, train_site
 from medfed.privacy.secure_sum import SecureSum
@@ -150,7 +150,7 @@ THREE = {"names": ("east", "north", "south"), "privacy": SecureSum()}
 def secrets_drawn(monkeypatch, run: str) -> None:
     """Let each site's secret be this one with the name of its thread, instead of a new one."""
     name = threading.current_thread
-    monkeypatch.setattr(seeding.secrets, "token_hex", lambda count: f"{run} {name().name}")
+    monkeypatch.setattr(training_seed.secrets, "token_hex", lambda count: f"{run} {name().name}")
 
 
 def test_under_a_sum_no_second_run_has_the_same_randomness(tmp_path):

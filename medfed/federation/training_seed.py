@@ -1,4 +1,4 @@
-"""The random states of a site's training: from the study's seed, or from a secret of the site and the run."""
+"""The seeds of a site's training: from the study's seed, or from a secret of the site and the run."""
 
 from __future__ import annotations
 
