@@ -37,7 +37,8 @@ class Index:
     the files that no case uses, by a reason that may be printed; `unreadable` counts what could not be
     looked into. `rows` are those of the table beside the images, if the study asks for one (`case_table.py`).
     `labels_by` says what decides the classes in its labels: names in its files, the hospital's word for their
-    numbers (`stated`), or numbers that nothing names; '' without labels.
+    numbers (`stated`), or numbers that nothing names; '' without labels, and where numbers without names can
+    mean only the study's one class.
     """
 
     folder: Path

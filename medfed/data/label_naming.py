@@ -81,7 +81,8 @@ def match_labels(index: Index, naming: ClassNames, site_secret: bytes) -> tuple[
     refuse_mixture(survey)
     if not survey.named:
         notes = (*index.notes, _numbers_alone(naming))
-        return replace(index, notes=notes, labels_by="numbers"), naming
+        # With one class besides the background, a number can stand for no other class of the study.
+        return replace(index, notes=notes, labels_by="numbers" if len(naming) > 2 else ""), naming
     classes = {one.case.token: _classes_of(one, naming) for one in survey.named}
     spoken = {token for token, numbers in classes.items() if numbers}
     where = write_names(index.folder, site_secret, survey) if any(not row[2] for row in survey.rows) else ""
