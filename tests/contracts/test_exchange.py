@@ -115,8 +115,10 @@ def test_every_exchange_of_the_registry_is_here() -> None:
 
 def test_memory_and_broker_are_signed_and_a_folder_is_not(exchange: OpenableExchange, tmp_path: Path) -> None:
     parties = Parties(exchange, tmp_path)
-    assert parties.site("north").signed is not isinstance(exchange, Folder)
-    parties.close(parties.opened[0])
+    hub, north = parties.hub(), parties.site("north")
+    assert north.signed is not isinstance(exchange, Folder)
+    for side in (north, hub):
+        parties.close(side)
 
 
 def test_an_update_of_another_study_is_refused_and_the_round_goes_on(
