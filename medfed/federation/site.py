@@ -20,7 +20,7 @@ from medfed.federation.config import SiteConfig
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
 from medfed.federation.training_seed import seed_epoch
-from medfed.files import UNFINISHED, format_bytes, replacing
+from medfed.files import PRIVATE_FILE, UNFINISHED, format_bytes, replacing
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import Privacy
 from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledger
@@ -319,6 +319,8 @@ class _CheckpointSaver(pl.Callback):
                     "round"
                 ) from None
             if trainer.is_global_zero:
+                # Lightning writes through fsspec, which sets the first umask that it ever saw.
+                unfinished.chmod(PRIVATE_FILE)
                 unfinished.replace(path)
 
 
