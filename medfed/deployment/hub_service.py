@@ -208,7 +208,7 @@ def _run_rounds(
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
     config = hub_config_of(study)
     rows: list[Row] = []
-    told: dict[str, str] = {}
+    stated: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
         rows[:], report = _take_rows(report, config, folder, audit)
@@ -220,7 +220,7 @@ def _run_rounds(
         for result in report.results:
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
-        _log_different_labels(report, told, progress)
+        _log_different_labels(report, stated, progress)
 
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
@@ -252,21 +252,21 @@ def _run_rounds(
     return rows
 
 
-def _log_different_labels(report: RoundReport, told: dict[str, str], progress: Progress) -> None:
+def _log_different_labels(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
     """Log, once for the same sites, that a number in their labels may not mean the same.
 
-    `told` is what each site has said so far; this round's is added. It is a warning: what one site says does
+    `stated` is what each site has said so far; this round's is added. It is a warning: what one site says does
     not stop the others.
     """
-    before = different_labels(told)
-    told.update(
+    before = different_labels(stated)
+    stated.update(
         {
             one.site: labels_by(one.scalars[LABELS_NAMED])
             for one in report.results
             if LABELS_NAMED in one.scalars
         }
     )
-    if (different := different_labels(told)) and different != before:
+    if (different := different_labels(stated)) and different != before:
         progress.log(f"round {report.round}: {different}")
 
 
