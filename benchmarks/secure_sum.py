@@ -23,6 +23,7 @@ import torch
 from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment.enrolment import enrol
 from medfed.errors import ExchangeError
+from medfed.exchange import DropOut
 from medfed.exchange.folder import Folder
 from medfed.federation.config import HubConfig
 from medfed.federation.round import SiteConnection, aggregate_round, send_update
@@ -78,7 +79,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
         for site in sites[:gone]:
 
             def stops(update: Update, site: str = site) -> None:
-                sides[site].drop_out(site, "it stops")
+                sides[site].drop_out(site, DropOut.ERROR)
                 raise SystemExit
 
             sides[site].send = stops

@@ -129,6 +129,7 @@ class MemoryExchange:
             self._changed.notify_all()
 
     def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
+        reason = DropOut(reason)  # as across machines: other words are refused
         with self._changed:
             self._on_bytes(reason.encode())
             self._dropped_out[site] = detail or reason

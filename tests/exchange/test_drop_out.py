@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medfed import errors
-from medfed.exchange import DropOut, detail_of, reason_of
+from medfed.exchange import DropOut, MemoryExchange, detail_of, reason_of
 from medfed.exchange._drop_out import received_reason
 from medfed.exchange.folder import Folder
 from medfed.wire.update import GlobalModel
@@ -65,6 +65,12 @@ def test_across_machines_the_detail_is_not_sent_and_other_words_are_refused(tmp_
     with pytest.raises(ValueError, match="trains on 12 examples"):
         site.drop_out("east", "'east' trains on 12 examples")
     site.close()
+
+
+def test_within_one_process_other_words_are_refused_too():
+    exchange = MemoryExchange(STUDY)
+    with pytest.raises(ValueError, match="trains on 12 examples"):
+        exchange.drop_out("east", "'east' trains on 12 examples")
 
 
 def test_the_hub_does_not_repeat_other_words(tmp_path):

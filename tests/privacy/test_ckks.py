@@ -17,6 +17,7 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import PrivacyError, QuorumError, StudyError
 from medfed.exchange import MemoryExchange
+from medfed.federation.acceptance import EXAMPLES
 from medfed.federation.checkpoints import load_latest_checkpoint
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
@@ -69,7 +70,13 @@ def test_the_hub_holds_neither_the_key_nor_the_model(tmp_path):
     checkpoint, state = load_latest_checkpoint(tmp_path / "hub", STUDY)
     assert torch.equal(checkpoint.weights["a"], model()["a"])  # the untrained numbers
     assert not torch.equal(checkpoint.weights["b"], model()["b"])  # in the clear, and merged
-    assert set(state) == {module.SUM}
+    assert set(state) == {module.SUM, EXAMPLES}
+    # Beside the ciphertexts only each site's count of examples, which its update states in the clear.
+    assert {site: int(count) for site, count in state[EXAMPLES].items()} == {
+        "north": 15,
+        "south": 15,
+        "west": 14,
+    }
     keys = {site: (tmp_path / "sites" / site / "ckks.secret") for site in SITES}
     assert len({path.read_bytes() for path in keys.values()}) == 1
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in keys.values())

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from medfed.deployment.enrolment import enrol
 from medfed.errors import PrivacyError, StudyError
+from medfed.exchange import DropOut
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.privacy._key_exchange import EncryptedBySite, RelayedMessages, parse, to_bytes
 from medfed.privacy._secagg import (
@@ -162,7 +163,7 @@ class Scripted:
             self.ends[site] = None
         except BaseException as error:
             self.ends[site] = error
-            self.hub.drop_out(site, "it stopped")
+            self.hub.drop_out(site, DropOut.ERROR)
 
     def end(self) -> dict[str, BaseException | None]:
         self.hub.close()

@@ -41,7 +41,7 @@ def test_a_study_ends_with_the_model_that_it_has_without(rule):
         assert torch.allclose(summed.weights[name], tensor, rtol=0, atol=1e-5)
     assert [report.round for report in reports] == [1, 2, 3, 4]
     assert {one.status for one in reports[0].results} == {"merged"}
-    assert {one.scalars["val/dice"] for one in reports[-1].results} == {0.7}
+    assert {one.scalars["val/loss"] for one in reports[-1].results} == {0.7}
 
 
 class Place:
