@@ -384,8 +384,10 @@ class NatsStore:
         # To create one that exists, or to change nothing, the broker would look for all the room once more.
         before = await self._existing(stream)
         settings = stream_settings(stream, self._study, self._site_bytes, before)
-        if not settings.items() <= before.items():
-            await self._change_stream("UPDATE" if before else "CREATE", stream, settings)
+        if settings.items() <= before.items():
+            return
+        if not await self._change_stream("UPDATE" if before else "CREATE", stream, settings):
+            raise Unreachable(f"the broker did not change '{stream}': another hub has just created it")
 
     async def _shrink_sites(self) -> None:
         """Halve what each site may store, until all of them fit on the broker's disk.
