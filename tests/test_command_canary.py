@@ -20,6 +20,10 @@ from click.testing import CliRunner
 from hospitals import make_hospital
 
 from medfed.cli import main
+from medfed.deployment.approvals import approve
+from medfed.privacy.accounting.ledger import LEDGER
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 
 MARK = "Qz7CANARYx9"
 # `medfed predict` writes this list of tokens and case ids for the hospital, and says so by its name.
@@ -186,6 +190,34 @@ def _deidentify(world: World, out: Path) -> str:
     return run("deidentify", source, out / "clean")
 
 
+def _site_in(world: World, out: Path) -> Path:
+    """Write a hospital's site file into `out`, where its secret, approvals and ledger then are."""
+    site = out / "site.yaml"
+    site.write_text(SITE.replace("FOLDER", str(world.data)))
+    return site
+
+
+def _approvals(world: World, out: Path) -> str:
+    site, study = _site_in(world, out), read_study(world.study)
+    said = run("approvals", site)
+    approve(out / "runs", study, "a person")
+    said += run("approvals", site, "--revoke", study_digest(study)) + run("approvals", site)
+    assert said.count("revoked") == 2
+    return said
+
+
+def _ledger(world: World, out: Path) -> str:
+    site = _site_in(world, out)
+    said = run("audit", "ledger", site)
+    (out / "runs").mkdir(exist_ok=True)
+    ledger = out / "runs" / LEDGER
+    ledger.write_text(f'{{"patient": "{MARK}"}}\n')
+    said += run("audit", "ledger", site) + run("audit", "ledger", site, "--adopt")
+    ledger.unlink()
+    assert said.count("privacy ledger, line 1:") == 2
+    return said
+
+
 # What each command is run with on marked data. A command that never sees a hospital's data says so instead.
 LINES: dict[str, Callable[[World, Path], str] | str] = {
     "train": lambda world, out: (world.base / "said.txt").read_text(),
@@ -210,6 +242,8 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
     "fingerprint merge": lambda world, out: run("fingerprint", "merge", world.print, world.print),
     "purge": lambda world, out: run("purge", world.north),
     "audit verify": lambda world, out: run("audit", "verify", world.run),
+    "audit ledger": _ledger,
+    "approvals": _approvals,
     "audit export": lambda world, out: run("audit", "export", world.run, "--out", out / "audit.html"),
     "audit leakage": lambda world, out: run(
         "audit", "leakage", world.run, "--site", "north", "--steps", "1", "--shadows", "0", "--cases", "1",

@@ -23,9 +23,10 @@ from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._nats_streams import FIRST_SITE_BYTES, stream_settings
+from medfed.exchange._nats_refusals import explain_refusal
+from medfed.exchange._nats_streams import FIRST_SITE_BYTES, MIN_SITE_BYTES, no_room, shrunk, stream_settings
 from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
-from medfed.wire.signing import HUB, Identity, serial_number
+from medfed.wire.signing import HUB, Identity
 
 log = logging.getLogger("medfed.exchange")
 
@@ -53,9 +54,14 @@ _PING_S, _MAX_PINGS = 20, 5
 _CONNECT_S = 10.0
 
 # JetStream's error codes: a first-write-wins message on a subject that has one, and a stream that exists
-# with other settings.
+# with other settings; and a disk that is too small for what the streams may store together.
 _WRONG_LAST_SEQUENCE = 10071
 _STREAM_EXISTS = 10058
+_NO_ROOM = 10047
+
+
+class _NoRoom(Unreachable):
+    """The broker's disk has no room to reserve what a stream may store."""
 
 
 class NatsStore:
@@ -76,7 +82,10 @@ class NatsStore:
         self._is_hub = identity.name == HUB
         self._study = study[:16] or "none"
         self._streams: set[str] = set()
-        self._site_bytes = FIRST_SITE_BYTES
+        # What each site should be able to store, and its share if the broker's disk has less.
+        self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
+        self._creating = asyncio.Lock()
+        self._told: set[str] = set()
         self._changed = threading.Event()
         self._client: Any = None
         self._connecting = asyncio.Lock()
@@ -127,8 +136,9 @@ class NatsStore:
         self._run(self._purge, "GLOB", f"glob.{self._study}.>")
 
     def limit_sites(self, max_bytes: int) -> None:
-        if max_bytes > self._site_bytes:
-            self._site_bytes = max_bytes
+        self._wanted_bytes = max(self._wanted_bytes, max_bytes)
+        if self._wanted_bytes > self._site_bytes:
+            self._site_bytes = self._wanted_bytes
             self._streams -= {stream for stream in self._streams if stream != "GLOB"}
         sites = self._sites()
         for site in sites:
@@ -189,7 +199,8 @@ class NatsStore:
         if error and "exceeded" in str(error.get("description")):
             raise Unreachable(
                 f"the broker stores no more for '{self._identity.name}' ({error['description']}) until the "
-                "hub clears earlier rounds; the hub's status.json shows what is used (stored_bytes)"
+                "hub clears earlier rounds or the coordinator gives the broker more disk; the hub's "
+                "status.json shows what is used (stored_bytes)"
             )
         if error and not (if_absent and error.get("err_code") == _WRONG_LAST_SEQUENCE):
             raise Unreachable(f"the broker did not store it: {error.get('description', 'no reason given')}")
@@ -327,6 +338,8 @@ class NatsStore:
         for task in list(self._requests):
             task.cancel()
         self._streams.clear()
+        # A broker that is started again may have a larger disk.
+        self._site_bytes = self._wanted_bytes
 
     async def _on_reconnected(self) -> None:
         self._changed.set()
@@ -337,7 +350,7 @@ class NatsStore:
         self._failures -= 1
         if self._failures == 0:
             self._failed.set()
-        self._refusal = _explain_refusal(text, self._identity) or self._refusal
+        self._refusal = explain_refusal(text, self._identity) or self._refusal
         log.debug("broker: %s", text)
 
     # -- the hub's streams
@@ -351,12 +364,46 @@ class NatsStore:
             await self._create(_stream(name))
 
     async def _create(self, stream: str) -> None:
-        settings = stream_settings(stream, self._study, self._site_bytes)
-        if not await self._change_stream("CREATE", stream, settings):
-            before = await self._existing(stream)
-            settings = stream_settings(stream, self._study, self._site_bytes, before)
-            await self._change_stream("UPDATE", stream, settings)
-        self._streams.add(stream)
+        async with self._creating:
+            while stream not in self._streams:
+                try:
+                    await self._change_settings(stream)
+                    self._streams.add(stream)
+                except _NoRoom:
+                    await self._shrink_sites()
+            if self._site_bytes < self._wanted_bytes:
+                self._tell_share()
+
+    def _tell_share(self) -> None:
+        text = no_room(self._wanted_bytes, self._site_bytes, len(self._sites()))
+        if text not in self._told:
+            log.warning("hub: %s", text)
+        self._told.add(text)
+
+    async def _change_settings(self, stream: str) -> None:
+        # To create one that exists, or to change nothing, the broker would look for all the room once more.
+        before = await self._existing(stream)
+        settings = stream_settings(stream, self._study, self._site_bytes, before)
+        if settings.items() <= before.items():
+            return
+        if not await self._change_stream("UPDATE" if before else "CREATE", stream, settings):
+            raise Unreachable(f"the broker did not change '{stream}': another hub has just created it")
+
+    async def _shrink_sites(self) -> None:
+        """Halve what each site may store, until all of them fit on the broker's disk.
+
+        Raises:
+            Unreachable: if the disk is too small for any exchange.
+        """
+        share = self._site_bytes // 2
+        if share < MIN_SITE_BYTES:
+            self._site_bytes = self._wanted_bytes
+            raise Unreachable(no_room(self._wanted_bytes, share, len(self._sites())))
+        self._site_bytes = share
+        for stream in await self._stored():
+            settings = shrunk(await self._existing(stream), share) if stream.startswith("UP_") else None
+            if settings is not None:
+                await self._change_stream("UPDATE", stream, settings)
 
     async def _existing(self, stream: str) -> dict[str, Any]:
         reply = await self._request(f"$JS.API.STREAM.INFO.{stream}", b"", None)
@@ -388,7 +435,8 @@ class NatsStore:
         error = json.loads(reply.data).get("error")
         if error and error.get("err_code") != _STREAM_EXISTS:
             reason = error.get("description", "no reason given")
-            raise Unreachable(f"the broker did not {action.lower()} '{stream}': {reason}")
+            kind = _NoRoom if error.get("err_code") == _NO_ROOM else Unreachable
+            raise kind(f"the broker did not {action.lower()} '{stream}': {reason}")
         return not error
 
 
@@ -403,33 +451,6 @@ def _checked(call: Callable[[], _T]) -> _T:
 def _stream(name: str) -> str:
     parts = name.split("/")
     return "GLOB" if parts[0] == "glob" else f"UP_{parts[2]}"
-
-
-def _explain_refusal(text: str, identity: Identity) -> str:
-    """Return a readable explanation of an error if one side rejects the other's certificate, otherwise ""."""
-    lower = text.lower()
-    if "certificate verify failed" in lower:
-        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
-        if "expired" in lower:
-            return f"the broker's own certificate has expired ({reason}); the coordinator has to renew it"
-        if "mismatch" in lower:
-            return (
-                f"the server there has another name ({reason}); use an address that the coordinator gave to "
-                f"`medfed enrol init --host`"
-            )
-        return (
-            f"the server is not of the federation of '{identity.name}' ({reason}): it is another "
-            f"federation's broker, or something in between intercepts TLS; compare the address, and the "
-            f"authority's fingerprint, with the coordinator"
-        )
-    if any(phrase in lower for phrase in ("authorization", "bad certificate", "unknown ca", "expired")):
-        until = identity.certificate.not_valid_after_utc
-        return (
-            f"the broker rejects '{identity.name}' ({text}): its certificate "
-            f"({serial_number(identity.certificate)}, until {until:%Y-%m-%d}) is expired, revoked or of "
-            f"another federation; ask the coordinator, for whom `medfed enrol list` shows which"
-        )
-    return ""
 
 
 def _silence_asyncio() -> None:

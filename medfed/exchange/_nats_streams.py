@@ -3,6 +3,9 @@
 A site stores under the names of the studies that a hub runs, and of no others, and only so many bytes and
 objects. What is over that is refused: with JetStream's `discard: old` an earlier chunk of the same update
 would be deleted instead, unseen.
+
+JetStream reserves each site's bytes on the broker's disk. Where the disk is too small for all of them, every
+site gets the same smaller share.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ GLOBAL = "GLOB"
 
 # What a site may store before the hub knows the size of its model.
 FIRST_SITE_BYTES = 256 << 20
+
+# The smallest share of a disk with which an exchange can go on: a few chunks and messages.
+MIN_SITE_BYTES = 4 << 20
 
 # How many objects a site may store: heartbeats and messages, and one for each of so many bytes (a chunk has 1
 # MiB).
@@ -52,7 +58,35 @@ def _site(site: str, study: str, site_bytes: int, before: Mapping[str, Any]) -> 
     max_bytes = max(site_bytes, int(before.get("max_bytes", 0)))
     return {
         "subjects": [*others[-_OTHER_STUDIES:], own],
-        "max_bytes": max_bytes,
-        "max_msgs": _SMALL_OBJECTS + max_bytes // _OBJECT_BYTES,
+        **_limits(max_bytes),
         "discard": "new",
     }
+
+
+def _limits(max_bytes: int) -> dict[str, int]:
+    return {"max_bytes": max_bytes, "max_msgs": _SMALL_OBJECTS + max_bytes // _OBJECT_BYTES}
+
+
+def shrunk(before: Mapping[str, Any], site_bytes: int) -> dict[str, Any] | None:
+    """Return the settings of a site's stream with at most `site_bytes`; None if it has no more already.
+
+    With `discard: new` nothing that is stored is deleted.
+    """
+    if 0 < int(before.get("max_bytes", -1)) <= site_bytes:
+        return None
+    return {**before, **_limits(site_bytes), "discard": "new"}
+
+
+def no_room(wanted: int, share: int, sites: int) -> str:
+    """Return what a person must know of a disk that is too small for what all sites may store."""
+    found = (
+        f"the broker's disk has no room to reserve {wanted >> 20} MiB for each of {sites} sites "
+        f"(together {wanted * sites >> 20} MiB)"
+    )
+    done = (
+        f"each may store {share >> 20} MiB, and a larger update waits"
+        if share >= MIN_SITE_BYTES
+        else f"the hub waits for {MIN_SITE_BYTES >> 20} MiB for each"
+    )
+    remedy = "for more, make room or raise `disk` in enrolment/federation.json, and restart the broker"
+    return f"{found}: {done}; {remedy}"

@@ -194,9 +194,10 @@ def test_a_plan_keeps_the_names(tmp_path: Path) -> None:
     from medfed.data import fingerprint
 
     folder = nnunet(tmp_path, ["FLAIR", "T1"], 3)
-    index = match_channels(index_folder(folder, site_secret=SECRET), settings(("t1", "flair")))
+    study = settings(("t1", "flair"))
+    index = match_channels(index_folder(folder, site_secret=SECRET), study)
     assert index.channels == ("t1", "flair")
-    printed = fingerprint.fingerprint(index, grid="relative", classes=2, channels=2, min_count=1)
+    printed = fingerprint.fingerprint(index, grid="relative", classes=2, settings=study, min_count=1)
     assert printed.channels == 2
 
 

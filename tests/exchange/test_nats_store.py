@@ -9,7 +9,7 @@ import sys
 import pytest
 from broker_enrolment import Enrolment
 
-from medfed.exchange._nats_store import _explain_refusal
+from medfed.exchange._nats_refusals import explain_refusal
 from medfed.exchange._object_store import Unreachable
 from medfed.exchange.nats import Nats
 from medfed.wire.signing import Identity, serial_number
@@ -37,8 +37,8 @@ def test_a_refused_certificate_is_named_with_what_to_do(enrolment, tmp_path):
             r"the server there has another name .*`medfed enrol init --host`",
         ),
     ):
-        assert re.search(pattern, _explain_refusal(text, identity)), _explain_refusal(text, identity)
-    assert _explain_refusal("Connection refused", identity) == ""
+        assert re.search(pattern, explain_refusal(text, identity)), explain_refusal(text, identity)
+    assert explain_refusal("Connection refused", identity) == ""
 
 
 VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {} (_ssl.c:1006)"

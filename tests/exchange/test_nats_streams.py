@@ -8,7 +8,7 @@ import pytest
 
 from medfed.deployment.enrolment import enrol
 from medfed.exchange._nats_store import NatsStore
-from medfed.exchange._nats_streams import stream_settings
+from medfed.exchange._nats_streams import no_room, shrunk, stream_settings
 from medfed.exchange._object_store import Unreachable
 from medfed.wire.signing import Identity
 
@@ -29,6 +29,16 @@ def test_a_sites_stream_takes_its_studies_alone_and_refuses_what_is_too_much():
     kept = stream_settings("UP_north", SPACE, 640 << 20, many)
     assert kept["subjects"] == [*(f"up.{number}.north.>" for number in range(25, 40)), f"up.{SPACE}.north.>"]
     assert kept["max_bytes"] == 640 << 20
+
+
+def test_a_share_takes_bytes_and_objects_and_nothing_that_is_stored():
+    before = {**stream_settings("UP_north", SPACE, 640 << 20), "max_age": 0}
+    # 10,000 small objects, and one for each 64 KiB of 8 MiB.
+    assert shrunk(before, 8 << 20) == {**before, "max_bytes": 8_388_608, "max_msgs": 10_128}
+    assert shrunk(before, 640 << 20) is None
+    told = no_room(256 << 20, 8 << 20, 2)
+    assert "no room to reserve 256 MiB for each of 2 sites (together 512 MiB): each may store 8 MiB" in told
+    assert "the hub waits for 4 MiB for each" in no_room(256 << 20, 2 << 20, 2)
 
 
 @pytest.fixture

@@ -70,6 +70,15 @@ class Writing(Visits, frozen=True, tag="writing"):
         return super().read(survey)
 
 
+class Positional(Visits, frozen=True, tag="positional"):
+    """Names each case by its place in the list, so that a missing one renames those after it."""
+
+    def read(self, survey: Survey) -> CaseListing:
+        listing = super().read(survey)
+        cases = (replace(case, id=f"{PATIENT}-{place}") for place, case in enumerate(listing.cases))
+        return replace(listing, cases=tuple(cases))
+
+
 def write(folder: Path) -> None:
     (folder / "visits" / PATIENT).mkdir(parents=True)
     (folder / "visits" / PATIENT / f"{PATIENT}.nii.gz").touch()
@@ -82,7 +91,23 @@ def write_pairs_too(folder: Path) -> None:
         (folder / name / f"{PATIENT}.nii.gz").touch()
 
 
+def write_two(folder: Path) -> None:
+    write(folder)
+    (folder / "visits" / PATIENT / f"{PATIENT}2.nii.gz").touch()
+
+
+def example_of_two(layout: Layout) -> LayoutExample:
+    ids = (f"{PATIENT}-0", f"{PATIENT}-1")
+    if not isinstance(layout, Positional):
+        ids = (f"{PATIENT}/{PATIENT}", f"{PATIENT}/{PATIENT}2")
+    files = (f"{PATIENT}.nii.gz", f"{PATIENT}2.nii.gz")
+    cases = [ExpectedCase(id, PATIENT, (file,)) for id, file in zip(ids, files, strict=True)]
+    return LayoutExample(layout, write_two, cases)
+
+
 def example(layout: Layout) -> LayoutExample:
+    if isinstance(layout, Positional):
+        return example_of_two(layout)
     write_example = write_pairs_too if isinstance(layout, Ambiguous) else write
     case = ExpectedCase(f"{PATIENT}/{PATIENT}", PATIENT, (f"{PATIENT}.nii.gz",))
     return LayoutExample(layout, write_example, [case])
@@ -95,12 +120,14 @@ WRONG = {
     Eager: {"no_other_folder_speaks_for_it"},
     Talkative: {VALUES, PRINTED},
     Misplacing: {VALUES, "every_split_is_known_and_every_file_exists"},
+    Positional: {"a_case_that_lacks_a_file_does_not_refuse_the_others"},
     Writing: {"reading_twice_gives_the_same_and_writes_nothing"},
 }
 
 
 def test_a_right_one_passes() -> None:
     check_layout(example(Visits()))
+    check_layout(example_of_two(Visits()))
 
 
 @pytest.mark.parametrize("kind", WRONG)

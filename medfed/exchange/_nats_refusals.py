@@ -1,0 +1,32 @@
+"""Why a broker and a party reject each other's certificates, in words for a hospital's engineer."""
+
+from __future__ import annotations
+
+from medfed.wire.signing import Identity, serial_number
+
+
+def explain_refusal(text: str, identity: Identity) -> str:
+    """Return a readable explanation of an error if one side rejects the other's certificate, otherwise ""."""
+    lower = text.lower()
+    if "certificate verify failed" in lower:
+        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
+        if "expired" in lower:
+            return f"the broker's own certificate has expired ({reason}); the coordinator has to renew it"
+        if "mismatch" in lower:
+            return (
+                f"the server there has another name ({reason}); use an address that the coordinator gave to "
+                f"`medfed enrol init --host`"
+            )
+        return (
+            f"the server is not of the federation of '{identity.name}' ({reason}): it is another "
+            f"federation's broker, or something in between intercepts TLS; compare the address, and the "
+            f"authority's fingerprint, with the coordinator"
+        )
+    if any(phrase in lower for phrase in ("authorization", "bad certificate", "unknown ca", "expired")):
+        until = identity.certificate.not_valid_after_utc
+        return (
+            f"the broker rejects '{identity.name}' ({text}): its certificate "
+            f"({serial_number(identity.certificate)}, until {until:%Y-%m-%d}) is expired, revoked or of "
+            f"another federation; ask the coordinator, for whom `medfed enrol list` shows which"
+        )
+    return ""
