@@ -255,8 +255,8 @@ def _run_rounds(
 def _log_different_labels(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
     """Log, once for the same sites, that a number in their labels may not mean the same.
 
-    `stated` is what each site has said so far; this round's is added. It is a warning: what one site says does
-    not stop the others.
+    `stated` is what each site has said so far; this round's is added. It is a warning: what one site says
+    does not stop the others.
     """
     before = different_labels(stated)
     stated.update(
