@@ -182,9 +182,12 @@ def follow(page: str, hosts: Hosts) -> None:
             output = hosts.perform(shown)
             if "enrol init" in shown.text:
                 hosts.fingerprint = output.strip().splitlines()[-1].strip()
-            if "nobody here has agreed" in output:
+            if "train --site" in shown.text and "--accept" not in shown.text:
                 description = next((hosts.folder / shown.host / "runs").glob("*.txt")).read_text()
-                hosts.digest = (re.search(r"Digest +([0-9a-f]{64})", description) or ["", ""])[1]
+                digest = re.search(r"Digest +([0-9a-f]{64})", description)
+                if digest is None:
+                    raise SystemExit(f"{shown.host}: the page about the study shows no digest:\n{output}")
+                hosts.digest = digest[1]
         if step.host == HUB and "background" in step.how:
             for late in waiting:
                 if "INFO" not in hosts.perform(late):
