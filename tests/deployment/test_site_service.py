@@ -135,7 +135,9 @@ def test_kills_of_hub_and_hospital_cost_no_bit(across, simulated):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("privacy", ["kind: client_dp, where: hub", "kind: distributed_dp, min_sites: 2, colluding: 0"])
+@pytest.mark.parametrize(
+    "privacy", ["kind: client_dp, where: hub", "kind: distributed_dp, min_sites: 2, colluding: 0"]
+)
 def test_the_noise_of_a_target_epsilon_is_known_to_hub_and_hospital(across, privacy):
     study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ").replace(
         "rounds: 3", "rounds: 1"
