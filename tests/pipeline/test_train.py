@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsspec.implementations.local import get_umask
 from hospitals import make_hospital, write_study
 
 import medfed
@@ -37,10 +38,14 @@ MEDFED = Path(sys.executable).parent / "medfed"
 def done(tiny, tmp_path_factory):
     # Whatever this person's umask: a test below looks at every file.
     before = os.umask(0)
+    # fsspec, through which Lightning writes, remembers the first umask that it saw.
+    get_umask.cache_clear()
+    get_umask(0o666)
     try:
         return run.train(tiny / "tiny.yaml", out=tmp_path_factory.mktemp("run") / "new" / "tiny")
     finally:
         os.umask(before)
+        get_umask.cache_clear()
 
 
 def final(folder: Path) -> str:
