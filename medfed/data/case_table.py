@@ -18,6 +18,7 @@ import torch
 
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
+from medfed.data.harmonise import TableSums, sums
 from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading
 from medfed.data.index import Index
 from medfed.data.layouts._files import stem
@@ -371,6 +372,22 @@ def case_inputs(
     return {case.token: one for case, one in zip(known, inputs, strict=True)}, tuple(
         map(of_case_table, notes)
     )
+
+
+def case_training_sums(
+    index: Index, settings: CaseTable, cases: Iterable[Case], *, min_count: int
+) -> TableSums:
+    """Return the sums over the rows of training cases, one per case, that a plan needs from every hospital.
+
+    Raises:
+        TooFewPatientsError: for fewer than `min_count` patients.
+    """
+    assert index.rows is not None
+    known = [case for case in cases if case.token in index.rows.numbers]
+    names = settings.as_table.numbers
+    numbers = np.array([index.rows.numbers[case.token] for case in known], np.float64)
+    patients = [case.patient for case in known]
+    return sums(numbers.reshape(len(known), len(names)), patients, names, min_count=min_count)
 
 
 def count_matched(rows: CaseRows) -> Mapping[str, int]:
