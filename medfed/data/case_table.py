@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from medfed.data.harmonise import TableSums, sums
 from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading
 from medfed.data.index import Index
 from medfed.data.layouts._files import stem
+from medfed.data.own_data import OwnData
 from medfed.data.patients import patient_columns
 from medfed.data.refusals import (
     MissingRowError,
@@ -58,14 +58,6 @@ ROLES = ("case", "patient")
 
 
 @dataclass(frozen=True, repr=False)
-class OwnTable:
-    """A site's own way to the table: its file, and its headings by the study's columns."""
-
-    file: str | None = None
-    headings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True, repr=False)
 class _Naming:
     """Which column names the cases or patients of rows, and which cases each name stands for."""
 
@@ -76,7 +68,7 @@ class _Naming:
     note: str = ""
 
 
-def with_table(index: Index, settings: CaseTable | None, own: OwnTable | None = None) -> Index:
+def with_table(index: Index, settings: CaseTable | None, own: OwnData | None = None) -> Index:
     """Return an index with the rows of the table beside its images; the same index without settings.
 
     A case whose row cannot be used keeps its place in the index; `rows.refused` says why. Cases that
@@ -87,7 +79,7 @@ def with_table(index: Index, settings: CaseTable | None, own: OwnTable | None = 
     """
     if settings is None:
         return index
-    own = own or OwnTable()
+    own = own or OwnData()
     path = find_case_table(index.folder, settings, own.file)
     try:
         rows = _read(path, index, settings, own)
@@ -144,7 +136,7 @@ def find_case_table(folder: Path, settings: CaseTable, own: str | None = None) -
     )
 
 
-def _read(path: Path, index: Index, settings: CaseTable, own: OwnTable) -> CaseRows:
+def _read(path: Path, index: Index, settings: CaseTable, own: OwnData) -> CaseRows:
     reading = settings.as_table
     roles = dict(zip(ROLES, (settings.case, settings.patient), strict=True))
     headings = {roles.get(name, name): word for name, word in own.headings.items()}
