@@ -15,8 +15,8 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment.policy import Policy, egress_under
 from medfed.errors import EgressError, StudyError, UpdateError
 from medfed.exchange import DropOut, MemoryExchange
-from medfed.federation.callback import CallbackOptions, FederatedCallback
-from medfed.federation.config import HubConfig
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import CallbackOptions, HubConfig
 from medfed.federation.egress import TRAINING, Egress, declared_scores, enforce
 from medfed.federation.round import SiteConnection, drop_out, send_update
 from medfed.federation.simulation import simulate
