@@ -140,10 +140,8 @@ class FederatedCallback(pl.Callback):
         self._scored, self._on_merged, self._merged_now = True, False, False
         self._unscored = ""
         self._schedule: merged_scores.Schedule | None = None
-        self._pass = Pass()
-        self._first_count = 0
-        self._restored = False
-        self._checks = True
+        self._pass, self._first_count = Pass(), 0
+        self._restored, self._checks = False, True
         self._told: set[str] = set()
         self._replaced_bar = False
         self._stop_reason = "its Trainer reached max_epochs before the study's last round"
@@ -258,6 +256,8 @@ class FederatedCallback(pl.Callback):
                 n: value for n, value in merged_scores.validated_scores(trainer).items() if n not in TRAINING
             }
             self.scores, self._scored = self._only_declared(scores), True
+            logged = self._connection.egress.scalars & {*trainer.callback_metrics} - TRAINING
+            self._tell(merged_scores.only_trained(logged - {*scores}))
         self._merged_now = self._on_merged = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

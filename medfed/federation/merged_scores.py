@@ -6,6 +6,7 @@ average has put its own in. What training logs is no score of the merged model e
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -35,6 +36,16 @@ def validated_scores(trainer: pl.Trainer) -> dict[str, float]:
     # `callback_metrics` holds training's, too, and those of a validation before this one.
     metrics = trainer._logger_connector.metrics["callback"]
     return finite_scalars({name: float(value) for name, value in metrics.items()})
+
+
+def only_trained(names: Collection[str]) -> str:
+    """Return a sentence on declared scores that no validation logged, or '' if there are none."""
+    if not names:
+        return ""
+    return (
+        f"{', '.join(sorted(names))} of the module's `scores` are logged by training, before the merge; only "
+        "what validation logs is a score of the merged model and leaves"
+    )
 
 
 def validate_after_this_batch(trainer: pl.Trainer) -> Schedule:

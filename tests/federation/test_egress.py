@@ -214,9 +214,9 @@ def test_a_metric_that_its_module_does_not_declare_stays_and_is_told(tmp_path, c
     assert b"MRN" not in left
     (told,) = [one.getMessage() for one in caplog.records if one.name == "medfed.federation.callback"]
     assert told == (
-        "site 'north': 3 logged metrics stay in this hospital, because neither the module nor the study "
-        "declares them: 1 under 'train', 1 under 'val', 1 under other names. List the names that may leave "
-        "in the module's `scores`"
+        "site 'north': 2 logged metrics stay in this hospital, because neither the module nor the study "
+        "declares them: 1 under 'val', 1 under other names. List the names that may leave in the module's "
+        "`scores`"
     )
     (entry,) = [one for one in entries(tmp_path / "audit.jsonl") if one["event"] == "kept"]
     assert (entry["site"], entry["reason"]) == ("north", told.removeprefix("site 'north': "))

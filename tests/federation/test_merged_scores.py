@@ -110,6 +110,7 @@ def test_a_moving_averages_score_is_not_the_merged_models(caplog):
     assert "validation ran on other weights" in caplog.text
 
 
-def test_what_training_logs_is_no_score():
+def test_what_training_logs_is_no_score(caplog):
     sent, _ = federated()
+    assert "train/own of the module's `scores` are logged by training" in caplog.text
     assert not any("train/own" in scalars for scalars in sent.values())
