@@ -202,7 +202,8 @@ def simulate(
     _join(threads, config.deadline_s)
     exchange.close()
     # Where the hub holds a part of the model encrypted, the model is returned as a site decrypts it.
-    model = config.privacy.decrypt(final, SiteChannel(exchange, min(config.sites), final.round))
+    channel = SiteChannel(exchange, min(config.sites), final.round, parties=config.sites)
+    model = config.privacy.decrypt(final, channel)
     failures.raise_after_end(model)
     return model
 
