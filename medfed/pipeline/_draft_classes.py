@@ -83,7 +83,7 @@ def numbers_with_gaps(preflights: Preflights) -> list[int]:
 
 
 def draft_number_maps(preflights: Preflights, sites: Iterable[str]) -> str:
-    """Return `site_overrides` that say what the numbers in every hospital's labels mean, or '' without gaps."""
+    """Return `site_overrides` that say what the numbers in labels mean everywhere, or '' without gaps."""
     numbers = numbers_with_gaps(preflights)
     if not numbers:
         return ""
@@ -99,7 +99,7 @@ def _numbered_name(number: int) -> str:
 
 
 def _numbers(present: Mapping[str, Mapping[int, str]]) -> list[int]:
-    """Return the numbers of the classes: those in labels, or all up to the highest if some have a name, too."""
+    """Return the numbers of the classes: those in labels, or all up to the highest if some have a name."""
     numbers = sorted({number for classes in present.values() for number in classes})
     named = any(name for classes in present.values() for name in classes.values())
     return list(range(1, numbers[-1] + 1)) if named and numbers else numbers

@@ -1,4 +1,4 @@
-"""One hospital on two processes of one machine, run by test_ddp.py; each prints what it read and trained on."""
+"""One hospital on two processes, run by test_ddp.py; each writes what it read and trained on."""
 
 import json
 import sys

@@ -55,9 +55,8 @@ def test_of_numbers_with_gaps_those_that_there_are_become_structures():
     assert north.startswith("no case of north has structure41, structure256;")
     assert south.startswith("no case of south has structure300;")
     maps = yaml.safe_load(draft_number_maps(sites, ["north", "south"]))["site_overrides"]
-    assert maps == dict.fromkeys(
-        ("north", "south"), {"classes": {number: f"structure{number}" for number in (2, 41, 256, 300)}}
-    )
+    expected = {"classes": {number: f"structure{number}" for number in (2, 41, 256, 300)}}
+    assert maps == {"north": expected, "south": expected}
     assert draft_number_maps(labels(north={1: "", 2: ""}), ["north"]) == ""
     assert draft_number_maps(labels(north={1: "liver", 3: ""}), ["north"]) == ""
     assert structures(labels(north={1: "liver", 3: ""}))[0][-1] == "structure3"
