@@ -264,7 +264,7 @@ def purge(folder: str | Path) -> int:
     """Delete every entry in a cache folder and in its sites' folders, and return the number of entries.
 
     Everything else stays: a data folder may be given by mistake, and its patients' folders may be named like
-    entries.
+    entries. A folder that does not exist holds none.
     """
     folder = Path(folder)
     deleted = 0

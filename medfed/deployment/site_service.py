@@ -30,7 +30,7 @@ from medfed.deployment.site_evaluation import (
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
-from medfed.errors import DataError, ExchangeError, StudyError
+from medfed.errors import DataError, DeclinedError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
@@ -75,7 +75,8 @@ def take_part(
     which only trains (several GPUs).
 
     Raises:
-        StudyError: if the site file cannot be used, or policy or people refuse the study.
+        StudyError: if the site file cannot be used.
+        DeclinedError: if the hospital's policy or people refuse the study.
         ExchangeError: if the hub cannot be believed, or closed the study.
         DataError: if the hospital's folder cannot be used.
     """
@@ -241,11 +242,11 @@ def _check_still_approved(session: SiteSession, digest: str) -> None:
     """Raise if someone revoked the approval of the study while this site takes part.
 
     Raises:
-        StudyError: naming the site.
+        DeclinedError: naming the site.
     """
     if not is_approved(Path(session.site.out), digest):
         session.audit.write("approval revoked", site=session.name, study=digest)
-        raise StudyError(f"site '{session.name}': this hospital revoked its approval of the study")
+        raise DeclinedError(f"site '{session.name}': this hospital revoked its approval of the study")
 
 
 class SiteProgress(pl.Callback):
