@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -31,6 +31,19 @@ class Commands(click.Group):
             cmd.callback = _handle_errors(cmd.callback)
         super().add_command(cmd, name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named; an option of it may refuse its value before the command begins."""
+        try:
+            return super().invoke(ctx)
+        except MedfedError as error:
+            _refuse(error)
+
+
+def _refuse(error: MedfedError) -> NoReturn:
+    click.secho("medfed: ", fg="red", nl=False, err=True)
+    click.echo(for_terminal(str(error)), err=True)
+    sys.exit(REFUSED)
+
 
 def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
@@ -40,9 +53,7 @@ def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             command(*args, **kwargs)
         except MedfedError as error:
-            click.secho("medfed: ", fg="red", nl=False, err=True)
-            click.echo(for_terminal(str(error)), err=True)
-            sys.exit(REFUSED)
+            _refuse(error)
         except KeyboardInterrupt:
             remedy = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)
             click.echo(f"\nmedfed: interrupted; {remedy}", err=True)

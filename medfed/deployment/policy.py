@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Meta
 
 from medfed.data.settings import Table, Unreadable
-from medfed.deployment.templates import render_text
 from medfed.errors import StudyError
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
@@ -26,6 +25,8 @@ from medfed.registry import kind_of, kinds, summary
 from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT
 from medfed.study.canonical import start_digest
 from medfed.study.study import Study
+from medfed.wire.templates import render
+from medfed.wire.untrusted_text import for_text_template
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -169,9 +170,10 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
 def describe(study: Study, digest: str) -> str:
     """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
     tensors, numbers, size = egress_size(study)
-    return render_text(
+    page = render(
         Path(__file__).with_name("study_page.txt.jinja"),
-        {"kind": kind_of, "summary": lambda component: summary(type(component)), "bytes": format_bytes},
+        show=for_text_template,
+        filters={"kind": kind_of, "summary": lambda one: summary(type(one)), "bytes": format_bytes},
         study=study,
         digest=digest,
         task=_task(study),
@@ -185,6 +187,7 @@ def describe(study: Study, digest: str) -> str:
         results=_leaves(study, ROWS),
         bound=_bound(study),
     )
+    return page.removesuffix("\n")
 
 
 def _leaves(study: Study, scalar: str) -> bool:
@@ -235,7 +238,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
         prepare_training(network, None, study.train.lora, study.train.only)
-    weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only)
+    weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size
 

@@ -19,7 +19,7 @@ from medfed.pipeline._draft_case_table import case_table_lines
 from medfed.pipeline._draft_channels import draft_channels
 from medfed.pipeline._draft_classes import class_names, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
-from medfed.pipeline.templates import render
+from medfed.wire.templates import render
 
 ImageTask = Literal["segment", "classify", "multilabel"]
 Preflights = Mapping[str, Preflight]
@@ -171,7 +171,7 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
     )
     text = render(
-        "draft_segmentation.yaml.jinja",
+        Path(__file__).with_name("draft_segmentation.yaml.jinja"),
         classes=yaml_inline(names),
         channels=channels,
         intensity_bins=bins,
@@ -187,7 +187,7 @@ def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str
     classes, warnings = named[task](preflights)
     grid, grid_warnings = plane_grid(preflights)
     text = render(
-        "draft_planes.yaml.jinja",
+        Path(__file__).with_name("draft_planes.yaml.jinja"),
         task=task,
         classes=yaml_inline(classes),
         channels=channels,
@@ -208,7 +208,7 @@ def _classification(preflights: Preflights, channels: str) -> tuple[str, list[st
 def _whole_image_text(preflights: Preflights, channels: str, task: str, classes: list[str]) -> str:
     spacing_mm, patch = _whole_image_grid(preflights)
     return render(
-        "draft_classification.yaml.jinja",
+        Path(__file__).with_name("draft_classification.yaml.jinja"),
         task=task,
         classes=yaml_inline(classes),
         channels=channels,

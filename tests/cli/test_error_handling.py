@@ -31,6 +31,24 @@ def test_a_refusal_is_its_message_on_standard_error_without_a_traceback():
     assert result.stderr == "medfed: hospital 'north': no case\n"
 
 
+def test_an_option_that_refuses_its_value_does_so_without_a_traceback():
+    def refuse(context, parameter, value):
+        raise DataError(f"layout: no '{value}'")
+
+    group, inner = Commands("medfed"), Commands("data")
+
+    @click.command("run")
+    @click.option("--layout", callback=refuse)
+    def command(layout):
+        raise AssertionError("it ran")
+
+    inner.add_command(command)
+    group.add_command(inner)
+    result = CliRunner().invoke(group, ["data", "run", "--layout", "paird"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "medfed: layout: no 'paird'\n"
+
+
 def test_an_error_of_the_program_keeps_its_traceback():
     assert isinstance(ended_by(ZeroDivisionError("x")).exception, ZeroDivisionError)
 
