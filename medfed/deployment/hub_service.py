@@ -51,6 +51,7 @@ from medfed.runs.rounds import (
     LABELS_NAMED,
     RoundReport,
     append_round,
+    first_examples,
     labels_by,
     read_rounds,
     unit_by,
@@ -298,7 +299,7 @@ def _take_rows(
     report: RoundReport, config: HubConfig, folder: RunFolder, audit: AuditLog
 ) -> tuple[list[Row], RoundReport]:
     """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
-    began = {line.site: line.examples for line in reversed(read_rounds(folder.rounds)) if line.examples}
+    began = first_examples(read_rounds(folder.rounds))
     rows, results = [], []
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))
