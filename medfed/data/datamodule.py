@@ -274,6 +274,11 @@ class SiteDataModule(pl.LightningDataModule):
         """The number of training cases, the weight of this site's update; patches do not count."""
         return len(self.cases("train"))
 
+    @property
+    def federated_examples(self) -> int:
+        """The same, where the federated callback looks for it."""
+        return self.examples
+
     def items_by_patient(self) -> tuple[tuple[int, ...], ...]:
         """Return the training items of each training patient, in the order of `patients`."""
         dataset: Any = self.dataset("train", training=True)
