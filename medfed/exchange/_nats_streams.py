@@ -30,11 +30,11 @@ _OTHER_STUDIES = 15
 
 
 def stream_settings(
-    stream: str, study: str, site_bytes: int, before: Mapping[str, Any] | None = None
+    stream: str, space: str, site_bytes: int, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the settings of a stream; what other studies need remains, by its settings `before`."""
     own = (
-        _models() if stream == GLOBAL else _site(stream.removeprefix("UP_"), study, site_bytes, before or {})
+        _models() if stream == GLOBAL else _site(stream.removeprefix("UP_"), space, site_bytes, before or {})
     )
     return {
         "name": stream,
@@ -51,8 +51,8 @@ def _models() -> dict[str, Any]:
     return {"subjects": ["glob.>"], "discard": "old"}
 
 
-def _site(site: str, study: str, site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
-    own = f"up.{study}.{site}.>"
+def _site(site: str, space: str, site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
+    own = f"up.{space}.{site}.>"
     # An earlier medfed let a site store under any name.
     others = [one for one in before.get("subjects", ()) if one != own and not one.startswith("up.*.")]
     max_bytes = max(site_bytes, int(before.get("max_bytes", 0)))
