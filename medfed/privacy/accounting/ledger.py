@@ -198,8 +198,8 @@ class Ledger:
             raise PrivacyError(
                 f"study {study_digest[:12]}: its {plan.steps} steps would bring a patient of this hospital "
                 f"from epsilon {before:.3f} to {after:.3f} at delta {self._delta:g}, the hospital's ceiling "
-                f"is {self._ceiling:g} over all studies; nothing was trained. Fewer rounds, a smaller epsilon "
-                "or other patients would do"
+                f"is {self._ceiling:g} over all studies; nothing was trained. Fewer rounds, a smaller "
+                "epsilon or other patients would do"
             )
 
     def _largest_epsilon(
