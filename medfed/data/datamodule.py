@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -116,8 +116,9 @@ class SiteDataModule(pl.LightningDataModule):
         self.classes = count_of(classes)
         self.label_classes = classes
         self.notes: tuple[str, ...] = ()
-        # What `leave_out` left out, by reason.
+        # What `leave_out` left out, by reason, and these cases' tokens.
         self.left_out: dict[str, int] = {}
+        self.left_out_tokens: tuple[str, ...] = ()
         # What a person should look at before the study trains; they are notes, too.
         self.warnings: tuple[str, ...] = ()
         self._rows: TableRows | None = None
@@ -239,8 +240,14 @@ class SiteDataModule(pl.LightningDataModule):
             return
         self.left_out = count_reasons(refused)
         self.notes += (left_out_line(self.left_out, len(listed)),)
-        self.index = replace(self.index, cases=without_refused(self.index.cases, refused))
-        self._use(without_refused(listed, refused))
+        self.leave_out_tokens(one.case.token for one in refused)
+
+    def leave_out_tokens(self, tokens: Iterable[str]) -> None:
+        """Leave out the cases of these tokens, which `leave_out` found, perhaps in another process."""
+        self.left_out_tokens = tuple(tokens)
+        out = frozenset(self.left_out_tokens)
+        self.index = replace(self.index, cases=tuple(c for c in self.index.cases if c.token not in out))
+        self._use([case for case in self._by_token.values() if case.token not in out])
         if isinstance(self.settings, Images):
             self._set_up_columns(self.settings)
 
