@@ -152,7 +152,7 @@ def header(**values: object) -> ListingHeader:
     ],
 )
 def test_a_series_must_have_every_property_that_a_choice_gives(choice, expected: bool) -> None:
-    assert SeriesChoice(name="a", **choice).fits(header()) is expected
+    assert SeriesChoice(name="a", **choice).fits([header()]) is expected
 
 
 def test_studies_are_taken_if_no_channel_is_doubled_and_no_series_serves_two() -> None:
