@@ -257,7 +257,7 @@ def test_rule_and_local_method_by_name_are_their_defaults():
         ("fedagv", "aggregation: no 'fedagv'; did you mean 'fedavg'\\? there are bulyan, "),
         (
             FedAvg,
-            "expected a kind of 'aggregation' such as medfed.aggregation.<name>, or its name, found the class FedAvg",
+            "expected a kind of 'aggregation' .* found the class FedAvg",
         ),
         (FedProx(), "expected a kind of 'aggregation' .* found a FedProx"),
     ],
