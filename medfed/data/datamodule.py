@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -18,13 +18,14 @@ from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
 from medfed.data.case_reading import moved_parts, naming, read_case
-from medfed.data.case_table import OwnTable, case_inputs, with_table
-from medfed.data.channels import match_channels
+from medfed.data.case_table import case_inputs, with_table
+from medfed.data.channels import match_channels, with_own_names
 from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.dataset import CaseValues, ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
+from medfed.data.own_data import OwnData
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.screening import (
     Screening,
@@ -116,8 +117,9 @@ class SiteDataModule(pl.LightningDataModule):
         self.classes = count_of(classes)
         self.label_classes = classes
         self.notes: tuple[str, ...] = ()
-        # What `leave_out` left out, by reason.
+        # What `leave_out` left out, by reason, and these cases' tokens.
         self.left_out: dict[str, int] = {}
+        self.left_out_tokens: tuple[str, ...] = ()
         # What a person should look at before the study trains; they are notes, too.
         self.warnings: tuple[str, ...] = ()
         self._rows: TableRows | None = None
@@ -151,12 +153,13 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         site_secret: bytes,
         classes: Classes = None,
-        own: OwnTable | None = None,
+        own: OwnData | None = None,
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
         """Return the data of a site's folder or table; the other arguments are those of the class.
 
-        `own` gives the site's headings for the columns of the study's table, and its table beside the images.
+        `own` gives the site's headings for the columns of the study's table, its table beside the images, and
+        its words for the study's channels.
         """
         source: Index | TableRows
         if isinstance(settings, Table):
@@ -171,6 +174,7 @@ class SiteDataModule(pl.LightningDataModule):
             source = index_folder(
                 path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
             )
+            source = with_own_names(source, own.channels if own is not None else {})
             source = with_table(source, settings.table, own)
             source, classes = match_classes(source, classes, needs, site_secret)
         return cls(source, settings, needs, classes=classes, **options)
@@ -239,8 +243,14 @@ class SiteDataModule(pl.LightningDataModule):
             return
         self.left_out = count_reasons(refused)
         self.notes += (left_out_line(self.left_out, len(listed)),)
-        self.index = replace(self.index, cases=without_refused(self.index.cases, refused))
-        self._use(without_refused(listed, refused))
+        self.leave_out_tokens(one.case.token for one in refused)
+
+    def leave_out_tokens(self, tokens: Iterable[str]) -> None:
+        """Leave out the cases of these tokens, which `leave_out` found, perhaps in another process."""
+        self.left_out_tokens = tuple(tokens)
+        out = frozenset(self.left_out_tokens)
+        self.index = replace(self.index, cases=tuple(c for c in self.index.cases if c.token not in out))
+        self._use([case for case in self._by_token.values() if case.token not in out])
         if isinstance(self.settings, Images):
             self._set_up_columns(self.settings)
 

@@ -17,7 +17,7 @@ from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import DRAFT_SEED, Draft, yaml_inline
 from medfed.pipeline._draft_case_table import case_table_lines
 from medfed.pipeline._draft_channels import draft_channels
-from medfed.pipeline._draft_classes import class_names, structures
+from medfed.pipeline._draft_classes import class_names, draft_number_maps, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.wire.templates import render
 
@@ -60,6 +60,8 @@ def draft_images(
     if task in WHOLE_IMAGE_NEEDS:
         lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights))
         text = text.replace("  kind: images\n", f"  kind: images\n{lines}", 1)
+    if task == "segment" and (maps := draft_number_maps(training, preflights)):
+        text = f"{text}\n{maps}"
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(
         _with_layout(text, layout),

@@ -93,3 +93,9 @@ def test_without_a_folder_the_accounts_caches_are_emptied_and_the_rest_is_said(t
         "A site's images inside its data folder: medfed purge FOLDER, or --site site.yaml\n"
     )
     assert (tmp_path / "chosen" / "note.txt").exists()
+
+
+def test_purging_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    code, output = run("purge", tmp_path / "nowhere")
+    assert code == 1
+    assert "is not a folder; name a data folder or a cache folder" in " ".join(output.split())
