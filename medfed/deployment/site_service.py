@@ -36,7 +36,7 @@ from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
-from medfed.federation.site import ChargedPatients, SiteRun, train_site
+from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
 from medfed.files import describe_exposed, private_files, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
@@ -126,7 +126,8 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         compare_local_model(session)
     report_run(folder.path)
     if session.trains:
-        ledger = ledger_of(session.site, session.hospital.secret)
+        with log_ledger_refusals(session.audit, name):
+            ledger = ledger_of(session.site, session.hospital.secret)
         head = ledger.head()
         # A further record of the ledger's last line, in a log that the site's own key signs.
         session.audit.write("ledger", site=name, lines=head.lines, sha256=head.sha256)
@@ -161,6 +162,9 @@ def _connected(session: SiteSession) -> Iterator[Any]:
     """Yield this site's side of the exchange, while the status file says when the hub was last reached."""
     side = session.connect()
     side.on_refused = lambda reason: session.audit.write("hub refused", site=session.name, reason=reason)
+    side.on_broker_refused = lambda reason: session.audit.write(
+        "broker refused", site=session.name, reason=reason
+    )
     try:
         with run_periodically(CONTACT_S, lambda: _record_contact(side, session.status), "medfed-contact"):
             yield side
@@ -185,6 +189,8 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
     )
     own_folder = session.folder.site(name)
     exchange: Any = Rank0Exchange(side, session.folder.path, own_folder, data.left_out_tokens)
+    with log_ledger_refusals(session.audit, name):
+        ledger = ledger_of(site, session.hospital.secret)
     run = SiteRun(
         own_folder,
         resume=True,
@@ -194,7 +200,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
             session.digest,
             data_set(data.patients("train"), session.hospital.secret),
             data.items_by_patient() if study.privacy.trains_privately else (),
-            ledger_of(site, session.hospital.secret),
+            ledger,
         ),
         audit=session.audit,
         callbacks=[SiteProgress(session)],
