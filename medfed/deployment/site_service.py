@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
-from medfed.deployment.approvals import is_approved
+from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
 from medfed.deployment.policy import egress_under
@@ -250,7 +250,7 @@ def _check_still_approved(session: SiteSession, digest: str) -> None:
     Raises:
         DeclinedError: naming the site.
     """
-    if not is_approved(Path(session.site.out), digest):
+    if not is_approved(Path(session.site.out), digest, head_of(Path(session.site.secret))):
         session.audit.write("approval revoked", site=session.name, study=digest)
         raise DeclinedError(f"site '{session.name}': this hospital revoked its approval of the study")
 
