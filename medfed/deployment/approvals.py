@@ -83,7 +83,7 @@ def _check_head(path: Path, head: Path | None) -> None:
     if known not in {hashlib.sha256(line).hexdigest() for line in lines}:
         raise AuditError(
             f"approvals: the last line that this hospital wrote ({known[:12]}) is not among the {len(lines)} "
-            f"of {FILE}; lines were cut or replaced, among them perhaps that an approval was revoked. Restore "
+            f"of {FILE}; lines were cut or replaced, perhaps one by which an approval was revoked. Restore "
             f"the file from a backup; if it is right as it is, delete {head.name} beside the secret"
         )
 

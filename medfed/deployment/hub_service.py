@@ -188,8 +188,7 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
                 "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
-        own = f"tls://{federation.own_host}:{federation.port}"
-        urls = list(dict.fromkeys([own, *(exchange.urls or federation.urls)]))
+        urls = list(dict.fromkeys([federation.own_url, *(exchange.urls or federation.urls)]))
         exchange = msgspec.structs.replace(exchange, urls=urls)
     return exchange
 

@@ -79,7 +79,12 @@ class NatsStore:
     description = "over NATS"
 
     def __init__(
-        self, urls: Sequence[str], identity: Identity, study: str, timeout_s: float = 120.0, proxy: str = ""
+        self,
+        urls: Sequence[str],
+        identity: Identity,
+        study_digest: str,
+        timeout_s: float = 120.0,
+        proxy: str = "",
     ) -> None:
         for url in urls:
             if not url.startswith(_SCHEMES):
@@ -87,7 +92,7 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
-        self._study = study[:16] or "none"
+        self._study = study_digest[:16] or "none"
         self._streams: set[str] = set()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
@@ -129,7 +134,7 @@ class NatsStore:
         on_done = pass_on(on_object, skip_missing)
         _checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
-    def delete_rounds(self, study: str, before: int) -> None:
+    def delete_rounds(self, study_digest: str, before: int) -> None:
         # A late update is in a round that was cleared already, so the rounds before are cleared again.
         for round in range(max(0, before - 2), before + 1):
             for site in self._sites():
@@ -137,7 +142,7 @@ class NatsStore:
             if round > 0:
                 self._run(self._purge, "GLOB", f"glob.{self._study}.r{round - 1:05d}.>")
 
-    def delete_study(self, study: str) -> None:
+    def delete_study(self, study_digest: str) -> None:
         for site in self._sites():
             self._run(self._purge, f"UP_{site}", f"up.{self._study}.>")
         self._run(self._purge, "GLOB", f"glob.{self._study}.>")
@@ -235,6 +240,7 @@ class NatsStore:
         try:
             return await task
         except nats.errors.NoRespondersError:
+            self._streams.clear()  # the broker's disk was lost: the hub creates them again
             raise Unreachable(
                 "the broker has no such stream yet: the hub was not started, or this site is not enrolled "
                 "there"

@@ -37,7 +37,7 @@ def stream_of(name: str) -> str:
 
 
 def stream_settings(
-    stream: str, study: str, site_bytes: int, before: Mapping[str, Any] | None = None
+    stream: str, space: str, site_bytes: int, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the settings of a stream; what other studies need remains, by its settings `before`."""
     if stream == GLOBAL:
@@ -45,7 +45,7 @@ def stream_settings(
     elif stream == ROOM:
         own = _room(site_bytes, before or {})
     else:
-        own = _site(stream.removeprefix("UP_"), study, site_bytes, before or {})
+        own = _site(stream.removeprefix("UP_"), space, site_bytes, before or {})
     return {
         "name": stream,
         "retention": "limits",
@@ -70,8 +70,8 @@ def _room(site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
     return {"subjects": ["room"], **_limits(max_bytes), "discard": "new"}
 
 
-def _site(site: str, study: str, site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
-    own = f"up.{study}.{site}.>"
+def _site(site: str, space: str, site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
+    own = f"up.{space}.{site}.>"
     # An earlier medfed let a site store under any name.
     others = [one for one in before.get("subjects", ()) if one != own and not one.startswith("up.*.")]
     max_bytes = max(site_bytes, int(before.get("max_bytes", 0)))

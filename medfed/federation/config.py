@@ -24,10 +24,10 @@ class HubConfig:
 
     sites: the names of the sites that train.  fraction: the share of them that is asked to train in a round.
     minimum: the fewest valid updates that make a round.  deadline_s: how long the hub waits for updates; None
-    waits for every site.  study: the study's digest.  outlier: an update this many times as long as the
-    round's others is refused; None refuses none.  evaluating: sites that train nothing and report the final
-    model's scores on their cases.  max_examples: the most examples that a site may state, if not None.
-    classes: the names of the model's outputs, in order, which each site's callback compares with its own.
+    waits for every site.  outlier: an update this many times as long as the round's others is refused; None
+    refuses none.  evaluating: sites that train nothing and report the final model's scores on their cases.
+    max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
+    outputs, in order, which each site's callback compares with its own.
     """
 
     rounds: int
@@ -38,7 +38,7 @@ class HubConfig:
     minimum: int = 1
     deadline_s: float | None = None
     seed: int = 0
-    study: str = ""
+    study_digest: str = ""
     compress: tuple[Compression, ...] = ()
     outlier: float | None = DEFAULT_OUTLIER_FACTOR
     evaluating: tuple[str, ...] = ()
@@ -118,3 +118,10 @@ def default_egress(method: LocalMethod, privacy: Privacy, options: CallbackOptio
     """Return what may leave where no study says so: what the parts declare, and what medfed measures."""
     names = UNDECLARED_OK.union(method.reports, privacy.scalars, options.required_scalars, options.scalars)
     return Egress(names, groups=method.sends)
+
+
+# Why a site drops out whose Trainer ended well before the study.
+REACHED_MAX_EPOCHS = (
+    "its Trainer reached max_epochs before the study's last round; if another fit follows, give "
+    "FederatedCallback(options=CallbackOptions(close_at_end=False)) and call its close() after the last"
+)
