@@ -192,7 +192,7 @@ class FederatedCallback(pl.Callback):
             return
         self._join(trainer, pl_module, self.round)
         assert self._received is not None
-        trainer.should_stop = self._received.final
+        trainer.should_stop = self._received.ends_training
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch % self._local_epochs == 0:
@@ -240,6 +240,8 @@ class FederatedCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
         restore_step(pl_module)
+        if self._received is not None and self._received.scoring:
+            self._take_chosen(trainer, pl_module)
         if trainer.max_epochs is not None and trainer.current_epoch < trainer.max_epochs:
             self._stop_reason = (
                 f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
@@ -255,12 +257,31 @@ class FederatedCallback(pl.Callback):
         if received.final:
             on_final_model = self._options.on_final_model
             measured = on_final_model(received) if on_final_model is not None else {}
-            scores = self._only_declared(self.scores)
-            report = Update(self.site, received.round + 1, {}, 0, {**scores, **measured})
-            # Scores are no tensors: there is nothing to compress.
-            send_update(replace(self._connection, compress=()), report, received.weights)
+            # The hub chose this model by scores that it has already.
+            scores = {} if received.chosen is not None else self._only_declared(self.scores)
+            self._report(received, {**scores, **measured})
         else:
             drop_out(self._connection, DropOut.ENDED, self._stop_reason)
+
+    def report_scores(self, received: GlobalModel) -> GlobalModel:
+        """Send this site's scores of the last merged model, and return the one that the hub chooses then."""
+        self._report(received, self._only_declared(self.scores))
+        return receive(self._connection, received.round + 1)
+
+    def _report(self, received: GlobalModel, scalars: Mapping[str, float]) -> None:
+        report = Update(self.site, received.round + 1, {}, 0, scalars)
+        # Scores are no tensors: there is nothing to compress.
+        send_update(replace(self._connection, compress=()), report, received.weights)
+
+    def _take_chosen(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Report the last merged model's scores, and load the model that the hub chooses."""
+        assert self._received is not None
+        if trainer.is_global_zero:
+            self._report(self._received, self._only_declared(self.scores))
+        received = self._fetch(trainer, self._received.round + 1)
+        load(module, received.weights)
+        self._received, self.model_sha256 = received, received.sha256
+        self._local_state = self._local.start(module, received, self._local_state)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -307,6 +328,12 @@ class FederatedCallback(pl.Callback):
         self._local_state = checkpoint["callbacks"][self.state_key]["local"]
         load(module, received.weights)
         self._local_state = self._local.start(module, received, self._local_state)
+
+    @property
+    def chosen_before_last(self) -> bool:
+        """Whether the final model is not the last merged one, of which `scores` are."""
+        received = self._received
+        return received is not None and received.chosen is not None and received.chosen < received.round - 1
 
     def personalised_weights(self, module: pl.LightningModule) -> Weights | None:
         """Return the hospital's personalised model, or None if its local method makes none."""
@@ -369,7 +396,7 @@ class FederatedCallback(pl.Callback):
                 optimizer.state.clear()
         self._join(trainer, module, self.round + 1)
         self._merged_now = True
-        if self._received.final:
+        if self._received.ends_training:
             trainer.should_stop = True
 
     def _update_scalars(self) -> dict[str, float]:
@@ -408,7 +435,7 @@ class FederatedCallback(pl.Callback):
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
         """Load the hub's model of this round or later, of a round in which this site is asked to train."""
         received = self._fetch(trainer, round)
-        while not received.final and not received.selects(self.site):
+        while not received.ends_training and not received.selects(self.site):
             received = self._fetch(trainer, received.round + 1)
         if self._received is None:
             check_same_model(self.site, self._weights(module), received, self._classes)

@@ -62,6 +62,8 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     participants: list[str] | None
     final: bool
     classes: list[str] = msgspec.field(default_factory=list)
+    scoring: bool = False
+    chosen: int | None = None
 
 
 _H = TypeVar("_H", bound=_Header)
@@ -120,6 +122,8 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
         participants=None if sent.participants is None else list(sent.participants),
         final=sent.final,
         classes=list(sent.classes),
+        scoring=sent.scoring,
+        chosen=sent.chosen,
     )
     return _pieces(parts, header)
 
@@ -225,6 +229,8 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         study=header.study,
         groups=_groups(parts),
         classes=tuple(header.classes),
+        scoring=header.scoring,
+        chosen=header.chosen,
     )
 
 
