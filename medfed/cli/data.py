@@ -134,6 +134,7 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
     """
     from medfed.data.cache import purge as purged
     from medfed.data.cache_location import data_cache_folder, remove_if_empty, shared_caches, site_folder
+    from medfed.errors import DataError
 
     if site_file is not None:
         from medfed.deployment.site_file import read_site, secret_of
@@ -143,6 +144,8 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
         chosen = [] if site.cache is None else [Path(site.cache)]
         data, places = [Path(site.data)], [place / own for place in (*chosen, *shared_caches())]
     elif folder is not None:
+        if not folder.is_dir():
+            raise DataError(f"purge: '{folder}' is not a folder; name a data folder or a cache folder")
         data, places = [folder], [folder]
     else:
         data, places = [], shared_caches()

@@ -21,8 +21,24 @@ SPLITS = ("train", "val", "test")
 
 DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
 
+# The fewest bytes of a site's secret: nobody can try so many.
+MIN_SECRET_BYTES = 16
+
 # The split of a case whose folder states none, until `assign_splits` chooses one.
 UNASSIGNED = ""
+
+
+def check_secret(site_secret: bytes) -> None:
+    """Check that a site's secret is too long to be tried.
+
+    Raises:
+        DataError: if it is shorter.
+    """
+    if len(site_secret) < MIN_SECRET_BYTES:
+        raise DataError(
+            f"the site's secret has {len(site_secret)} bytes; at least {MIN_SECRET_BYTES} are needed, "
+            "`secrets.token_bytes(32)` makes one"
+        )
 
 
 def case_token(site_secret: bytes, case: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from medfed.data.label_naming import different_labels
+from medfed.data.whole_images import different_units
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.enrolment.broker import Broker
 from medfed.deployment.enrolment.participants import (
@@ -47,7 +48,15 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
-from medfed.runs.rounds import LABELS_NAMED, RoundReport, append_round, labels_by, read_rounds
+from medfed.runs.rounds import (
+    IMAGES_IN_MM,
+    LABELS_NAMED,
+    RoundReport,
+    append_round,
+    labels_by,
+    read_rounds,
+    unit_by,
+)
 from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
@@ -214,6 +223,7 @@ def _run_rounds(
     rows: list[Row] = []
     choices: list[ModelChoice] = []
     stated: dict[str, str] = {}
+    units: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
         rows[:], report = _take_rows(report, config, folder, audit)
@@ -226,6 +236,7 @@ def _run_rounds(
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
         _log_different_labels(report, stated, progress)
+        _log_different_units(report, units, progress)
         if report.choice is not None:
             choices.append(report.choice)
             progress.log(report.choice.sentence)
@@ -275,6 +286,20 @@ def _log_different_labels(report: RoundReport, stated: dict[str, str], progress:
         }
     )
     if (different := different_labels(stated)) and different != before:
+        progress.log(f"round {report.round}: {different}")
+
+
+def _log_different_units(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
+    """Log, once for the same sites, that the images of some have no size in mm; a warning as that above."""
+    before = different_units(stated)
+    stated.update(
+        {
+            one.site: unit_by(one.scalars[IMAGES_IN_MM])
+            for one in report.results
+            if IMAGES_IN_MM in one.scalars
+        }
+    )
+    if (different := different_units(stated)) and different != before:
         progress.log(f"round {report.round}: {different}")
 
 

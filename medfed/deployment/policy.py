@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Meta
 
 from medfed.data.settings import Table, Unreadable
-from medfed.deployment.templates import render_text
 from medfed.errors import StudyError
 from medfed.federation.egress import Egress
 from medfed.files import format_bytes
@@ -24,6 +23,8 @@ from medfed.pipeline.factory import egress_of
 from medfed.registry import kind_of, kinds, summary
 from medfed.study.canonical import start_digest
 from medfed.study.study import Study
+from medfed.wire.templates import render
+from medfed.wire.untrusted_text import for_text_template
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -167,9 +168,10 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
 def describe(study: Study, digest: str) -> str:
     """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
     tensors, numbers, size = egress_size(study)
-    return render_text(
+    page = render(
         Path(__file__).with_name("study_page.txt.jinja"),
-        {"kind": kind_of, "summary": lambda component: summary(type(component)), "bytes": format_bytes},
+        show=for_text_template,
+        filters={"kind": kind_of, "summary": lambda one: summary(type(one)), "bytes": format_bytes},
         study=study,
         digest=digest,
         task=_task(study),
@@ -180,6 +182,7 @@ def describe(study: Study, digest: str) -> str:
         size=size,
         settings=_settings(study),
     )
+    return page.removesuffix("\n")
 
 
 def egress_size(study: Study) -> tuple[int, int, int]:

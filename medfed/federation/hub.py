@@ -29,6 +29,7 @@ from medfed.federation.checkpoints import (
 from medfed.federation.config import HubConfig
 from medfed.federation.model_selection import NOT_JUDGED, Judged, choice_of, judge, stops
 from medfed.federation.round import aggregate_round, log_notes, require_own
+from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel
@@ -187,7 +188,13 @@ def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Seq
     """Return the model with the sites that are asked to train it further, and what the rule sends along."""
     participants = None if len(sites) == len(config.sites) else tuple(sites)
     return replace(
-        current, participants=participants, groups=_broadcast(config, state), classes=config.classes
+        current,
+        participants=participants,
+        groups=_broadcast(config, state),
+        classes=config.classes,
+        rule=kind_of(config.rule),
+        needs_local=config.rule.needs_local,
+        needs_scalars=config.rule.needs_scalars,
     )
 
 

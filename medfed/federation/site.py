@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
-from medfed.federation.callback import CallbackOptions, FederatedCallback
-from medfed.federation.config import SiteConfig
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import CallbackOptions, SiteConfig
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
 from medfed.federation.training_seed import seed_epoch
@@ -27,7 +27,7 @@ from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledg
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel, finite_scalars
-from medfed.wire.weights import Weights, load, local_names, weights_of
+from medfed.wire.weights import Weights, as_real, load, local_names, weights_of
 
 # The checkpoint from which a site's training resumes.
 CHECKPOINT = "last.ckpt"
@@ -214,7 +214,9 @@ def personalise(
 
 def _save(path: Path, weights: Weights, metadata: dict[str, str] | None = None) -> None:
     with replacing(path) as unfinished:
-        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, unfinished, metadata)
+        save_file(
+            {key: as_real(tensor).contiguous() for key, tensor in weights.items()}, unfinished, metadata
+        )
 
 
 def _fine_tuned(

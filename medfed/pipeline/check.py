@@ -25,7 +25,7 @@ from medfed.data.settings import Images, Table, Unreadable, with_layout
 from medfed.data.splits import simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
-from medfed.pipeline.factory import classes_of, own_table_at
+from medfed.pipeline.factory import classes_of, own_table_at, size_check
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -131,6 +131,8 @@ def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> Stu
         naming.expected,
         trains=site not in study.held_out,
         own_table=own_table_at(study, site, str(folder), own.table),
+        batch=study.at(site).train.batch,
+        check_size=size_check(study),
     )
 
 

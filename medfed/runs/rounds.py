@@ -24,10 +24,20 @@ LEFT_OUT = "left_out/"
 LABELS_NAMED = "labels/named"
 _LABELS_BY = {1.0: "names", 0.0: "numbers"}
 
+# The number by which a site of a study that leaves images as they are says what measures its own: 1 for mm,
+# 0 where no file gives a size.
+IMAGES_IN_MM = "images/in_mm"
+_UNITS = {1.0: "mm", 0.0: "px"}
+
 
 def labels_by(number: float | None) -> str:
     """Return what the classes in a site's labels go by, as its `LABELS_NAMED` says: '' if it does not."""
     return "" if number is None else _LABELS_BY.get(number, "")
+
+
+def unit_by(number: float | None) -> str:
+    """Return what measures a site's images, as its `IMAGES_IN_MM` says: '' if it does not."""
+    return "" if number is None else _UNITS.get(number, "")
 
 
 @dataclass(frozen=True)

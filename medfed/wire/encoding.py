@@ -62,6 +62,9 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     participants: list[str] | None
     final: bool
     classes: list[str] = msgspec.field(default_factory=list)
+    rule: str = ""
+    needs_local: list[str] = msgspec.field(default_factory=list)
+    needs_scalars: list[str] = msgspec.field(default_factory=list)
     scoring: bool = False
     chosen: int | None = None
 
@@ -122,6 +125,9 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
         participants=None if sent.participants is None else list(sent.participants),
         final=sent.final,
         classes=list(sent.classes),
+        rule=sent.rule,
+        needs_local=list(sent.needs_local),
+        needs_scalars=list(sent.needs_scalars),
         scoring=sent.scoring,
         chosen=sent.chosen,
     )
@@ -229,6 +235,9 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         study=header.study,
         groups=_groups(parts),
         classes=tuple(header.classes),
+        rule=header.rule,
+        needs_local=tuple(header.needs_local),
+        needs_scalars=tuple(header.needs_scalars),
         scoring=header.scoring,
         chosen=header.chosen,
     )

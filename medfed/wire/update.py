@@ -78,7 +78,9 @@ class GlobalModel:
     `final` ends the study. `scoring` asks every site for its validation scores of this model, the last one
     merged, before the hub chooses; the final model is then `chosen`, the round whose model it is. `classes`
     are the names of the model's outputs, in order, if the hub pins them. `sha256` is what a site measured of
-    it as it arrived (`model_digest`), before anything in it was decrypted.
+    it as it arrived (`model_digest`), before anything in it was decrypted. `rule` is the kind of the hub's
+    rule, `needs_local` the local methods of which it merges sites only, `needs_scalars` the numbers that it
+    needs of every site.
     """
 
     round: int
@@ -89,6 +91,9 @@ class GlobalModel:
     groups: Mapping[str, Weights] = field(default_factory=dict)
     sha256: str = ""
     classes: tuple[str, ...] = ()
+    rule: str = ""
+    needs_local: tuple[str, ...] = ()
+    needs_scalars: tuple[str, ...] = ()
     scoring: bool = False
     chosen: int | None = None
 

@@ -122,7 +122,7 @@ class Tampers(MemoryExchange):
 
 
 def tampered(change) -> str:
-    exchange, privacy, reports = Tampers(change), Ckks(layers=["a"]), []
+    exchange, privacy, reports = Tampers(change, parties=SITES), Ckks(layers=["a"], min_sites=2), []
     threads = [threading.Thread(target=answer, args=(exchange, privacy, name), daemon=True) for name in SITES]
     for thread in threads:
         thread.start()
@@ -137,7 +137,16 @@ def tampered(change) -> str:
 
 
 def piece(update: Update, data: torch.Tensor) -> Update:
-    return update if update.evaluation_only else replace(update, groups={"ckks": {"00000": data}})
+    if update.evaluation_only:
+        return update
+    return replace(update, groups={"ckks": {**update.groups["ckks"], "00000": data}})
+
+
+def tagged(update: Update, tag: torch.Tensor | None) -> Update:
+    if update.evaluation_only:
+        return update
+    kept = {name: tensor for name, tensor in update.groups["ckks"].items() if name != module.TAG}
+    return replace(update, groups={"ckks": kept if tag is None else {**kept, module.TAG: tag}})
 
 
 def in_the_clear(update: Update) -> Update:
@@ -179,6 +188,15 @@ CHANGES = {
         "does not hold a ciphertext|are not 3",
     ),
     "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
+    "no tag": (lambda update: tagged(update, None), "1 pieces of ciphertext and no tag, expected 1 and a"),
+    "a tag of floats": (
+        lambda update: tagged(update, torch.ones(50)),
+        "its tag has 50 numbers of torch.float",
+    ),
+    "a long tag": (
+        lambda update: tagged(update, torch.ones(200_000, dtype=torch.uint8)),
+        "its tag has 200000 numbers of torch.uint8, expected at most 141000 bytes",
+    ),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
 }
 
