@@ -22,6 +22,7 @@ from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation import merged_scores
 from medfed.federation.acceptance import MAX_GROWTH
+from medfed.federation.closing import chosen_before_last, fetch_once, report_numbers, stop_reason
 from medfed.federation.config import CallbackOptions, default_egress
 from medfed.federation.egress import TRAINING, declared_scores, keep_undeclared
 from medfed.federation.examples import Pass, count_examples, disagreement
@@ -143,8 +144,7 @@ class FederatedCallback(pl.Callback):
         self._pass, self._first_count = Pass(), 0
         self._restored, self._checks = False, True
         self._told: set[str] = set()
-        self._replaced_bar = False
-        self._stop_reason = "its Trainer reached max_epochs before the study's last round"
+        self._replaced_bar, self._stopped = False, ""
         self._begin_round()
 
     # -- where Lightning calls
@@ -182,7 +182,7 @@ class FederatedCallback(pl.Callback):
             self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
             self._scored_weights = self._received.weights
             if self._connection.privacy.follows_model:
-                self._follow(self._fetch(trainer, self.round))
+                self._follow(fetch_once(trainer, self._connection, self.round))
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -268,44 +268,33 @@ class FederatedCallback(pl.Callback):
             self._schedule = None
             self._tell_unscored(trainer)
         if self._received is not None and self._received.scoring:
-            self._take_chosen(trainer, pl_module)
-        if trainer.max_epochs is not None and trainer.current_epoch < trainer.max_epochs:
-            self._stop_reason = (
-                f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
-                "by EarlyStopping, max_steps or max_time, before the study's last round"
-            )
+            self._take_chosen(trainer, pl_module, self._received)
+        self._stopped = stop_reason(trainer)
         if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
     def close(self, received: GlobalModel | None = None) -> None:
         """Send the scores of the final model; if the study goes on without this site, drop out instead."""
-        received = received or self._received
-        assert received is not None
+        assert (received := received or self._received) is not None
         if received.final:
             on_final_model = self._options.on_final_model
             measured = on_final_model(received) if on_final_model is not None else {}
-            # The hub chose this model by scores that it has already.
-            scores = {} if received.chosen is not None else self._only_declared(self.scores)
-            self._report(received, {**scores, **measured})
+            if received.chosen is None:  # else the hub chose it by its scores, which it has
+                measured = {**self._only_declared(self.scores), **measured}
+            report_numbers(self._connection, received, measured)
         else:
-            drop_out(self._connection, DropOut.ENDED, self._stop_reason)
+            drop_out(self._connection, DropOut.ENDED, self._stopped)
 
     def report_scores(self, received: GlobalModel) -> GlobalModel:
         """Send this site's scores of the last merged model, and return the one that the hub chooses then."""
-        self._report(received, self._only_declared(self.scores))
+        report_numbers(self._connection, received, self._only_declared(self.scores))
         return receive(self._connection, received.round + 1)
 
-    def _report(self, received: GlobalModel, scalars: Mapping[str, float]) -> None:
-        report = Update(self.site, received.round + 1, {}, 0, scalars)
-        # Scores are no tensors: there is nothing to compress.
-        send_update(replace(self._connection, compress=()), report, received.weights)
-
-    def _take_chosen(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _take_chosen(self, trainer: pl.Trainer, module: pl.LightningModule, last: GlobalModel) -> None:
         """Report the last merged model's scores, and load the model that the hub chooses."""
-        assert self._received is not None
         if trainer.is_global_zero:
-            self._report(self._received, self._only_declared(self.scores))
-        received = self._fetch(trainer, self._received.round + 1)
+            report_numbers(self._connection, last, self._only_declared(self.scores))
+        received = fetch_once(trainer, self._connection, last.round + 1)
         load(module, received.weights)
         self._received, self.model_sha256 = received, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
@@ -360,9 +349,8 @@ class FederatedCallback(pl.Callback):
 
     @property
     def chosen_before_last(self) -> bool:
-        """Whether the final model is not the last merged one, of which `scores` are."""
-        received = self._received
-        return received is not None and received.chosen is not None and received.chosen < received.round - 1
+        """Whether the final model is an earlier round's than the last one, of which `scores` are."""
+        return chosen_before_last(self._received)
 
     def personalised_weights(self, module: pl.LightningModule) -> Weights | None:
         """Return the hospital's personalised model, or None if its local method makes none."""
@@ -481,9 +469,9 @@ class FederatedCallback(pl.Callback):
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> GlobalModel:
         """Load the hub's model of this round or later, of a round in which this site trains; return it."""
-        received = self._fetch(trainer, round)
+        received = fetch_once(trainer, self._connection, round)
         while not received.ends_training and not received.selects(self.site):
-            received = self._fetch(trainer, received.round + 1)
+            received = fetch_once(trainer, self._connection, received.round + 1)
         if self._checks:
             check_same_model(self.site, self._weights_in(module), received, self._classes)
             check_halves(self.site, self._own_method, self._reported, received)
@@ -501,15 +489,6 @@ class FederatedCallback(pl.Callback):
         privacy = self._connection.privacy.for_round(received)
         self._connection = replace(self._connection, privacy=privacy)
 
-    def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
-        """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
-        received = receive(self._connection, round) if trainer.is_global_zero else None
-        if trainer.world_size > 1:
-            plain: Any = None if received is None else _as_plain_dict(received)
-            received = GlobalModel(**trainer.strategy.broadcast(plain))
-        assert received is not None
-        return received
-
     def _count(self, trainer: pl.Trainer, module: pl.LightningModule) -> int:
         """Return the examples of this round's update: those given, else those counted."""
         counted = count_examples(trainer, module, self._pass)
@@ -519,8 +498,3 @@ class FederatedCallback(pl.Callback):
         # The hub takes more than this for a mistake or a lie; a sampler may draw unequally many cases.
         self._first_count = self._first_count or counted
         return min(counted, int(self._first_count * MAX_GROWTH))
-
-
-def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
-    plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
-    return {**vars(received), **plain}
