@@ -275,13 +275,14 @@ class FederatedCallback(pl.Callback):
 
     def close(self, received: GlobalModel | None = None) -> None:
         """Send the scores of the final model; if the study goes on without this site, drop out instead."""
-        assert (received := received or self._received) is not None
+        received = received or self._received
+        assert received is not None
         if received.final:
-            on_final_model = self._options.on_final_model
-            measured = on_final_model(received) if on_final_model is not None else {}
-            if received.chosen is None:  # else the hub chose it by its scores, which it has
-                measured = {**self._only_declared(self.scores), **measured}
-            report_numbers(self._connection, received, measured)
+            measure = self._options.on_final_model
+            measured = {} if measure is None else measure(received)
+            # The hub chose a model by its scores, which it has.
+            scores = self._only_declared(self.scores) if received.chosen is None else {}
+            report_numbers(self._connection, received, {**scores, **measured})
         else:
             drop_out(self._connection, DropOut.ENDED, self._stopped)
 
@@ -294,9 +295,8 @@ class FederatedCallback(pl.Callback):
         """Report the last merged model's scores, and load the model that the hub chooses."""
         if trainer.is_global_zero:
             report_numbers(self._connection, last, self._only_declared(self.scores))
-        received = fetch_once(trainer, self._connection, last.round + 1)
+        self._received = received = fetch_once(trainer, self._connection, last.round + 1)
         load(module, received.weights)
-        self._received, self.model_sha256 = received, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
 
     def on_exception(
