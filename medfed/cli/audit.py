@@ -31,8 +31,8 @@ def _log_file(path: Path) -> Path:
 @click.option(
     "--credentials",
     type=PATH,
-    help="The site's folder of credentials: every line must then be signed with one of its certificates. "
-    "Another party's: with one that the federation issued.",
+    help="A folder of credentials: every line must be signed with a certificate that this federation issued, "
+    "and in the site's own folder with one of the site's own.",
 )
 def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     """Check that no line of an audit log was changed, removed, moved or written by anyone but the site.
@@ -59,7 +59,7 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
     click.echo(f", certificate {checked.fingerprint}{', issued in this federation' if credentials else ''}")
 
 
-@audit.command(short_help="Check what patients have spent.")
+@audit.command(short_help="Check a hospital's privacy ledger.")
 @click.argument("site", type=PATH)
 @click.option("--adopt", is_flag=True, help="Take over a ledger without head or signatures, as it is now.")
 def ledger(site: Path, adopt: bool) -> None:

@@ -95,7 +95,8 @@ def _channels(text: str) -> int | tuple[str, ...]:
 @fingerprint.command(short_help="Print the settings for all hospitals.")
 @click.argument("files", nargs=-1, required=True, type=PATH)
 @click.option("--voxels", type=int, default=96**3, show_default=True, help="The largest patch, in voxels.")
-@click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True)
+@click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True,
+              help="How intensities are normalised; auto chooses by the kind of bins.")  # fmt: skip
 def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zscore", "nyul"]) -> None:
     """Print the `data` section of a study, planned from the hospitals' fingerprints."""
     import yaml

@@ -35,6 +35,7 @@ from medfed.data.screening import (
     require_training_cases,
     screen_cases,
     usable_cases,
+    without_refused,
 )
 from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table

@@ -53,6 +53,7 @@ from medfed.runs.rounds import (
     LABELS_NAMED,
     RoundReport,
     append_round,
+    first_examples,
     labels_by,
     read_rounds,
     unit_by,
@@ -189,8 +190,7 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
                 "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
-        own = f"tls://{federation.own_host}:{federation.port}"
-        urls = list(dict.fromkeys([own, *(exchange.urls or federation.urls)]))
+        urls = list(dict.fromkeys([federation.own_url, *(exchange.urls or federation.urls)]))
         exchange = msgspec.structs.replace(exchange, urls=urls)
     return exchange
 
@@ -307,7 +307,7 @@ def _take_rows(
     report: RoundReport, config: HubConfig, folder: RunFolder, audit: AuditLog
 ) -> tuple[list[Row], RoundReport]:
     """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
-    began = {line.site: line.examples for line in reversed(read_rounds(folder.rounds)) if line.examples}
+    began = first_examples(read_rounds(folder.rounds))
     rows, results = [], []
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))

@@ -38,13 +38,15 @@ class SiteMailbox:
         previous = self.written(step)
         if previous is None or previous.run != run or previous.when < (round, attempt):
             own = self.objects
-            message = Message(FORMAT, own.study, run, own.party, HUB, round, attempt, step, data)
+            message = Message(FORMAT, own.study_digest, run, own.party, HUB, round, attempt, step, data)
             write_whole(self._path(step), seal_message(message, own.seal))
 
     def written(self, step: str) -> Message | None:
         """Return the message for a step that this site wrote last."""
         path, own = self._path(step), self.objects
-        return open_message(path.read_bytes(), own.seal, own.party, own.study) if path.exists() else None
+        return (
+            open_message(path.read_bytes(), own.seal, own.party, own.study_digest) if path.exists() else None
+        )
 
     def write_secret(self, run: str, name: str, secret: bytes) -> None:
         """Store a secret of this run in this site's folder, readable by its owner only."""
@@ -60,6 +62,15 @@ class SiteMailbox:
         name = self.objects.site_object(self.objects.party, f"l-{step}")
         self.objects.store.put(name, self._path(step).read_bytes())
 
+    def deliver_lost(self) -> list[str]:
+        """Store again each message that the store no longer holds; return the steps that they are for."""
+        own = self.objects
+        steps = [path.stem for path in sorted(self.folder.glob("*.letter"))]
+        lost = [step for step in steps if own.get_site_object(own.party, f"l-{step}") is None]
+        for step in lost:
+            self.deliver(step)
+        return lost
+
     def find(self, run: str, round: int, min_attempts: Mapping[str, int]) -> Message | None:
         """Return the hub's message for one of these steps of this round, or None if there is none yet."""
         site = self.objects.party
@@ -67,7 +78,7 @@ class SiteMailbox:
             data = self.objects.get_hub_object(f"l-{step}-{site}")
             if data is None:
                 continue
-            message = open_message(data, self.objects.seal, HUB, self.objects.study)
+            message = open_message(data, self.objects.seal, HUB, self.objects.study_digest)
             if message.to != site or message.step != step:
                 raise WireError(
                     f"the hub's message for step '{step}' is '{message.step[:20]}' for another site"
@@ -120,9 +131,18 @@ class HubMailbox:
 
     def deliver(self, round: int, attempt: int, step: str, site: str, data: bytes) -> None:
         """Store a message where its site finds it."""
-        message = Message(FORMAT, self.objects.study, self.run, HUB, site, round, attempt, step, data)
+        message = Message(FORMAT, self.objects.study_digest, self.run, HUB, site, round, attempt, step, data)
         sealed = seal_message(message, self.objects.seal)
         self.objects.store.put(self.objects.hub_object(f"l-{step}-{site}"), sealed)
+
+    def deliver_again(self) -> None:
+        """Store again the messages for each step that the hub wrote last."""
+        for path in sorted(self.folder.glob("*.letters")):
+            written = self.written(path.stem)
+            assert written is not None
+            (round, attempt), messages = written
+            for site, data in messages.items():
+                self.deliver(round, attempt, path.stem, site, data)
 
     def find(self, round: int, attempt: int, step: str, site: str) -> ReceivedMessage | None:
         """Return a site's message for a step of this round and attempt, or None if there is none yet."""
@@ -130,7 +150,7 @@ class HubMailbox:
             data = self.objects.get_site_object(site, f"l-{step}")
             if data is None:
                 return None
-            message = open_message(data, self.objects.seal, site, self.objects.study)
+            message = open_message(data, self.objects.seal, site, self.objects.study_digest)
             if message.step != step:
                 raise WireError(f"its message for step '{step}' is one for step '{message.step[:20]}'")
         except MedfedError as error:

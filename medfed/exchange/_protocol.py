@@ -49,6 +49,9 @@ MAX_ATTEMPTS = 3
 # A site counts as offline after this many heartbeat intervals without a heartbeat.
 OFFLINE_AFTER_HEARTBEATS = 2.5
 
+# How often a waiting hub looks whether the store still holds what it published, and a site its messages.
+CHECK_STORE_S = 5.0
+
 # The name of the study that was advertised last, for a site that does not know any study yet.
 ADVERTISED_STUDY = "glob/newest/study/m"
 
@@ -69,8 +72,9 @@ class WarnOnce:
     def __call__(self, text: str) -> bool:
         """Log a warning, and return whether it is new."""
         text = for_log(text)
-        is_new = text not in self._logged
-        if is_new and len(self._logged) < MAX_WARNINGS:
+        # Beyond the limit nothing is new: else who writes ever other texts would fill logs.
+        is_new = text not in self._logged and len(self._logged) < MAX_WARNINGS
+        if is_new:
             self._logged.add(text)
             log.warning("%s: %s", self._party, text)
         return is_new

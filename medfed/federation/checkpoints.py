@@ -41,23 +41,23 @@ class Checkpoint(NamedTuple):
     best: Judged = NOT_JUDGED
 
 
-def load_latest_checkpoint(folder: Path, study: str = "") -> Checkpoint | None:
+def load_latest_checkpoint(folder: Path, study_digest: str = "") -> Checkpoint | None:
     """Return the newest checkpoint in a hub's folder, or None.
 
     Raises:
         RunError: if the newest readable one belongs to another study.
     """
-    return next(_readable(sorted(folder.glob("round-*.safetensors"), reverse=True), study), None)
+    return next(_readable(sorted(folder.glob("round-*.safetensors"), reverse=True), study_digest), None)
 
 
-def load_best_checkpoint(folder: Path, best: Judged, study: str = "") -> Checkpoint:
+def load_best_checkpoint(folder: Path, best: Judged, study_digest: str = "") -> Checkpoint:
     """Return the checkpoint of the best round, which `save_round` kept.
 
     Raises:
         RunError: if it is missing or damaged.
     """
     path = folder / BEST / _name(best.round)
-    found = next(_readable([path], study), None)
+    found = next(_readable([path], study_digest), None)
     if found is None:
         raise RunError(
             f"the model of round {best.round}, the best by its validation scores, is missing or damaged in "
@@ -66,7 +66,7 @@ def load_best_checkpoint(folder: Path, best: Judged, study: str = "") -> Checkpo
     return found
 
 
-def _readable(paths: Iterable[Path], study: str) -> Iterator[Checkpoint]:
+def _readable(paths: Iterable[Path], study_digest: str) -> Iterator[Checkpoint]:
     for path in paths:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -74,10 +74,11 @@ def _readable(paths: Iterable[Path], study: str) -> Iterator[Checkpoint]:
             tensors = load_file(path)
         except Exception:  # noqa: BLE001, S112 - cut short by a power loss: the one before it is whole
             continue
-        if study and metadata["study"] != study:
+        if study_digest and metadata["study"] != study_digest:
             raise RunError(
                 f"this run folder holds a run of study {metadata['study'][:12]}, the study file's digest is "
-                f"{study[:12]}; resume with the file that started it, or choose another run folder (--out)"
+                f"{study_digest[:12]}; resume with the file that started it, or choose another run folder "
+                "(--out)"
             )
         weights: dict[str, Tensor] = {}
         state: dict[str, dict[str, Tensor]] = {}
@@ -88,7 +89,9 @@ def _readable(paths: Iterable[Path], study: str) -> Iterator[Checkpoint]:
         chosen = int(metadata["chosen"]) if "chosen" in metadata else None
         best = msgspec.json.decode(metadata["best"], type=Judged) if "best" in metadata else NOT_JUDGED
         yield Checkpoint(
-            GlobalModel(int(metadata["round"]), weights, study=study, chosen=chosen), state, best
+            GlobalModel(int(metadata["round"]), weights, study_digest=study_digest, chosen=chosen),
+            state,
+            best,
         )
 
 
@@ -126,7 +129,7 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State, best: Judg
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():
         tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
-    metadata = {"round": str(current.round), "study": current.study}
+    metadata = {"round": str(current.round), "study": current.study_digest}
     if best.round:
         metadata["best"] = msgspec.json.encode(best).decode()
     if current.chosen is not None:

@@ -26,11 +26,11 @@ class HubConfig:
 
     sites: the names of the sites that train.  fraction: the share of them that is asked to train in a round.
     minimum: the fewest valid updates that make a round.  deadline_s: how long the hub waits for updates; None
-    waits for every site.  study: the study's digest.  outlier: an update this many times as long as the
-    round's others is refused; None refuses none.  evaluating: sites that train nothing and report the final
-    model's scores on their cases.  max_examples: the most examples that a site may state, if not None.
-    classes: the names of the model's outputs, in order, which each site's callback compares with its own.
-    selection: which merged model the study ends with, and when it ends early; None is the last of all rounds.
+    waits for every site.  outlier: an update this many times as long as the round's others is refused; None
+    refuses none.  evaluating: sites that train nothing and report the final model's scores on their cases.
+    max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
+    outputs, in order, which each site's callback compares with its own.  selection: which merged
+    model the study ends with, and when it ends early; None is the last of all rounds.
 
     Raises:
         StudyError: if models are to be selected by scores that the hub could not compare.
@@ -44,7 +44,7 @@ class HubConfig:
     minimum: int = 1
     deadline_s: float | None = None
     seed: int = 0
-    study: str = ""
+    study_digest: str = ""
     compress: tuple[Compression, ...] = ()
     outlier: float | None = DEFAULT_OUTLIER_FACTOR
     evaluating: tuple[str, ...] = ()

@@ -72,14 +72,14 @@ def run_hub(
         RuleError: if the rule cannot merge the updates.
     """
     audit = audit or AuditLog(None)
-    saved = load_latest_checkpoint(folder, config.study) if folder else None
+    saved = load_latest_checkpoint(folder, config.study_digest) if folder else None
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
     with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
         wait_saved: Callable[[], None] = _nothing_to_save
         best, kept = NOT_JUDGED, Kept(folder)
         if saved is None:
             state: State = {**config.rule.init(weights), **config.privacy.init(weights)}
-            current = GlobalModel(0, weights, study=config.study)
+            current = GlobalModel(0, weights, study_digest=config.study_digest)
             if folder is not None:
                 wait_saved = writer.submit(save_checkpoint, folder, current, state).result
         else:
@@ -95,7 +95,7 @@ def run_hub(
             outcome = aggregate_round(exchange, config, state, current, sites, audit)
             best = _judged(config, best, current.round, outcome.results)
             kept.remember(best, current, state)
-            current = GlobalModel(current.round + 1, outcome.weights, study=config.study)
+            current = GlobalModel(current.round + 1, outcome.weights, study_digest=config.study_digest)
             state, results = outcome.state, outcome.results
             del outcome
             if folder is not None:
@@ -154,15 +154,15 @@ class Kept:
         Raises:
             RunError: if its checkpoint is missing.
         """
-        number, study = current.round + 1, current.study
+        number, study = current.round + 1, current.study_digest
         if best.round in (0, current.round):
-            return GlobalModel(number, current.weights, study=study, chosen=current.round), state
+            return GlobalModel(number, current.weights, study_digest=study, chosen=current.round), state
         if self.folder is not None:
             model, state, _ = load_best_checkpoint(self.folder, best, study)
         else:
             assert self._best is not None
             model, state = self._best
-        return GlobalModel(number, model.weights, study=study, chosen=best.round), state
+        return GlobalModel(number, model.weights, study_digest=study, chosen=best.round), state
 
 
 def _judged(config: HubConfig, best: Judged, round: int, results: Sequence[SiteResult]) -> Judged:

@@ -162,7 +162,7 @@ def simulate(
         )
     scheduler = SiteScheduler()
     exchange = MemoryExchange(
-        config.study,
+        config.study_digest,
         idle=scheduler.idle,
         on_bytes=on_bytes,
         asynchronous=config.rule.asynchronous,

@@ -42,11 +42,11 @@ LOCAL = "kept.safetensors"
 class ChargedPatients:
     """The patients whose privacy spending a run records, and the ledger that records it.
 
-    study: the study's digest.  dataset: the patients.  items: for each patient the numbers of their training
-    items.  ledger: where the costs are written; by default a ledger in the run's folder.
+    dataset: the patients.  items: for each patient the numbers of their training items.
+    ledger: where the costs are written; by default a ledger in the run's folder.
     """
 
-    study: str
+    study_digest: str
     dataset: DataSet
     items: Sequence[Sequence[int]] = ()
     ledger: Ledger | None = None
@@ -339,12 +339,12 @@ def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
     if run.patients is None:
         raise PrivacyError(
             "differential privacy keeps a ledger for each patient; give "
-            "SiteRun(patients=ChargedPatients(study, data_set(patients, secret)))"
+            "SiteRun(patients=ChargedPatients(study_digest, data_set(patients, secret)))"
         )
     patients = run.patients
     return BudgetTracker(
         patients.ledger or Ledger(run.folder),
-        patients.study,
+        patients.study_digest,
         patients.dataset,
         delta=getattr(privacy, "delta", DELTA),
         accountant=getattr(privacy, "accountant", "prv"),

@@ -29,6 +29,7 @@ from medfed.pipeline.factory import classes_of, own_table_at, size_check
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.study.reading import read_study
 from medfed.study.study import Study
+from medfed.wire.untrusted_text import cleaned, for_log, for_terminal
 
 # The exit code for a folder that can't be read at all; the same as for errors in it.
 UNUSABLE = 2
@@ -66,20 +67,50 @@ def check(
     try:
         preflight = _preflight(folder, study_file, own or OwnChoices(), thumbnails=page is not None)
         if page is not None:
-            write_page(preflight, page)
+            write_page(_shown(preflight), page)
     except (MedfedError, OSError) as error:
         reason = str(error)
         if isinstance(error, OSError):
             reason = f"a file can't be read or written (errno {error.errno})"
-        print(json.dumps({"verdict": reason, "exit": UNUSABLE}) if as_json else f"medfed: {reason}")
+        verdict = json.dumps({"verdict": reason, "exit": UNUSABLE})
+        print(verdict if as_json else f"medfed: {for_terminal(reason)}")
         return UNUSABLE
     if as_json:
         print(json.dumps(to_plain(preflight), indent=2))
         return preflight.exit_code
-    show(preflight, console)
+    show(_shown(preflight), console)
     if page is not None:
         console.print(f"\nThe page shows patients' images: keep {page.name} in the hospital.", style="dim")
     return preflight.exit_code
+
+
+def _shown(preflight: Preflight) -> Preflight:
+    """Return a preflight whose texts show every character: the study's, the site file's and the data's.
+
+    A class, a column or a scanner's name may hold terminal sequences, hidden characters or line breaks.
+    """
+    problems = tuple(
+        replace(
+            problem,
+            title=_line(problem.title),
+            means=_line(problem.means),
+            remedy=_line(problem.remedy),
+            cases=tuple((_line(name), _line(detail)) for name, detail in problem.cases),
+        )
+        for problem in preflight.problems
+    )
+    return replace(
+        preflight,
+        verdict=_line(preflight.verdict),
+        facts=cleaned(preflight.facts),
+        problems=problems,
+        study=_line(preflight.study),
+        unlisted=_line(preflight.unlisted),
+    )
+
+
+def _line(text: str) -> str:
+    return for_log(text, max(len(text), 1))
 
 
 def site_of_folder(study: Study, folder: Path) -> str:

@@ -281,7 +281,7 @@ def hub_config_of(study: Study) -> HubConfig:
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,
         seed=study.seed,
-        study=study_digest(study),
+        study_digest=study_digest(study),
         compress=study.compress,
         outlier=study.sampling.outlier,
         evaluating=tuple(sorted(study.held_out)),

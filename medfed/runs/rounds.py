@@ -145,3 +145,12 @@ def read_rounds(path: Path) -> list[RoundLine]:
 def last_round(lines: Iterable[RoundLine]) -> int:
     """Return the last round that changed the model, 0 if none did; lines after it only report scores."""
     return max((line.round for line in lines if line.status in _MODEL_CHANGED), default=0)
+
+
+def first_examples(lines: Iterable[RoundLine]) -> dict[str, int]:
+    """Return the number of examples that each site stated first in a run, without those that stated none."""
+    examples: dict[str, int] = {}
+    for line in lines:
+        if line.examples:
+            examples.setdefault(line.site, line.examples)
+    return examples

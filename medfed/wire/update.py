@@ -87,7 +87,7 @@ class GlobalModel:
     weights: Weights
     participants: tuple[str, ...] | None = None
     final: bool = False
-    study: str = ""
+    study_digest: str = ""
     groups: Mapping[str, Weights] = field(default_factory=dict)
     sha256: str = ""
     classes: tuple[str, ...] = ()

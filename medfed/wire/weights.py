@@ -51,14 +51,21 @@ def weights_of(
 
 
 def shared_tensors(
-    module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
+    module: nn.Module,
+    keep_local: Iterable[str] = (),
+    *,
+    trained_only: bool = False,
+    shapes_only: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the tensors of `weights_of` as they are in the module, without copying them."""
+    """Return the tensors of `weights_of` as they are in the module, without copying them.
+
+    With `shapes_only` they may be without values, on the meta device.
+    """
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     local, parameters = local_names(module, keep_local), dict(module.named_parameters(remove_duplicate=False))
     if trained_only:
         local |= {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    state = {name: (tensor, reason) for name, tensor, reason in _state(module)}
+    state = {name: (tensor, reason) for name, tensor, reason in _state(module, shapes_only)}
     for name, parameter in parameters.items():
         reason = state[name][1] if name in state else "not in the module's state_dict"
         if parameter.requires_grad and name not in local and reason is not None:
@@ -90,12 +97,12 @@ _EXCHANGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGER = "of integers"
 
 
-def _state(module: nn.Module) -> Iterator[tuple[str, Tensor, str | None]]:
+def _state(module: nn.Module, shapes_only: bool = False) -> Iterator[tuple[str, Tensor, str | None]]:
     """Yield a module's state by name, and for what can't be exchanged what it is."""
     own: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     own |= dict(module.named_buffers(remove_duplicate=False))
     for name, value in module.state_dict(keep_vars=True).items():
-        if is_lazy(value) or (isinstance(value, Tensor) and value.is_meta):
+        if is_lazy(value) or (isinstance(value, Tensor) and value.is_meta and not shapes_only):
             raise StudyError(
                 f"'{name}' of {type(module).__name__} has no values yet (a lazy layer, or one on the meta "
                 "device); give layers their sizes, or run one batch through the network, before its weights "

@@ -29,7 +29,7 @@ def test_every_command_and_option_explains_itself(name):
     assert (command.help or "").strip()
     assert (command.short_help or "").endswith(".")
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.name not in ("folder", "normalise"):
+        if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} --{parameter.name}"
 
 

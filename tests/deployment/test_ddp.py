@@ -35,7 +35,7 @@ class Side:
         self.model_path, self.sent = folder / "model", []
 
     def fetch(self, site: str, round: int) -> GlobalModel:
-        model = GlobalModel(round + 1, {"w": torch.tensor([1.5, -2.0])}, study="study")
+        model = GlobalModel(round + 1, {"w": torch.tensor([1.5, -2.0])}, study_digest="study")
         self.model_path.write_bytes(encoding.encode_global(model))
         return model
 

@@ -47,7 +47,7 @@ def run(privacy, rounds=ROUNDS, **more) -> GlobalModel:
         for name in SITES
     }
     return simulated(
-        sites, model(), rule=FedAvg(), rounds=rounds, privacy=privacy, minimum=3, study=STUDY, **more
+        sites, model(), rule=FedAvg(), rounds=rounds, privacy=privacy, minimum=3, study_digest=STUDY, **more
     )
 
 
@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_with_the_key_that_the_sites_kept(tmp_path):
 def test_a_site_that_lost_its_key_is_refused_with_the_reason():
     exchange = MemoryExchange(STUDY)
     group = {module.SUM: {module.EXAMPLES: torch.tensor(3)}}
-    exchange.publish(GlobalModel(1, model(), study=STUDY, groups=group))
+    exchange.publish(GlobalModel(1, model(), study_digest=STUDY, groups=group))
     with pytest.raises(
         PrivacyError, match=r"site 'north', round 1: the model's encrypted layers are closed to this site"
     ):
@@ -126,7 +126,7 @@ def tampered(change) -> str:
     threads = [threading.Thread(target=answer, args=(exchange, privacy, name), daemon=True) for name in SITES]
     for thread in threads:
         thread.start()
-    plan = HubConfig(1, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
+    plan = HubConfig(1, SITES, FedAvg(), privacy, minimum=2, study_digest=STUDY)
     final = run_hub(plan, exchange, model(), on_round=reports.append)
     for thread in threads:
         thread.join(60)
@@ -262,7 +262,7 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
         return to_bytes(RelayedMessages({**sealed, "south": sealed["north"]}))
 
     exchange = Lies(STUDY)
-    exchange.publish(GlobalModel(0, model(), study=STUDY))
+    exchange.publish(GlobalModel(0, model(), study_digest=STUDY))
     for site, key in (("south", b"1" * 32), ("north", b"2" * 32)):
         SiteChannel(exchange, site, 1).send(1, ANNOUNCED, to_bytes(KeyAnnouncement(key)))
     sealed = {site: exchange._messages[(site, "hub", ANNOUNCED)][1] for site in ("north", "south")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from medfed.evaluation.report import formatting
 from medfed.files import format_bytes
@@ -11,7 +12,7 @@ from medfed.wire import templates
 FOLDER = Path(__file__).parent
 
 
-def render(template: str, **values: object) -> str:
+def render(template: str, **values: Any) -> str:
     """Return a page made from a template of this folder, in which an undefined name is an error.
 
     Templates may use what formatting.py defines and imports, such as number() and metric_of().
