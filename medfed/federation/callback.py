@@ -109,8 +109,8 @@ class FederatedCallback(pl.Callback):
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
         self._options = options or CallbackOptions()
-        own: LocalMethod | None = None if local is None else kind_named("local_training", local)
-        method = own or LocalMethod()  # the base leaves training as it is
+        own = None if local is None else kind_named("local_training", local)
+        method: LocalMethod = own or LocalMethod()  # the base leaves training as it is
         self.site = site
         self.round = 0
         # The digest of the model from which this round trains, as it arrived.
@@ -130,8 +130,7 @@ class FederatedCallback(pl.Callback):
         self._classes = tuple(classes)
         self._keep_local = (*keep_local, *method.keep_local())
         self._optimiser_state = optimiser_state
-        self._local = method
-        self._own_method = own
+        self._local, self._own_method = method, own
         self._local_state: LocalState = {}
         self._residual: Residual = {}
         self._seed = training_seed(seed, self._connection.privacy)
@@ -219,8 +218,9 @@ class FederatedCallback(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._steps += 1
-        self._rates += float(optimizer.param_groups[0]["lr"])
+        if optimizer.param_groups:  # a module without an optimiser steps one that has none
+            self._steps += 1
+            self._rates += float(optimizer.param_groups[0]["lr"])
         if changes_gradients(self._local):
             with gradients_of(optimizer, pl_module):
                 self._local.gradient(pl_module, self._local_state)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from medfed.federation.config import REACHED_MAX_EPOCHS
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.wire.update import GlobalModel, Update
 
@@ -26,7 +27,7 @@ def chosen_before_last(received: GlobalModel | None) -> bool:
 def stop_reason(trainer: pl.Trainer) -> str:
     """Return why a site whose fit has ended takes no part in the rounds that are left."""
     if trainer.max_epochs is None or trainer.current_epoch >= trainer.max_epochs:
-        return "its Trainer reached max_epochs before the study's last round"
+        return REACHED_MAX_EPOCHS
     return (
         f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
         "by EarlyStopping, max_steps or max_time, before the study's last round"
