@@ -267,6 +267,29 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
     return statistic
 
 
+def central_mean_of(values: ArrayLike, patients: int) -> Statistic:
+    """Return the statistic 'mean of so many patients in the middle'; of one patient it is the median.
+
+    Of an even number of patients around one, the two in the middle count half each.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    order = np.argsort(array, kind="stable")
+    ordered = array[order]
+    finite = np.where(np.isfinite(ordered), ordered, 0.0)
+
+    def statistic(counts: Floats) -> Floats:
+        drawn = np.asarray(counts[:, order], dtype=np.float64)
+        above = np.cumsum(drawn, axis=1)
+        total = above[:, -1:] if len(ordered) else np.zeros((len(counts), 1))
+        half = np.minimum(max(patients, 1), total) / 2
+        inside = np.minimum(above, total / 2 + half) - np.maximum(above - drawn, total / 2 - half)
+        weights = np.clip(inside, 0.0, None)
+        infinite = (weights > 1e-9) @ np.isinf(ordered).astype(np.float64) > 0
+        return np.where(infinite, np.inf, ratio(weights @ finite, weights.sum(axis=1)))
+
+    return statistic
+
+
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (JASA 1927), also at 0 and 1; 0 to 1 without trials."""
     if not 0 <= successes <= trials:

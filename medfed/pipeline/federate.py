@@ -21,7 +21,7 @@ from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
-from medfed.runs.rounds import RoundReport, append_round
+from medfed.runs.rounds import RoundReport, append_round, without_small_scores
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
@@ -65,9 +65,12 @@ def federate(run: StudyRun) -> Weights:
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
     frozen = weights_of(module_of(study)) if study.trained_only else {}
 
+    few = sites_with_few(run)
+
     def round_finished(report: RoundReport) -> None:
         run.progress.round(report)
-        append_round(folder.rounds, report)
+        # Whoever simulates sees every score; the file may leave.
+        append_round(folder.rounds, without_small_scores(report, few))
 
     def model_merged(current: Any) -> None:
         save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.round)
@@ -95,6 +98,16 @@ def federate(run: StudyRun) -> Weights:
     weights = {**frozen, **final.weights}
     save_checkpoint(folder.checkpoint(FEDERATED), weights, final.round)
     return weights
+
+
+def sites_with_few(run: StudyRun) -> set[str]:
+    """Return the hospitals with fewer validation patients than a score may be over."""
+    least = run.study.evaluation.smallest_group
+    return {
+        name
+        for name, hospital in run.hospitals.items()
+        if len({case.patient for case in hospital.data.cases("val")}) < least
+    }
 
 
 def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
