@@ -108,6 +108,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.left_out: dict[str, int] = {}
         # What a person should look at before the study trains; they are notes, too.
         self.warnings: tuple[str, ...] = ()
+        # Of the images that were read, by token.
+        self.image_digests: dict[str, bytes] = {}
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
         self._findings: dict[str, Findings] = {}
@@ -207,6 +209,7 @@ class SiteDataModule(pl.LightningDataModule):
             DataError: if the site does not bear as many, or no case is left.
         """
         refused, listed = screening.refused, tuple(self._by_token.values())
+        self.image_digests = {case.token: digest for case, digest in screening.digests}
         refuse_excess(refused, len(listed), bears)
         duplicates = duplicate_lines(screening.digests)
         self.warnings += duplicates
@@ -233,6 +236,11 @@ class SiteDataModule(pl.LightningDataModule):
     def cases(self, split: str) -> tuple[Case, ...]:
         """Return the cases of one split that the task can use."""
         return tuple(case for case in self.index.split(split) if case.token in self._usable)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the site's data are the rows of a table."""
+        return self._rows is not None
 
     @property
     def rows(self) -> TableRows:

@@ -125,23 +125,18 @@ def _attribute(
             break
         shown.append(mask)
     rows: list[Row] = []
-    for name, mask in inside.items():
+    for name in inside:
         labelled = place.factory._replace(group=f"{attribute}={name}")
         if name in suppressed:
             rows.append(labelled.suppressed(statistic.metric, note, structure=statistic.structure))
         else:
-            rows += _group(labelled, statistic, mask, place.resampling, min_patients)
+            rows += _group(labelled, place, inside[name] & place.known, min_patients)
     return rows, shown
 
 
-def _group(
-    factory: RowFactory,
-    statistic: SubgroupStatistic,
-    inside: NDArray[np.bool_],
-    resampling: Resampling,
-    min_patients: int,
-) -> list[Row]:
+def _group(factory: RowFactory, place: _Place, inside: NDArray[np.bool_], min_patients: int) -> list[Row]:
     """Return one group's metric, and its gap to all others where those are enough patients too."""
+    statistic, resampling = place.statistic, place.resampling
     metric, structure, n = statistic.metric, statistic.structure, int(inside.sum())
     if _has_few(statistic, inside, min_patients):
         note = f"fewer than {min_patients} patients with {statistic.outcome}"
@@ -149,8 +144,10 @@ def _group(
     interval = resampling.within(inside).interval(statistic.build(inside), n)
     rows = [factory.row(metric, structure, interval, n)]
     # Every other group may be suppressed, and then "the others" would be one small group.
-    if len(inside) - n >= min_patients and not _has_few(statistic, ~inside, min_patients):
-        gap, p = _gap(statistic.build(np.ones(len(inside), dtype=bool)), inside, resampling)
+    others = place.known & ~inside
+    if int(others.sum()) >= max(min_patients, 1) and not _has_few(statistic, others, min_patients):
+        known = resampling.within(place.known)
+        gap, p = _gap(statistic.build(place.known), inside[place.known], known)
         rows.append(factory._replace(against=OTHERS).row(metric, structure, gap, n, p))
     return rows
 
