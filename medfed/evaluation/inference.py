@@ -48,7 +48,7 @@ SUBGROUPS = ("sex", "scanner")
 
 @dataclass(frozen=True)
 class SiteCases:
-    """One hospital's data, the key of its patients' tokens, and the cases that trained the model, by token."""
+    """One hospital's data, the key of its patients' tokens, and which cases trained the model."""
 
     name: str
     data: SiteDataModule
