@@ -57,7 +57,7 @@ def hub(given: dict[str, Any]) -> None:
     folder = Path(given["folder"])
     exchange = opened(given).open_hub(STUDY, folder)
     plan = HubConfig(
-        given["rounds"], tuple(given["sites"]), FedAvg(), minimum=len(given["sites"]), study=STUDY
+        given["rounds"], tuple(given["sites"]), FedAvg(), minimum=len(given["sites"]), study_digest=STUDY
     )
     rows: list[dict[str, Any]] = []
     before, began = peak_mb(), time.process_time()

@@ -14,6 +14,7 @@ trainings of a configuration at once. benchmarks/flamby.py trains the chosen con
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import sys
@@ -138,6 +139,9 @@ def folds(centres: Mapping[str, Centre], cut: int) -> dict[str, NDArray[np.int64
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     real = os.environ.get("MEDFED_REAL_DATA")
     if not real:
         print("set MEDFED_REAL_DATA to the folder that holds uci_heart/", file=sys.stderr)

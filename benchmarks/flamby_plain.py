@@ -10,6 +10,7 @@ published row to three digits and medfed does not, the fault is medfed's; otherw
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -64,6 +65,9 @@ def trained(centre: Centre, seed: int) -> torch.nn.Linear:
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     real = os.environ.get("MEDFED_REAL_DATA")
     if not real:
         print("set MEDFED_REAL_DATA to the folder that holds tcga_brca/", file=sys.stderr)

@@ -268,7 +268,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=list(BUDGET))
-    parser.add_argument("--rows", default="", help="parts of the names of lines, with ; between them")
+    parser.add_argument("--rows", default="", help="parts of the names of rows, with ; between them")
     parser.add_argument(
         "--timing", action="store_true", help="three rounds of each mechanism, for their time"
     )
@@ -301,7 +301,7 @@ def write(results: Path, study: str, name: str, cells: Mapping[str, str], did: s
     tables, notes = read(results)
     tables.setdefault(study, {}).setdefault(name, {}).update(cells)
     notes.setdefault(study, {})[did] = made
-    about = " ".join(str(__doc__).split("Each study")[1].split("A line that")[0].split())
+    about = " ".join(str(__doc__).split("Each study")[1].split("A row that")[0].split())
     whole = ["# What privacy costs", f"Each study {about}"]
     for part in BUDGET:
         if part not in tables:

@@ -8,6 +8,7 @@ half as many validation rows.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -22,9 +23,14 @@ from medfed.evaluation.report import write_report
 
 def main() -> None:
     """Print the seconds and sizes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", nargs="?", choices=["segment", "classify"], default="segment")
+    task = parser.parse_args().task
+
     import fake_runs
 
-    task = sys.argv[1] if len(sys.argv) > 1 else "segment"
     with tempfile.TemporaryDirectory() as folder:
         run = fake_runs.write(Path(folder) / "run", task, patients=6)
         cases = (fake_runs.segmentation_cases if task == "segment" else fake_runs.classification_cases)(

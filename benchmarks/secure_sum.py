@@ -69,7 +69,7 @@ def a_round(privacy: Privacy, weights, local, sites: list[str], gone: int) -> tu
             site: record(folder / "credentials" / site).open_site(STUDY, site, folder / site)
             for site in sites
         }
-        current = GlobalModel(0, weights, study=STUDY)
+        current = GlobalModel(0, weights, study_digest=STUDY)
         hub.publish(current)
         for site, side in sides.items():
             side.fetch(site, 0)

@@ -2,6 +2,7 @@
 
     MedfedError
     ├── StudyError        a study or site file: file, key path, what was found, what is allowed
+    │   └── DeclinedError     this hospital does not take part: its policy or its people say no
     ├── DataError         a hospital's folder: its cases, its splits, its labels as a whole
     │   ├── TooFewPatientsError   so few patients that sums over them are withheld
     │   └── ImageError    one image or series that is refused instead of read wrongly
@@ -41,6 +42,10 @@ class MedfedError(Exception):
 
 class StudyError(MedfedError):
     """A study or site file says something that medfed cannot do."""
+
+
+class DeclinedError(StudyError):
+    """A hospital does not take part: its policy refuses the study, or nobody there has approved it."""
 
 
 class DataError(MedfedError):

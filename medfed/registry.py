@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections import Counter
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -79,6 +80,35 @@ def union(folder: str) -> Any:
     for record in records[1:]:
         result = result | record
     return result
+
+
+def kind_named(folder: str, value: object) -> Any:
+    """Return a kind of this registry: the record itself, or one with its defaults by its name.
+
+    Raises:
+        RegistryError: if there is none of that name, or it has settings without defaults.
+    """
+    if isinstance(value, Kind) and value.folder == folder:
+        return value
+    known = kinds(folder)
+    if not isinstance(value, str):
+        raise RegistryError(
+            f"expected a kind of '{folder}' such as medfed.{FOLDERS[folder].package}.<name>, or its name, "
+            f"found {type(value).__name__}"
+        )
+    if value not in known:
+        near = get_close_matches(value, known, n=1)
+        meant = f"did you mean '{near[0]}'? " if near else ""
+        raise RegistryError(f"{folder}: no '{value}'; {meant}there are {', '.join(known)}")
+    record = known[value]
+    try:
+        return record()
+    except TypeError:
+        required = [field.name for field in msgspec.structs.fields(record) if field.required]
+        raise RegistryError(
+            f"{folder}: '{value}' has settings without defaults; pass {record.__module__}.{record.__name__}"
+            f"({', '.join(f'{name}=...' for name in required)}) instead of its name"
+        ) from None
 
 
 def kind_of(record: Kind) -> str:

@@ -28,6 +28,7 @@ class Enrolment:
     folder: Path
     sites: Sequence[str] = ("north", "south")
     disk: str = ""
+    host: str = "127.0.0.1"
     port: int = 0
     websocket_port: int = 0
     brokers: list[Broker] = field(default_factory=list)
@@ -38,10 +39,10 @@ class Enrolment:
         enrol.init(
             self.authority,
             "test",
-            ["127.0.0.1"],
+            [self.host],
             self.port,
             self.websocket_port,
-            listen="127.0.0.1",
+            listen=self.host,
             disk=self.disk,
         )
         for site in self.sites:

@@ -84,7 +84,7 @@ class Round:
         self.privacy, self.sites = privacy, sites
         self.log = AuditLog(None)
         self.exchange = exchange or MemoryExchange("study")
-        self.exchange.publish(GlobalModel(0, model(), study="study"))
+        self.exchange.publish(GlobalModel(0, model(), study_digest="study"))
         self.ends: dict[str, BaseException | None] = {}
         self.given: list[Update] = []
         self.threads: list[threading.Thread] = []
@@ -132,11 +132,11 @@ class Round:
                 outlier=None,
             ),
             {},
-            GlobalModel(0, model(), study="study"),
+            GlobalModel(0, model(), study_digest="study"),
             self.sites,
             audit or AuditLog(None),
         )
-        self.exchange.publish(GlobalModel(1, outcome.weights, study="study"))
+        self.exchange.publish(GlobalModel(1, outcome.weights, study_digest="study"))
         self.join()
         return outcome
 

@@ -62,6 +62,25 @@ def test_every_page_is_in_the_navigation():
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
 
 
+# Messages on the page of problems that are make's and Python's, not medfed's.
+OTHERS = {"medfed needs Python 3.11 or newer", "No module named 'opacus'"}
+
+
+def test_each_message_that_common_problems_quotes_is_in_the_code():
+    source = "\n".join(path.read_text() for path in (ROOT / "medfed").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # a message that stands on several lines
+    source = re.sub(r"\{[^{}]*\}", "{}", source)
+    missing = []
+    for row in re.findall(
+        r"^\| (.*?) \|", (ROOT / "docs/how-to/common-problems.md").read_text(), re.MULTILINE
+    ):
+        for message in set(re.findall(r"`([^`]+)`", row)) - OTHERS:
+            # What a message says of the case at hand: `...`, a name in quotes, N of M.
+            fixed = [part.strip() for part in re.split(r"\.\.\.|'\w+'|\b[NM]\b", message)]
+            missing += [message for part in fixed if part not in source]
+    assert missing == []
+
+
 # Training as on the page takes minutes, so it is shortened here; everything else runs as shown.
 SHORTER = {"train": ["--set", "train.rounds=2", "--set", "train.epochs=1"]}
 

@@ -32,8 +32,8 @@ def _log_file(path: Path) -> Path:
 @click.option(
     "--credentials",
     type=PATH,
-    help="The site's folder of credentials: every line must then be signed with one of its certificates. "
-    "Another party's: with one that the federation issued.",
+    help="A folder of credentials: every line must be signed with a certificate that this federation issued, "
+    "and in the site's own folder with one of the site's own.",
 )
 @click.option(
     "--site-log",
@@ -85,7 +85,7 @@ def _echo_provenance(log: Path, site_logs: Sequence[Path]) -> None:
         click.echo(f"{site}: what was merged is what its own log says it sent")
 
 
-@audit.command(short_help="Check what patients have spent.")
+@audit.command(short_help="Check a hospital's privacy ledger.")
 @click.argument("site", type=PATH)
 @click.option("--adopt", is_flag=True, help="Take over a ledger without head or signatures, as it is now.")
 def ledger(site: Path, adopt: bool) -> None:

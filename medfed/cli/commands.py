@@ -47,7 +47,7 @@ def main() -> None:
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
 @click.option(
-    "--compare", metavar="A,B,...", help="Train once per method and compare: fedavg,fedprox,fedadam."
+    "--compare", metavar="A,B,...", help="Train once per method, such as fedavg,fedprox, and compare."
 )
 def train(
     study: Path | None,

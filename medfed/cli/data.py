@@ -51,17 +51,17 @@ def make(
     pet: Literal["stored", "suv"],
 ) -> None:
     """Write a hospital's fingerprint to OUT, for its privacy officer to review before it is shared."""
-    import os
 
     from medfed.data import fingerprint as prints
     from medfed.data.channels import match_channels
     from medfed.data.index import index_folder
     from medfed.data.reading import Reading
     from medfed.data.settings import Images
+    from medfed.data.splits import folder_secret
     from medfed.pipeline.secret_file import read_secret
 
     # Which cases are in 'train' depends on the secret where the folder does not say.
-    index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
+    index = index_folder(folder, site_secret=read_secret(secret_file) or folder_secret(folder))
     settings = Images(channels=_channels(channels), read=Reading(pet=pet))
     index = match_channels(index, settings)
     result = prints.fingerprint(
@@ -95,7 +95,8 @@ def _channels(text: str) -> int | tuple[str, ...]:
 @fingerprint.command(short_help="Print the settings for all hospitals.")
 @click.argument("files", nargs=-1, required=True, type=PATH)
 @click.option("--voxels", type=int, default=96**3, show_default=True, help="The largest patch, in voxels.")
-@click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True)
+@click.option("--normalise", type=click.Choice(["auto", "zscore", "nyul"]), default="auto", show_default=True,
+              help="How intensities are normalised; auto chooses by the kind of bins.")  # fmt: skip
 def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zscore", "nyul"]) -> None:
     """Print the `data` section of a study, planned from the hospitals' fingerprints."""
     import yaml
@@ -134,6 +135,7 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
     """
     from medfed.data.cache import purge as purged
     from medfed.data.cache_location import data_cache_folder, remove_if_empty, shared_caches, site_folder
+    from medfed.errors import DataError
 
     if site_file is not None:
         from medfed.deployment.site_file import read_site, secret_of
@@ -143,6 +145,8 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
         chosen = [] if site.cache is None else [Path(site.cache)]
         data, places = [Path(site.data)], [place / own for place in (*chosen, *shared_caches())]
     elif folder is not None:
+        if not folder.is_dir():
+            raise DataError(f"purge: '{folder}' is not a folder; name a data folder or a cache folder")
         data, places = [folder], [folder]
     else:
         data, places = [], shared_caches()

@@ -13,9 +13,19 @@ COORDINATOR, HOSPITAL = "enrolment", "credentials"
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_coordinator_folder = click.option(
+    "--folder", type=_FOLDER, default=COORDINATOR, show_default=True, help="The coordinator's folder."
+)
+_hospital_folder = click.option(
+    "--folder",
+    type=_FOLDER,
+    default=HOSPITAL,
+    show_default=True,
+    help="The hospital's folder of credentials.",
+)
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, short_help="Give the hub and the hospitals certificates.")
 def enrol() -> None:
     """Enrol the hub and the hospitals: certificates and who holds them."""
 
@@ -35,7 +45,7 @@ def enrol() -> None:
 @click.option(
     "--disk", default="", help="The most that the broker may store, such as 20GB; default: all free space."
 )
-@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@_coordinator_folder
 def init(
     name: str, hosts: tuple[str, ...], port: int, websocket_port: int, listen: str, disk: str, folder: Path
 ) -> None:
@@ -49,7 +59,7 @@ def init(
 
 @enrol.command(short_help="Hospital: create a key and a request.")
 @click.argument("name")
-@click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
+@_hospital_folder
 def site(name: str, folder: Path) -> None:
     """Hospital: create a private key, which stays here, and a request for a certificate."""
     from medfed.deployment.enrolment import enrol as work
@@ -72,7 +82,7 @@ def site(name: str, folder: Path) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="The kit's path; default: NAME.kit."
 )
-@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@_coordinator_folder
 def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) -> None:
     """Coordinator: answer a hospital's request with a kit."""
     from medfed.deployment.enrolment import enrol as work
@@ -92,7 +102,7 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
 @enrol.command(short_help="Hospital: install the kit.")
 @click.argument("kit", type=_FILE)
 @click.option("--authority", default="", help="The fingerprint that the coordinator read out.")
-@click.option("--folder", type=_FOLDER, default=HOSPITAL, show_default=True)
+@_hospital_folder
 def accept(kit: Path, authority: str, folder: Path) -> None:
     """Hospital: install the coordinator's kit."""
     from medfed.deployment.enrolment import enrol as work
@@ -107,7 +117,7 @@ def accept(kit: Path, authority: str, folder: Path) -> None:
 @enrol.command(short_help="Coordinator: revoke a certificate.")
 @click.argument("name")
 @click.option("--serial", default="", help="Only the certificate with this serial number.")
-@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@_coordinator_folder
 def revoke(name: str, serial: str, folder: Path) -> None:
     """Coordinator: revoke a site's certificates; a running hub and broker apply it at once."""
     from medfed.deployment.enrolment import enrol as work
@@ -117,7 +127,7 @@ def revoke(name: str, serial: str, folder: Path) -> None:
 
 
 @enrol.command(short_help="Coordinator: sign the list of revoked certificates anew.")
-@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@_coordinator_folder
 def refresh(folder: Path) -> None:
     """Coordinator: sign the list of revoked certificates anew, which is valid for a year."""
     from medfed.deployment.enrolment import enrol as work
@@ -129,7 +139,7 @@ def refresh(folder: Path) -> None:
 
 
 @enrol.command("list", short_help="Coordinator: list the certificates.")
-@click.option("--folder", type=_FOLDER, default=COORDINATOR, show_default=True)
+@_coordinator_folder
 def list_(folder: Path) -> None:
     """Coordinator: list every certificate, its expiry and whether it was revoked."""
     from medfed.deployment.enrolment.participants import participants

@@ -1,19 +1,47 @@
-"""How a command ends when medfed refuses something: one message on standard error, and an exit code."""
+"""How a command ends: one message on standard error, and an exit code that a service manager can act on.
+
+0     done
+1     refused, or failed: the message says what to do
+2     a wrong command line; `medfed check`: the folder has errors (1: it has warnings)
+3     this hospital does not take part: its policy refuses the study, or nobody there has approved it
+75    try again: hub, broker or sites were not reached, or this machine lacked disk, memory or files
+130   interrupted by Ctrl-C or SIGTERM; the same command continues
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from medfed.errors import MedfedError
+from medfed.errors import DeclinedError, ExchangeError, MedfedError, QuorumError
 from medfed.wire.untrusted_text import for_terminal
 
-# Exit codes. Besides them: 0 is success, and click exits with 2 for a wrong command line.
-REFUSED, INTERRUPTED = 1, 130
+REFUSED, DECLINED, TRY_AGAIN, INTERRUPTED = 1, 3, 75, 130
+
+# What the machine lacked for the time being: after a while, or once someone has made room, it works.
+_PASSING = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space within this account's quota",
+    errno.ENOMEM: "free memory",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs' files",
+    errno.EIO: "look after the disk or the network share, which failed",
+    errno.ESTALE: "mount the network share again",
+    errno.ETIMEDOUT: "look after the network or the network share",
+    errno.ECONNREFUSED: "look after the network",
+    errno.EHOSTUNREACH: "look after the network",
+    errno.ENETUNREACH: "look after the network",
+    errno.EADDRINUSE: "end what uses this address, or choose another port",
+}
+
+# Set to 1, it shows the traceback of an error of the operating system.
+TRACEBACK = "MEDFED_TRACEBACK"
 
 # What to do after Ctrl-C, by command. A hospital's service resumes by itself; a run that this process runs
 # needs --resume.
@@ -31,20 +59,63 @@ class Commands(click.Group):
             cmd.callback = _handle_errors(cmd.callback)
         super().add_command(cmd, name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named; an option of it may refuse its value before the command begins."""
+        try:
+            return super().invoke(ctx)
+        except MedfedError as error:
+            _refuse(error)
+
+
+def exit_code(error: MedfedError | OSError) -> int:
+    """Return the exit code of a command that ends in this error (see above)."""
+    if isinstance(error, DeclinedError):
+        return DECLINED
+    passing = isinstance(error, (ExchangeError, QuorumError)) or (
+        isinstance(error, OSError) and error.errno in _PASSING
+    )
+    return TRY_AGAIN if passing else REFUSED
+
+
+def _refuse(error: MedfedError) -> NoReturn:
+    _end(str(error), exit_code(error))
+
+
+def _end(message: str, code: int) -> NoReturn:
+    click.secho("medfed: ", fg="red", nl=False, err=True)
+    click.echo(for_terminal(message), err=True)
+    sys.exit(code)
+
+
+def _system_error(error: OSError, again: str) -> str:
+    """Return what the operating system refused, without the file's path, which may name a patient."""
+    reason = error.strerror or type(error).__name__
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "give this account the right to the data and run folders, and "
+    else:
+        remedy = f"{_PASSING[error.errno]}, and " if error.errno in _PASSING else ""
+    return (
+        f"this machine refused a file or a connection: {reason}; {remedy}{again} "
+        f"(which file: {TRACEBACK}=1 shows it)"
+    )
+
 
 def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
+        remedy = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)
         try:
             command(*args, **kwargs)
         except MedfedError as error:
-            click.secho("medfed: ", fg="red", nl=False, err=True)
-            click.echo(for_terminal(str(error)), err=True)
-            sys.exit(REFUSED)
+            _refuse(error)
+        except OSError as error:
+            # A closed pipe is click's, and an error without a number is no answer of the operating system.
+            if error.errno in (None, errno.EPIPE) or os.environ.get(TRACEBACK) == "1":
+                raise
+            _end(_system_error(error, remedy), exit_code(error))
         except KeyboardInterrupt:
-            remedy = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)
             click.echo(f"\nmedfed: interrupted; {remedy}", err=True)
             sys.exit(INTERRUPTED)
 

@@ -137,7 +137,9 @@ def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     if settings.spacing_mm == "fit":
         shaping["patch"] = settings.patch
     versions = [str(x) for x in (FORMAT_VERSION, monai.__version__, torch.__version__, np.__version__)]
-    return msgspec.json.encode([shaping, needs == "segment", classes, versions], order="sorted").decode()
+    # Numbers that dataset.json names are keys, which JSON has as texts only.
+    plain = msgspec.to_builtins([shaping, needs == "segment", classes, versions], str_keys=True)
+    return msgspec.json.encode(plain, order="sorted").decode()
 
 
 def entry_name(case: Case, recipe: str) -> str:
@@ -262,7 +264,7 @@ def purge(folder: str | Path) -> int:
     """Delete every entry in a cache folder and in its sites' folders, and return the number of entries.
 
     Everything else stays: a data folder may be given by mistake, and its patients' folders may be named like
-    entries.
+    entries. A folder that does not exist holds none.
     """
     folder = Path(folder)
     deleted = 0

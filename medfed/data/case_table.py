@@ -360,6 +360,8 @@ def case_inputs(
     assert index.rows is not None
     rows = index.rows
     known = tuple(case for case in cases if case.token in rows.numbers)
+    if not known:  # each is refused for its row, and told so when the cases are screened
+        return {}, ()
     numbers = np.array([rows.numbers[case.token] for case in known], np.float64).reshape(len(known), -1)
     words = np.array([rows.words[case.token] for case in known], np.float32).reshape(len(known), -1)
     table = TableRows(replace(index, cases=known), numbers, words, np.empty(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -17,7 +17,7 @@ from medfed.data.batch_needs import Needs
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
-from medfed.data.case_reading import moved_parts, read_case
+from medfed.data.case_reading import moved_parts, naming, read_case
 from medfed.data.case_table import OwnTable, case_inputs, with_table
 from medfed.data.channels import match_channels
 from medfed.data.class_names import Classes, ClassNames, count_of
@@ -41,6 +41,14 @@ from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
 from medfed.data.transforms import Prepared, restore
 from medfed.data.volume import Volume
+from medfed.data.whole_images import (
+    CheckSize,
+    Extent,
+    check_extents,
+    check_whole_size,
+    prepared_extent,
+    unit_of,
+)
 from medfed.errors import DataError
 
 # What a batch or an item is: tensors and tokens by key.
@@ -97,6 +105,10 @@ class SiteDataModule(pl.LightningDataModule):
         super().__init__()
         self.names = classes.classes if isinstance(classes, ClassNames) else ()
         self.steps = steps
+        # Raises for an image size that the study's network cannot take, where it sees whole images.
+        self.check_size: CheckSize | None = None
+        # What measures images that the study leaves as they are, as `leave_out` has found it: mm, px, or ''.
+        self.unit = ""
         self.settings = settings
         self.needs = needs
         self.batch = batch
@@ -104,8 +116,9 @@ class SiteDataModule(pl.LightningDataModule):
         self.classes = count_of(classes)
         self.label_classes = classes
         self.notes: tuple[str, ...] = ()
-        # What `leave_out` left out, by reason.
+        # What `leave_out` left out, by reason, and these cases' tokens.
         self.left_out: dict[str, int] = {}
+        self.left_out_tokens: tuple[str, ...] = ()
         # What a person should look at before the study trains; they are notes, too.
         self.warnings: tuple[str, ...] = ()
         # Of the images that were read, by token.
@@ -183,12 +196,19 @@ class SiteDataModule(pl.LightningDataModule):
         )
 
         moved: Counter[str] = Counter()
+        extents: dict[str, Extent] = {}
+
+        def note_extent(case: Case, extent: Extent) -> None:
+            with naming(case):
+                check_whole_size(extent, dataset.settings, self.check_size)
+            extents[case.token] = extent
 
         def read(case: Case) -> Any:
             if self.index.rows is not None:
                 self.index.rows.check(case)
             if prepare:
                 prepared = dataset.prepared(case)
+                note_extent(case, prepared_extent(prepared, dataset.settings))
                 moved.update(prepared.moved)
                 return prepared.image
             image, label = read_case(used_part(case, self.needs), dataset.settings, self.label_classes)
@@ -196,6 +216,7 @@ class SiteDataModule(pl.LightningDataModule):
             return image.array
 
         screening = screen_cases(cases, read, lambda done: progress(done, len(cases)))
+        screening = replace(screening, extents=extents)
         self.notes += tuple(
             f"{count} of {len(cases)} cases: {part} resampled from another grid onto the image"
             for part, count in sorted(moved.items())
@@ -206,11 +227,15 @@ class SiteDataModule(pl.LightningDataModule):
         """Leave out the refused cases, within what the site bears, and note them and duplicate images.
 
         Raises:
-            DataError: if the site does not bear as many, or no case is left.
+            DataError: if the site does not bear as many, none is left, or the others differ in size where
+                they must not.
         """
         refused, listed = screening.refused, tuple(self._by_token.values())
         self.image_digests = {case.token: digest for case, digest in screening.digests}
         refuse_excess(refused, len(listed), bears)
+        if isinstance(self.settings, Images):
+            check_extents(without_refused(listed, refused), screening.extents, self.settings, self.batch)
+            self.unit = unit_of(screening.extents.values(), self.settings)
         duplicates = duplicate_lines(screening.digests)
         self.warnings += duplicates
         self.notes += duplicates
@@ -218,8 +243,14 @@ class SiteDataModule(pl.LightningDataModule):
             return
         self.left_out = count_reasons(refused)
         self.notes += (left_out_line(self.left_out, len(listed)),)
-        self.index = replace(self.index, cases=without_refused(self.index.cases, refused))
-        self._use(without_refused(listed, refused))
+        self.leave_out_tokens(one.case.token for one in refused)
+
+    def leave_out_tokens(self, tokens: Iterable[str]) -> None:
+        """Leave out the cases of these tokens, which `leave_out` found, perhaps in another process."""
+        self.left_out_tokens = tuple(tokens)
+        out = frozenset(self.left_out_tokens)
+        self.index = replace(self.index, cases=tuple(c for c in self.index.cases if c.token not in out))
+        self._use([case for case in self._by_token.values() if case.token not in out])
         if isinstance(self.settings, Images):
             self._set_up_columns(self.settings)
 
@@ -257,6 +288,11 @@ class SiteDataModule(pl.LightningDataModule):
     def examples(self) -> int:
         """The number of training cases, the weight of this site's update; patches do not count."""
         return len(self.cases("train"))
+
+    @property
+    def federated_examples(self) -> int:
+        """The same, where the federated callback looks for it."""
+        return self.examples
 
     def items_by_patient(self) -> tuple[tuple[int, ...], ...]:
         """Return the training items of each training patient, in the order of `patients`."""

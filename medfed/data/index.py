@@ -18,11 +18,8 @@ from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.left_out import describe_left_out, left_out_files
-from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token
+from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token, check_secret
 from medfed.errors import DataError
-
-MIN_SECRET_BYTES = 16
-
 
 LabelsBy = Literal["names", "stated", "numbers", ""]
 
@@ -109,11 +106,7 @@ def index_folder(
         raise DataError(
             "the site's data folder is not a folder; set `data` in the site file to the folder with the cases"
         )
-    if len(site_secret) < MIN_SECRET_BYTES:
-        raise DataError(
-            f"the site's secret has {len(site_secret)} bytes; at least {MIN_SECRET_BYTES} are needed, "
-            "`secrets.token_bytes(32)` makes one"
-        )
+    check_secret(site_secret)
     survey = Survey.of(folder)
     listing = _list_cases(survey, choose_layout(survey, layout), site_secret)
     cases = assign_splits([with_token(case, site_secret) for case in listing.cases], site_secret, fractions)

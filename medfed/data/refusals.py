@@ -50,6 +50,10 @@ class ChannelCountError(ImageError):
     """An image has another number of channels than the study asks for."""
 
 
+class UnsuitableSizeError(ImageError):
+    """A whole image has a size that the study's network cannot learn from."""
+
+
 class LabelGridError(LabelError):
     """A label is on another grid than its image."""
 
@@ -89,6 +93,7 @@ REASONS: Mapping[type[MedfedError], str] = {
     SeveralVolumesError: "several volumes",
     ChannelGridError: "channels on different grids",
     ChannelCountError: "other number of channels",
+    UnsuitableSizeError: "size that the network cannot take",
     LabelGridError: "label on another grid",
     LabelClassesError: "label without classes of the study",
     OtherPatientError: "label of another patient",

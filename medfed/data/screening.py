@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from medfed.data.index import Index
 from medfed.data.own_notes import write_note
 from medfed.data.refusals import of_case, reason_of
 from medfed.data.settings import Unreadable
+from medfed.data.whole_images import Extent
 from medfed.errors import DataError, ImageError
 
 # The note in which a hospital finds the cases that were left out.
@@ -42,11 +43,13 @@ class RefusedCase:
 class Screening:
     """What reading each case once has shown: refused cases, and a digest of the image of each other one.
 
-    A digest is of voxels alone; a constant image has none, as all constant images are alike.
+    A digest is of voxels alone; a constant image has none, as all constant images are alike. `extents` are
+    the sizes of prepared images, by token.
     """
 
     refused: tuple[RefusedCase, ...] = ()
     digests: tuple[tuple[Case, bytes], ...] = ()
+    extents: Mapping[str, Extent] = field(default_factory=dict)
 
 
 # What a case of images must have, by the task's needs.

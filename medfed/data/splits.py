@@ -19,9 +19,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 from medfed.data.case import Case
@@ -30,6 +32,9 @@ from medfed.errors import DataError
 SPLITS = ("train", "val", "test")
 
 DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
+
+# The fewest bytes of a site's secret: nobody can try so many.
+MIN_SECRET_BYTES = 16
 
 # The split of a case whose folder states none, until `assign_splits` chooses one.
 UNASSIGNED = ""
@@ -40,6 +45,19 @@ LEAST, LEAST_FROM = 5, 25
 
 # Shares such as 0.7 + 0.15 are not exact in binary; half a patient rounds up all the same.
 ROUNDING = 1e-9
+
+
+def check_secret(site_secret: bytes) -> None:
+    """Check that a site's secret is too long to be tried.
+
+    Raises:
+        DataError: if it is shorter.
+    """
+    if len(site_secret) < MIN_SECRET_BYTES:
+        raise DataError(
+            f"the site's secret has {len(site_secret)} bytes; at least {MIN_SECRET_BYTES} are needed, "
+            "`secrets.token_bytes(32)` makes one"
+        )
 
 
 def case_token(site_secret: bytes, case: str) -> str:
@@ -60,6 +78,20 @@ def simulated_secret(seed: int, site: str) -> bytes:
         site: the hospital's name in the study.
     """
     return hashlib.sha256(f"medfed/simulated/{seed}/{site}".encode()).digest()
+
+
+def site_name(folder: Path) -> str:
+    """Return the name that a folder or a table gives its hospital, '' if nothing of it can be one."""
+    return re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.removesuffix(".csv").lower()).strip("-_")
+
+
+def folder_secret(folder: Path, seed: int = 0) -> bytes:
+    """Return the secret for tokens and splits where nobody gave one: that of a simulation with this folder.
+
+    So a folder has the same splits and tokens each time, and those that training in one process uses. Like
+    a simulation's, its tokens are for the eyes of whoever has the folder.
+    """
+    return simulated_secret(seed, site_name(folder))
 
 
 def split_position(site_secret: bytes, patient: str) -> float:

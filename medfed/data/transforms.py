@@ -132,6 +132,29 @@ def _study_grid(
     return _resampled_grid(shape, affine_ras, settings.spacing_mm)
 
 
+def prepared_shape(image: Volume, settings: Images) -> tuple[int, ...]:
+    """Return the size (X, Y, Z), or (X, Y) in 2D, that an image has once it is prepared."""
+    shape, affine_ras = image.shape, image.affine_ras
+    if settings.axes is not None:
+        shape, affine_ras = _oriented_grid(shape, affine_ras, settings.axes)
+    grid = _study_grid(image, shape, affine_ras, settings)
+    return (shape if grid is None else grid[1])[: settings.spatial_dims]
+
+
+def _oriented_grid(
+    shape: tuple[int, int, int], affine_ras: NDArray[np.float64], orientation: str
+) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Return shape and affine of a grid whose axes are turned into an orientation such as RAS."""
+    from nibabel import orientations
+
+    own = orientations.io_orientation(affine_ras)  # type: ignore[no-untyped-call]  # nibabel is untyped
+    wanted = orientations.axcodes2ornt(orientation)  # type: ignore[no-untyped-call]
+    turn = orientations.ornt_transform(own, wanted)  # type: ignore[no-untyped-call]
+    back = orientations.inv_ornt_aff(turn, shape)  # type: ignore[no-untyped-call]
+    sides = {int(to): side for (to, _), side in zip(turn, shape, strict=True)}
+    return _triple(sides[axis] for axis in range(3)), np.asarray(affine_ras @ back, np.float64)
+
+
 def check_preparable(image: Volume, settings: Images) -> None:
     """Raise if an image that can be read cannot be prepared.
 

@@ -13,7 +13,7 @@ from medfed.deployment.approvals import approve, describe_changes, is_approved, 
 from medfed.deployment.policy import describe, refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
-from medfed.errors import ExchangeError, StudyError, WireError
+from medfed.errors import DeclinedError, ExchangeError, StudyError, WireError
 from medfed.exchange import DropOut
 from medfed.federation.round import SiteConnection, drop_out
 from medfed.files import write_whole
@@ -105,7 +105,7 @@ def enforce_policy(session: SiteSession) -> None:
     """Check the study against the hospital's policy.
 
     Raises:
-        StudyError: naming each rule of the policy that the study breaks.
+        DeclinedError: naming each rule of the policy that the study breaks.
     """
     site, study, hospital = session.site, session.study, session.hospital
     cases = hospital.data.examples if session.trains else len(all_cases_of(hospital))
@@ -115,7 +115,7 @@ def enforce_policy(session: SiteSession) -> None:
     session.audit.write("declined", study=session.digest, site=site.name, reason="; ".join(reasons))
     decline(session, DropOut.POLICY)
     listed = "\n  ".join(reasons)
-    raise StudyError(f"this hospital's policy does not allow study '{study.name}':\n  {listed}")
+    raise DeclinedError(f"this hospital's policy does not allow study '{study.name}':\n  {listed}")
 
 
 def decline(session: SiteSession, reason: DropOut) -> None:
@@ -129,7 +129,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
     """Check that someone at the hospital approved the study, by `accept` (its digest) or when asked.
 
     Raises:
-        StudyError: if nobody did; a page that describes the study is then written beside the run folders.
+        DeclinedError: if nobody did; a page that describes the study is then written beside the run folders.
     """
     out, study, known = Path(session.site.out), session.study, session.digest
     if is_approved(out, known):
@@ -137,7 +137,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
     page = "\n".join(filter(None, (describe(study, known), describe_changes(out, study))))
     if accept:
         if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
-            raise StudyError(
+            raise DeclinedError(
                 f"--accept {accept}: the hub offers study {known}; approve that one, with at least "
                 f"{APPROVAL_DIGITS} of its digits, or none"
             )
@@ -145,12 +145,14 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         path = out / f"{study.name}-{known[:FOLDER_DIGITS]}.txt"
         write_whole(path, page)
         write_whole(path.with_suffix(".yaml"), public_yaml(study))
-        raise StudyError(
+        raise DeclinedError(
             f"nobody here has approved study '{study.name}' yet{_other_approved(out, known)}. Read {path}, "
             f"then run once\n  medfed train --site ... --accept {known}"
         )
     elif not ask(page):
-        raise StudyError(f"study '{study.name}' was not approved; nothing was trained and nothing was sent")
+        raise DeclinedError(
+            f"study '{study.name}' was not approved; nothing was trained and nothing was sent"
+        )
     approve(out, study, getpass.getuser())
     session.audit.write("agreed", study=known, by=getpass.getuser())
 

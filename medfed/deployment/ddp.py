@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medfed.errors import ExchangeError
 from medfed.exchange import DropOut, Transmission
+from medfed.files import write_whole
 from medfed.wire import encoding as wire
 from medfed.wire.update import GlobalModel, Update
 
 # The environment variables by which rank 0 passes its run folder and the received model to the workers.
 RUN_FOLDER, MODEL = "MEDFED_RUN", "MEDFED_MODEL"
+# In the hospital's own folder of the run: the tokens of the cases that rank 0 could not read.
+LEFT_OUT = "left-out-cases.json"
 
 
 def is_worker() -> bool:
@@ -20,11 +25,28 @@ def is_worker() -> bool:
     return RUN_FOLDER in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
-class Rank0Exchange:
-    """The exchange of rank 0, which passes the received model on to the worker processes."""
+def read_left_out(folder: Path) -> tuple[str, ...]:
+    """Return the tokens of the cases that rank 0 left out, so that a worker need not read every case, too.
 
-    def __init__(self, side: Any, run_folder: Path) -> None:
+    All ranks thereby train on the same cases, even where one of them would fail to read a file.
+    """
+    tokens: list[str] = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+    return tuple(tokens)
+
+
+class Rank0Exchange:
+    """The exchange of rank 0, which passes the received model on to the worker processes.
+
+    Args:
+        side: this site's side of the exchange with the hub.
+        run_folder: the run's folder, in which workers find the study.
+        site_folder: the site's own part of it.
+        left_out: the tokens of the cases that this process could not read.
+    """
+
+    def __init__(self, side: Any, run_folder: Path, site_folder: Path, left_out: Sequence[str] = ()) -> None:
         self._side = side
+        write_whole(site_folder / LEFT_OUT, json.dumps(list(left_out)))
         self.received: GlobalModel | None = None
         os.environ[RUN_FOLDER] = str(run_folder)
 

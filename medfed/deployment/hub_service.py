@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from medfed.data.label_naming import different_labels
+from medfed.data.whole_images import different_units
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.enrolment.broker import Broker
 from medfed.deployment.enrolment.participants import (
@@ -45,7 +46,16 @@ from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
-from medfed.runs.rounds import LABELS_NAMED, RoundReport, append_round, labels_by, read_rounds
+from medfed.runs.rounds import (
+    IMAGES_IN_MM,
+    LABELS_NAMED,
+    RoundReport,
+    append_round,
+    first_examples,
+    labels_by,
+    read_rounds,
+    unit_by,
+)
 from medfed.runs.status import Status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
@@ -176,8 +186,7 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
                 "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
-        own = f"tls://{federation.own_host}:{federation.port}"
-        urls = list(dict.fromkeys([own, *(exchange.urls or federation.urls)]))
+        urls = list(dict.fromkeys([federation.own_url, *(exchange.urls or federation.urls)]))
         exchange = msgspec.structs.replace(exchange, urls=urls)
     return exchange
 
@@ -209,6 +218,7 @@ def _run_rounds(
     config = hub_config_of(study)
     rows: list[Row] = []
     stated: dict[str, str] = {}
+    units: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
         rows[:], report = _take_rows(report, config, folder, audit)
@@ -221,6 +231,7 @@ def _run_rounds(
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
         _log_different_labels(report, stated, progress)
+        _log_different_units(report, units, progress)
 
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
@@ -270,11 +281,25 @@ def _log_different_labels(report: RoundReport, stated: dict[str, str], progress:
         progress.log(f"round {report.round}: {different}")
 
 
+def _log_different_units(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
+    """Log, once for the same sites, that the images of some have no size in mm; a warning as that above."""
+    before = different_units(stated)
+    stated.update(
+        {
+            one.site: unit_by(one.scalars[IMAGES_IN_MM])
+            for one in report.results
+            if IMAGES_IN_MM in one.scalars
+        }
+    )
+    if (different := different_units(stated)) and different != before:
+        progress.log(f"round {report.round}: {different}")
+
+
 def _take_rows(
     report: RoundReport, config: HubConfig, folder: RunFolder, audit: AuditLog
 ) -> tuple[list[Row], RoundReport]:
     """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
-    began = {line.site: line.examples for line in reversed(read_rounds(folder.rounds)) if line.examples}
+    began = first_examples(read_rounds(folder.rounds))
     rows, results = [], []
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))

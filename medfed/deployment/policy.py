@@ -8,6 +8,7 @@ and the key of the site file.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,14 +17,16 @@ import msgspec
 from msgspec import Meta
 
 from medfed.data.settings import Table, Unreadable
-from medfed.deployment.templates import render_text
 from medfed.errors import StudyError
-from medfed.federation.egress import Egress
+from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
 from medfed.pipeline.factory import egress_of
 from medfed.registry import kind_of, kinds, summary
+from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT
 from medfed.study.canonical import start_digest
 from medfed.study.study import Study
+from medfed.wire.templates import render
+from medfed.wire.untrusted_text import for_text_template
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -167,9 +170,10 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
 def describe(study: Study, digest: str) -> str:
     """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
     tensors, numbers, size = egress_size(study)
-    return render_text(
+    page = render(
         Path(__file__).with_name("study_page.txt.jinja"),
-        {"kind": kind_of, "summary": lambda component: summary(type(component)), "bytes": format_bytes},
+        show=for_text_template,
+        filters={"kind": kind_of, "summary": lambda one: summary(type(one)), "bytes": format_bytes},
         study=study,
         digest=digest,
         task=_task(study),
@@ -179,6 +183,45 @@ def describe(study: Study, digest: str) -> str:
         numbers=f"{numbers:,}",
         size=size,
         settings=_settings(study),
+        beside=list(_beside(study)),
+        results=_leaves(study, ROWS),
+        bound=_bound(study),
+    )
+    return page.removesuffix("\n")
+
+
+def _leaves(study: Study, scalar: str) -> bool:
+    """Return whether a number of this name leaves under the study's privacy."""
+    return bool(study.privacy.filter_scalars({scalar: 0.0}))
+
+
+def _beside(study: Study) -> Iterator[str]:
+    """Yield what leaves each round beside the network's weights, by what the study's privacy lets through."""
+    yield {
+        "sent": "the number of training cases behind them",
+        "summed": "the number of training cases behind them, of which only all hospitals' sum can be read",
+        "alike": "not the number of its training cases: every hospital counts the same",
+    }[study.privacy.shows_examples]
+    yield (
+        "scores over all of its validation cases, one of each"
+        if _leaves(study, f"val/{study.task.main_score or 'loss'}")
+        else "no scores: they stay here"
+    )
+    if _leaves(study, LABELS_NAMED):
+        yield "whether its labels name their structures, and whether its images have a size in mm"
+    if _leaves(study, LEFT_OUT):
+        yield "how many cases it left out because they cannot be used, by reason"
+
+
+def _bound(study: Study) -> str:
+    """Return how many hospitals must stay and how many may help a lying hub, for this study's own number."""
+    colluding = getattr(study.privacy, "colluding", None)
+    if colluding is None:
+        return ""
+    begin = max(1, math.ceil(study.sampling.fraction * len(study.sites) - 1e-9))
+    return (
+        f"with this study's {begin} hospitals per round, at least {study.privacy.required(begin)} must stay "
+        f"to its end; at most {colluding} of the {begin} may help a hub that lies"
     )
 
 
@@ -195,7 +238,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
         prepare_training(network, None, study.train.lora, study.train.only)
-    weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only)
+    weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size
 

@@ -24,6 +24,7 @@ from medfed.data.case_table import OwnTable
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.reading import SiteReading
 from medfed.data.settings import AnyLayout, Images
+from medfed.data.splits import MIN_SECRET_BYTES
 from medfed.deployment.policy import Policy
 from medfed.errors import StudyError
 from medfed.exchange import Exchange
@@ -34,7 +35,6 @@ from medfed.study.study import AnyExchange, Count, SiteName, Study
 
 # HMAC-SHA256, which makes tokens and splits, cannot use more random bytes.
 SECRET_BYTES = 32
-MIN_SECRET_BYTES = 16
 
 
 class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.approvals import is_approved
 from medfed.deployment.background import record_exit, run_periodically
-from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker
+from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_evaluation import (
     compare_local_model,
@@ -30,7 +30,7 @@ from medfed.deployment.site_evaluation import (
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
-from medfed.errors import DataError, ExchangeError, StudyError
+from medfed.errors import DataError, DeclinedError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
@@ -76,7 +76,8 @@ def take_part(
     which only trains (several GPUs).
 
     Raises:
-        StudyError: if the site file cannot be used, or policy or people refuse the study.
+        StudyError: if the site file cannot be used.
+        DeclinedError: if the hospital's policy or people refuse the study.
         ExchangeError: if the hub cannot be believed, or closed the study.
         DataError: if the hospital's folder cannot be used.
     """
@@ -185,9 +186,10 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         study.train.rounds,
         study.task.main_score,
     )
-    exchange: Any = Rank0Exchange(side, session.folder.path)
+    own_folder = session.folder.site(name)
+    exchange: Any = Rank0Exchange(side, session.folder.path, own_folder, data.left_out_tokens)
     run = SiteRun(
-        session.folder.site(name),
+        own_folder,
         resume=True,
         logger=True,
         examples=data.examples,
@@ -243,11 +245,11 @@ def _check_still_approved(session: SiteSession, digest: str) -> None:
     """Raise if someone revoked the approval of the study while this site takes part.
 
     Raises:
-        StudyError: naming the site.
+        DeclinedError: naming the site.
     """
     if not is_approved(Path(session.site.out), digest):
         session.audit.write("approval revoked", site=session.name, study=digest)
-        raise StudyError(f"site '{session.name}': this hospital revoked its approval of the study")
+        raise DeclinedError(f"site '{session.name}': this hospital revoked its approval of the study")
 
 
 class SiteProgress(pl.Callback):
@@ -305,9 +307,9 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     folder = RunFolder(Path(os.environ[RUN_FOLDER]))
     study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
     hospital = _open_hospital(study, site, secret)
-    # As rank 0 does, so that all ranks train on the same cases.
-    screen_hospital(hospital, site.policy.unreadable, site.cache)
-    run = SiteRun(folder.site(site.name), resume=True, examples=hospital.data.examples)
+    own_folder = folder.site(site.name)
+    hospital.data.leave_out_tokens(read_left_out(own_folder))
+    run = SiteRun(own_folder, resume=True, examples=hospital.data.examples)
     exchange: Any = WorkerExchange()  # it sends no messages: only `send_update` on rank 0 does
     config = site_config_under_policy(site, study, hospital)
     with suppress_warnings():

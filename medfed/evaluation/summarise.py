@@ -7,6 +7,7 @@ those of cases that were evaluated there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,16 @@ from medfed.evaluation.intervals import DRAWS
 from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
 from medfed.evaluation.probabilities import score_histograms, temperature_scaled
 from medfed.evaluation.robustness import robustness
+from medfed.evaluation.row_checks import plausible_patients, row_error
+from medfed.evaluation.row_transport import MAX_NAME
 from medfed.evaluation.subgroups import subgroups
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.rounds import last_round, read_rounds
+from medfed.runs.rounds import first_examples, last_round, read_rounds
+from medfed.wire.untrusted_text import for_log
+from medfed.wire.update import MAX_EXAMPLES
+
+log = logging.getLogger("medfed.evaluation")
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,34 @@ def summarise(run: Path) -> list[rows.Row]:
     ]
     summary += [row for row in fitted if (row.n or 0) >= settings.min_patients]
     measured = {case.site for case in every}
-    summary += [row for row in reported if row.site not in measured]
+    summary += _believable([row for row in reported if row.site not in measured], run, study)
     rows.write(folder.rows, summary)
     rows.write_csv(folder.rows_csv, summary)
     rows.write(folder.curves, score_histograms(cases, settings))
     return summary
+
+
+def _believable(reported: list[rows.Row], run: Path, study: PublicStudy) -> list[rows.Row]:
+    """Return the rows that hospitals could have measured; the others are named and left out.
+
+    The hub checked them when they arrived; an earlier medfed did not, and a file can be edited.
+    """
+    stated = study.section("sampling").get("max_examples", MAX_EXAMPLES)
+    bound = int(stated) if stated is not None else None
+    began = first_examples(read_rounds(RunFolder(run).rounds))
+    kept = []
+    for row in reported:
+        why = row_error(row, plausible_patients(bound, began.get(row.site)))
+        if why is None:
+            kept.append(row)
+        else:
+            name = "/".join(
+                str(part) for part in (row.split, row.model, row.metric, row.structure, row.group)
+            )
+            log.warning(
+                "reported.jsonl: a result of %s is left out: %s: %s", row.site, for_log(name, MAX_NAME), why
+            )
+    return kept
 
 
 def summary_settings(facts: RunFacts, study: PublicStudy, round: int) -> SummarySettings:

@@ -108,11 +108,11 @@ class Exchange(Kind, frozen=True):
 
     folder: ClassVar[str] = "exchange"
 
-    def open_hub(self, study: str, folder: Path) -> HubSide:
+    def open_hub(self, study_digest: str, folder: Path) -> HubSide:
         """Return the hub's side for a study (its digest); `folder` holds what must survive a restart."""
         raise NotImplementedError
 
-    def open_site(self, study: str, site: str, folder: Path) -> SiteSide:
+    def open_site(self, study_digest: str, site: str, folder: Path) -> SiteSide:
         """Return a site's side for a study (its digest); `folder` holds what must survive a restart."""
         raise NotImplementedError
 

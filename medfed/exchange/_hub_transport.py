@@ -51,9 +51,9 @@ EXTRA_UPDATE_BYTES = 16 << 20
 class HubTransport:
     """The hub's side of an exchange over an object store."""
 
-    def __init__(self, store: ObjectStore, seal: Seal, study: str, folder: Path) -> None:
-        self._store, self._study = store, study
-        self._objects = StudyStore(store, seal, study, HUB)
+    def __init__(self, store: ObjectStore, seal: Seal, study_digest: str, folder: Path) -> None:
+        self._store, self._study = store, study_digest
+        self._objects = StudyStore(store, seal, study_digest, HUB)
         folder = folder / "exchange"
         self._spool = folder / "spool"
         self._lock = acquire_lock(folder / "lock", "the hub")
@@ -77,7 +77,7 @@ class HubTransport:
         self.deadline: float | None = None
         if is_new_run:
             # What an earlier run of the same study left must not be taken for an answer to this one.
-            self._retry("clears", lambda: store.delete_study(study))
+            self._retry("clears", lambda: store.delete_study(study_digest))
             shutil.rmtree(folder / "letters", ignore_errors=True)
         self._retry("opens", lambda: self._objects.put_control("state", "open", self._run))
 

@@ -38,13 +38,15 @@ class SiteMailbox:
         previous = self.written(step)
         if previous is None or previous.run != run or previous.when < (round, attempt):
             own = self.objects
-            message = Message(FORMAT, own.study, run, own.party, HUB, round, attempt, step, data)
+            message = Message(FORMAT, own.study_digest, run, own.party, HUB, round, attempt, step, data)
             write_whole(self._path(step), seal_message(message, own.seal))
 
     def written(self, step: str) -> Message | None:
         """Return the message for a step that this site wrote last."""
         path, own = self._path(step), self.objects
-        return open_message(path.read_bytes(), own.seal, own.party, own.study) if path.exists() else None
+        return (
+            open_message(path.read_bytes(), own.seal, own.party, own.study_digest) if path.exists() else None
+        )
 
     def write_secret(self, run: str, name: str, secret: bytes) -> None:
         """Store a secret of this run in this site's folder, readable by its owner only."""
@@ -67,7 +69,7 @@ class SiteMailbox:
             data = self.objects.get_hub_object(f"l-{step}-{site}")
             if data is None:
                 continue
-            message = open_message(data, self.objects.seal, HUB, self.objects.study)
+            message = open_message(data, self.objects.seal, HUB, self.objects.study_digest)
             if message.to != site or message.step != step:
                 raise WireError(
                     f"the hub's message for step '{step}' is '{message.step[:20]}' for another site"
@@ -120,7 +122,7 @@ class HubMailbox:
 
     def deliver(self, round: int, attempt: int, step: str, site: str, data: bytes) -> None:
         """Store a message where its site finds it."""
-        message = Message(FORMAT, self.objects.study, self.run, HUB, site, round, attempt, step, data)
+        message = Message(FORMAT, self.objects.study_digest, self.run, HUB, site, round, attempt, step, data)
         sealed = seal_message(message, self.objects.seal)
         self.objects.store.put(self.objects.hub_object(f"l-{step}-{site}"), sealed)
 
@@ -130,7 +132,7 @@ class HubMailbox:
             data = self.objects.get_site_object(site, f"l-{step}")
             if data is None:
                 return None
-            message = open_message(data, self.objects.seal, site, self.objects.study)
+            message = open_message(data, self.objects.seal, site, self.objects.study_digest)
             if message.step != step:
                 raise WireError(f"its message for step '{step}' is one for step '{message.step[:20]}'")
         except MedfedError as error:

@@ -84,13 +84,13 @@ def encode_sealed(record: Manifest | ControlMessage, seal: Seal) -> bytes:
     return seal.seal(msgspec.json.encode(record))
 
 
-def open_manifest(data: bytes, seal: Seal, party: str, what: str, study: str) -> Manifest:
+def open_manifest(data: bytes, seal: Seal, party: str, what: str, study_digest: str) -> Manifest:
     """Return the manifest that a party sealed.
 
     Raises:
         WireError: if it is from another party, of another study, of another kind, or contradicts itself.
     """
-    manifest = _open(data, seal, party, study)
+    manifest = _open(data, seal, party, study_digest)
     if not isinstance(manifest, Manifest) or manifest.what != what:
         raise WireError(f"expected the manifest of an {what}, found something else")
     count = -(-manifest.bytes // manifest.chunk_bytes) if manifest.chunk_bytes > 0 else -1
@@ -104,19 +104,21 @@ def open_manifest(data: bytes, seal: Seal, party: str, what: str, study: str) ->
     return manifest
 
 
-def open_control(data: bytes, seal: Seal, party: str, what: ControlKind, study: str | None) -> ControlMessage:
+def open_control(
+    data: bytes, seal: Seal, party: str, what: ControlKind, study_digest: str | None
+) -> ControlMessage:
     """Return the control message that a party sealed; `study` None accepts any study.
 
     Raises:
         WireError: as for a manifest.
     """
-    message = _open(data, seal, party, study)
+    message = _open(data, seal, party, study_digest)
     if not isinstance(message, ControlMessage) or message.what != what:
         raise WireError(f"expected the control message '{what}', found something else")
     return message
 
 
-def _open(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest | ControlMessage:
+def _open(data: bytes, seal: Seal, party: str, study_digest: str | None) -> Manifest | ControlMessage:
     text = seal.open(data, party)
     try:
         record: Manifest | ControlMessage = msgspec.json.decode(text, type=Manifest | ControlMessage)
@@ -128,9 +130,9 @@ def _open(data: bytes, seal: Seal, party: str, study: str | None) -> Manifest | 
         )
     if record.party != party:
         raise WireError(f"its manifest is from '{record.party[:80]}', expected '{party}'")
-    if study is not None and record.study != study:
+    if study_digest is not None and record.study != study_digest:
         raise WireError(
-            f"it belongs to study {record.study[:12] or '(none)'}, this is study {study[:12] or '(none)'}; "
-            f"both sides must run the same study file"
+            f"it belongs to study {record.study[:12] or '(none)'}, this is study "
+            f"{study_digest[:12] or '(none)'}; both sides must run the same study file"
         )
     return record

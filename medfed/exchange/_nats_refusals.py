@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+
 from medfed.wire.signing import Identity, serial_number
 
 
@@ -30,3 +33,11 @@ def explain_refusal(text: str, identity: Identity) -> str:
             f"another federation; ask the coordinator, for whom `medfed enrol list` shows which"
         )
     return ""
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of a connection says, in one line."""
+    # A certificate's errors are OSErrors, too, with numbers of their own.
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)  # asyncio's own text is "Connect call failed ('10.0.0.1', 4222)"
+    return str(error).split("\n")[0][:200]

@@ -13,7 +13,6 @@ import atexit
 import concurrent.futures
 import json
 import logging
-import os
 import ssl
 import threading
 import time
@@ -23,8 +22,16 @@ from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._nats_refusals import explain_refusal
-from medfed.exchange._nats_streams import FIRST_SITE_BYTES, MIN_SITE_BYTES, no_room, shrunk, stream_settings
+from medfed.exchange._nats_refusals import explain_refusal, first_line
+from medfed.exchange._nats_streams import (
+    FIRST_SITE_BYTES,
+    MIN_SITE_BYTES,
+    ROOM,
+    no_room,
+    shrunk,
+    stream_of,
+    stream_settings,
+)
 from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
 from medfed.wire.signing import HUB, Identity
 
@@ -72,7 +79,12 @@ class NatsStore:
     description = "over NATS"
 
     def __init__(
-        self, urls: Sequence[str], identity: Identity, study: str, timeout_s: float = 120.0, proxy: str = ""
+        self,
+        urls: Sequence[str],
+        identity: Identity,
+        study_digest: str,
+        timeout_s: float = 120.0,
+        proxy: str = "",
     ) -> None:
         for url in urls:
             if not url.startswith(_SCHEMES):
@@ -80,7 +92,7 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
-        self._study = study[:16] or "none"
+        self._study = study_digest[:16] or "none"
         self._streams: set[str] = set()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
@@ -122,7 +134,7 @@ class NatsStore:
         on_done = pass_on(on_object, skip_missing)
         _checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
-    def delete_rounds(self, study: str, before: int) -> None:
+    def delete_rounds(self, study_digest: str, before: int) -> None:
         # A late update is in a round that was cleared already, so the rounds before are cleared again.
         for round in range(max(0, before - 2), before + 1):
             for site in self._sites():
@@ -130,7 +142,7 @@ class NatsStore:
             if round > 0:
                 self._run(self._purge, "GLOB", f"glob.{self._study}.r{round - 1:05d}.>")
 
-    def delete_study(self, study: str) -> None:
+    def delete_study(self, study_digest: str) -> None:
         for site in self._sites():
             self._run(self._purge, f"UP_{site}", f"up.{self._study}.>")
         self._run(self._purge, "GLOB", f"glob.{self._study}.>")
@@ -141,6 +153,7 @@ class NatsStore:
             self._site_bytes = self._wanted_bytes
             self._streams -= {stream for stream in self._streams if stream != "GLOB"}
         sites = self._sites()
+        self._run(self._ensure_stream, "room")
         for site in sites:
             self._run(self._ensure_stream, f"up/{self._study}/{site}")
         for stream in self._run(self._stored):
@@ -207,7 +220,7 @@ class NatsStore:
 
     async def _get(self, name: str) -> bytes | None:
         await self._ensure_stream(name)
-        subject = f"$JS.API.DIRECT.GET.{_stream(name)}.{name.replace('/', '.')}"
+        subject = f"$JS.API.DIRECT.GET.{stream_of(name)}.{name.replace('/', '.')}"
         answer = await self._request(subject, b"", None)
         status = (answer.headers or {}).get("Status")
         if status == "404":
@@ -230,7 +243,7 @@ class NatsStore:
                 "there"
             ) from None
         except nats.errors.Error as error:
-            raise Unreachable(f"the broker did not answer: {_first_line(error)}") from None
+            raise Unreachable(f"the broker did not answer: {first_line(error)}") from None
         finally:
             self._requests.discard(task)
 
@@ -311,7 +324,7 @@ class NatsStore:
             session = getattr(getattr(client, "_transport", None), "_client", None)
             if session is not None:
                 await _close_quietly(session.close())
-            self._last_error = self._last_error or _first_line(error)
+            self._last_error = self._last_error or first_line(error)
             return False
         self._client = client
         return True
@@ -345,7 +358,7 @@ class NatsStore:
         self._changed.set()
 
     async def _on_error(self, error: Exception) -> None:
-        text = self._last_error = _first_line(error) or type(error).__name__
+        text = self._last_error = first_line(error) or type(error).__name__
         # Once every address has failed, the connection has; the client alone would keep trying silently.
         self._failures -= 1
         if self._failures == 0:
@@ -360,8 +373,8 @@ class NatsStore:
         return path.read_text().split() if path.exists() else []
 
     async def _ensure_stream(self, name: str) -> None:
-        if self._is_hub and _stream(name) not in self._streams:
-            await self._create(_stream(name))
+        if self._is_hub and stream_of(name) not in self._streams:
+            await self._create(stream_of(name))
 
     async def _create(self, stream: str) -> None:
         async with self._creating:
@@ -401,7 +414,8 @@ class NatsStore:
             raise Unreachable(no_room(self._wanted_bytes, share, len(self._sites())))
         self._site_bytes = share
         for stream in await self._stored():
-            settings = shrunk(await self._existing(stream), share) if stream.startswith("UP_") else None
+            bounded = stream.startswith("UP_") or stream == ROOM
+            settings = shrunk(await self._existing(stream), share) if bounded else None
             if settings is not None:
                 await self._change_stream("UPDATE", stream, settings)
 
@@ -448,11 +462,6 @@ def _checked(call: Callable[[], _T]) -> _T:
         raise Unreachable("the connection to the broker was lost") from None
 
 
-def _stream(name: str) -> str:
-    parts = name.split("/")
-    return "GLOB" if parts[0] == "glob" else f"UP_{parts[2]}"
-
-
 def _silence_asyncio() -> None:
     # Whenever a connection ends, asyncio's TLS warns that its stream reader cannot keep it half open.
     logging.getLogger("asyncio").addFilter(_no_eof_note)
@@ -489,10 +498,3 @@ async def _close_quietly(closing: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait_for(closing, 2.0)
     except Exception as error:  # noqa: BLE001 - closing must not fail
         log.debug("an unfinished connection could not be closed: %s", error)
-
-
-def _first_line(error: Exception) -> str:
-    # A certificate's errors are OSErrors, too, with numbers of their own.
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
-        return os.strerror(error.errno)  # asyncio's own text is "Connect call failed ('10.0.0.1', 4222)"
-    return str(error).split("\n")[0][:200]

@@ -4,8 +4,9 @@ A site stores under the names of the studies that a hub runs, and of no others, 
 objects. What is over that is refused: with JetStream's `discard: old` an earlier chunk of the same update
 would be deleted instead, unseen.
 
-JetStream reserves each site's bytes on the broker's disk. Where the disk is too small for all of them, every
-site gets the same smaller share.
+JetStream reserves each site's bytes on the broker's disk, and as many again for the models, in a stream to
+which nobody writes (`ROOM`): the models themselves are not bounded, since a model that is refused would stop
+the study. Where the disk is too small for all of it, sites and models get the same smaller share.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-GLOBAL = "GLOB"
+GLOBAL, ROOM = "GLOB", "ROOM"
 
 # What a site may store before the hub knows the size of its model.
 FIRST_SITE_BYTES = 256 << 20
@@ -29,13 +30,22 @@ _SMALL_OBJECTS, _OBJECT_BYTES = 10_000, 64 << 10
 _OTHER_STUDIES = 15
 
 
+def stream_of(name: str) -> str:
+    """Return the stream that holds an object: the models', a site's, or the one that keeps room."""
+    parts = name.split("/")
+    return {"glob": GLOBAL, "room": ROOM}.get(parts[0]) or f"UP_{parts[2]}"
+
+
 def stream_settings(
-    stream: str, study: str, site_bytes: int, before: Mapping[str, Any] | None = None
+    stream: str, space: str, site_bytes: int, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the settings of a stream; what other studies need remains, by its settings `before`."""
-    own = (
-        _models() if stream == GLOBAL else _site(stream.removeprefix("UP_"), study, site_bytes, before or {})
-    )
+    if stream == GLOBAL:
+        own = _models()
+    elif stream == ROOM:
+        own = _room(site_bytes, before or {})
+    else:
+        own = _site(stream.removeprefix("UP_"), space, site_bytes, before or {})
     return {
         "name": stream,
         "retention": "limits",
@@ -51,8 +61,17 @@ def _models() -> dict[str, Any]:
     return {"subjects": ["glob.>"], "discard": "old"}
 
 
-def _site(site: str, study: str, site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
-    own = f"up.{study}.{site}.>"
+def _room(site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the stream that keeps room for the models: two of them and the hub's messages.
+
+    An update of a round may take as much as eight models (`HubTransport`), so a site's bytes are enough.
+    """
+    max_bytes = max(site_bytes, int(before.get("max_bytes", 0)))
+    return {"subjects": ["room"], **_limits(max_bytes), "discard": "new"}
+
+
+def _site(site: str, space: str, site_bytes: int, before: Mapping[str, Any]) -> dict[str, Any]:
+    own = f"up.{space}.{site}.>"
     # An earlier medfed let a site store under any name.
     others = [one for one in before.get("subjects", ()) if one != own and not one.startswith("up.*.")]
     max_bytes = max(site_bytes, int(before.get("max_bytes", 0)))
@@ -81,10 +100,10 @@ def no_room(wanted: int, share: int, sites: int) -> str:
     """Return what a person must know of a disk that is too small for what all sites may store."""
     found = (
         f"the broker's disk has no room to reserve {wanted >> 20} MiB for each of {sites} sites "
-        f"(together {wanted * sites >> 20} MiB)"
+        f"and for the models (together {wanted * (sites + 1) >> 20} MiB)"
     )
     done = (
-        f"each may store {share >> 20} MiB, and a larger update waits"
+        f"each may store {share >> 20} MiB, as much is kept for the models, and a larger update waits"
         if share >= MIN_SITE_BYTES
         else f"the hub waits for {MIN_SITE_BYTES >> 20} MiB for each"
     )

@@ -80,10 +80,10 @@ class ObjectStore(Protocol):
             MissingObject: if one does not exist.
         """
 
-    def delete_rounds(self, study: str, before: int) -> None:
+    def delete_rounds(self, study_digest: str, before: int) -> None:
         """Delete the global models of rounds below `before` and the updates for rounds up to `before`."""
 
-    def delete_study(self, study: str) -> None:
+    def delete_study(self, study_digest: str) -> None:
         """Delete every model and update of a study, and the manifest of its newest model."""
 
     def wait(self, timeout_s: float) -> None:

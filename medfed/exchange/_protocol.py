@@ -69,8 +69,9 @@ class WarnOnce:
     def __call__(self, text: str) -> bool:
         """Log a warning, and return whether it is new."""
         text = for_log(text)
-        is_new = text not in self._logged
-        if is_new and len(self._logged) < MAX_WARNINGS:
+        # Beyond the limit nothing is new: else who writes ever other texts would fill logs.
+        is_new = text not in self._logged and len(self._logged) < MAX_WARNINGS
+        if is_new:
             self._logged.add(text)
             log.warning("%s: %s", self._party, text)
         return is_new

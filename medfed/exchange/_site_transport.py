@@ -51,9 +51,9 @@ class SiteTransport:
     # Whoever trains is in the study to which the hospital agreed, not in what the hub or the store says.
     parties: tuple[str, ...] = ()
 
-    def __init__(self, store: ObjectStore, seal: Seal, study: str, site: str, folder: Path) -> None:
-        self._store, self._study, self._site = store, study, validate_party_name(site)
-        self._objects = StudyStore(store, seal, study, site)
+    def __init__(self, store: ObjectStore, seal: Seal, study_digest: str, site: str, folder: Path) -> None:
+        self._store, self._study, self._site = store, study_digest, validate_party_name(site)
+        self._objects = StudyStore(store, seal, study_digest, site)
         self.signed = not isinstance(seal, Unsigned)
         self._folder = folder / "exchange"
         self._inbox, self._outbox = self._folder / "inbox", self._folder / "outbox"

@@ -26,7 +26,7 @@ class StudyStore:
 
     store: ObjectStore
     seal: Seal
-    study: str
+    study_digest: str
     party: str
 
     def update_prefix(self, site: str, round: int) -> str:
@@ -47,7 +47,7 @@ class StudyStore:
 
     @property
     def _space(self) -> str:
-        return self.study[:16] or "none"
+        return self.study_digest[:16] or "none"
 
     def get_site_object(self, site: str, what: str) -> bytes | None:
         """Return one of a site's control messages as stored, or None."""
@@ -64,21 +64,23 @@ class StudyStore:
         chunk_bytes = self.store.chunk_bytes
         revoked = self.seal.revocations() if self.party == HUB else ""
         return Manifest(
-            PROTOCOL, what, self.study, run, self.party, round, size, chunk_bytes, digests, revoked
+            PROTOCOL, what, self.study_digest, run, self.party, round, size, chunk_bytes, digests, revoked
         )
 
     def open_manifest(self, data: bytes, party: str) -> Manifest:
         """Return the manifest of a party's object; see `_manifest.open_manifest`."""
-        return open_manifest(data, self.seal, party, "global" if party == HUB else "update", self.study)
+        return open_manifest(
+            data, self.seal, party, "global" if party == HUB else "update", self.study_digest
+        )
 
     def put_control(
         self, what: ControlKind, text: str = "", session: str = "", count: int = 0, name: str = ""
     ) -> None:
         """Store a control message of this party, under its own name or another."""
         own = self.hub_object(what) if self.party == HUB else self.site_object(self.party, what)
-        message = ControlMessage(PROTOCOL, what, self.study, self.party, text, session, count)
+        message = ControlMessage(PROTOCOL, what, self.study_digest, self.party, text, session, count)
         self.store.put(name or own, encode_sealed(message, self.seal))
 
     def open_control(self, data: bytes, party: str, what: ControlKind) -> ControlMessage:
         """Return a party's control message; see `_manifest.open_control`."""
-        return open_control(data, self.seal, party, what, self.study)
+        return open_control(data, self.seal, party, what, self.study_digest)

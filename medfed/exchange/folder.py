@@ -41,11 +41,11 @@ class Folder(Exchange, frozen=True, tag="folder"):
     poll_s: Annotated[float, msgspec.Meta(gt=0)] = 0.5
     options: dict[str, Any] = {}  # noqa: RUF012
 
-    def open_hub(self, study: str, folder: Path) -> HubTransport:
-        return HubTransport(self._store(), load_seal(self.credentials), study, folder)
+    def open_hub(self, study_digest: str, folder: Path) -> HubTransport:
+        return HubTransport(self._store(), load_seal(self.credentials), study_digest, folder)
 
-    def open_site(self, study: str, site: str, folder: Path) -> SiteTransport:
-        return SiteTransport(self._store(), load_seal(self.credentials), study, site, folder)
+    def open_site(self, study_digest: str, site: str, folder: Path) -> SiteTransport:
+        return SiteTransport(self._store(), load_seal(self.credentials), study_digest, site, folder)
 
     def advertised_study(self) -> tuple[str, str]:
         return wait_for_advertised_study(self._store(), load_seal(self.credentials))
@@ -115,18 +115,20 @@ class FolderStore:
         jobs = ((name, partial(self._pool.submit, self.get, name)) for name in names)
         run_bounded(jobs, pass_on(on_object, skip_missing), _MAX_TRANSFERS)
 
-    def delete_rounds(self, study: str, before: int) -> None:
-        self._delete(study, lambda side, round: round < before if side == "glob" else round <= before)
+    def delete_rounds(self, study_digest: str, before: int) -> None:
+        self._delete(study_digest, lambda side, round: round < before if side == "glob" else round <= before)
 
-    def delete_study(self, study: str) -> None:
-        self._delete(study, lambda side, round: True, control=("current", "announced"))
+    def delete_study(self, study_digest: str) -> None:
+        self._delete(study_digest, lambda side, round: True, control=("current", "announced"))
 
-    def _delete(self, study: str, is_old: Callable[[str, int], bool], control: Sequence[str] = ()) -> None:
+    def _delete(
+        self, study_digest: str, is_old: Callable[[str, int], bool], control: Sequence[str] = ()
+    ) -> None:
         """Delete the rounds for which `is_old` (of `glob` or `up`, and the round), and control messages.
 
         Where something else than a folder stands in a site's place, there is nothing to delete.
         """
-        space = study[:16] or "none"
+        space = study_digest[:16] or "none"
 
         def delete() -> None:
             parents = [f"glob/{space}", *(f"up/{space}/{name}" for name in self._listed(f"up/{space}"))]

@@ -28,10 +28,10 @@ from medfed.wire.update import GlobalModel, Update
 class Memory(Exchange, tag="memory", frozen=True):
     """All sites in this process: the embedded default, for simulation and for a first look."""
 
-    def open_hub(self, study: str, folder: Path) -> MemoryExchange:
-        return MemoryExchange(study)
+    def open_hub(self, study_digest: str, folder: Path) -> MemoryExchange:
+        return MemoryExchange(study_digest)
 
-    def open_site(self, study: str, site: str, folder: Path) -> MemoryExchange:
+    def open_site(self, study_digest: str, site: str, folder: Path) -> MemoryExchange:
         raise ExchangeError(
             "exchange.kind: 'memory' connects sites of one process only; across machines use 'nats' or "
             "'folder'"
@@ -58,7 +58,7 @@ class MemoryExchange:
 
     def __init__(
         self,
-        study: str = "",
+        study_digest: str = "",
         idle: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_bytes: Callable[[bytes], None] = lambda data: None,
         secrets: Path | None = None,
@@ -68,7 +68,7 @@ class MemoryExchange:
     ) -> None:
         self.parties = parties
         self._caller = caller
-        self._study, self._run = study, uuid.uuid4().hex
+        self._study, self._run = study_digest, uuid.uuid4().hex
         self._idle, self._on_bytes, self._asynchronous = idle, on_bytes, asynchronous
         self._changed = threading.Condition()
         self.closed = False

@@ -30,22 +30,22 @@ class Nats(Exchange, frozen=True, tag="nats"):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
     proxy: str = ""
 
-    def open_hub(self, study: str, folder: Path) -> HubTransport:
+    def open_hub(self, study_digest: str, folder: Path) -> HubTransport:
         identity = self._identity()
         if identity.name != HUB:
             raise ExchangeError(
                 f"exchange.credentials: they are those of '{identity.name}'; the hub needs those in the "
                 f"folder 'hub' that `medfed enrol init` made"
             )
-        return HubTransport(self._store(study, identity), identity, study, folder)
+        return HubTransport(self._store(study_digest, identity), identity, study_digest, folder)
 
-    def open_site(self, study: str, site: str, folder: Path) -> SiteTransport:
+    def open_site(self, study_digest: str, site: str, folder: Path) -> SiteTransport:
         identity = self._identity()
         if identity.name != site:
             raise ExchangeError(
                 f"exchange.credentials: they are those of '{identity.name}', this is site '{site}'"
             )
-        return SiteTransport(self._store(study, identity), identity, study, site, folder)
+        return SiteTransport(self._store(study_digest, identity), identity, study_digest, site, folder)
 
     def advertised_study(self) -> tuple[str, str]:
         identity = self._identity()
@@ -58,7 +58,7 @@ class Nats(Exchange, frozen=True, tag="nats"):
             )
         return Identity(Path(self.credentials)).check()
 
-    def _store(self, study: str, identity: Identity) -> NatsStore:
+    def _store(self, study_digest: str, identity: Identity) -> NatsStore:
         urls = self.urls or broker_urls(identity.folder)
         if self.proxy:
             urls = [url for url in urls if url.startswith("wss://")]
@@ -68,4 +68,4 @@ class Nats(Exchange, frozen=True, tag="nats"):
                     f"a broker only by wss://; there {'is no such url' if not urls else 'is one'} in "
                     f"exchange.urls or the kit"
                 )
-        return NatsStore(urls, identity, study, self.timeout_s, self.proxy)
+        return NatsStore(urls, identity, study_digest, self.timeout_s, self.proxy)

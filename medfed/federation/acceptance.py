@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import filterfalse
 from math import isfinite
 
 import torch
@@ -21,7 +22,7 @@ from medfed.federation.egress import ROWS
 from medfed.runs.rounds import SiteResult
 from medfed.wire.untrusted_text import for_log
 from medfed.wire.update import Update
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, is_running_statistic
 
 # The group of the hub's state with the examples of each site's first merged update.
 EXAMPLES = "hub:examples"
@@ -78,6 +79,28 @@ def check_needs(update: Update, rule: Rule, weights: Weights) -> None:
             if name not in weights or tensor.shape != weights[name].shape:
                 raise UpdateError(f"{update}: '{name[:80]}' of group '{group}' does not fit the global model")
     rule.check(update)
+
+
+def group_errors(updates: Sequence[Update], rule: Rule) -> list[UpdateError | None]:
+    """Return for each update of one round why its groups do not fit the others', or None.
+
+    Which tensors a site trains, and therefore sends in a group such as SCAFFOLD's `control`, the hub cannot
+    know; that all send the same, a merge requires. The names that most sites send count (of as many, the
+    longer list), so that one site which sends fewer tensors is left out and does not stop the merge.
+    """
+    reasons: list[UpdateError | None] = [None] * len(updates)
+    for group in rule.needs_groups:
+        names = [frozenset(filterfalse(is_running_statistic, u.groups.get(group, ()))) for u in updates]
+        usual = max(names, key=lambda one: (names.count(one), len(one), sorted(one)), default=frozenset())
+        for place, own in enumerate(names):
+            if own != usual:
+                odd = sorted(own ^ usual)[0]
+                reasons[place] = UpdateError(
+                    f"{updates[place]}: '{odd[:80]}' of group '{group}' is {'not ' * (odd in usual)}sent; of "
+                    f"this round's other sites {names.count(usual)} send {len(usual)} tensors in it, this "
+                    f"one {len(own)}: does it run the same study and version of medfed?"
+                )
+    return reasons
 
 
 def accept_numbers(update: Update) -> tuple[Update, tuple[str, ...]]:

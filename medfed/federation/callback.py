@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -20,54 +20,41 @@ from torch import Tensor
 
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
-from medfed.federation.egress import TRAINING, UNDECLARED_OK, Egress, declared_scores, keep_undeclared
+from medfed.federation import merged_scores
+from medfed.federation.acceptance import MAX_GROWTH
+from medfed.federation.config import CallbackOptions, default_egress
+from medfed.federation.egress import TRAINING, declared_scores, keep_undeclared
+from medfed.federation.examples import Pass, count_examples, disagreement
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
-from medfed.federation.same_model import check_same_model
+from medfed.federation.same_model import (
+    check_halves,
+    check_same_model,
+    check_still_trained,
+    refuse_shards,
+    stays_here,
+)
 from medfed.federation.training_seed import derived_seed, seed_epoch, training_seed
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
+from medfed.local_training._suitability import (
+    changes_gradients,
+    changes_loss,
+    check_evaluates,
+    check_suits,
+    gradients_of,
+)
 from medfed.local_training._weights import to_cpu
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.registry import kind_named
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
 from medfed.wire.compression import State as Residual
 from medfed.wire.update import GlobalModel, Update, finite_scalars
-from medfed.wire.weights import Difference, Weights, load, weights_of
+from medfed.wire.weights import Difference, Weights, load, shared_tensors, weights_of
 
 log = logging.getLogger("medfed.federation.callback")
-
-
-@dataclass(frozen=True)
-class CallbackOptions:
-    """Options that a study sets on its callback and that a script of your own rarely needs.
-
-    trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
-        every site must have begun with the same ones.
-    egress: what may leave besides the model's tensors; by default the local method's groups, what medfed
-        itself reports of training, and the metrics that the module names in its attribute `scores`.
-    audit: the log of what is received and sent.
-    accountant: called with the round before an update is sent; records what the round costs under
-        differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
-    on_final_model: called with the final model; returns what this site reports of it besides its scores.
-    required_scalars: what the study's rule needs besides the weights: `train/loss_before`, the training loss
-        of the received model, and `train/class_loss`, its mean over the classes and each class's.
-    scalars: numbers that go with each update, such as how many cases the site left out.
-    parties: the sites that train in the study to which this one agreed, with which alone it agrees on keys;
-        needed by privacy mechanisms with keys, except in a simulation, whose exchange knows them.
-    close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
-    """
-
-    trained_only: bool = False
-    egress: Egress | None = None
-    audit: AuditLog | None = None
-    accountant: Callable[[int], dict[str, float]] | None = None
-    on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
-    required_scalars: Collection[str] = ()
-    scalars: Mapping[str, float] = field(default_factory=dict)
-    parties: tuple[str, ...] = ()
-    close_at_end: bool = True
 
 
 class FederatedCallback(pl.Callback):
@@ -77,10 +64,10 @@ class FederatedCallback(pl.Callback):
         site: this site's name, as the hub knows it.
         exchange: how the site reaches the hub.
         local_epochs: E, the epochs between two merges; the Trainer's max_epochs must be a multiple of it.
-        examples: how many training cases this site's weights stand for; by default, the length of the
-            training dataset.
+        examples: how many training cases this site's weights stand for; by default, counted from what
+            it trained on (`federation/examples.py`), with which a number given is compared.
         keep_local: names that stay in the hospital: `norm` (FedBN), or a submodule such as `head` (FedPer).
-        local: the local method that changes training (FedProx, SCAFFOLD), or None.
+        local: the local method that changes training (FedProx, SCAFFOLD) or its name, or None.
         privacy: how an update is protected before it leaves.
         compress: how it is compressed after that; the hub must be given the same compressions.
         optimiser_state: whether the optimiser keeps its moments at a merge or starts anew. With `keep`, a
@@ -95,8 +82,9 @@ class FederatedCallback(pl.Callback):
 
     Raises:
         StudyError: when fit starts, if max_epochs is not a multiple of local_epochs, or if a convolution
-            would be trained in bfloat16 on a CPU, where its gradient is unreliable; or if its tensors,
-            their shapes or its classes are not those of the hub's model.
+            would be trained in bfloat16 on a CPU, where its gradient is unreliable; if its tensors,
+            their shapes or its classes are not those of the hub's model; if hub and site run one half
+            each of two methods; or if the local method does not suit the module.
         UpdateError: at a merge, if training has made the weights infinite or NaN.
         ExchangeError: if the hub closed the study.
     """
@@ -109,7 +97,7 @@ class FederatedCallback(pl.Callback):
         *,
         examples: int | None = None,
         keep_local: Iterable[str] = (),
-        local: LocalMethod | None = None,
+        local: LocalMethod | str | None = None,
         privacy: Privacy | None = None,
         compress: Sequence[Compression] = (),
         optimiser_state: Literal["keep", "reset"] = "keep",
@@ -120,7 +108,8 @@ class FederatedCallback(pl.Callback):
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
         self._options = options or CallbackOptions()
-        method = local or LocalMethod()  # the base leaves training as it is
+        own: LocalMethod | None = None if local is None else kind_named("local_training", local)
+        method = own or LocalMethod()  # the base leaves training as it is
         self.site = site
         self.round = 0
         # The digest of the model from which this round trains, as it arrived.
@@ -130,7 +119,7 @@ class FederatedCallback(pl.Callback):
             site,
             exchange,
             privacy or NoPrivacy(),
-            self._options.egress or self._default_egress(method, privacy or NoPrivacy()),
+            self._options.egress or default_egress(method, privacy or NoPrivacy(), self._options),
             tuple(compress),
             self._options.audit or AuditLog(None),
             self._options.parties,
@@ -141,14 +130,19 @@ class FederatedCallback(pl.Callback):
         self._keep_local = (*keep_local, *method.keep_local())
         self._optimiser_state = optimiser_state
         self._local = method
-        self._changes_steps = local is not None
+        self._own_method = own
         self._local_state: LocalState = {}
         self._residual: Residual = {}
         self._seed = training_seed(seed, self._connection.privacy)
         self._received: GlobalModel | None = None
-        self._merged_now = False
-        self._restored = False
-        self._undeclared = ""
+        # The weights on which a validation measures this round's scores, and whether one has or does.
+        self._scored_weights: Weights = {}
+        self._scored, self._on_merged, self._merged_now = True, False, False
+        self._unscored = ""
+        self._schedule: merged_scores.Schedule | None = None
+        self._pass, self._first_count = Pass(), 0
+        self._restored, self._checks = False, True
+        self._told: set[str] = set()
         self._replaced_bar = False
         self._stop_reason = "its Trainer reached max_epochs before the study's last round"
         self._begin_round()
@@ -170,13 +164,15 @@ class FederatedCallback(pl.Callback):
                 "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
         refuse_bfloat16_convolutions(trainer, pl_module, self.site)
+        refuse_shards(self.site, trainer.strategy)
+        self._tell(stays_here(pl_module, self._keep_local))
         if self._options.egress is None:
             egress = self._connection.egress
             names = egress.scalars | declared_scores(pl_module, f"site '{self.site}'")
             self._connection = replace(self._connection, egress=replace(egress, scalars=names))
         if trainer.world_size > 1 and self.secret_seed is not None:
             self._seed = trainer.strategy.broadcast(self._seed)
-        if self._changes_steps:
+        if changes_loss(self._local):
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:
             # The checkpoint was written after the model of its round was received, so it holds that model.
@@ -184,15 +180,21 @@ class FederatedCallback(pl.Callback):
             # again, from the same weights, and the hub knows the update already.
             self._restored = False
             self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
+            self._scored_weights = self._received.weights
             if self._connection.privacy.follows_model:
                 self._follow(self._fetch(trainer, self.round))
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
             return
-        self._join(trainer, pl_module, self.round)
-        assert self._received is not None
-        trainer.should_stop = self._received.final
+        if self._received is not None:  # a second fit: scores of the first are not of the model now received
+            self.scores, self._scored = {}, True
+        self._checks = True
+        trainer.should_stop = self._join(trainer, pl_module, self.round).final
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        check_suits(self._own_method, trainer, pl_module, self.site)
+        check_evaluates(self._options.required_scalars, pl_module, self.site)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch % self._local_epochs == 0:
@@ -207,7 +209,10 @@ class FederatedCallback(pl.Callback):
             raise ExchangeError(
                 f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
             )
-        if self._changes_steps:
+        if batch_idx == 0 and self._options.trained_only:
+            assert self._received is not None
+            check_still_trained(self.site, self._weights_in(pl_module), self._received)
+        if self._own_method is not None:
             step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)
             self._local_state = self._local.step(step, self._local_state)
 
@@ -216,7 +221,9 @@ class FederatedCallback(pl.Callback):
     ) -> None:
         self._steps += 1
         self._rates += float(optimizer.param_groups[0]["lr"])
-        self._local.gradient(pl_module, self._local_state)
+        if changes_gradients(self._local):
+            with gradients_of(optimizer, pl_module):
+                self._local.gradient(pl_module, self._local_state)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -224,22 +231,42 @@ class FederatedCallback(pl.Callback):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             self._losses.append(loss.detach().float())
+        self._pass = (self._pass if batch_idx else Pass()).after(batch)
         if trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0:
             self._merge(trainer, pl_module)
 
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # Here and not where a validation starts: callbacks that average weights put theirs in in between.
+        if batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
+            self._on_merged = merged_scores.holds(self._weights_in(pl_module), self._scored_weights)
+            if self._merged_now and not self._on_merged:
+                self._unscored = "validation ran on other weights, such as a moving average's"
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Between two merges validation may score local weights; only a merged model's scores
-        # are the federation's.
-        if self._merged_now and not trainer.sanity_checking:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._on_merged:
             # What training logs under these names is measured by the callback itself.
-            scores = {name: value for name, value in metrics.items() if name not in TRAINING}
-            self.scores = self._only_declared(finite_scalars(scores))
-            self._merged_now = False
+            scores = {
+                n: value for n, value in merged_scores.validated_scores(trainer).items() if n not in TRAINING
+            }
+            self.scores, self._scored = self._only_declared(scores), True
+            logged = self._connection.egress.scalars & {*trainer.callback_metrics} - TRAINING
+            self._tell(merged_scores.only_trained(logged - {*scores}))
+        self._merged_now = self._on_merged = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
         restore_step(pl_module)
+        if self._schedule is not None:
+            merged_scores.restore_schedule(trainer, self._schedule)
+            self._schedule = None
+            self._tell_unscored(trainer)
         if trainer.max_epochs is not None and trainer.current_epoch < trainer.max_epochs:
             self._stop_reason = (
                 f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
@@ -283,6 +310,7 @@ class FederatedCallback(pl.Callback):
             "scores": dict(self.scores),
             "local": local,
             "residual": residual,
+            "examples": self._first_count,
             **secret,
         }
 
@@ -292,6 +320,7 @@ class FederatedCallback(pl.Callback):
         self._local_state = state_dict["local"]
         self._residual = state_dict["residual"]
         self._seed = state_dict.get("seed", self._seed)
+        self._first_count = state_dict.get("examples", 0)
         self._restored = True
 
     @property
@@ -351,13 +380,15 @@ class FederatedCallback(pl.Callback):
         self._local_state, groups = self._local.finish(
             module, self._received, self._local_state, self._steps, rate
         )
+        self._tell_unscored(trainer)
+        examples = self._count(trainer, module)  # all processes take part
         if trainer.is_global_zero:
             weights = self._received.weights
             update = Update(
                 site=self.site,
                 round=self.round + 1,
                 delta=Difference(self._weights(module), weights),
-                examples=self._count(trainer),
+                examples=examples,
                 scalars=self._update_scalars(),
                 groups=groups,
             )
@@ -367,10 +398,11 @@ class FederatedCallback(pl.Callback):
             optimizer.zero_grad(set_to_none=True)
             if self._optimiser_state == "reset":
                 optimizer.state.clear()
-        self._join(trainer, module, self.round + 1)
-        self._merged_now = True
-        if self._received.final:
+        received = self._join(trainer, module, self.round + 1)
+        self.scores, self._scored, self._merged_now, self._unscored = {}, False, True, ""
+        if received.final:
             trainer.should_stop = True
+            self._schedule = merged_scores.validate_after_this_batch(trainer)
 
     def _update_scalars(self) -> dict[str, float]:
         scalars = {"train/steps": float(self._steps), "train/seconds": time.monotonic() - self._began}
@@ -385,38 +417,57 @@ class FederatedCallback(pl.Callback):
         spent = accountant(self.round + 1) if accountant is not None else {}
         return {**self._only_declared(self.scores), **measured, **spent, **self._options.scalars}
 
-    def _default_egress(self, method: LocalMethod, privacy: Privacy) -> Egress:
-        """Return what may leave where no study says so: what the parts declare, and what medfed measures."""
-        options = self._options
-        names = UNDECLARED_OK.union(
-            method.reports, privacy.scalars, options.required_scalars, options.scalars
-        )
-        return Egress(names, groups=method.sends)
-
     def _only_declared(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Return the scores that may leave; tell once, in the log and the audit log, that others stay."""
         declared, sentence = keep_undeclared(scores, self._connection.egress.scalars)
-        if sentence and sentence != self._undeclared:
-            self._undeclared = sentence
-            log.warning("site '%s': %s", self.site, sentence)
+        if self._tell(sentence):
             self._connection.audit.write("kept", site=self.site, round=self.round, reason=sentence)
         return declared
+
+    def _tell(self, sentence: str) -> bool:
+        """Log what a person at this site should know, once; return whether it was logged."""
+        if not sentence or sentence in self._told:
+            return False
+        self._told.add(sentence)
+        log.warning("site '%s': %s", self.site, sentence)
+        return True
+
+    def _tell_unscored(self, trainer: pl.Trainer) -> None:
+        if trainer.enable_validation and not self._scored:
+            why = self._unscored or "no validation ran between that merge and the next step"
+            self._tell(
+                f"a merged model has no scores of this site: {why}. They are missing at the hub; validate "
+                "after each merge, or know that only the final model is scored"
+            )
+
+    @property
+    def _reported(self) -> frozenset[str]:
+        """The names of the numbers that go with each update."""
+        own = (self._local.reports, self._connection.privacy.scalars)
+        return TRAINING.union(*own, self._options.required_scalars, self._options.scalars)
+
+    def _weights_in(self, module: pl.LightningModule) -> Weights:
+        return shared_tensors(module, self._keep_local, trained_only=self._options.trained_only)
 
     def _weights(self, module: pl.LightningModule) -> Weights:
         return weights_of(module, self._keep_local, trained_only=self._options.trained_only)
 
-    def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> None:
-        """Load the hub's model of this round or later, of a round in which this site is asked to train."""
+    def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> GlobalModel:
+        """Load the hub's model of this round or later, of a round in which this site trains; return it."""
         received = self._fetch(trainer, round)
         while not received.final and not received.selects(self.site):
             received = self._fetch(trainer, received.round + 1)
-        if self._received is None:
-            check_same_model(self.site, self._weights(module), received, self._classes)
+        if self._checks:
+            check_same_model(self.site, self._weights_in(module), received, self._classes)
+            check_halves(self.site, self._own_method, self._reported, received)
+            self._checks = False
         load(module, received.weights)
         self._follow(received)
         self._received, self.round, self.model_sha256 = received, received.round, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
+        self._scored_weights = self._weights(module) if self._local.module_is_personal else received.weights
         self._begin_round()
+        return received
 
     def _follow(self, received: GlobalModel) -> None:
         """Take for the next update what the hub published beside this model, such as the round's clip."""
@@ -432,17 +483,15 @@ class FederatedCallback(pl.Callback):
         assert received is not None
         return received
 
-    def _count(self, trainer: pl.Trainer) -> int:
+    def _count(self, trainer: pl.Trainer, module: pl.LightningModule) -> int:
+        """Return the examples of this round's update: those given, else those counted."""
+        counted = count_examples(trainer, module, self._pass)
         if self._examples is not None:
+            self._tell(disagreement(self._examples, counted))
             return self._examples
-        dataset = getattr(trainer.train_dataloader, "dataset", None)
-        try:
-            return len(dataset)  # type: ignore[arg-type]
-        except TypeError:
-            raise StudyError(
-                f"site '{self.site}': the training data has no length, so its examples cannot be counted; "
-                f"give FederatedCallback(examples=...)"
-            ) from None
+        # The hub takes more than this for a mistake or a lie; a sampler may draw unequally many cases.
+        self._first_count = self._first_count or counted
+        return min(counted, int(self._first_count * MAX_GROWTH))
 
 
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:

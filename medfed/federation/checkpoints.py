@@ -21,7 +21,7 @@ from medfed.wire.update import GlobalModel
 MAX_CHECKPOINTS = 2
 
 
-def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, State] | None:
+def load_latest_checkpoint(folder: Path, study_digest: str = "") -> tuple[GlobalModel, State] | None:
     """Return the newest model and rule state in a hub's folder, or None.
 
     Raises:
@@ -34,10 +34,11 @@ def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, 
             tensors = load_file(path)
         except Exception:  # noqa: BLE001, S112 - cut short by a power loss: the one before it is whole
             continue
-        if study and metadata["study"] != study:
+        if study_digest and metadata["study"] != study_digest:
             raise RunError(
                 f"this run folder holds a run of study {metadata['study'][:12]}, the study file's digest is "
-                f"{study[:12]}; resume with the file that started it, or choose another run folder (--out)"
+                f"{study_digest[:12]}; resume with the file that started it, or choose another run folder "
+                "(--out)"
             )
         weights: dict[str, Tensor] = {}
         state: dict[str, dict[str, Tensor]] = {}
@@ -45,7 +46,7 @@ def load_latest_checkpoint(folder: Path, study: str = "") -> tuple[GlobalModel, 
             group, _, name = full.partition("/")
             own = weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {})
             own[name] = tensor
-        return GlobalModel(int(metadata["round"]), weights, study=study), state
+        return GlobalModel(int(metadata["round"]), weights, study_digest=study_digest), state
     return None
 
 
@@ -65,7 +66,7 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():
         tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
-    metadata = {"round": str(current.round), "study": current.study}
+    metadata = {"round": str(current.round), "study": current.study_digest}
     path = folder / f"round-{current.round:05d}.safetensors"
     try:
         with replacing(path, durable=True) as unfinished, unfinished.open("wb") as file:

@@ -1,19 +1,21 @@
-"""The settings of a federation: what the hub needs to know of a study, and what a site needs.
+"""The settings of a federation: what the hub needs to know of a study, a site, and a callback of your own.
 
 A study file is turned into these records by `pipeline.factory`; your own script can create them directly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from medfed.aggregation import Rule
-from medfed.federation.egress import Egress
+from medfed.federation.egress import UNDECLARED_OK, Egress
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
-from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
+from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES, GlobalModel
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class HubConfig:
 
     sites: the names of the sites that train.  fraction: the share of them that is asked to train in a round.
     minimum: the fewest valid updates that make a round.  deadline_s: how long the hub waits for updates; None
-    waits for every site.  study: the study's digest.  outlier: an update this many times as long as the
-    round's others is refused; None refuses none.  evaluating: sites that train nothing and report the final
-    model's scores on their cases.  max_examples: the most examples that a site may state, if not None.
-    classes: the names of the model's outputs, in order, which each site's callback compares with its own.
+    waits for every site.  outlier: an update this many times as long as the round's others is refused; None
+    refuses none.  evaluating: sites that train nothing and report the final model's scores on their cases.
+    max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
+    outputs, in order, which each site's callback compares with its own.
     """
 
     rounds: int
@@ -36,7 +38,7 @@ class HubConfig:
     minimum: int = 1
     deadline_s: float | None = None
     seed: int = 0
-    study: str = ""
+    study_digest: str = ""
     compress: tuple[Compression, ...] = ()
     outlier: float | None = DEFAULT_OUTLIER_FACTOR
     evaluating: tuple[str, ...] = ()
@@ -79,3 +81,40 @@ class SiteConfig:
     devices: int | str = 1
     required_scalars: tuple[str, ...] = ()
     parties: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CallbackOptions:
+    """Options that a study sets on its callback and that a script of your own rarely needs.
+
+    trained_only: whether parameters that don't train (`requires_grad` is False) are left out of the exchange;
+        every site must have begun with the same ones.
+    egress: what may leave besides the model's tensors; by default the local method's groups, what medfed
+        itself reports of training, and the metrics that the module names in its attribute `scores`.
+    audit: the log of what is received and sent.
+    accountant: called with the round before an update is sent; records what the round costs under
+        differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
+    on_final_model: called with the final model; returns what this site reports of it besides its scores.
+    required_scalars: what the study's rule needs besides the weights: `train/loss_before`, the training loss
+        of the received model, and `train/class_loss`, its mean over the classes and each class's.
+    scalars: numbers that go with each update, such as how many cases the site left out.
+    parties: the sites that train in the study to which this one agreed, with which alone it agrees on keys;
+        needed by privacy mechanisms with keys, except in a simulation, whose exchange knows them.
+    close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
+    """
+
+    trained_only: bool = False
+    egress: Egress | None = None
+    audit: AuditLog | None = None
+    accountant: Callable[[int], dict[str, float]] | None = None
+    on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
+    required_scalars: Collection[str] = ()
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    parties: tuple[str, ...] = ()
+    close_at_end: bool = True
+
+
+def default_egress(method: LocalMethod, privacy: Privacy, options: CallbackOptions) -> Egress:
+    """Return what may leave where no study says so: what the parts declare, and what medfed measures."""
+    names = UNDECLARED_OK.union(method.reports, privacy.scalars, options.required_scalars, options.scalars)
+    return Egress(names, groups=method.sends)

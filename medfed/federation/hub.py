@@ -23,6 +23,7 @@ from medfed.federation.acceptance import accept_numbers
 from medfed.federation.checkpoints import load_latest_checkpoint, save_checkpoint, save_round
 from medfed.federation.config import HubConfig
 from medfed.federation.round import aggregate_round, log_notes, require_own
+from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel
@@ -64,13 +65,13 @@ def run_hub(
         RuleError: if the rule cannot merge the updates.
     """
     audit = audit or AuditLog(None)
-    saved = load_latest_checkpoint(folder, config.study) if folder else None
+    saved = load_latest_checkpoint(folder, config.study_digest) if folder else None
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
     with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
         wait_saved: Callable[[], None] = _nothing_to_save
         if saved is None:
             state: State = {**config.rule.init(weights), **config.privacy.init(weights)}
-            current = GlobalModel(0, weights, study=config.study)
+            current = GlobalModel(0, weights, study_digest=config.study_digest)
             if folder is not None:
                 wait_saved = writer.submit(save_checkpoint, folder, current, state).result
         else:
@@ -84,7 +85,7 @@ def run_hub(
             size = exchange.publish(current, wait_saved)
             report_model()
             outcome = aggregate_round(exchange, config, state, current, sites, audit)
-            current = GlobalModel(current.round + 1, outcome.weights, study=config.study)
+            current = GlobalModel(current.round + 1, outcome.weights, study_digest=config.study_digest)
             state, results = outcome.state, outcome.results
             del outcome
             if folder is not None:
@@ -116,7 +117,13 @@ def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Seq
     """Return the model with the sites that are asked to train it further, and what the rule sends along."""
     participants = None if len(sites) == len(config.sites) else tuple(sites)
     return replace(
-        current, participants=participants, groups=_broadcast(config, state), classes=config.classes
+        current,
+        participants=participants,
+        groups=_broadcast(config, state),
+        classes=config.classes,
+        rule=kind_of(config.rule),
+        needs_local=config.rule.needs_local,
+        needs_scalars=config.rule.needs_scalars,
     )
 
 

@@ -104,6 +104,7 @@ class PrivateData(pl.LightningDataModule):
             )
         self._data, self._items = data, [list(mine) for mine in items]
         self.sampler = PoissonPatientSampler(len(items), expected)
+        self.federated_examples = getattr(data, "federated_examples", None)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of batches `{"patients": [one batch per sampled patient]}`."""

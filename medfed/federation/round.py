@@ -24,6 +24,7 @@ from medfed.federation.acceptance import (
     check_examples,
     check_needs,
     dominance,
+    group_errors,
     keep_examples,
     with_notes,
     without_examples,
@@ -194,8 +195,7 @@ def aggregate_round(
             results.append(_logged(result, number, audit))
         else:
             admitted.append((update, result))
-    limit = config.outlier if privacy.reveals_each_update else None
-    updates, judged = _without_outliers(admitted, current.weights, limit)
+    updates, judged = _comparable(admitted, current.weights, config)
     outweighing = dominance(updates, state)
     judged = [with_notes(one, outweighing[one.site]) if one.site in outweighing else one for one in judged]
     results += [_logged(result, number, audit) for result in judged]
@@ -271,12 +271,18 @@ def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False
     return update
 
 
-def _without_outliers(
-    admitted: Sequence[tuple[Update, SiteResult]], weights: Weights, outlier: float | None
+def _comparable(
+    admitted: Sequence[tuple[Update, SiteResult]], weights: Weights, config: HubConfig
 ) -> tuple[list[Update], list[SiteResult]]:
-    """Return the updates to merge and all results; updates too long to come from training are refused."""
+    """Return the updates to merge and all results; updates that do not fit the others are refused.
+
+    They are too long to come from training, or have other tensors in a group than the rest.
+    """
     sent = [update for update, _ in admitted]
-    reasons = [None] * len(sent) if outlier is None else outlier_errors(sent, weights, outlier)
+    reasons = group_errors(sent, config.rule)
+    if config.privacy.reveals_each_update and config.outlier is not None:
+        lengths = outlier_errors(sent, weights, config.outlier)
+        reasons = [group or length for group, length in zip(reasons, lengths, strict=True)]
     judged = [
         result if why is None else SiteResult(result.site, "refused", str(why), bytes_up=result.bytes_up)
         for (_, result), why in zip(admitted, reasons, strict=True)

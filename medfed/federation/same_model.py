@@ -1,13 +1,21 @@
-"""Whether a site's model is the hub's, by name, shape and classes, before a site trains its first epoch."""
+"""Whether a site's model and method are the hub's, before a site trains its first epoch.
+
+Models are compared by the names and shapes of their tensors and by classes, methods by what the hub's rule
+and the site's local method need of each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+from torch import nn
 
 from medfed.errors import StudyError
+from medfed.local_training import LocalMethod
+from medfed.registry import kind_of
 from medfed.wire.untrusted_text import for_log
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, unexchanged
 
 # How many tensors that differ are named; the rest is counted.
 MAX_NAMED = 8
@@ -39,6 +47,85 @@ def check_same_model(site: str, own: Weights, received: GlobalModel, classes: Se
             f"site '{site}': the classes of its model are {_listed(classes)}, the hub's are "
             f"{_listed(received.classes)}; give the same names in the same order to "
             "FederatedCallback(classes=) and run_federation or HubConfig (classes=...); nothing is trained"
+        )
+
+
+def check_halves(
+    site: str, method: LocalMethod | None, reported: Collection[str], received: GlobalModel
+) -> None:
+    """Check that hub and site run both halves of one method, and the site reports what the rule needs.
+
+    `reported` are the names of the numbers that go with each update.
+
+    Raises:
+        StudyError: with what both sides run and what to give to which.
+    """
+    own = "" if method is None else kind_of(method)
+    rules = method.rules if method is not None and received.rule else ()
+    if rules and received.rule not in rules and own not in received.needs_local:
+        raise StudyError(
+            f"site '{site}': the local method '{own}' is half of a method whose hub runs the rule "
+            f"'{rules[0]}', and this hub runs '{for_log(received.rule)}'; give the hub "
+            f"rule='{rules[0]}', or leave local= out; nothing was trained"
+        )
+    if received.needs_local and own not in received.needs_local:
+        needed = for_log(" or ".join(received.needs_local))
+        raise StudyError(
+            f"site '{site}': the hub's rule '{for_log(received.rule)}' merges sites that train by the local "
+            f"method '{needed}', this site trains {f'by {own!r}' if own else 'without one'}; give "
+            f"FederatedCallback(local='{needed}'); nothing was trained"
+        )
+    if missing := sorted(set(received.needs_scalars) - set(reported)):
+        names = for_log(", ".join(missing))
+        raise StudyError(
+            f"site '{site}': the hub's rule '{for_log(received.rule)}' needs {names} of each site; give "
+            f"FederatedCallback(options=CallbackOptions(required_scalars={missing!r})); nothing was trained"
+        )
+
+
+def check_still_trained(site: str, own: Weights, received: GlobalModel) -> None:
+    """Check that the parameters that train are those that are exchanged, under `trained_only`.
+
+    Raises:
+        StudyError: naming those that were frozen or unfrozen since the fit began.
+    """
+    changed = sorted(set(own) ^ set(received.weights))
+    if changed:
+        raise StudyError(
+            f"site '{site}': with trained_only the exchanged parameters are those that trained as fit began; "
+            f"frozen or unfrozen since: {_named(changed)}. Leave trained_only out, or unfreeze between two "
+            "studies; this round was not trained"
+        )
+
+
+def stays_here(module: nn.Module, keep_local: Iterable[str]) -> str:
+    """Return a sentence on what of a module's state is never exchanged although nobody chose that, or ''."""
+    names = unexchanged(module, keep_local)
+    if not names:
+        return ""
+    listed = _named([f"{name} ({reason})" for name, reason in sorted(names.items())])
+    return f"can't be exchanged, so each site keeps its own: {listed}"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return for_log(", ".join(names[:MAX_NAMED])) + more
+
+
+# Lightning's strategies of whose processes each holds a part of the model.
+_SHARDING = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
+
+
+def refuse_shards(site: str, strategy: object) -> None:
+    """Refuse a Trainer's strategy under which no process holds the whole model.
+
+    Raises:
+        StudyError: if it is one of Lightning's.
+    """
+    if names := _SHARDING & {base.__name__ for base in type(strategy).__mro__}:
+        raise StudyError(
+            f"site '{site}': under {names.pop()} each process holds a part of the model, and the exchange "
+            "needs the whole; use strategy='ddp', or one device"
         )
 
 

@@ -30,6 +30,7 @@ from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
 from medfed.privacy import Privacy
+from medfed.registry import kind_named
 from medfed.runs.rounds import RoundReport
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.messages import SiteChannel
@@ -108,14 +109,15 @@ def run_federation(
     sites: Mapping[str, SiteFunction],
     weights: Weights,
     *,
-    rule: Rule,
+    rule: Rule | str,
     rounds: int,
     on_round: RoundCallback = lambda report: None,
     **settings: Unpack[FederationSettings],
 ) -> GlobalModel:
     """Return the final model of a federation of functions, one per site; each is given the exchange.
 
-    A site's function runs a Trainer with a `FederatedCallback`. If one raises, its traceback is logged and
+    A site's function runs a Trainer with a `FederatedCallback`. `rule` may be the name of a kind, for its
+    defaults. If one raises, its traceback is logged and
     its site drops out; so does the site of a function that returns before the last round. The rounds go on
     as long as `minimum` sites are left, by default all. A KeyboardInterrupt at any site ends all.
     `simulate` takes every setting of a hub.
@@ -127,7 +129,7 @@ def run_federation(
     """
     names = tuple(sorted(sites))
     defaults: dict[str, Any] = {"minimum": len(names), "deadline_s": DEFAULT_DEADLINE_S}
-    config = HubConfig(rounds, names, rule, **{**defaults, **settings})
+    config = HubConfig(rounds, names, kind_named("aggregation", rule), **{**defaults, **settings})
     return simulate(sites, weights, config, on_round=on_round)
 
 
@@ -158,7 +160,7 @@ def simulate(
         )
     scheduler = SiteScheduler()
     exchange = MemoryExchange(
-        config.study,
+        config.study_digest,
         idle=scheduler.idle,
         on_bytes=on_bytes,
         asynchronous=config.rule.asynchronous,
@@ -200,7 +202,8 @@ def simulate(
     _join(threads, config.deadline_s)
     exchange.close()
     # Where the hub holds a part of the model encrypted, the model is returned as a site decrypts it.
-    model = config.privacy.decrypt(final, SiteChannel(exchange, min(config.sites), final.round))
+    channel = SiteChannel(exchange, min(config.sites), final.round, parties=config.sites)
+    model = config.privacy.decrypt(final, channel)
     failures.raise_after_end(model)
     return model
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from medfed.errors import PrivacyError, RunError
 from medfed.exchange import SiteSide
-from medfed.federation.callback import CallbackOptions, FederatedCallback
-from medfed.federation.config import SiteConfig
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import CallbackOptions, SiteConfig
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
 from medfed.federation.training_seed import seed_epoch
@@ -27,7 +27,7 @@ from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledg
 from medfed.privacy.dp_sgd import DPSGD
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel, finite_scalars
-from medfed.wire.weights import Weights, load, local_names, weights_of
+from medfed.wire.weights import Weights, as_real, load, local_names, weights_of
 
 # The checkpoint from which a site's training resumes.
 CHECKPOINT = "last.ckpt"
@@ -42,11 +42,11 @@ LOCAL = "kept.safetensors"
 class ChargedPatients:
     """The patients whose privacy spending a run records, and the ledger that records it.
 
-    study: the study's digest.  dataset: the patients.  items: for each patient the numbers of their training
-    items.  ledger: where the costs are written; by default a ledger in the run's folder.
+    dataset: the patients.  items: for each patient the numbers of their training items.
+    ledger: where the costs are written; by default a ledger in the run's folder.
     """
 
-    study: str
+    study_digest: str
     dataset: DataSet
     items: Sequence[Sequence[int]] = ()
     ledger: Ledger | None = None
@@ -208,7 +208,9 @@ def personalise(
 
 def _save(path: Path, weights: Weights, metadata: dict[str, str] | None = None) -> None:
     with replacing(path) as unfinished:
-        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, unfinished, metadata)
+        save_file(
+            {key: as_real(tensor).contiguous() for key, tensor in weights.items()}, unfinished, metadata
+        )
 
 
 def _fine_tuned(
@@ -331,12 +333,12 @@ def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
     if run.patients is None:
         raise PrivacyError(
             "differential privacy keeps a ledger for each patient; give "
-            "SiteRun(patients=ChargedPatients(study, data_set(patients, secret)))"
+            "SiteRun(patients=ChargedPatients(study_digest, data_set(patients, secret)))"
         )
     patients = run.patients
     return BudgetTracker(
         patients.ledger or Ledger(run.folder),
-        patients.study,
+        patients.study_digest,
         patients.dataset,
         delta=getattr(privacy, "delta", DELTA),
         accountant=getattr(privacy, "accountant", "prv"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from medfed.federation.examples import training_loaders
 from medfed.privacy import Privacy
 
 # The study's seed, which everyone knows, or the secret of one site's run.
@@ -39,11 +40,12 @@ def seed_epoch(trainer: pl.Trainer, seed: Seed, site: str) -> None:
     random.seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002 - transforms of others draw from it
     torch.manual_seed(drawn)
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
-    if dataset is not None and hasattr(dataset, "set_random_state"):
-        dataset.set_random_state(drawn)
-    if isinstance(seed, str):
-        _seed_order(trainer.train_dataloader, drawn, derived_seed(seed, site, "order"))
+    for loader in training_loaders(trainer):
+        dataset = getattr(loader, "dataset", None)
+        if dataset is not None and hasattr(dataset, "set_random_state"):
+            dataset.set_random_state(drawn)
+        if isinstance(seed, str):
+            _seed_order(loader, drawn, derived_seed(seed, site, "order"))
     # Lightning makes the iterator of the first epoch, and of the first after a resume, before this hook and
     # all others after it. Made here in those cases too, an epoch draws the same numbers either way.
     loop = trainer.fit_loop

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +11,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from medfed.errors import StudyError
 from medfed.local_training._step import Step
@@ -30,6 +38,7 @@ def wrap_step(
     restore_step(module)
     module_step = module.training_step
 
+    @functools.wraps(module_step)  # Lightning reads from its signature what it takes
     def training_step(*args: Any, **kwargs: Any) -> Any:
         outputs: list[Any] = []
 
@@ -87,8 +96,12 @@ def train_evaluator(trainer: pl.Trainer, module: pl.LightningModule, site: str, 
         if hasattr(loader.dataset, "set_random_state"):
             loader.dataset.set_random_state(seed)
         # A separate loader: a second iterator of Lightning's would end the one that training is about to use.
+        drawn = drawable(loader)
         separate = DataLoader(
-            loader.dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn
+            loader.dataset if drawn is None else Subset(loader.dataset, drawn),
+            loader.batch_size,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
         )
         for batch in separate:
             yield trainer.strategy.batch_to_device(batch)
@@ -102,11 +115,27 @@ def train_evaluator(trainer: pl.Trainer, module: pl.LightningModule, site: str, 
     )
 
 
+def drawable(loader: DataLoader[Any]) -> list[int] | None:
+    """Return the items of the dataset that a loader's sampler can draw; None for all, or if that is unknown.
+
+    A sampler of a subset stands for the hospital's training split: the others may be its validation cases.
+    """
+    sampler: Any = loader.sampler
+    if isinstance(sampler, DistributedSampler):  # in which Lightning wraps a sampler for several processes
+        sampler = getattr(sampler.dataset, "_sampler", None)
+    if isinstance(sampler, SubsetRandomSampler):
+        return sorted({int(index) for index in sampler.indices})
+    if isinstance(sampler, WeightedRandomSampler):
+        return [int(index) for index in torch.as_tensor(sampler.weights).nonzero().flatten()]
+    return None
+
+
 def module_loss(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int) -> Tensor:
     """Return the module's own training loss of a batch, in the Trainer's precision; nothing is logged."""
     step = module.__dict__.get(_MODULE_STEP, module.training_step)
     with _nothing_logged(module), trainer.precision_plugin.train_step_context():
-        return _loss(step(batch, batch_index)).float()
+        takes_index = len(inspect.signature(step).parameters) > 1
+        return _loss(step(batch, batch_index) if takes_index else step(batch)).float()
 
 
 def process_mean(trainer: pl.Trainer, tensor: Tensor) -> Tensor:

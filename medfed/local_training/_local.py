@@ -38,6 +38,9 @@ class LocalMethod(Kind, frozen=True):
     # The rules that are the hub's half of this method, if it has one; a study must name one of them.
     rules: ClassVar[tuple[str, ...]] = ()
 
+    # Whether its arithmetic needs the steps of one optimiser.
+    one_optimiser: ClassVar[bool] = False
+
     # Whether the module holds this hospital's own model after the study, and not the federation's.
     module_is_personal: ClassVar[bool] = False
 

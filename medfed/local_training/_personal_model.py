@@ -30,7 +30,8 @@ def gradients(step: Step, weights: Weights) -> dict[str, Tensor]:
         loss = step.module_loss() * step.loss_scale
         computed = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {
-        name: step.average(gradient) * (step.gradient_share / step.loss_scale)
+        name: step.average(gradient.to_dense() if gradient.is_sparse else gradient)
+        * (step.gradient_share / step.loss_scale)
         for name, gradient in zip(named, computed, strict=True)
         if gradient is not None
     }

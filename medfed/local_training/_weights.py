@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, as_form_of
 
 
 def all_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of all floating-point tensors of a module, on their devices."""
+    """Return copies of all floating-point and complex tensors of a module, on their devices."""
     return {
         name: tensor.detach().clone()
         for name, tensor in module.state_dict().items()
-        if tensor.is_floating_point()
+        if isinstance(tensor, Tensor) and (tensor.is_floating_point() or tensor.is_complex())
     }
 
 
@@ -66,7 +66,7 @@ def swapped_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
     originals = {name: tensors[name].data for name in weights}
     try:
         for name, tensor in weights.items():
-            tensors[name].data = tensor.to(tensors[name].device)
+            tensors[name].data = as_form_of(tensor.to(tensors[name].device), tensors[name])
         yield
     finally:
         for name, data in originals.items():

@@ -20,7 +20,7 @@ from medfed.local_training._personal_model import add_gradients, gradients, opti
 from medfed.local_training._step import Step
 from medfed.local_training._weights import all_weights, to_cpu, to_device
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, as_real
 
 OWN, MOMENTS, MIX, GRADIENTS = "own", "moments", "mix", "gradients"
 
@@ -53,7 +53,8 @@ class APFL(LocalMethod, tag="apfl", frozen=True):
         if self.adaptive:
             shared = dict(step.module.named_parameters())
             slope = sum(
-                float(((own[n] - shared[n]).double() * g.double()).sum()) for n, g in accumulated.items()
+                float((as_real(own[n] - shared[n]).double() * as_real(g).double()).sum())
+                for n, g in accumulated.items()
             )
             after = alpha - float(step.optimiser.param_groups[0]["lr"]) * slope
             alpha_after = min(max(after, 0.0), 1.0) if after == after else alpha

@@ -18,7 +18,7 @@ from torch import nn
 from medfed.local_training._local import LocalMethod, LocalState
 from medfed.local_training._train_pass import TrainEvaluator
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, as_real
 
 CONTROL = "control"
 FRESH = "fresh"
@@ -35,6 +35,7 @@ class Scaffold(LocalMethod, tag="scaffold", frozen=True):
 
     sends = (CONTROL,)
     rules = ("scaffold",)
+    one_optimiser = True
 
     @property
     def is_data_free(self) -> bool:
@@ -55,7 +56,7 @@ class Scaffold(LocalMethod, tag="scaffold", frozen=True):
         for name, parameter in module.named_parameters():
             if parameter.grad is not None and name in state["own"]:
                 correction = state["hub"].get(name, 0) - state["own"][name]
-                parameter.grad.add_(correction.to(parameter.device))
+                as_real(parameter.grad).add_(correction.to(parameter.device))
 
     @torch.no_grad()
     def finish(
@@ -64,12 +65,14 @@ class Scaffold(LocalMethod, tag="scaffold", frozen=True):
         if not steps or not rate:
             return state, {CONTROL: {name: torch.zeros_like(tensor) for name, tensor in state["own"].items()}}
         if self.option == "I":
-            own = {name: state[FRESH][name].to(tensor.dtype) for name, tensor in state["own"].items()}
+            own = {
+                name: as_real(state[FRESH][name]).to(tensor.dtype) for name, tensor in state["own"].items()
+            }
             change = {name: own[name] - tensor for name, tensor in state["own"].items()}
             return {"own": own, "hub": state["hub"]}, {CONTROL: change}
         parameters = dict(module.named_parameters())
         change = {
-            name: (received.weights[name] - parameters[name].detach().cpu()) / (steps * rate)
+            name: (received.weights[name] - as_real(parameters[name].detach().cpu())) / (steps * rate)
             - state["hub"].get(name, 0)
             for name in state["own"]
         }

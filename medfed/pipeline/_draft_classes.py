@@ -6,7 +6,7 @@ does, numbers must mean the same everywhere; hospitals of both kinds are refused
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from medfed.data.class_names import BACKGROUND, words_of
 from medfed.data.preflight.preflight import Preflight
@@ -28,7 +28,7 @@ def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
             "every label is empty: no voxel of any case is labelled; labels mark structures by 1, 2, ..."
         )
     named = {site: classes for site, classes in present.items() if classes and all(classes.values())}
-    numbered = {site: classes for site, classes in present.items() if classes and not any(classes.values())}
+    numbered = {site: classes for site, classes in present.items() if classes and not all(classes.values())}
     if not numbered:
         return _by_name(present)
     if not named:
@@ -72,21 +72,52 @@ def _by_name(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[
     return [BACKGROUND, *names.values()], warnings
 
 
+def numbers_with_gaps(preflights: Preflights) -> list[int]:
+    """Return the numbers in labels that nothing names, where some number below the highest is in no case.
+
+    A study then names the structures that there are, and maps each hospital's numbers to them; otherwise its
+    network would have an output for each number up to the highest, most of them for nothing.
+    """
+    numbers = _numbers({site: _present(one) for site, one in preflights.items()})
+    return [] if numbers == list(range(1, len(numbers) + 1)) else numbers
+
+
+def draft_number_maps(preflights: Preflights, sites: Iterable[str]) -> str:
+    """Return `site_overrides` that say what the numbers in labels mean everywhere, or '' without gaps."""
+    numbers = numbers_with_gaps(preflights)
+    if not numbers:
+        return ""
+    classes = ", ".join(f"{number}: {_numbered_name(number)}" for number in numbers)
+    lines = (f"  {site}: {{classes: {{{classes}}}}}\n" for site in sites)
+    return "site_overrides:               # what the numbers in each hospital's labels mean\n" + "".join(
+        lines
+    )
+
+
+def _numbered_name(number: int) -> str:
+    return f"structure{number}"
+
+
+def _numbers(present: Mapping[str, Mapping[int, str]]) -> list[int]:
+    """Return the numbers of the classes: those in labels, or all up to the highest if some have a name."""
+    numbers = sorted({number for classes in present.values() for number in classes})
+    named = any(name for classes in present.values() for name in classes.values())
+    return list(range(1, numbers[-1] + 1)) if named and numbers else numbers
+
+
 def _by_number(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[str]]:
-    names, warnings = [BACKGROUND], []
-    for number in range(1, max(number for classes in present.values() for number in classes) + 1):
-        names.append(f"structure{number}")
-        lacking = [site for site, classes in present.items() if number not in classes]
-        if lacking:
+    numbers, warnings = _numbers(present), []
+    for site, classes in present.items():
+        if lacking := [_numbered_name(number) for number in numbers if number not in classes]:
             warnings.append(
-                f"'{names[-1]}' (label {number}) is in no case of {', '.join(lacking)}; if it is present but "
-                "not labelled there, say so in task.labelled"
+                f"no case of {site} has {', '.join(lacking)}; what is present but not labelled there, say so "
+                "in task.labelled"
             )
     warnings.append(
-        "nothing names the numbers in the labels: write the structures' names into task.classes, and make "
-        "sure that each number means the same at every hospital"
+        "nothing names the numbers in the labels ('structure1' is label 1): write the structures' names into "
+        "task.classes, and make sure that each number means the same at every hospital"
     )
-    return names, warnings
+    return [BACKGROUND, *map(_numbered_name, numbers)], warnings
 
 
 def class_names(preflights: Preflights) -> tuple[list[str], list[str]]:

@@ -17,9 +17,9 @@ from medfed.errors import DataError, StudyError
 from medfed.pipeline._draft import DRAFT_SEED, Draft, yaml_inline
 from medfed.pipeline._draft_case_table import case_table_lines
 from medfed.pipeline._draft_channels import draft_channels
-from medfed.pipeline._draft_classes import class_names, structures
+from medfed.pipeline._draft_classes import class_names, draft_number_maps, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
-from medfed.pipeline.templates import render
+from medfed.wire.templates import render
 
 ImageTask = Literal["segment", "classify", "multilabel"]
 Preflights = Mapping[str, Preflight]
@@ -60,6 +60,8 @@ def draft_images(
     if task in WHOLE_IMAGE_NEEDS:
         lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights))
         text = text.replace("  kind: images\n", f"  kind: images\n{lines}", 1)
+    if task == "segment" and (maps := draft_number_maps(training, preflights)):
+        text = f"{text}\n{maps}"
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(
         _with_layout(text, layout),
@@ -171,7 +173,7 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
     )
     text = render(
-        "draft_segmentation.yaml.jinja",
+        Path(__file__).with_name("draft_segmentation.yaml.jinja"),
         classes=yaml_inline(names),
         channels=channels,
         intensity_bins=bins,
@@ -187,7 +189,7 @@ def _planes(preflights: Preflights, channels: str, task: ImageTask) -> tuple[str
     classes, warnings = named[task](preflights)
     grid, grid_warnings = plane_grid(preflights)
     text = render(
-        "draft_planes.yaml.jinja",
+        Path(__file__).with_name("draft_planes.yaml.jinja"),
         task=task,
         classes=yaml_inline(classes),
         channels=channels,
@@ -208,7 +210,7 @@ def _classification(preflights: Preflights, channels: str) -> tuple[str, list[st
 def _whole_image_text(preflights: Preflights, channels: str, task: str, classes: list[str]) -> str:
     spacing_mm, patch = _whole_image_grid(preflights)
     return render(
-        "draft_classification.yaml.jinja",
+        Path(__file__).with_name("draft_classification.yaml.jinja"),
         task=task,
         classes=yaml_inline(classes),
         channels=channels,

@@ -28,7 +28,7 @@ from medfed.data.table_findings import number_findings
 from medfed.errors import DataError, StudyError
 from medfed.pipeline._codes import are_codes
 from medfed.pipeline._draft import Draft, yaml_inline
-from medfed.pipeline.templates import render
+from medfed.wire.templates import render
 
 # A column with more different words than this is free text, or names, and not a category.
 MAX_CATEGORIES = 12
@@ -220,7 +220,7 @@ def _text(answers: TargetColumns, tables: Tables, columns: DraftColumns) -> str:
     is_survival = answers.target is None
     keys = ("time", "event") if is_survival else ("target",)
     return render(
-        "draft_table.yaml.jinja",
+        Path(__file__).with_name("draft_table.yaml.jinja"),
         task="survival" if is_survival else "tabular",
         classes="" if is_survival else yaml_inline(_classes(tables, answers.names[0])),
         targets={key: yaml_inline([name])[1:-1] for key, name in zip(keys, answers.names, strict=True)},

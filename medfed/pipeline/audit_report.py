@@ -12,8 +12,8 @@ import msgspec
 
 from medfed.errors import AuditError
 from medfed.files import write_whole
-from medfed.pipeline.templates import render
 from medfed.wire.audit_log import VerifiedLog, entries, verify
+from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_cell
 
 # The columns that most lines have; everything else is in the last column, `more`.
@@ -68,7 +68,7 @@ def page(rows: list[dict[str, str]], checked: VerifiedLog) -> str:
     """Return an HTML page without scripts: totals, who signed, and every line."""
     sent = [one for one in rows if one["event"] == "sent"]
     return render(
-        "audit_report.html.jinja",
+        Path(__file__).with_name("audit_report.html.jinja"),
         rows=rows,
         columns=[*COLUMNS, "more"],
         checked=checked,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,13 +21,14 @@ from medfed.data.preflight.report import show, write_page
 from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.preflight.table import TableRequirements, check_table
 from medfed.data.settings import Images, Table, Unreadable, with_layout
-from medfed.data.splits import simulated_secret
+from medfed.data.splits import folder_secret, simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
-from medfed.pipeline.factory import classes_of, own_table_at
+from medfed.pipeline.factory import classes_of, own_table_at, size_check
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.study.reading import read_study
 from medfed.study.study import Study
+from medfed.wire.untrusted_text import cleaned, for_log, for_terminal
 
 # The exit code for a folder that can't be read at all; the same as for errors in it.
 UNUSABLE = 2
@@ -66,20 +66,50 @@ def check(
     try:
         preflight = _preflight(folder, study_file, own or OwnChoices(), thumbnails=page is not None)
         if page is not None:
-            write_page(preflight, page)
+            write_page(_shown(preflight), page)
     except (MedfedError, OSError) as error:
         reason = str(error)
         if isinstance(error, OSError):
             reason = f"a file can't be read or written (errno {error.errno})"
-        print(json.dumps({"verdict": reason, "exit": UNUSABLE}) if as_json else f"medfed: {reason}")
+        verdict = json.dumps({"verdict": reason, "exit": UNUSABLE})
+        print(verdict if as_json else f"medfed: {for_terminal(reason)}")
         return UNUSABLE
     if as_json:
         print(json.dumps(to_plain(preflight), indent=2))
         return preflight.exit_code
-    show(preflight, console)
+    show(_shown(preflight), console)
     if page is not None:
         console.print(f"\nThe page shows patients' images: keep {page.name} in the hospital.", style="dim")
     return preflight.exit_code
+
+
+def _shown(preflight: Preflight) -> Preflight:
+    """Return a preflight whose texts show every character: the study's, the site file's and the data's.
+
+    A class, a column or a scanner's name may hold terminal sequences, hidden characters or line breaks.
+    """
+    problems = tuple(
+        replace(
+            problem,
+            title=_line(problem.title),
+            means=_line(problem.means),
+            remedy=_line(problem.remedy),
+            cases=tuple((_line(name), _line(detail)) for name, detail in problem.cases),
+        )
+        for problem in preflight.problems
+    )
+    return replace(
+        preflight,
+        verdict=_line(preflight.verdict),
+        facts=cleaned(preflight.facts),
+        problems=problems,
+        study=_line(preflight.study),
+        unlisted=_line(preflight.unlisted),
+    )
+
+
+def _line(text: str) -> str:
+    return for_log(text, max(len(text), 1))
 
 
 def site_of_folder(study: Study, folder: Path) -> str:
@@ -93,14 +123,17 @@ def site_of_folder(study: Study, folder: Path) -> str:
 def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnails: bool) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
     if study_file is None:
+        if own.secret is None:
+            own = replace(own, secret=folder_secret(folder))
         if is_table(folder):
             return check_table(folder, site_secret=own.secret)
         return _check_images(folder, None, own, thumbnails)
     study = read_study(study_file)
     site = own.name or site_of_folder(study, folder)
-    if own.secret is None and site and not own.name:
+    if own.secret is None:
         # One process has all folders of a simulation, and derives their secrets.
-        own = replace(own, secret=simulated_secret(study.seed, site))
+        secret = simulated_secret(study.seed, site) if site else folder_secret(folder, study.seed)
+        own = replace(own, secret=secret)
     trains = site not in study.held_out
     if isinstance(study.data, Table):
         classes = tuple(getattr(study.task, "classes", ()))
@@ -110,7 +143,8 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
     else:
         if folder.is_file():
             # Raises in the words of training.
-            index_folder(folder, site_secret=own.secret or secrets.token_bytes(32))
+            assert own.secret is not None
+            index_folder(folder, site_secret=own.secret)
         preflight = _check_images(folder, _requirements(study, site, folder, own), own, thumbnails)
     cases = preflight.usable.get("train", 0) if trains else sum(preflight.usable.values())
     return _with_refusals(preflight, own.refusals(study, cases))
@@ -131,6 +165,8 @@ def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> Stu
         naming.expected,
         trains=site not in study.held_out,
         own_table=own_table_at(study, site, str(folder), own.table),
+        batch=study.at(site).train.batch,
+        check_size=size_check(study),
     )
 
 

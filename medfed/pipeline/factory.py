@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,17 +19,18 @@ from medfed.data.refusals import REASONS
 from medfed.data.screening import write_refused
 from medfed.data.settings import Images, Unreadable, with_layout
 from medfed.data.splits import simulated_secret
+from medfed.data.whole_images import CheckSize
 from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress, with_personal
-from medfed.models.networks import replace_batch_norms
+from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
 from medfed.models.networks._vanishing import check_vanishing
 from medfed.models.tasks import Training
 from medfed.registry import kind_of
-from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT
+from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT
 from medfed.study.canonical import study_digest
 from medfed.study.network import untrained_network
 from medfed.study.study import Study
@@ -92,6 +94,7 @@ def hospital_of(
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
+    data.check_size = size_check(study)
     chosen = None if cache is None else Path(cache)
     note = note_left_out(data.index.folder, data.index.left_out_files, secret, chosen)
     data.notes += (note,) if note else ()
@@ -192,10 +195,45 @@ def _check_vanishing(study: Study, data: Images, network: torch.nn.Module) -> No
     """Raise a StudyError if nothing is left of a patch at a layer of the study's network."""
     known = (study.network, study.privacy.replaces_batch_norm, data.spatial_dims, data.patch)
     if known not in _CHECKED and data.patch is not None:
-        # Columns beside the image do not shrink.
-        sees_image = network.image if isinstance(network, ImageAndTable) else network
-        check_vanishing(sees_image, kind_of(study.network), data.inputs, data.patch)
+        check_vanishing(_sees_image(network), kind_of(study.network), data.inputs, data.patch)
         _CHECKED.add(known)
+
+
+def size_check(study: Study) -> CheckSize | None:
+    """Return what raises for an image size that a study's network cannot take, if it sees whole images.
+
+    The network is built at the first size, and each size is tried once.
+    """
+    data = study.data
+    if not isinstance(data, Images) or data.patch is not None:
+        return None
+    record = for_images_of(study.network, data.spatial_dims)
+    built: list[torch.nn.Module] = []
+
+    @functools.cache
+    def refusal(size: tuple[int, ...]) -> str:
+        try:
+            record.check_size(size)
+            if not built:
+                network = network_of(study)
+                built.append(
+                    replace_batch_norms(network, "group") if study.privacy.replaces_batch_norm else network
+                )
+            check_vanishing(_sees_image(built[0]), kind_of(study.network), data.inputs, size)
+        except StudyError as error:
+            return str(error)
+        return ""
+
+    def check(size: tuple[int, ...]) -> None:
+        if why := refusal(size):
+            raise StudyError(why)
+
+    return check
+
+
+def _sees_image(network: torch.nn.Module) -> torch.nn.Module:
+    """Return the part of a network that sees the image: columns beside it do not shrink."""
+    return network.image if isinstance(network, ImageAndTable) else network
 
 
 def network_of(study: Study) -> torch.nn.Module:
@@ -241,7 +279,7 @@ def hub_config_of(study: Study) -> HubConfig:
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,
         seed=study.seed,
-        study=study_digest(study),
+        study_digest=study_digest(study),
         compress=study.compress,
         outlier=study.sampling.outlier,
         evaluating=tuple(sorted(study.held_out)),
@@ -252,12 +290,14 @@ def hub_config_of(study: Study) -> HubConfig:
 def data_scalars(data: SiteDataModule) -> dict[str, float]:
     """Return what leaves with each update about a site's files, as numbers.
 
-    How many cases the site left out, by reason, and whether its labels name their structures.
+    How many cases the site left out, by reason, whether its labels name their structures, and whether its
+    images have a size in mm.
     """
     left_out = {f"{LEFT_OUT}{reason}": float(count) for reason, count in data.left_out.items()}
     by = data.index.labels_by
     named = {LABELS_NAMED: float(by == "names")} if by in ("names", "numbers") else {}
-    return {**left_out, **named}
+    unit = {IMAGES_IN_MM: float(data.unit == "mm")} if data.unit else {}
+    return {**left_out, **named, **unit}
 
 
 def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, ...] = ()) -> Egress:
@@ -274,7 +314,7 @@ def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, 
             reports,
             study.privacy.scalars,
             (f"{LEFT_OUT}{reason}" for reason in REASONS.values()),
-            (LABELS_NAMED,),
+            (LABELS_NAMED, IMAGES_IN_MM),
         ),
         groups=local.sends if local is not None else (),
         smallest_group=smallest_group,

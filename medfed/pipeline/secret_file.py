@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medfed.data.splits import check_secret
 from medfed.errors import DataError
-
-MIN_BYTES = 16
 
 
 def read_secret(path: Path | None) -> bytes | None:
@@ -21,6 +20,5 @@ def read_secret(path: Path | None) -> bytes | None:
         secret = path.read_bytes()
     except OSError:
         raise DataError("the site's secret can't be read; give the path of its file") from None
-    if len(secret) < MIN_BYTES:
-        raise DataError(f"the site's secret has {len(secret)} bytes; at least {MIN_BYTES} are needed")
+    check_secret(secret)
     return secret

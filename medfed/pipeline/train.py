@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.data.label_naming import different_labels
+from medfed.data.whole_images import different_units
 from medfed.errors import DataError, MedfedError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
@@ -140,7 +141,8 @@ def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCas
 
     Raises:
         MedfedError: if fewer are left than a round needs, with the first one's reason.
-        DataError: if the labels of some name their structures and those of others hold numbers alone.
+        DataError: if the labels of some name their structures and those of others hold numbers alone, or the
+            images of some have no size in mm and are left as they are.
     """
     hospitals: dict[str, SiteCases] = {}
     unusable: dict[str, MedfedError] = {}
@@ -159,6 +161,8 @@ def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCas
     if lost and len(study.sites) - len(lost) < max(study.minimum, study.rule.min_sites):
         raise unusable[lost[0]]
     if different := different_labels({site: one.data.index.labels_by for site, one in hospitals.items()}):
+        raise DataError(different)
+    if different := different_units({site: one.data.unit for site, one in hospitals.items()}):
         raise DataError(different)
     return hospitals, unusable
 

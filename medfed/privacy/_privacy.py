@@ -28,8 +28,13 @@ Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 # Whether scores of validation cases leave a hospital, which a mechanism's epsilon does not cover.
 Scores = Literal["withhold", "send"]
 
-# Scalars that reveal nothing about a patient: the study or the accountant determines them.
-PUBLIC_SCALARS = ("train/steps", "train/rate")
+# What a site says of the format of its files (`runs/rounds.py`): whether labels name their structures, and
+# whether images have a size in mm. Without it nobody could see that a number means different structures at
+# two hospitals. It leaves under every mechanism, and the study page says so.
+FORMAT_SCALARS = ("labels/named", "images/in_mm")
+
+# Scalars that reveal nothing about a patient: the study, the accountant or the files' format determine them.
+PUBLIC_SCALARS = ("train/steps", "train/rate", *FORMAT_SCALARS)
 
 
 class UpdateProtector(Protocol):
@@ -87,6 +92,10 @@ class Privacy(Kind, frozen=True):
     # Whether every site states one example, so that all have the same weight.
     equal_weights: ClassVar[bool] = False
 
+    # What the hub learns of a site's number of training cases: it is sent, or only the sum over all sites
+    # can be read, or all sites count alike and it is not sent.
+    shows_examples: ClassVar[Literal["sent", "summed", "alike"]] = "sent"
+
     # The groups of tensors that `protect` adds in place of readable ones, and the scalars that it reports.
     sends: ClassVar[tuple[str, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()
@@ -132,6 +141,10 @@ class Privacy(Kind, frozen=True):
     def min_sites(self) -> int:
         """The smallest number of sites that must answer a round; a field where a study sets it."""
         return 1
+
+    def required(self, sites: int) -> int:
+        """Return how many of so many sites that begin a round must stay to its end."""
+        return self.min_sites
 
     def planned(self, rounds: int) -> Self:
         """Return the mechanism for this number of rounds, for example with the noise that meets a target."""

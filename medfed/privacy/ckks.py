@@ -14,7 +14,8 @@ The secret key is held by all sites of the study, one key per run. One site crea
 the hub relays it to the others, encrypted for each (`_ckks_keys.py`); each keeps it in its own folder, with
 mode 0600. A hub that lies gets no key: it is dealt to hospitals of the study to which the site agreed, by
 certificates of the role `site`, at least `min_sites` of them, that train from one model (`_key_exchange.py`).
-What it merges is not proven: it could publish one site's ciphertext as the sum, which other hospitals read.
+A hub that publishes something else than the sum, such as one site's ciphertext for the others to read, is
+found out before anything is decrypted (`_ckks_tags.py`); a site that sends a wrong tag thereby stops the run.
 Collusion: a single site that gives the key to the hub opens every site's updates of the whole run,
 past rounds included. Against a hub that may win over one site, use `secure_sum`, whose masks no single site
 can remove. The decrypted numbers must never be given to the hub: CKKS's key can be computed from a ciphertext
@@ -38,6 +39,7 @@ import torch
 
 from medfed.errors import PrivacyError, UpdateError
 from medfed.privacy._ckks_keys import KEY, relay_keys, shared_key
+from medfed.privacy._ckks_tags import Tag, added, combine, open_tags, seal_tag
 from medfed.privacy._privacy import (
     GROUP,
     PlainSession,
@@ -62,6 +64,10 @@ CIPHERTEXTS_PER_TENSOR = 64
 MAX_CIPHERTEXT_BYTES = 70_000
 
 SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
+
+# The tag among an update's ciphertexts, what it is called by site beside the sum, and its maximum bytes: two
+# ciphertexts and some numbers.
+TAG, TAG_OF, MAX_TAG_BYTES = "tag", "tag of ", 2 * MAX_CIPHERTEXT_BYTES + 1000
 
 T = TypeVar("T")
 
@@ -103,6 +109,8 @@ class Ckks(Privacy, tag="ckks", frozen=True):
             "encrypted layers; take the model from a site",
             "no update is read by the hub, even if it lies, as long as no hospital gives it the key that all "
             f"hold; at least {self.min_sites} hospitals hold it",
+            f"each hospital decrypts only what it verified to be the sum of at least {self.min_sites} "
+            "hospitals' updates of the round; one that sends a wrong tag stops the run",
         )
 
     def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
@@ -122,8 +130,13 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         count = sum(weights[name].numel() for name in weights if name not in plain)
         expected = dict(_pieces([min(SLOTS, count - first) for first in range(0, count, SLOTS)]))
         group = update.groups.get(ENCRYPTED, {})
-        if sorted(group) != list(expected) or set(update.groups) != {ENCRYPTED}:
-            raise UpdateError(f"{update}: {len(group)} pieces of ciphertext, expected {len(expected)}")
+        if sorted(group) != [*expected, TAG] or set(update.groups) != {ENCRYPTED}:
+            pieces = len(set(group) - {TAG})
+            raise UpdateError(
+                f"{update}: {pieces} pieces of ciphertext and {'a' if TAG in group else 'no'} tag, expected "
+                f"{len(expected)} and a tag"
+            )
+        _check_tag(update, group[TAG])
         for name, sizes in expected.items():
             _check_ciphertexts(f"{update}: piece {name}", group[name], sizes)
         return update
@@ -153,6 +166,8 @@ class Ckks(Privacy, tag="ckks", frozen=True):
                 "this site: it has no key. A site gets it in the study's first round; if its folder was "
                 "lost, start a new run"
             )
+        with channel.logged_refusals():
+            _check_sum(received, key, channel)
         return replace(received, weights=_decrypted(self, received, key), groups=rest)
 
     def encrypts(self, name: str) -> bool:
@@ -195,8 +210,10 @@ class _Encryptor:
             values = ts.plain_tensor(flat[first : first + SLOTS])
             return ts.ckks_vector(context, values).serialize()  # type: ignore[no-any-return]
 
-        starts = range(0, flat.size, SLOTS)
-        return {name: _packed([encrypted(first) for first in some]) for name, some in _pieces(starts)}
+        parts = [encrypted(first) for first in range(0, flat.size, SLOTS)]
+        combined = combine(ts, context, self.key, update.round, parts)
+        tag = seal_tag(self.key, Tag(update.site, update.round, update.examples, combined))
+        return {**{name: _packed(some) for name, some in _pieces(parts)}, TAG: _as_tensor(tag)}
 
 
 def _pieces(items: Sequence[T]) -> Iterator[tuple[str, Sequence[T]]]:
@@ -218,11 +235,59 @@ def _part(delta: Weights, names: Iterable[str]) -> Weights:
     return {name: delta[name] for name in names}
 
 
+def _ciphertexts(group: Weights) -> list[bytes]:
+    """Return the ciphertexts of an update or a sum, in order."""
+    return [part for name in sorted(group) if name.isdecimal() for part in _unpacked(group[name])]
+
+
+def _check_sum(received: GlobalModel, key: bytes, channel: SiteChannel) -> None:
+    """Check that what the hub published is the sum of enough hospitals' ciphertexts of the round.
+
+    Raises:
+        PrivacyError: if it is anything else. Nothing was decrypted then.
+    """
+    group, who = received.groups[SUM], f"site '{channel.site}', round {received.round}"
+    sealed = {name.removeprefix(TAG_OF): group[name] for name in group if name.startswith(TAG_OF)}
+    if strangers := sorted(set(sealed) - set(channel.parties)):
+        raise PrivacyError(
+            f"{who}: the hub shows '{strangers[0][:80]}' as a party of the sum, expected hospitals that "
+            f"train in the study ({', '.join(channel.parties) or 'none are known here'}); nothing is "
+            "decrypted"
+        )
+    if len(sealed) < channel.min_sites:
+        raise PrivacyError(
+            f"{who}: the merged model is the sum of {len(sealed)} hospitals' ciphertexts, "
+            f"{channel.min_sites} are needed (privacy.min_sites); nothing is decrypted"
+        )
+    try:
+        tags = open_tags(key, {site: _as_bytes(tensor) for site, tensor in sealed.items()}, received.round)
+        ts, context = _tenseal(), _hub_context()
+        published = combine(ts, context, key, received.round, _ciphertexts(group))
+        whole = published == added(ts, context, tags)
+    except (PrivacyError, ValueError, RuntimeError, IndexError) as error:
+        reason = error if isinstance(error, PrivacyError) else "it holds no ciphertexts"
+        raise PrivacyError(f"{who}: {reason}; nothing is decrypted") from None
+    if not whole or sum(tag.examples for tag in tags) != int(group[EXAMPLES]):
+        raise PrivacyError(
+            f"{who}: what the hub published is not the sum of the ciphertexts of "
+            f"{', '.join(sorted(sealed))}: the hub merged something else, or one of them sent a wrong tag; "
+            "nothing is decrypted"
+        )
+
+
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _as_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
 def _decrypted(privacy: Ckks, received: GlobalModel, key: bytes) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _context(key)
     group = received.groups[SUM]
     examples = int(group[EXAMPLES])
-    parts = [part for name in sorted(group) if name != EXAMPLES for part in _unpacked(group[name])]
+    parts = _ciphertexts(group)
     flat = np.concatenate([np.asarray(ts.ckks_vector_from(context, part).decrypt()) for part in parts])
     flat /= examples
     weights = dict(received.weights)
@@ -261,10 +326,19 @@ def _check_ciphertexts(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> 
             raise UpdateError(f"{what}: does not hold a ciphertext of {size} numbers")
 
 
+def _check_tag(update: Update, tag: torch.Tensor) -> None:
+    if tag.dtype != torch.uint8 or tag.dim() != 1 or not 0 < tag.numel() <= MAX_TAG_BYTES:
+        raise UpdateError(
+            f"{update}: its tag has {tag.numel()} numbers of {tag.dtype}, expected at most {MAX_TAG_BYTES} "
+            "bytes"
+        )
+
+
 def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _hub_context()
     total: dict[str, torch.Tensor] = {EXAMPLES: torch.tensor(sum(update.examples for update in updates))}
-    for name in sorted(updates[0].groups[ENCRYPTED]):
+    total.update({f"{TAG_OF}{update.site}": update.groups[ENCRYPTED][TAG] for update in updates})
+    for name in sorted(set(updates[0].groups[ENCRYPTED]) - {TAG}):
         sums: list[Any] = []
         for update in updates:
             parts = _unpacked(update.groups[ENCRYPTED][name])
@@ -341,7 +415,7 @@ def _context(key: bytes) -> Any:
 def _packed(parts: Sequence[bytes]) -> torch.Tensor:
     """Return byte strings packed in one tensor: their count, their lengths, their bytes."""
     lengths = np.array([len(parts), *map(len, parts)], "<u4").tobytes()
-    return torch.frombuffer(bytearray(lengths + b"".join(parts)), dtype=torch.uint8)
+    return _as_tensor(lengths + b"".join(parts))
 
 
 def _unpacked(piece: torch.Tensor) -> list[bytes]:

@@ -84,6 +84,7 @@ class ClientDP(ClientNoise, tag="client_dp", frozen=True):
     """
 
     equal_weights: ClassVar[bool] = True
+    shows_examples: ClassVar[Literal["sent", "summed", "alike"]] = "alike"
 
     where: Literal["site", "hub"] = "hub"
     adaptive: Adaptive | None = None

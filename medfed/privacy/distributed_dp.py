@@ -40,7 +40,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 from torch import Tensor
@@ -93,6 +93,7 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
     patience_s: Positive = 300.0
 
     reveals_each_update: ClassVar[bool] = False
+    shows_examples: ClassVar[Literal["sent", "summed", "alike"]] = "alike"
     sends: ClassVar[tuple[str, ...]] = (GROUP,)
 
     def __post_init__(self) -> None:
@@ -150,6 +151,9 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         noised: dict[str, Tensor] = {}
         for protector in protectors(self._settings, channel):
             yield _NoisedUpdate(self, protector, noised)
+
+    def required(self, sites: int) -> int:
+        return max(self.min_sites, required_sites(self.threshold, sites, self.colluding))
 
     def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
         return open_session(self._settings, channel, deadline_s)

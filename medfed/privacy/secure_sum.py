@@ -38,13 +38,13 @@ rounding of float32 itself. A change larger than `limit` is an error at the site
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from medfed.errors import PrivacyError
 from medfed.privacy._masks import Bits
-from medfed.privacy._privacy import Privacy, RoundSession, UpdateProtector
+from medfed.privacy._privacy import FORMAT_SCALARS, Privacy, RoundSession, UpdateProtector
 from medfed.privacy._secagg import GROUP, Settings
 from medfed.privacy._secagg_client import protectors
 from medfed.privacy._secagg_server import open_session
@@ -97,15 +97,19 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
         )
 
     reveals_each_update: ClassVar[bool] = False
+    shows_examples: ClassVar[Literal["sent", "summed", "alike"]] = "summed"
     sends: ClassVar[tuple[str, ...]] = (GROUP,)
 
     def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         # No scalars of training: its steps would reveal the number of examples.
-        allowed = ("privacy/", "val") if self.scores else ("privacy/",)
+        allowed = ("privacy/", "val", *FORMAT_SCALARS) if self.scores else ("privacy/", *FORMAT_SCALARS)
         return {name: value for name, value in scalars.items() if name.startswith(allowed)}
 
     def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
         yield from protectors(self._settings, channel)
+
+    def required(self, sites: int) -> int:
+        return self._settings.required(sites)
 
     def open_session(self, channel: HubChannel, deadline_s: float | None) -> RoundSession:
         return open_session(self._settings, channel, deadline_s)

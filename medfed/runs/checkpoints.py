@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfed.errors import RunError
-from medfed.files import replacing
+from medfed.files import format_bytes, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> None:
-    """Write a model so that both Lightning and plain `torch.load(weights_only=True)` read it."""
+    """Write a model so that both Lightning and plain `torch.load(weights_only=True)` read it.
+
+    Raises:
+        RunError: if it cannot be written, for example because the disk is full.
+    """
     import torch
 
     content = {
@@ -24,8 +29,15 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> No
         "epoch": round,
         "global_step": round,
     }
-    with replacing(path) as unfinished:
-        torch.save(content, unfinished)
+    try:
+        with replacing(path) as unfinished:
+            torch.save(content, unfinished)
+    except (OSError, RuntimeError) as error:  # torch's writer calls a full disk a RuntimeError
+        free = format_bytes(shutil.disk_usage(path.parent).free)
+        raise RunError(
+            f"{path.name}: the model cannot be written ({type(error).__name__}; {free} are free in the run "
+            "folder); free disk space and resume the run, which goes on from the last round"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:

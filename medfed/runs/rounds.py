@@ -23,10 +23,20 @@ LEFT_OUT = "left_out/"
 LABELS_NAMED = "labels/named"
 _LABELS_BY = {1.0: "names", 0.0: "numbers"}
 
+# The number by which a site of a study that leaves images as they are says what measures its own: 1 for mm,
+# 0 where no file gives a size.
+IMAGES_IN_MM = "images/in_mm"
+_UNITS = {1.0: "mm", 0.0: "px"}
+
 
 def labels_by(number: float | None) -> str:
     """Return what the classes in a site's labels go by, as its `LABELS_NAMED` says: '' if it does not."""
     return "" if number is None else _LABELS_BY.get(number, "")
+
+
+def unit_by(number: float | None) -> str:
+    """Return what measures a site's images, as its `IMAGES_IN_MM` says: '' if it does not."""
+    return "" if number is None else _UNITS.get(number, "")
 
 
 @dataclass(frozen=True)
@@ -138,3 +148,12 @@ def read_rounds(path: Path) -> list[RoundLine]:
 def last_round(lines: Iterable[RoundLine]) -> int:
     """Return the last round that changed the model, 0 if none did; lines after it only report scores."""
     return max((line.round for line in lines if line.status in _MODEL_CHANGED), default=0)
+
+
+def first_examples(lines: Iterable[RoundLine]) -> dict[str, int]:
+    """Return the number of examples that each site stated first in a run, without those that stated none."""
+    examples: dict[str, int] = {}
+    for line in lines:
+        if line.examples:
+            examples.setdefault(line.site, line.examples)
+    return examples

@@ -27,7 +27,9 @@ def study_digest(study: Study) -> str:
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
     """
-    return hashlib.sha256(msgspec.json.encode(_canonical(study), order="sorted")).hexdigest()
+    # A number may be a key (`classes: {1: liver}`), which JSON has as a text only.
+    plain = msgspec.to_builtins(_canonical(study), str_keys=True)
+    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
 
 
 def public_yaml(study: Study) -> str:

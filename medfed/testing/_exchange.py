@@ -31,9 +31,9 @@ SHORT_S = 0.4
 class OpenableExchange(Protocol):
     """An exchange: a record of the registry, or an object that opens its sides."""
 
-    def open_hub(self, study: str, folder: Path) -> HubSide: ...
+    def open_hub(self, study_digest: str, folder: Path) -> HubSide: ...
 
-    def open_site(self, study: str, site: str, folder: Path) -> SiteSide: ...
+    def open_site(self, study_digest: str, site: str, folder: Path) -> SiteSide: ...
 
     def advertised_study(self) -> tuple[str, str]: ...
 
@@ -66,7 +66,7 @@ class Parties:
 
     def model(self, round: int, *, final: bool = False) -> GlobalModel:
         """Return the model of a round; each round's weights differ."""
-        return GlobalModel(round, weights(round + 1), study=self.study, final=final)
+        return GlobalModel(round, weights(round + 1), study_digest=self.study, final=final)
 
     def close(self, side: Any) -> None:
         side.close()
@@ -160,7 +160,7 @@ def a_site_waits_for_the_first_model_and_gets_its_bits(parties: Parties) -> None
     hub, site = parties.hub(), parties.site("north")
     waiting = Waiting(lambda: site.fetch("north", 0))
     control = {"control": {"b": torch.ones(())}}
-    size = hub.publish(GlobalModel(0, weights(), ("north",), study=parties.study, groups=control))
+    size = hub.publish(GlobalModel(0, weights(), ("north",), study_digest=parties.study, groups=control))
     model = waiting.result()
     assert (model.round, model.participants, model.final) == (0, ("north",), False)
     assert model.study == parties.study

@@ -282,7 +282,7 @@ def round_under(
     """Run a round of these updates, whose model is zero, with a lying hub."""
     sites, found = tuple(sorted(updates)), LiedRound()
     weights = {name: torch.zeros_like(tensor) for name, tensor in next(iter(updates.values())).delta.items()}
-    current = GlobalModel(0, weights, study=STUDY, groups=privacy.init(weights))
+    current = GlobalModel(0, weights, study_digest=STUDY, groups=privacy.init(weights))
     hub.publish(current)
     with TemporaryDirectory() as folder:
         logs = {site: Path(folder) / f"{site}.jsonl" for site in sites}
@@ -300,12 +300,12 @@ def round_under(
         threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in sites]
         for thread in threads:
             thread.start()
-        config = HubConfig(1, sites, FedAvg(), privacy, minimum=minimum, study=STUDY, outlier=None)
+        config = HubConfig(1, sites, FedAvg(), privacy, minimum=minimum, study_digest=STUDY, outlier=None)
         try:
             state = privacy.init(weights)
             outcome = aggregate_round(hub, config, state, current, sites, AuditLog(None))
             found.outcome = outcome
-            hub.publish(GlobalModel(1, outcome.weights, study=STUDY))
+            hub.publish(GlobalModel(1, outcome.weights, study_digest=STUDY))
         except MedfedError as error:
             found.outcome = error
         hub.close()

@@ -12,6 +12,11 @@ from medfed.errors import ExchangeError
 NATS_PORT, WEBSOCKET_PORT = 4222, 443
 
 
+def host_and_port(host: str, port: int) -> str:
+    """Return an address as URLs and nats-server write it: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The coordinator's record of the federation, in federation.json."""
 
@@ -37,8 +42,21 @@ class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def urls(self) -> list[str]:
         """The broker's URLs for sites: NATS over TLS first, then WebSocket over TLS."""
-        direct = [f"tls://{host}:{self.port}" for host in self.hosts]
-        return direct + [f"wss://{host}:{self.websocket_port}" for host in self.hosts]
+        direct = [f"tls://{host_and_port(host, self.port)}" for host in self.hosts]
+        return direct + [f"wss://{host_and_port(host, self.websocket_port)}" for host in self.hosts]
+
+    @property
+    def own_url(self) -> str:
+        """The broker's URL for a hub on its own machine."""
+        return f"tls://{host_and_port(self.own_host, self.port)}"
+
+    @property
+    def listens(self) -> dict[str, str]:
+        """Where the broker listens, by protocol."""
+        return {
+            "nats": host_and_port(self.listen, self.port),
+            "websocket": host_and_port(self.listen, self.websocket_port),
+        }
 
 
 class StartupKit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,6 +62,9 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     participants: list[str] | None
     final: bool
     classes: list[str] = msgspec.field(default_factory=list)
+    rule: str = ""
+    needs_local: list[str] = msgspec.field(default_factory=list)
+    needs_scalars: list[str] = msgspec.field(default_factory=list)
 
 
 _H = TypeVar("_H", bound=_Header)
@@ -70,12 +73,12 @@ _H = TypeVar("_H", bound=_Header)
 # -- writing
 
 
-def encode_update(update: Update, study: str = "") -> bytes:
+def encode_update(update: Update, study_digest: str = "") -> bytes:
     """Return the bytes that `decode_update` reads."""
-    return b"".join(update_pieces(update, study))
+    return b"".join(update_pieces(update, study_digest))
 
 
-def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryview]:
+def update_pieces(update: Update, study_digest: str = "") -> Iterator[bytes | memoryview]:
     """Return the bytes of `encode_update` in pieces: the header, then views of the tensors' own memory."""
     if isinstance(update.delta, Difference):
         parts = {"local": update.delta.minuend}
@@ -86,7 +89,7 @@ def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryvie
         parts |= {f"encoded:{group}": weights for group, weights in update.encoded.groups.items()}
     header = _UpdateHeader(
         format=FORMAT,
-        study=study,
+        study=study_digest,
         round=update.round,
         site=update.site,
         examples=update.examples,
@@ -96,10 +99,10 @@ def update_pieces(update: Update, study: str = "") -> Iterator[bytes | memoryvie
     return _pieces(parts, header)
 
 
-def measure_update(update: Update, study: str = "") -> tuple[int, str]:
+def measure_update(update: Update, study_digest: str = "") -> tuple[int, str]:
     """Return size and SHA-256 of what `encode_update` returns, without holding all of it in memory."""
     size, sha = 0, hashlib.sha256()
-    for piece in update_pieces(update, study):
+    for piece in update_pieces(update, study_digest):
         size += piece.nbytes if isinstance(piece, memoryview) else len(piece)
         sha.update(piece)
     return size, sha.hexdigest()
@@ -115,11 +118,14 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
     parts = {"weights": sent.weights, **{f"group:{name}": group for name, group in sent.groups.items()}}
     header = _GlobalHeader(
         format=FORMAT,
-        study=sent.study,
+        study=sent.study_digest,
         round=sent.round,
         participants=None if sent.participants is None else list(sent.participants),
         final=sent.final,
         classes=list(sent.classes),
+        rule=sent.rule,
+        needs_local=list(sent.needs_local),
+        needs_scalars=list(sent.needs_scalars),
     )
     return _pieces(parts, header)
 
@@ -185,35 +191,35 @@ def safetensors_pieces(
 # -- reading
 
 
-def decode_update(data: bytes, weights: Weights, study: str = "") -> Update:
+def decode_update(data: bytes, weights: Weights, study_digest: str = "") -> Update:
     """Return the update in these bytes; `weights` is the global model it was trained from.
 
     Raises:
         WireError: if the bytes are damaged, in another format, of another study, or not an update.
     """
-    return _update(*_decode(data, _UpdateHeader, study), weights)
+    return _update(*_decode(data, _UpdateHeader, study_digest), weights)
 
 
-def read_update(path: Path, weights: Weights, study: str = "") -> Update:
+def read_update(path: Path, weights: Weights, study_digest: str = "") -> Update:
     """Return the update in a file; its tensors are loaded one at a time, on access."""
-    return _update(*_open(path, _UpdateHeader, study), weights)
+    return _update(*_open(path, _UpdateHeader, study_digest), weights)
 
 
-def decode_global(data: bytes, study: str = "") -> GlobalModel:
+def decode_global(data: bytes, study_digest: str = "") -> GlobalModel:
     """Return the global model in these bytes.
 
     Raises:
         WireError: if the bytes are damaged, in another format, of another study, or not a global model.
     """
-    return _global(*_decode(data, _GlobalHeader, study))
+    return _global(*_decode(data, _GlobalHeader, study_digest))
 
 
-def read_global(path: Path, study: str = "") -> GlobalModel:
+def read_global(path: Path, study_digest: str = "") -> GlobalModel:
     """Return the global model in a file; its tensors are loaded one at a time, on access.
 
     The file may be removed or replaced meanwhile: it stays open as long as the model is in use.
     """
-    return _global(*_open(path, _GlobalHeader, study))
+    return _global(*_open(path, _GlobalHeader, study_digest))
 
 
 def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
@@ -222,9 +228,12 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         weights=parts.pop("weights", {}),
         participants=None if header.participants is None else tuple(header.participants),
         final=header.final,
-        study=header.study,
+        study_digest=header.study,
         groups=_groups(parts),
         classes=tuple(header.classes),
+        rule=header.rule,
+        needs_local=tuple(header.needs_local),
+        needs_scalars=tuple(header.needs_scalars),
     )
 
 
@@ -271,7 +280,7 @@ def _groups(parts: Mapping[str, Weights]) -> dict[str, Weights]:
     return {part.removeprefix("group:"): weights for part, weights in parts.items()}
 
 
-def _decode(data: bytes, expected: type[_H], study: str) -> tuple[_H, dict[str, Weights]]:
+def _decode(data: bytes, expected: type[_H], study_digest: str) -> tuple[_H, dict[str, Weights]]:
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
         raise WireError(
@@ -284,11 +293,11 @@ def _decode(data: bytes, expected: type[_H], study: str) -> tuple[_H, dict[str, 
         raise WireError(
             f"{len(data)} bytes are not {expected.content}: {_first_line(error)}; it must be sent again"
         ) from None
-    header = _header(described, expected, study)
+    header = _header(described, expected, study_digest)
     return header, dict(_by_part(tensors))
 
 
-def _open(path: Path, expected: type[_H], study: str) -> tuple[_H, dict[str, Weights]]:
+def _open(path: Path, expected: type[_H], study_digest: str) -> tuple[_H, dict[str, Weights]]:
     try:
         # Safetensors' reader checks the header and that every offset lies in the file.
         with safetensors.safe_open(path, framework="pt"):
@@ -300,7 +309,7 @@ def _open(path: Path, expected: type[_H], study: str) -> tuple[_H, dict[str, Wei
             f"{expected.content} of {path.stat().st_size} bytes is not a safetensors file: "
             f"{_first_line(error)}; it must be sent again"
         ) from None
-    header = _header(described, expected, study)
+    header = _header(described, expected, study_digest)
     described.pop("__metadata__")
     for name, description in described.items():
         if description["dtype"] not in _DTYPES:
@@ -312,7 +321,7 @@ def _open(path: Path, expected: type[_H], study: str) -> tuple[_H, dict[str, Wei
     return header, {part: _FileTensors(file, names) for part, names in _by_part(described).items()}
 
 
-def _header(described: dict[str, Any], expected: type[_H], study: str) -> _H:
+def _header(described: dict[str, Any], expected: type[_H], study_digest: str) -> _H:
     text = (described.get("__metadata__") or {}).get("medfed")
     if not isinstance(text, str):
         raise WireError("the safetensors file has no medfed header; was it sent by medfed?")
@@ -326,10 +335,10 @@ def _header(described: dict[str, Any], expected: type[_H], study: str) -> _H:
         raise WireError(
             f"the format is '{header.format[:20]}', this medfed reads '{FORMAT}'; update the older side"
         )
-    if study and header.study != study:
+    if study_digest and header.study != study_digest:
         raise WireError(
-            f"it belongs to study {header.study[:12] or '(none)'}, this is study {study[:12]}; both sides "
-            "must run the same study file"
+            f"it belongs to study {header.study[:12] or '(none)'}, this is study {study_digest[:12]}; both "
+            "sides must run the same study file"
         )
     if not isinstance(header, expected):
         raise WireError(f"expected {expected.content}, found {header.content}")

@@ -78,7 +78,7 @@ def seal_message(message: Message, seal: Seal) -> bytes:
     return data
 
 
-def open_message(data: bytes, seal: Seal, party: str, study: str, run: str = "") -> Message:
+def open_message(data: bytes, seal: Seal, party: str, study_digest: str, run: str = "") -> Message:
     """Return the message that a party sealed for this study, and for this run of it if one is given.
 
     Raises:
@@ -98,11 +98,11 @@ def open_message(data: bytes, seal: Seal, party: str, study: str, run: str = "")
         )
     if message.party != party:
         raise WireError(f"a message sealed by '{party}' claims to be from '{message.party[:80]}'")
-    if message.study != study or (run and message.run != run):
+    if message.study != study_digest or (run and message.run != run):
         raise WireError(
             f"a message of '{party}' belongs to study {message.study[:12] or '(none)'}, run "
-            f"{message.run[:8] or '(none)'}; expected {study[:12] or '(none)'}, run {run[:8] or '(any)'}: it "
-            f"is a copy of another one"
+            f"{message.run[:8] or '(none)'}; expected {study_digest[:12] or '(none)'}, run "
+            f"{run[:8] or '(any)'}: it is a copy of another one"
         )
     return message
 

@@ -77,17 +77,21 @@ class GlobalModel:
     all of them. `groups` are a rule's further tensors for the sites (SCAFFOLD's control variate).
     `final` ends the study. `classes` are the names of the model's outputs, in order, if the hub pins them.
     `sha256` is what a site measured of it as it arrived (`model_digest`), before anything in it was
-    decrypted.
+    decrypted. `rule` is the kind of the hub's rule, `needs_local` the local methods of which it merges sites
+    only, `needs_scalars` the numbers that it needs of every site.
     """
 
     round: int
     weights: Weights
     participants: tuple[str, ...] | None = None
     final: bool = False
-    study: str = ""
+    study_digest: str = ""
     groups: Mapping[str, Weights] = field(default_factory=dict)
     sha256: str = ""
     classes: tuple[str, ...] = ()
+    rule: str = ""
+    needs_local: tuple[str, ...] = ()
+    needs_scalars: tuple[str, ...] = ()
 
     def selects(self, site: str) -> bool:
         """Return whether this site trains for the next round."""

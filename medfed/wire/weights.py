@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from medfed.errors import StudyError
 from medfed.wire.untrusted_text import for_log
@@ -32,33 +33,105 @@ _STATISTICS = ("running_mean", "running_var")
 def weights_of(
     module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
 ) -> dict[str, Tensor]:
-    """Return CPU copies of a module's floating-point parameters and buffers, by name.
+    """Return CPU copies of a module's floating-point and complex parameters and buffers, by name.
 
+    A complex tensor is returned as a real one, with its real and imaginary parts as a last axis of two.
     Integer buffers (batch norm's counter) are omitted, and so is every name that matches `keep_local`:
     `norm` matches batch, instance, group and layer norms (FedBN: Li, ICLR 2021, arXiv:2102.07623), any
     other entry the tensors below a submodule of that name or path (`head`, `model.2`; FedPer: Arivazhagan
     2019, arXiv:1912.00818). With `trained_only` frozen parameters are omitted, too: they are equal at every
-    site (buffers are included).
+    site (buffers are included). What else is omitted, `unexchanged` names.
 
     Raises:
-        StudyError: if an entry matches nothing.
+        StudyError: if an entry matches nothing, a layer is lazy or without values, or a parameter that trains
+            can't be exchanged.
     """
     shared = shared_tensors(module, keep_local, trained_only=trained_only)
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in shared.items()}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in shared.items()}
 
 
 def shared_tensors(
-    module: nn.Module, keep_local: Iterable[str] = (), *, trained_only: bool = False
+    module: nn.Module,
+    keep_local: Iterable[str] = (),
+    *,
+    trained_only: bool = False,
+    shapes_only: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the tensors of `weights_of` as they are in the module, without copying them."""
-    local = local_names(module, keep_local)
+    """Return the tensors of `weights_of` as they are in the module, without copying them.
+
+    With `shapes_only` they may be without values, on the meta device.
+    """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    local, parameters = local_names(module, keep_local), dict(module.named_parameters(remove_duplicate=False))
     if trained_only:
-        local |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        local |= {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    state = {name: (tensor, reason) for name, tensor, reason in _state(module, shapes_only)}
+    for name, parameter in parameters.items():
+        reason = state[name][1] if name in state else "not in the module's state_dict"
+        if parameter.requires_grad and name not in local and reason is not None:
+            raise StudyError(
+                f"'{name}' of {type(module).__name__} trains and can't be exchanged: it is {reason}. Train "
+                "it as a float32 parameter, or keep the layer that holds it in the hospital by keep_local"
+            )
     return {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if tensor.is_floating_point() and name not in local
+        name: as_real(tensor.detach())
+        for name, (tensor, reason) in state.items()
+        if reason is None and name not in local
     }
+
+
+def unexchanged(module: nn.Module, keep_local: Iterable[str] = ()) -> dict[str, str]:
+    """Return what of a module's state can't be exchanged, by name, with what it is; integers are no surprise.
+
+    Each hospital has its own of these, besides what `keep_local` keeps.
+    """
+    module = getattr(module, "_orig_mod", module)
+    local = local_names(module, keep_local)
+    reasons = {name: reason for name, _, reason in _state(module) if reason and name not in local}
+    return {name: reason for name, reason in reasons.items() if reason != _INTEGER}
+
+
+# The dtypes that are exchanged, besides complex ones, whose parts have one of these.
+_EXCHANGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+_INTEGER = "of integers"
+
+
+def _state(module: nn.Module, shapes_only: bool = False) -> Iterator[tuple[str, Tensor, str | None]]:
+    """Yield a module's state by name, and for what can't be exchanged what it is."""
+    own: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    own |= dict(module.named_buffers(remove_duplicate=False))
+    for name, value in module.state_dict(keep_vars=True).items():
+        if is_lazy(value) or (isinstance(value, Tensor) and value.is_meta and not shapes_only):
+            raise StudyError(
+                f"'{name}' of {type(module).__name__} has no values yet (a lazy layer, or one on the meta "
+                "device); give layers their sizes, or run one batch through the network, before its weights "
+                "are taken and before fit"
+            )
+        yield name, value, _reason(value, own.get(name))
+
+
+def _reason(value: object, own: Tensor | None) -> str | None:
+    """Return why a value of a state can't be exchanged, None if it can; `own` is the module's own tensor."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}, no tensor"
+    if value is not own:
+        return "made by the module for each checkpoint (an extra state or a hook), no tensor of its own"
+    if value.layout != torch.strided or value.is_quantized:
+        return "sparse" if value.layout != torch.strided else "quantised"
+    if not value.is_floating_point() and not value.is_complex():
+        return _INTEGER
+    return None if as_real(value.detach()).dtype in _EXCHANGED else f"of {value.dtype}"
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Return a view of a complex tensor with its parts as a last axis of two; any other tensor as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def as_form_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a view of a tensor of `as_real` that is complex if `like` is."""
+    return torch.view_as_complex(tensor) if like.is_complex() and not tensor.is_complex() else tensor
 
 
 def local_names(module: nn.Module, keep_local: Iterable[str]) -> frozenset[str]:
@@ -98,15 +171,17 @@ def load(module: nn.Module, weights: Weights) -> None:
     Raises:
         StudyError: if the module has no tensor of a name, or one of another shape: nothing is broadcast.
     """
-    own = module.state_dict(keep_vars=True)
+    own = getattr(module, "_orig_mod", module).state_dict(keep_vars=True)
     for name, tensor in weights.items():
-        if name not in own or own[name].shape != tensor.shape:
-            found = f"has shape {tuple(own[name].shape)}" if name in own else "is missing"
+        target = as_real(own[name].data) if name in own else None
+        values = as_real(tensor)
+        if target is None or target.shape != values.shape:
+            found = "is missing" if target is None else f"has shape {tuple(target.shape)}"
             raise StudyError(
                 f"'{for_log(name)}' {found} in {type(module).__name__}, the weights to load have shape "
-                f"{tuple(tensor.shape)}; build the network that the weights were trained with"
+                f"{tuple(values.shape)}; build the network that the weights were trained with"
             )
-        own[name].data.copy_(tensor)
+        target.copy_(values)
 
 
 class Difference(Mapping[str, Tensor]):

@@ -64,7 +64,7 @@ class Federation:
             site: self.record(folder / "credentials" / site).open_site(STUDY, site, folder / site)
             for site in SITES
         }
-        self.current = GlobalModel(0, model(), study=STUDY)
+        self.current = GlobalModel(0, model(), study_digest=STUDY)
         self.hub.publish(self.current)
         for name, side in self.sites.items():
             side.fetch(name, 0)
@@ -74,7 +74,7 @@ class Federation:
 
     def go_on(self, weights: dict[str, torch.Tensor]) -> None:
         """Publish the model of a round and let every site fetch it."""
-        self.current = GlobalModel(self.current.round + 1, weights, study=STUDY)
+        self.current = GlobalModel(self.current.round + 1, weights, study_digest=STUDY)
         self.hub.publish(self.current)
         for name, side in self.sites.items():
             side.fetch(name, self.current.round)

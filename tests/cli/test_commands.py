@@ -29,7 +29,7 @@ def test_every_command_and_option_explains_itself(name):
     assert (command.help or "").strip()
     assert (command.short_help or "").endswith(".")
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.name not in ("folder", "normalise"):
+        if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} --{parameter.name}"
 
 
@@ -58,34 +58,6 @@ def test_a_wrong_use_is_answered_without_a_traceback(words, message, tmp_path, m
     assert result.exit_code == 1
     assert result.stderr.startswith("medfed: ")
     assert message in result.stderr
-
-
-def test_the_run_options_reach_the_command_as_one_record(monkeypatch):
-    from medfed.cli import commands
-
-    received = []
-    monkeypatch.setattr(commands, "_train_study", lambda *arguments: received.append(arguments))
-    words = [
-        "train",
-        "s.yaml",
-        "--out",
-        "x",
-        "--set",
-        "a=1",
-        "--set",
-        "b=2",
-        "--resume",
-        "--without",
-        "south",
-        "--former",
-        "y",
-        "--quiet",
-    ]
-    assert CliRunner().invoke(main, words).exit_code == 0
-    study, options, leave_one_out = received[0]
-    assert (str(study), str(options.out), options.overrides) == ("s.yaml", "x", ("a=1", "b=2"))
-    assert (options.resume, options.without, str(options.former), options.quiet) == (True, "south", "y", True)
-    assert leave_one_out is False
 
 
 def test_help_takes_little_processor_time():

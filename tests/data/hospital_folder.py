@@ -50,6 +50,14 @@ def folder_of(
     return folder
 
 
+def image_of(folder: Path, name: str = "b") -> Path:
+    return folder / f"{MARK}_{name}.nii.gz"
+
+
+def label_of(folder: Path, name: str = "b") -> Path:
+    return folder / f"{MARK}_{name}_label.nii.gz"
+
+
 def row(
     name: str, *, patient: str = "", image: str = "", label: str = "", target: str = "1", split: str = "train"
 ) -> str:

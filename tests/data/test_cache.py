@@ -18,6 +18,7 @@ import torch
 from medfed.data import cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
+from medfed.data.class_names import ClassNames
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.normalise.none import NoNormalisation
 from medfed.data.settings import Images
@@ -118,6 +119,16 @@ def test_settings_of_the_random_part_make_none(tmp_path: Path, changes: dict) ->
     site(tmp_path).dataset("train")[0]
     site(tmp_path, settings=msgspec.structs.replace(DISK, **changes)).dataset("train")[0]
     assert len(entries(tmp_path)) == 1
+
+
+def test_numbers_that_dataset_json_names_are_part_of_the_recipe(tmp_path: Path) -> None:
+    """`cache: disk` failed with a TypeError where dataset.json names the numbers in labels."""
+    names = ("background", "liver", "tumour")
+    first, same, other = (
+        cache.preparation_recipe(DISK, "segment", ClassNames(names, numbers=numbers))
+        for numbers in ({1: "liver", 2: "tumour"}, {2: "tumour", 1: "liver"}, {1: "tumour", 2: "liver"})
+    )
+    assert first == same != other
 
 
 def test_another_version_makes_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_the_page_for_a_changed_study_says_what_changed(place):
 
 def test_a_site_whose_approval_was_revoked_sends_nothing_more(place):
     weights = weights_of(module_of(place.study))
-    place.hub.publish(GlobalModel(0, weights, study=place.digest))
+    place.hub.publish(GlobalModel(0, weights, study_digest=place.digest))
     known = place.digest
 
     class Revoking(Progress):
@@ -110,7 +110,7 @@ def test_a_site_whose_approval_was_revoked_sends_nothing_more(place):
 
 def test_a_sites_files_are_its_owners_alone_whatever_the_umask(place):
     weights = weights_of(module_of(place.study))
-    place.hub.publish(GlobalModel(3, weights, final=True, study=place.digest))
+    place.hub.publish(GlobalModel(3, weights, final=True, study_digest=place.digest))
     before = os.umask(0)
     try:
         hospital.take_part(place.folder / "site.yaml", accept=place.digest)
@@ -198,7 +198,7 @@ def wait_for(look):
 
 def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_is_taken(place):
     weights = weights_of(module_of(place.study))
-    place.hub.publish(GlobalModel(3, weights, final=True, study=place.digest))
+    place.hub.publish(GlobalModel(3, weights, final=True, study_digest=place.digest))
     chunk = next((place.folder / "share" / "glob").rglob("c/*"))
     true = chunk.read_bytes()
     chunk.write_bytes(true[:-1] + bytes([true[-1] ^ 1]))

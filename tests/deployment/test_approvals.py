@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from click.testing import CliRunner
 
-from medfed.cli import main
 from medfed.deployment import approvals
 from medfed.errors import AuditError, StudyError
 from medfed.study.canonical import study_digest
@@ -100,15 +98,3 @@ def test_a_file_that_is_not_what_was_approved_is_not_compared(tmp_path, study, c
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text(path.read_text().replace("rounds: 3", "rounds: 4"))
     assert approvals.describe_changes(tmp_path, changed) == ""
-
-
-def test_the_command_lists_and_revokes(tmp_path, study):
-    site = tmp_path / "site.yaml"
-    site.write_text("name: north\ndata: images\nexchange: {kind: folder, url: share}\n")
-    run = CliRunner().invoke
-    assert "no study was approved here yet" in run(main, ["approvals", str(site)]).output
-    approvals.approve(tmp_path / "runs", study, "m.muster")
-    known = study_digest(study)
-    assert f"{known}  approved" in run(main, ["approvals", str(site)]).output
-    assert run(main, ["approvals", str(site), "--revoke", known[:12]]).output == f"revoked: study {known}\n"
-    assert f"{known}  revoked " in run(main, ["approvals", str(site)]).output

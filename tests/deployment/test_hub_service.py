@@ -18,7 +18,7 @@ from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.rounds import LABELS_NAMED, RoundReport, SiteResult, append_round
+from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, RoundReport, SiteResult, append_round
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import AuditLog, entries
@@ -125,3 +125,13 @@ def test_a_hub_says_once_whose_labels_hold_numbers_alone():
     assert line.startswith(
         "round 2: the labels of north name their structures, and those of south hold numbers"
     )
+
+
+def test_a_hub_says_once_whose_images_have_no_size_in_mm():
+    lines: list[str] = []
+    progress, told = SimpleNamespace(log=lines.append), {}
+    for round, site, number in ((1, "north", 1.0), (2, "south", 0.0), (3, "south", 0.0), (4, "west", 7.0)):
+        result = SiteResult(site, "merged", scalars={IMAGES_IN_MM: number})
+        coordinator._log_different_units(RoundReport(round, (result,), 0.0, 0), told, progress)
+    (line,) = lines
+    assert line.startswith("round 2: the images of south have no size in mm and those of north have one")

@@ -15,7 +15,6 @@ from medfed.errors import DataError
 from medfed.evaluation import row_transport
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.row_checks import plausible_patients
 from medfed.evaluation.row_transport import accept_rows, scalars_of, without_rows
 from medfed.evaluation.rows import Row
 
@@ -207,14 +206,6 @@ def test_a_row_is_of_the_site_that_the_connection_names_and_may_lack_its_interva
     scalars = {"row/val/untrained/auroc///value": 0.5, "row/val/untrained/auroc///n": 9}
     (row,) = rows_of(scalars, 7, "north")
     assert row == Row(round=7, site="north", split="val", model="untrained", metric="auroc", value=0.5, n=9)
-
-
-@pytest.mark.parametrize(
-    "bound, examples, most",
-    [(10**6, 120, 1200), (10**6, 7, 1000), (500, 120, 500), (10**6, None, 10**6), (10**6, 0, 10**6)],
-)
-def test_a_site_has_not_many_times_more_patients_than_training_cases(bound, examples, most):
-    assert plausible_patients(bound, examples) == most
 
 
 def test_scalars_of_a_round_are_separated_from_rows():

@@ -31,7 +31,10 @@ def write_run(folder, cases=(), reported=(), study=None, merged_round=4):
         rows.write(folder / "reported.jsonl", reported)
     (folder / "study.yaml").write_text(json.dumps(study or STUDY))
     (folder / "rounds.jsonl").write_text(
-        json.dumps({"round": merged_round, "site": "n", "status": "merged"}) + "\n"
+        json.dumps({"round": merged_round, "site": "n", "status": "merged"})
+        + "\n"
+        + json.dumps({"round": merged_round, "site": "south", "status": "merged", "examples": 40})
+        + "\n"
     )
     return folder
 
@@ -121,3 +124,32 @@ def test_a_temperature_is_a_row_with_its_validation_patients(tmp_path):
     assert not [
         row for row in summarise(write_run(tmp_path, cases, study=study)) if row.metric == "temperature"
     ]
+
+
+def test_a_reported_row_that_no_hospital_can_have_measured_is_named_and_left_out(tmp_path, caplog):
+    """The file of an earlier medfed, or an edited one: the hub's checks on arrival are made again."""
+    honest = Row(round=4, site="south", split="test", model="federated", metric="dice", value=0.2, n=9)
+    lies = [
+        msgspec.structs.replace(honest, metric="accuracy", value=7.5),
+        msgspec.structs.replace(honest, metric="auroc", n=1_000_000),
+        msgspec.structs.replace(honest, metric="headline"),
+        msgspec.structs.replace(honest, group="<script>\n"),
+    ]
+    results = summarise(write_run(tmp_path, reported=[honest, *lies]))
+    assert [(row.metric, row.value, row.n) for row in results if row.site == "south"] == [("dice", 0.2, 9)]
+    said = "\n".join(caplog.messages)
+    for part in (
+        "of south is left out: test/federated/accuracy/None/None: 7.5 is outside the metric's range",
+        "of 1000000 patients, this site may have 1 to 1000 in a split",
+        "no metric of this name is known",
+        "test/federated/dice/None/<script>\\n: its group is not of the form attribute=value",
+    ):
+        assert part in said
+    assert len(caplog.messages) == 4
+
+
+def test_a_study_without_a_bound_takes_any_number_of_patients(tmp_path):
+    many = Row(round=4, site="s", split="test", model="federated", metric="dice", value=0.2, n=2_000_000)
+    unbounded = {**STUDY, "sampling": {"max_examples": None}}
+    assert many in summarise(write_run(tmp_path, reported=[many], study=unbounded))
+    assert many not in summarise(write_run(tmp_path, reported=[many], study=STUDY))

@@ -45,7 +45,7 @@ def folder_exchange(tmp_path, monkeypatch) -> Folder:
 def hub_and_north(folder_exchange, tmp_path):
     """A hub, and a site that has the untrained model."""
     hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, filled(0.0), study=STUDY))
+    hub.publish(GlobalModel(0, filled(0.0), study_digest=STUDY))
     north = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
     north.fetch("north", 0)
     yield hub, north
@@ -102,7 +102,7 @@ def undisturbed(tmp_path_factory):
                 weights_of(party.initial(settings)),
                 rule=party.FedAvg(),
                 rounds=rounds,
-                study=party.STUDY,
+                study_digest=party.STUDY,
                 minimum=len(sites),
             )
             torch.set_num_threads(threads)

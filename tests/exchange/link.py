@@ -37,7 +37,7 @@ class Link:
         self.broker = enrolment.start()
         self.proxy = Proxy(enrolment.port)
         self.hub = Nats(**enrolment_record(enrolment, "hub")).open_hub(STUDY, folder / "hub")
-        self.hub.publish(GlobalModel(0, model(megabytes=megabytes), study=STUDY))
+        self.hub.publish(GlobalModel(0, model(megabytes=megabytes), study_digest=STUDY))
         self.north = self.site()
 
     def site(self, folder: str = "north"):

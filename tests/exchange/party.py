@@ -77,7 +77,7 @@ def plan(settings: dict) -> HubConfig:
         rule=FedAvg(),
         minimum=settings.get("minimum", len(settings["sites"])),
         deadline_s=settings.get("deadline_s"),
-        study=STUDY,
+        study_digest=STUDY,
     )
 
 

@@ -76,7 +76,7 @@ def test_within_one_process_other_words_are_refused_too():
 def test_the_hub_does_not_repeat_other_words(tmp_path):
     exchange = Folder(url=str(tmp_path / "share"), poll_s=0.05)
     hub = exchange.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, {"w": torch.zeros(2)}, study=STUDY))
+    hub.publish(GlobalModel(0, {"w": torch.zeros(2)}, study_digest=STUDY))
     site = exchange.open_site(STUDY, "east", tmp_path / "east")
     site._presence.send("dropped_out", "'east' trains on 12 examples")
     (received,) = hub.collect(1, ["east"], 20)

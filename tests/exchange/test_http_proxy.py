@@ -82,7 +82,7 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
     weights = {"a": torch.arange(600_000.0)}
     credentials = {name: str(enrolment.credentials(name)) for name in ("hub", "north")}
     hub = Nats(credentials=credentials["hub"], urls=[enrolment.url]).open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, weights, study=STUDY))
+    hub.publish(GlobalModel(0, weights, study_digest=STUDY))
     # The kit lists tls:// first; it is skipped, because a proxy carries only WebSocket.
     north = Nats(credentials=credentials["north"], proxy=proxy.url).open_site(
         STUDY, "north", tmp_path / "north"

@@ -52,7 +52,7 @@ def test_announced_chunks_do_not_count_where_the_manifest_names_others(hub_and_n
 
 def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(folder_exchange, tmp_path):
     hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, filled(0.0), study=STUDY))
+    hub.publish(GlobalModel(0, filled(0.0), study_digest=STUDY))
     seen = []
 
     def check_before_now() -> None:
@@ -61,7 +61,7 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(folder_exchange, 
         raise RunError("its checkpoint could not be written")
 
     with pytest.raises(RunError, match="its checkpoint could not be written"):
-        hub.publish(GlobalModel(1, filled(1.0), study=STUDY), check_before_now)
+        hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY), check_before_now)
     assert seen == [0]
     north = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
     assert north.fetch("north", 0).round == 0

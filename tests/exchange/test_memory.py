@@ -14,7 +14,7 @@ from medfed.wire.update import GlobalModel, Update
 
 
 def model(round: int) -> GlobalModel:
-    return GlobalModel(round, {"w": torch.full((2,), float(round))}, study="study")
+    return GlobalModel(round, {"w": torch.full((2,), float(round))}, study_digest="study")
 
 
 def update(site: str, round: int) -> Update:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import enrol
 from medfed.exchange._nats_store import NatsStore
@@ -37,7 +38,8 @@ def test_a_share_takes_bytes_and_objects_and_nothing_that_is_stored():
     assert shrunk(before, 8 << 20) == {**before, "max_bytes": 8_388_608, "max_msgs": 10_128}
     assert shrunk(before, 640 << 20) is None
     told = no_room(256 << 20, 8 << 20, 2)
-    assert "no room to reserve 256 MiB for each of 2 sites (together 512 MiB): each may store 8 MiB" in told
+    assert "no room to reserve 256 MiB for each of 2 sites and for the models (together 768 MiB)" in told
+    assert ": each may store 8 MiB, as much is kept for the models, and a larger update waits" in told
     assert "the hub waits for 4 MiB for each" in no_room(256 << 20, 2 << 20, 2)
 
 
@@ -79,3 +81,43 @@ def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enro
     assert set(hub.used_bytes()) == {"north"}
     assert "what 'south' stored at the broker is deleted: it is no longer enrolled" in caplog.text
     assert hub.get(f"up/{SPACE}/north/r00001/c/1") == bytes(1 << 20)
+
+
+def fill(store, site: str) -> int:
+    """Return how many MiB a site can store before the broker refuses more."""
+    for stored in range(40):
+        try:
+            store.put(f"up/{SPACE}/{site}/r00001/c/{stored}", bytes(1 << 20))
+        except Unreachable:
+            return stored
+    return 40
+
+
+def test_sites_that_fill_their_shares_leave_room_for_a_model(tmp_path, monkeypatch):
+    """Of 40 MB two sites and the models wanted 16 MiB each: all get 8, and two full sites stop no model."""
+    monkeypatch.setattr("medfed.exchange._nats_store.FIRST_SITE_BYTES", 4 << 20)
+    enrolment = Enrolment(tmp_path, sites=("north", "south"), disk="40MB")
+    enrolment.start()
+    try:
+        opened = {
+            party: NatsStore([enrolment.url], Identity(enrolment.credentials(party)), STUDY, timeout_s=5)
+            for party in ("hub", "north", "south")
+        }
+        with contextlib.ExitStack() as stack:
+            for store in opened.values():
+                stack.callback(store.close)
+            limited = False
+            while not limited:  # the broker has only just been started
+                with contextlib.suppress(Unreachable):
+                    opened["hub"].limit_sites(16 << 20)
+                    limited = True
+            for site in ("north", "south"):
+                assert 6 <= fill(opened[site], site) <= 8
+                with pytest.raises(Unreachable, match=f"stores no more for '{site}'"):
+                    opened[site].put(f"up/{SPACE}/{site}/r00001/c/more", bytes(1 << 20))
+            for number in range(7):
+                opened["hub"].put(f"glob/{SPACE}/r00001/c/{number}", bytes(1 << 20))
+            assert opened["north"].get(f"glob/{SPACE}/r00001/c/6") == bytes(1 << 20)
+            assert set(opened["hub"].used_bytes()) == {"north", "south"}
+    finally:
+        enrolment.end()

@@ -37,6 +37,13 @@ def test_a_text_is_logged_once(caplog):
     assert caplog.messages == ["site 'north': the disk is full", "site 'north': lost"]
 
 
+def test_ever_other_texts_are_logged_up_to_a_limit_and_nothing_is_new_beyond(caplog, monkeypatch):
+    monkeypatch.setattr("medfed.exchange._protocol.MAX_WARNINGS", 3)
+    warn = WarnOnce("hub")
+    assert [warn(f"heartbeat {number}") for number in range(5)] == [True, True, True, False, False]
+    assert len(caplog.messages) == 3
+
+
 def test_pauses_grow_by_0_7_of_themselves_from_a_tenth_of_a_second_to_five(pauses):
     backoff = Backoff(WarnOnce("hub"))
     for _ in range(10):

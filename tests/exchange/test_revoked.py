@@ -35,7 +35,7 @@ def place(tmp_path):
 
 
 def publish(hub, round: int) -> GlobalModel:
-    model = GlobalModel(round, {"w": torch.full((3,), float(round))}, study=STUDY)
+    model = GlobalModel(round, {"w": torch.full((3,), float(round))}, study_digest=STUDY)
     hub.publish(model)
     return model
 

@@ -224,7 +224,7 @@ STUDY = "ab" * 32
 def test_a_round_goes_on_without_a_site_in_whose_place_something_else_is(tmp_path, kind):
     exchange = Folder(url=str(tmp_path / "share"), poll_s=0.05)
     hub = exchange.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, {"w": torch.zeros(2)}, study=STUDY))
+    hub.publish(GlobalModel(0, {"w": torch.zeros(2)}, study_digest=STUDY))
     for name in ("r00001/m", "heartbeat/m", "announced/m", "dropped_out/m"):
         place = tmp_path / "share/up" / STUDY[:16] / "evil" / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def test_a_round_goes_on_without_a_site_in_whose_place_something_else_is(tmp_pat
 def test_a_site_puts_its_own_update_where_a_pipe_was(tmp_path):
     exchange = Folder(url=str(tmp_path / "share"), poll_s=0.05)
     hub = exchange.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, {"w": torch.zeros(2)}, study=STUDY))
+    hub.publish(GlobalModel(0, {"w": torch.zeros(2)}, study_digest=STUDY))
     place = tmp_path / "share/up" / STUDY[:16] / "south/r00001/m"
     place.parent.mkdir(parents=True)
     os.mkfifo(place)

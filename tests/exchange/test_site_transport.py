@@ -80,7 +80,7 @@ class Meeting:
         record = Folder(url=str(folder / "share"), poll_s=0.001)
         self.model = {"weight": torch.zeros(width)}
         self.hub = record.open_hub(STUDY, folder / "hub")
-        self.hub.publish(GlobalModel(0, self.model, study=STUDY))
+        self.hub.publish(GlobalModel(0, self.model, study_digest=STUDY))
         self.north = record.open_site(STUDY, "north", folder / "north")
         self.north.fetch("north", 0)
 
@@ -128,7 +128,7 @@ def test_an_update_that_came_too_late_is_out_of_the_way_of_the_next(meeting, mon
             yield chunk
 
     monkeypatch.setattr(_site_transport, "split_chunks", slow)
-    meeting.hub.publish(GlobalModel(1, meeting.model, study=STUDY))
+    meeting.hub.publish(GlobalModel(1, meeting.model, study_digest=STUDY))
     late.start()
     assert paused.wait(PATIENCE_S)
     late.join(0.3)
@@ -167,7 +167,7 @@ def test_an_update_that_the_place_in_between_lost_is_sent_again(meeting, tmp_pat
     waiting = threading.Thread(target=lambda: meeting.north.fetch("north", 1), daemon=True)
     waiting.start()
     assert digest(meeting.came(1).delta.minuend) == digest(meeting.update(1).delta.minuend)
-    meeting.hub.publish(GlobalModel(1, meeting.model, study=STUDY))
+    meeting.hub.publish(GlobalModel(1, meeting.model, study_digest=STUDY))
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
 
@@ -178,7 +178,7 @@ def test_a_site_fetches_a_model_while_the_hub_publishes_it(hub_and_north, tmp_pa
     fetching = threading.Thread(target=lambda: arrived.append(north.fetch("north", 1)), daemon=True)
     fetching.start()
     publishing = threading.Thread(
-        target=lambda: hub.publish(GlobalModel(1, filled(2.5), study=STUDY)), daemon=True
+        target=lambda: hub.publish(GlobalModel(1, filled(2.5), study_digest=STUDY)), daemon=True
     )
     publishing.start()
     wait_until(lambda: received_chunks(tmp_path / "north/exchange/inbox", "r00001") >= 6)

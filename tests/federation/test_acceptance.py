@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from medfed.federation.acceptance import (
     check_needs,
     dominance,
     first_examples,
+    group_errors,
     keep_examples,
     without_examples,
 )
@@ -279,3 +282,61 @@ def test_a_site_that_leaves_out_what_the_rule_needs_stops_no_merge():
     evil, north = reports[0].results
     assert (evil.status, north.status) == ("refused", "merged")
     assert "has no finite scalar 'train/loss_before'" in evil.reason
+
+
+def controlled(site: str, *names: str) -> Update:
+    return update(site=site, groups={"control": {name: WEIGHTS[name] for name in names}})
+
+
+@pytest.mark.parametrize(
+    "sent, odd, why",
+    [
+        ({"evil": "w", "north": "wb", "south": "wb"}, "evil", "'b' of group 'control' is not sent; of this"),
+        (
+            {"evil": "wb", "north": "w", "south": "w"},
+            "evil",
+            "'b' of group 'control' is sent; of this round's",
+        ),
+        ({"evil": "", "north": "w", "south": "w"}, "evil", "other sites 2 send 1 tensors in it, this one 0"),
+        # Of as many, the longer list.
+        ({"evil": "w", "north": "wb"}, "evil", "other sites 1 send 2 tensors in it, this one 1"),
+        ({"evil": "w", "north": "w"}, None, ""),
+    ],
+    ids=str,
+)
+def test_a_site_that_sends_other_tensors_of_a_group_than_the_rest_is_named(sent, odd, why):
+    updates = [controlled(site, *names) for site, names in sent.items()]
+    reasons = group_errors(updates, Scaffold())
+    assert [u.site for u, reason in zip(updates, reasons, strict=True) if reason] == [odd][: odd is not None]
+    assert all(
+        reason is None or re.search(f"site '{odd}' for round 2: .*{why}", str(reason)) for reason in reasons
+    )
+    # The order of arrival decides nothing, and a rule that merges no group asks for none.
+    backwards = group_errors(updates[::-1], Scaffold())[::-1]
+    assert [str(one) for one in backwards] == [str(one) for one in reasons]
+    assert group_errors(updates, FedAvg()) == [None] * len(sent)
+
+
+def test_fewer_control_tensors_at_one_site_stop_no_merge(tmp_path):
+    reports: list = []
+
+    def site(name: str, value: float, *names: str):
+        return lying(name, value, (100,), groups={"control": {one: DELTA[one] for one in names}})
+
+    sites = {
+        "evil": site("evil", 9.0, "w"),
+        "north": site("north", 1.0, "w", "b"),
+        "south": site("south", 1.0, "w", "b"),
+    }
+    log = AuditLog(tmp_path / "audit.jsonl")
+    settings = HubConfig(1, tuple(sites), Scaffold(), minimum=2)
+    final = simulate(sites, WEIGHTS, settings, on_round=reports.append, audit=log)
+    assert torch.equal(final.weights["w"], torch.ones(2))
+    assert {one.site: one.status for one in reports[0].results} == {
+        "evil": "refused",
+        "north": "merged",
+        "south": "merged",
+    }
+    (refused,) = [line for line in entries(tmp_path / "audit.jsonl") if line["event"] == "refused"]
+    assert refused["site"] == "evil"
+    assert "'b' of group 'control' is not sent" in refused["reason"]

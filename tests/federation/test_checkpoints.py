@@ -16,14 +16,14 @@ STUDY = "ab" * 32
 
 
 def model(round: int, study: str = STUDY) -> GlobalModel:
-    return GlobalModel(round, {"net/weight": torch.full((2, 3), float(round)).T}, study=study)
+    return GlobalModel(round, {"net/weight": torch.full((2, 3), float(round)).T}, study_digest=study)
 
 
 def test_a_checkpoint_comes_back_with_weights_and_the_rules_state(tmp_path):
     state = {"moment": {"net/weight": torch.arange(3.0)}, "privacy:clip": {"clip": torch.tensor(0.5)}}
     save_checkpoint(tmp_path, model(4), state)
     current, loaded = load_latest_checkpoint(tmp_path, STUDY)
-    assert (current.round, current.study) == (4, STUDY)
+    assert (current.round, current.study_digest) == (4, STUDY)
     assert torch.equal(current.weights["net/weight"], torch.full((3, 2), 4.0))
     assert set(loaded) == {"moment", "privacy:clip"}
     assert torch.equal(loaded["moment"]["net/weight"], torch.arange(3.0))

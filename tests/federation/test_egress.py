@@ -15,8 +15,8 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment.policy import Policy, egress_under
 from medfed.errors import EgressError, StudyError, UpdateError
 from medfed.exchange import DropOut, MemoryExchange
-from medfed.federation.callback import CallbackOptions, FederatedCallback
-from medfed.federation.config import HubConfig
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import CallbackOptions, HubConfig
 from medfed.federation.egress import TRAINING, Egress, declared_scores, enforce
 from medfed.federation.round import SiteConnection, drop_out, send_update
 from medfed.federation.simulation import simulate
@@ -214,9 +214,9 @@ def test_a_metric_that_its_module_does_not_declare_stays_and_is_told(tmp_path, c
     assert b"MRN" not in left
     (told,) = [one.getMessage() for one in caplog.records if one.name == "medfed.federation.callback"]
     assert told == (
-        "site 'north': 3 logged metrics stay in this hospital, because neither the module nor the study "
-        "declares them: 1 under 'train', 1 under 'val', 1 under other names. List the names that may leave "
-        "in the module's `scores`"
+        "site 'north': 2 logged metrics stay in this hospital, because neither the module nor the study "
+        "declares them: 1 under 'val', 1 under other names. List the names that may leave in the module's "
+        "`scores`"
     )
     (entry,) = [one for one in entries(tmp_path / "audit.jsonl") if one["event"] == "kept"]
     assert (entry["site"], entry["reason"]) == ("north", told.removeprefix("site 'north': "))

@@ -13,7 +13,8 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fednoro import FedNoRo, noisy_sites
 from medfed.aggregation.qfedavg import QFedAvg
 from medfed.errors import StudyError
-from medfed.federation.callback import CallbackOptions, FederatedCallback
+from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import CallbackOptions
 from medfed.local_training._train_pass import TrainEvaluator
 from medfed.models.tasks._module import class_losses
 from medfed.testing._local_training import Net, Rows, net

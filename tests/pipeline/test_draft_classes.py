@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from medfed.errors import DataError
-from medfed.pipeline._draft_classes import class_names, structures
+from medfed.pipeline._draft_classes import class_names, draft_number_maps, structures
 
 
 def labels(**sites):
@@ -42,8 +43,23 @@ def test_a_structure_that_a_hospital_lacks_is_said():
 def test_numbers_that_nothing_names_become_structures():
     names, (lacking, warning) = structures(labels(north={0: "", 1: "", 3: ""}, south={1: "", 2: "", 3: ""}))
     assert names == ["background", "structure1", "structure2", "structure3"]
-    assert lacking.startswith("'structure2' (label 2) is in no case of north")
+    assert lacking.startswith("no case of north has structure2; what is present but not labelled")
     assert warning.startswith("nothing names the numbers in the labels")
+
+
+def test_of_numbers_with_gaps_those_that_there_are_become_structures():
+    """300 numbers of which four occur were 301 outputs of a network, and 297 lines of warnings."""
+    sites = labels(north={0: "", 2: "", 300: ""}, south={2: "", 41: "", 256: ""})
+    names, (north, south, _) = structures(sites)
+    assert names == ["background", "structure2", "structure41", "structure256", "structure300"]
+    assert north.startswith("no case of north has structure41, structure256;")
+    assert south.startswith("no case of south has structure300;")
+    maps = yaml.safe_load(draft_number_maps(sites, ["north", "south"]))["site_overrides"]
+    expected = {"classes": {number: f"structure{number}" for number in (2, 41, 256, 300)}}
+    assert maps == {"north": expected, "south": expected}
+    assert draft_number_maps(labels(north={1: "", 2: ""}), ["north"]) == ""
+    assert draft_number_maps(labels(north={1: "liver", 3: ""}), ["north"]) == ""
+    assert structures(labels(north={1: "liver", 3: ""}))[0][-1] == "structure3"
 
 
 def test_one_numbered_structure_is_taken_for_the_only_named_one_with_a_warning():
@@ -58,6 +74,7 @@ def test_one_numbered_structure_is_taken_for_the_only_named_one_with_a_warning()
         {"north": {1: "liver", 2: "tumour"}, "south": {1: ""}},
         {"north": {1: "liver"}, "south": {2: ""}},
         {"north": {1: "liver"}, "south": {1: "", 2: ""}},
+        {"north": {1: "liver"}, "south": {1: "liver", 2: ""}},
     ],
 )
 def test_names_in_one_hospital_and_numbers_in_another_are_refused(sites):

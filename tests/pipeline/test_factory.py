@@ -20,6 +20,7 @@ from medfed.pipeline.factory import (
     network_of,
     own_table_at,
     site_config_of,
+    size_check,
 )
 from medfed.study.canonical import study_digest
 from medfed.study.reading import parse_study
@@ -51,6 +52,21 @@ def test_a_site_trains_by_the_study() -> None:
     site = site_config_of(SPEC)
     assert (site.epochs, site.local_epochs, site.batch) == (8, 2, 3)
     assert (site.accumulate, site.clip, site.seed, site.parties) == (2, 1.5, 7, ("north", "south"))
+
+
+def test_whole_images_are_held_to_the_sizes_that_the_network_takes() -> None:
+    """A ResNet halves four times: a plane of 8 x 8 is one pixel before the last time."""
+    assert size_check(SPEC) is None
+    check = size_check(
+        parse_study(STUDY.replace("spacing_mm: fit, patch: [32, 32]", "spacing_mm: native, patch: null"))
+    )
+    assert check is not None
+    check((32, 40))
+    for _ in range(2):  # the second answer is remembered
+        with pytest.raises(
+            StudyError, match=r"network 'resnet': an image of 8 x 8 voxels is one voxel before"
+        ):
+            check((8, 8))
 
 
 def test_every_hospital_of_one_process_needs_a_folder() -> None:
@@ -89,11 +105,13 @@ def test_a_sites_own_table_goes_before_the_studys(tmp_path) -> None:
 
 
 def test_counts_of_left_out_cases_may_leave_and_nothing_undeclared(tmp_path) -> None:
-    data = SimpleNamespace(left_out={"image missing": 2}, index=SimpleNamespace(labels_by="numbers"))
-    assert data_scalars(data) == {"left_out/image missing": 2.0, "labels/named": 0.0}
+    data = SimpleNamespace(
+        left_out={"image missing": 2}, index=SimpleNamespace(labels_by="numbers"), unit="px"
+    )
+    assert data_scalars(data) == {"left_out/image missing": 2.0, "labels/named": 0.0, "images/in_mm": 0.0}
     egress = egress_of(SPEC, smallest_group=5, withheld=("val/",))
     assert (egress.smallest_group, egress.withheld, egress.groups) == (5, ("val/",), ())
-    assert {"left_out/image missing", "labels/named", *SPEC.task.scores} <= egress.scalars
+    assert {"left_out/image missing", "labels/named", "images/in_mm", *SPEC.task.scores} <= egress.scalars
     assert f"val/personal/{SPEC.task.main_score.removeprefix('val/')}" in egress.scalars
 
 

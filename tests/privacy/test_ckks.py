@@ -47,7 +47,7 @@ def run(privacy, rounds=ROUNDS, **more) -> GlobalModel:
         for name in SITES
     }
     return simulated(
-        sites, model(), rule=FedAvg(), rounds=rounds, privacy=privacy, minimum=3, study=STUDY, **more
+        sites, model(), rule=FedAvg(), rounds=rounds, privacy=privacy, minimum=3, study_digest=STUDY, **more
     )
 
 
@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_with_the_key_that_the_sites_kept(tmp_path):
 def test_a_site_that_lost_its_key_is_refused_with_the_reason():
     exchange = MemoryExchange(STUDY)
     group = {module.SUM: {module.EXAMPLES: torch.tensor(3)}}
-    exchange.publish(GlobalModel(1, model(), study=STUDY, groups=group))
+    exchange.publish(GlobalModel(1, model(), study_digest=STUDY, groups=group))
     with pytest.raises(
         PrivacyError, match=r"site 'north', round 1: the model's encrypted layers are closed to this site"
     ):
@@ -122,11 +122,11 @@ class Tampers(MemoryExchange):
 
 
 def tampered(change) -> str:
-    exchange, privacy, reports = Tampers(change), Ckks(layers=["a"]), []
+    exchange, privacy, reports = Tampers(change, parties=SITES), Ckks(layers=["a"], min_sites=2), []
     threads = [threading.Thread(target=answer, args=(exchange, privacy, name), daemon=True) for name in SITES]
     for thread in threads:
         thread.start()
-    plan = HubConfig(1, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
+    plan = HubConfig(1, SITES, FedAvg(), privacy, minimum=2, study_digest=STUDY)
     final = run_hub(plan, exchange, model(), on_round=reports.append)
     for thread in threads:
         thread.join(60)
@@ -137,7 +137,16 @@ def tampered(change) -> str:
 
 
 def piece(update: Update, data: torch.Tensor) -> Update:
-    return update if update.evaluation_only else replace(update, groups={"ckks": {"00000": data}})
+    if update.evaluation_only:
+        return update
+    return replace(update, groups={"ckks": {**update.groups["ckks"], "00000": data}})
+
+
+def tagged(update: Update, tag: torch.Tensor | None) -> Update:
+    if update.evaluation_only:
+        return update
+    kept = {name: tensor for name, tensor in update.groups["ckks"].items() if name != module.TAG}
+    return replace(update, groups={"ckks": kept if tag is None else {**kept, module.TAG: tag}})
 
 
 def in_the_clear(update: Update) -> Update:
@@ -179,6 +188,15 @@ CHANGES = {
         "does not hold a ciphertext|are not 3",
     ),
     "another scale": (lambda update: piece(update, packed(other_scale)), "does not hold a ciphertext"),
+    "no tag": (lambda update: tagged(update, None), "1 pieces of ciphertext and no tag, expected 1 and a"),
+    "a tag of floats": (
+        lambda update: tagged(update, torch.ones(50)),
+        "its tag has 50 numbers of torch.float",
+    ),
+    "a long tag": (
+        lambda update: tagged(update, torch.ones(200_000, dtype=torch.uint8)),
+        "its tag has 200000 numbers of torch.uint8, expected at most 141000 bytes",
+    ),
     "in the clear": (in_the_clear, "'a' is not in the global model"),
 }
 
@@ -244,7 +262,7 @@ def test_a_hub_cannot_give_a_site_a_key_of_its_own():
         return to_bytes(RelayedMessages({**sealed, "south": sealed["north"]}))
 
     exchange = Lies(STUDY)
-    exchange.publish(GlobalModel(0, model(), study=STUDY))
+    exchange.publish(GlobalModel(0, model(), study_digest=STUDY))
     for site, key in (("south", b"1" * 32), ("north", b"2" * 32)):
         SiteChannel(exchange, site, 1).send(1, ANNOUNCED, to_bytes(KeyAnnouncement(key)))
     sealed = {site: exchange._messages[(site, "hub", ANNOUNCED)][1] for site in ("north", "south")}

@@ -31,7 +31,7 @@ def run(held: dict[str, bytes], sites=SITES):
     """Let all sites ask for the key in one round; return what each got, who made it, and all bytes sent."""
     seen: list[bytes] = []
     exchange = MemoryExchange("study", on_bytes=seen.append)
-    exchange.publish(GlobalModel(0, {}, study="study"))
+    exchange.publish(GlobalModel(0, {}, study_digest="study"))
     made, keys = [], {}
 
     def ask(site: str) -> None:
@@ -107,7 +107,7 @@ def test_a_round_of_too_few_sites_says_what_to_do():
 
 def test_a_dealer_that_falls_silent_is_named():
     exchange = MemoryExchange("study")
-    exchange.publish(GlobalModel(0, {}, study="study"))
+    exchange.publish(GlobalModel(0, {}, study_digest="study"))
     announce(exchange, "east", "north")
     with pytest.raises(QuorumError, match="site 'east' was to give the study's key to north and did not"):
         relay_keys(HubChannel(exchange, ("east", "north"), 1), PATIENCE_S, 0.05, 2)
@@ -115,7 +115,7 @@ def test_a_dealer_that_falls_silent_is_named():
 
 def test_a_message_that_is_no_announcement_is_refused_and_the_others_go_on():
     exchange = MemoryExchange("study")
-    exchange.publish(GlobalModel(0, {}, study="study"))
+    exchange.publish(GlobalModel(0, {}, study_digest="study"))
     SiteChannel(exchange, "east", 1).send(1, ANNOUNCED, b"rubbish")
     announce(exchange, "north")
     sites, refused = relay_keys(HubChannel(exchange, ("east", "north"), 1), PATIENCE_S, PATIENCE_S, 1)

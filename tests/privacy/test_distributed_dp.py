@@ -66,7 +66,7 @@ def conducted(privacy, stops=(), rounds=1, **more):
         rounds=rounds,
         privacy=privacy,
         minimum=privacy.min_sites,
-        study=STUDY,
+        study_digest=STUDY,
         **more,
     )
 

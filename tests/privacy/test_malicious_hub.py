@@ -143,7 +143,7 @@ class Scripted:
     def __post_init__(self) -> None:
         self.hub = MaliciousHub(self.sites)
         weights = {name: torch.zeros_like(tensor) for name, tensor in update("alfa").delta.items()}
-        self.model = GlobalModel(0, weights, study=STUDY)
+        self.model = GlobalModel(0, weights, study_digest=STUDY)
         self.hub.publish(self.model)
         self.honest = tuple(site for site in self.sites if site not in self.colluding)
         self.threads = [

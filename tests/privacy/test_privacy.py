@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 
 from medfed.errors import PrivacyError, UpdateError
 from medfed.exchange import MemoryExchange
 from medfed.privacy import NoPrivacy
-from medfed.privacy._privacy import PlainSession, not_covered, public_only, split_state
+from medfed.privacy._privacy import FORMAT_SCALARS, PlainSession, not_covered, public_only, split_state
+from medfed.registry import kinds
+from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED
 from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import GlobalModel, Update
 
@@ -73,3 +76,12 @@ def test_without_privacy_everything_passes_unchanged():
     (protector,) = none.protectors(SiteChannel(MemoryExchange("study"), "north", 1))
     assert protector.protect(UPDATE, WEIGHTS) is UPDATE
     assert (none.init(WEIGHTS), none.round_cost(), none.planned(9), none.min_sites) == ({}, None, none, 1)
+
+
+def test_the_format_of_files_leaves_under_every_mechanism():
+    """Else nobody could see that a number in the labels means different structures at two hospitals."""
+    assert FORMAT_SCALARS == (LABELS_NAMED, IMAGES_IN_MM)
+    scalars = dict.fromkeys(FORMAT_SCALARS, 1.0)
+    for record in kinds("privacy").values():
+        mechanism = msgspec.convert(dict(record.example), record)
+        assert mechanism.filter_scalars(scalars) == scalars

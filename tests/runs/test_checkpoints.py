@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,16 @@ def test_a_checkpoint_cut_short_is_refused_with_its_name(tmp_path: Path, kept_by
     path.write_bytes(path.read_bytes()[:kept_bytes])
     with pytest.raises(RunError, match=r"^local-north\.ckpt: this checkpoint is missing or damaged; copy"):
         load_checkpoint(path)
+
+
+def test_a_model_that_the_disk_does_not_take_is_a_message(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))  # the operating system refuses the 65th byte
+    try:
+        with pytest.raises(
+            RunError, match=r"^federated\.ckpt: the model cannot be written .* are free in the run folder"
+        ):
+            save_checkpoint(tmp_path / "federated.ckpt", WEIGHTS, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from medfed.errors import RunError
-from medfed.runs.rounds import RoundLine, RoundReport, SiteResult, append_round, last_round, read_rounds
+from medfed.runs.rounds import (
+    RoundLine,
+    RoundReport,
+    SiteResult,
+    append_round,
+    first_examples,
+    last_round,
+    read_rounds,
+)
 
 NORTH = SiteResult("north", "merged", examples=5, bytes_up=7, seconds=1.23456, scalars={"train/loss": 0.5})
 SOUTH = SiteResult("south", "not sampled")
@@ -60,3 +68,14 @@ def test_the_last_round_is_the_last_that_changed_the_model() -> None:
     assert last_round(lines) == 1
     assert last_round([RoundLine(4, "west", "evaluated"), *lines]) == 4
     assert last_round([]) == 0
+
+
+def test_the_first_number_of_examples_of_each_site() -> None:
+    lines = [
+        RoundLine(1, "north", "absent"),
+        RoundLine(1, "south", "merged", examples=7),
+        RoundLine(2, "north", "merged", examples=30),
+        RoundLine(3, "south", "merged", examples=9),
+        RoundLine(3, "west", "merged", examples=0),
+    ]
+    assert first_examples(lines) == {"south": 7, "north": 30}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
+from medfed.study.canonical import public_yaml, study_digest
+from medfed.study.reading import parse_study, read_study
 
 
 def test_a_digest_is_of_the_study_and_not_of_where_data_lie(write, study_text):
@@ -9,3 +9,13 @@ def test_a_digest_is_of_the_study_and_not_of_where_data_lie(write, study_text):
     assert one == study_digest(read_study(write(study_text.replace("data/north", "/elsewhere"))))
     assert one != study_digest(read_study(write(), ["train.rounds=4"]))
     assert one != study_digest(read_study(write(study_text.replace("south:", "west:"))))
+
+
+def test_a_number_may_be_a_hospitals_word(write, study_text):
+    """`{1: liver}` and `{"1": liver}` are one study, also as the hub publishes it."""
+    number, text = (
+        read_study(write(f"{study_text}\nsite_overrides: {{north: {{classes: {{{key}: lesion}}}}}}\n"))
+        for key in ("1", "'1'")
+    )
+    assert study_digest(number) == study_digest(text)
+    assert study_digest(parse_study(public_yaml(number), "the hub's")) == study_digest(number)

@@ -29,6 +29,14 @@ def test_names_are_listed_once_and_urls_name_hospitals_hosts_only():
     assert Federation("test", ["hub.org"]).urls == ["tls://hub.org:4222", "wss://hub.org:443"]
 
 
+def test_an_ipv6_address_is_in_brackets_where_a_port_follows():
+    federation = Federation("test", ["2001:db8::7"], port=4300, websocket_port=8443, listen="::1")
+    assert federation.urls == ["tls://[2001:db8::7]:4300", "wss://[2001:db8::7]:8443"]
+    assert federation.own_url == "tls://[::1]:4300"
+    assert federation.listens == {"nats": "[::1]:4300", "websocket": "[::1]:8443"}
+    assert federation.names == ["2001:db8::7", "::1"]
+
+
 def test_a_hospital_takes_the_urls_of_its_kit_and_the_hub_those_of_the_federation(tmp_path):
     site, hub = tmp_path / "site", tmp_path / "hub"
     site.mkdir()

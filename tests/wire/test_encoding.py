@@ -74,7 +74,7 @@ def test_opening_an_update_reads_no_tensor(tmp_path, monkeypatch):
 def test_a_global_model_comes_back():
     sent = GlobalModel(3, model(), ("north", "west"), False, "study", {"control": {"b": torch.ones(())}})
     received = wire.decode_global(wire.encode_global(sent), "study")
-    assert (received.round, received.participants, received.final, received.study) == (
+    assert (received.round, received.participants, received.final, received.study_digest) == (
         3,
         ("north", "west"),
         False,
@@ -120,14 +120,14 @@ def test_the_bytes_are_those_that_safetensors_itself_writes():
     )
     for data in (
         wire.encode_update(update, "s"),
-        wire.encode_global(GlobalModel(3, many_dtypes(), ("n",), study="s")),
+        wire.encode_global(GlobalModel(3, many_dtypes(), ("n",), study_digest="s")),
     ):
         assert data == written_by_safetensors(data)
 
 
 def test_a_model_in_a_file_is_read_after_the_file_is_gone(tmp_path):
     path = tmp_path / "model"
-    path.write_bytes(wire.encode_global(GlobalModel(3, many_dtypes(), ("n",), study="s")))
+    path.write_bytes(wire.encode_global(GlobalModel(3, many_dtypes(), ("n",), study_digest="s")))
     received = wire.read_global(path, "s")
     path.unlink()
     assert (received.round, received.participants, received.final) == (3, ("n",), False)

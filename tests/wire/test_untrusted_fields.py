@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import typing
 
-import jinja2
 import msgspec
 import pytest
 import torch
@@ -13,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from medfed.deployment.templates import render_text
 from medfed.errors import MedfedError
 from medfed.evaluation.row_transport import accept_rows
 from medfed.exchange._manifest import (
@@ -31,6 +29,8 @@ from medfed.wire import encoding
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.messages import FORMAT, Message, open_message, seal_message
 from medfed.wire.signing import Unsigned
+from medfed.wire.templates import render
+from medfed.wire.untrusted_text import for_text_template
 from medfed.wire.update import Update, check_update
 
 STUDY = "ab" * 32
@@ -145,7 +145,7 @@ def test_names_in_an_update(tmp_path_factory, text):
 def test_a_class_hides_nothing_of_the_page_that_is_agreed_to(tmp_path_factory, text):
     template = tmp_path_factory.getbasetemp() / "page.txt.jinja"
     template.write_text("Classes {{ classes | join(', ') }}\nDigest {{ digest }}\n")
-    page = render_text(template, {}, classes=["healthy", text], digest="abc")
+    page = render(template, show=for_text_template, classes=["healthy", text], digest="abc")
     assert page.count("\n") <= 2
     assert page.replace("\n", "").isprintable()
     assert page.rstrip("\n").endswith("Digest abc")
@@ -153,11 +153,10 @@ def test_a_class_hides_nothing_of_the_page_that_is_agreed_to(tmp_path_factory, t
 
 @given(text=texts)
 @settings(max_examples=40, deadline=None)
-def test_a_page_shows_a_reason_as_text(text):
-    from medfed.wire.untrusted_text import for_template
-
-    environment = jinja2.Environment(autoescape=True, finalize=for_template)
-    page = environment.from_string("<p>{{ reason }}</p>").render(reason=text)
+def test_a_page_shows_a_reason_as_text(tmp_path_factory, text):
+    template = tmp_path_factory.getbasetemp() / "page.html.jinja"
+    template.write_text("<p>{{ reason }}</p>")
+    page = render(template, reason=text)
     inner = page.removeprefix("<p>").removesuffix("</p>")
     assert "<" not in inner
     assert inner.replace("\n", "").isprintable()

@@ -4,7 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from medfed.wire.weights import Difference, digest, load, local_names, norm, weights_of
+from medfed.aggregation.fedavg import FedAvg
+from medfed.errors import StudyError
+from medfed.wire.encoding import decode_global, decode_update, encode_global, encode_update
+from medfed.wire.update import GlobalModel, Update, check_update
+from medfed.wire.weights import (
+    Difference,
+    digest,
+    load,
+    local_names,
+    norm,
+    shared_tensors,
+    unexchanged,
+    weights_of,
+)
 
 
 def network() -> nn.Sequential:
@@ -63,3 +76,121 @@ def test_a_difference_has_the_length_of_its_numbers():
     plain = torch.cat([(one[name].double() - two[name].double()).reshape(-1) for name in one])
     assert norm(Difference(one, two)) == pytest.approx(float(torch.linalg.vector_norm(plain)), rel=1e-12)
     assert norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]]), "empty": torch.zeros(0)}) == 5
+
+
+class Holding(nn.Module):
+    """A linear layer with whatever else."""
+
+    def __init__(self, **state) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        for name, value in state.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, value)
+
+
+LINEAR = {"linear.weight", "linear.bias"}
+
+
+def merged(module: nn.Module, *locals_: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the mean of modules after each crossed the wire, loaded into the first."""
+    start = decode_global(encode_global(GlobalModel(0, weights_of(module)))).weights
+    updates = [
+        check_update(decode_update(encode_update(update), start), start)
+        for number, local in enumerate(locals_)
+        for update in [Update(f"site {number}", 1, Difference(weights_of(local), start), 10)]
+    ]
+    weights, _ = FedAvg().merge(updates, {}, start)
+    load(module, weights)
+    return dict(weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_tensors_are_merged_by_their_parts(dtype):
+    sites = [Holding(c=nn.Parameter(torch.tensor([value], dtype=dtype))) for value in (1 + 4j, 3 - 2j)]
+    module = Holding(c=nn.Parameter(torch.tensor([9j], dtype=dtype)))
+    weights = merged(module, *sites)
+    assert weights["c"].tolist() == [[2.0, 1.0]]
+    assert torch.equal(module.c.detach(), torch.tensor([2 + 1j], dtype=dtype))
+    load(module, {"c": torch.tensor([5 - 1j], dtype=dtype)})
+    assert complex(module.c) == 5 - 1j
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_an_empty_buffer_is_no_obstacle(shape):
+    module = Holding(e=torch.zeros(shape))
+    assert merged(module, Holding(e=torch.zeros(shape)))["e"].shape == shape
+
+
+class DictExtra(Holding):
+    def get_extra_state(self):
+        return {"calls": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class TensorExtra(DictExtra):
+    def get_extra_state(self):
+        return torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "module, name, reason",
+    [
+        (DictExtra(), "_extra_state", "a dict, no tensor"),
+        (TensorExtra(), "_extra_state", "made by the module for each checkpoint"),
+        (Holding(f=torch.zeros(2, dtype=torch.float8_e4m3fn)), "f", "of torch.float8_e4m3fn"),
+        (Holding(s=torch.eye(2).to_sparse()), "s", "sparse"),
+    ],
+)
+def test_what_cannot_be_exchanged_stays_and_is_named(module, name, reason):
+    assert set(weights_of(module)) == LINEAR
+    assert list(unexchanged(module)) == [name]
+    assert unexchanged(module)[name].startswith(reason)
+
+
+def test_integers_stay_without_being_named():
+    module = Holding(i=torch.zeros(2, dtype=torch.int64), b=torch.ones(1, dtype=torch.bool))
+    assert set(weights_of(module)) == LINEAR
+    assert unexchanged(module) == {}
+
+
+class Halved(Holding):
+    """Saves one parameter under another name, which `load` could not write back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_state_dict_post_hook(
+            lambda module, state, prefix, _: state.update({f"{prefix}w": state.pop(f"{prefix}linear.weight")})
+        )
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (Holding(f=nn.Parameter(torch.zeros(2).to(torch.float8_e5m2))), "'f' of Holding trains and can't be"),
+        (Halved(), "'linear.weight' of Halved trains and .* not in the module's state_dict"),
+        (nn.Sequential(nn.LazyLinear(2)), "'0.weight' of Sequential has no values yet"),
+        (nn.Linear(2, 2, device="meta"), "'weight' of Linear has no values yet"),
+    ],
+)
+def test_a_trained_parameter_that_cannot_be_exchanged_is_refused(module, message):
+    with pytest.raises(StudyError, match=message):
+        weights_of(module)
+
+
+def test_frozen_tied_parameters_are_omitted_under_each_name():
+    module = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    module["b"].weight = module["a"].weight.requires_grad_(False)
+    assert set(shared_tensors(module, trained_only=True)) == {"a.bias", "b.bias"}
+
+
+def test_a_compiled_module_has_the_names_of_its_own():
+    module = network()
+    compiled = torch.compile(module, backend="eager")
+    assert weights_of(compiled).keys() == weights_of(module).keys()
+    load(compiled, {"0.bias": torch.ones(3)})
+    assert module[0].bias.tolist() == [1, 1, 1]

@@ -13,8 +13,9 @@ import pydicom
 from medfed.data.cache_location import files_below
 from medfed.data.deidentify.attributes import Options, clean_dataset
 from medfed.data.deidentify.rules import MODALITIES, OFTEN_BURNED_IN
-from medfed.data.deidentify.secret import MIN_SECRET_BYTES, SiteSecret
+from medfed.data.deidentify.secret import SiteSecret
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
+from medfed.data.splits import check_secret
 from medfed.errors import DataError
 from medfed.files import replacing
 
@@ -67,11 +68,7 @@ def deidentify(
 
 
 def _check_arguments(source: Path, target: Path, site_secret: bytes) -> None:
-    if len(site_secret) < MIN_SECRET_BYTES:
-        raise DataError(
-            f"the secret has {len(site_secret)} bytes; at least {MIN_SECRET_BYTES} are needed, "
-            "`secrets.token_bytes(32)` makes one"
-        )
+    check_secret(site_secret)
     if not source.is_dir():
         raise DataError("the folder to read does not exist; name a folder with DICOM files")
     if target == source or source in target.parents:

@@ -8,7 +8,6 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
-MIN_SECRET_BYTES = 16
 # Dates move back by up to ten years and a fraction of a day, by the same amount for all dates of a patient.
 MAX_SHIFT_DAYS = 3650
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, ListedCase
+from medfed.data.layouts._survey import Survey
 from medfed.errors import DataError
 
 FILE_NAME = "dataset.json"
@@ -26,6 +28,45 @@ def read_dataset_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{FILE_NAME} cannot be read as a JSON object; restore the file, {_EXPECTED}")
     return content
+
+
+def required_dataset_json(survey: Survey) -> tuple[Path, Mapping[str, Any]]:
+    """Return the path and the content of a folder's dataset.json.
+
+    Raises:
+        DataError: if there is none, or it is no JSON object.
+    """
+    described = survey.named(FILE_NAME)
+    if described is None:
+        raise DataError(f"the site's data folder has no {FILE_NAME}; restore it, or name another layout")
+    return described.path, read_dataset_json(described.path)
+
+
+def described_listing(
+    title: str,
+    cases: Iterable[ListedCase],
+    content: Mapping[str, Any],
+    read: tuple[Path, ...],
+    left_out: Mapping[str, tuple[Path, ...]] | None = None,
+) -> CaseListing:
+    """Return the listing of cases with the names that dataset.json gives to labels and channels.
+
+    content: of dataset.json; empty without one, and nothing is named then.  read, left_out: of CaseListing.
+
+    Raises:
+        DataError: if it does not name its labels, or numbers its channels by no numbers.
+    """
+    names = label_names(content) if content else {}
+    return CaseListing(
+        title,
+        tuple(cases),
+        (NO_PATIENTS,),
+        class_names(names),
+        names,
+        channel_names(content),
+        read,
+        left_out or {},
+    )
 
 
 def label_names(content: Mapping[str, Any]) -> dict[int, str]:

@@ -11,15 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from medfed.data.case import Fault
-from medfed.data.layouts._dataset_json import (
-    FILE_NAME,
-    channel_names,
-    class_names,
-    label_names,
-    read_dataset_json,
-)
+from medfed.data.layouts._dataset_json import FILE_NAME, described_listing, required_dataset_json
 from medfed.data.layouts._files import images_in, stem
-from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
 from medfed.data.layouts._survey import Survey
 from medfed.data.refusals import MissingImageError, MissingLabelError
 from medfed.data.splits import UNASSIGNED
@@ -49,24 +43,12 @@ class AMOS(Layout, tag="amos", frozen=True):
         return "dataset.json, with labels in labelsTr and in labelsVa"
 
     def read(self, survey: Survey) -> CaseListing:
-        described = survey.named(FILE_NAME)
-        if described is None:
-            raise DataError("the site's data folder has no dataset.json; restore it, or name another layout")
-        content = read_dataset_json(described.path)
+        path, content = required_dataset_json(survey)
         files = {file.parts: file.path for file in survey.files}
         cases = [
             _case(entry, split, files) for name, split in LISTS.items() for entry in _entries(content, name)
         ]
-        names = label_names(content)
-        return CaseListing(
-            self.title,
-            tuple(cases),
-            (NO_PATIENTS,),
-            class_names(names),
-            names,
-            channel_names(content),
-            (described.path,),
-        )
+        return described_listing(self.title, cases, content, (path,))
 
 
 def _entries(content: Mapping[str, Any], name: str) -> list[tuple[str, str]]:

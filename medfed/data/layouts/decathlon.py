@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from medfed.data.layouts._dataset_json import (
-    FILE_NAME,
-    channel_names,
-    class_names,
-    label_names,
-    read_dataset_json,
-)
+from medfed.data.layouts._dataset_json import FILE_NAME, described_listing, required_dataset_json
 from medfed.data.layouts._files import images_in, paths, stem
-from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
 from medfed.data.layouts._numbered_channels import in_order, is_numbered, several_labels
 from medfed.data.layouts._survey import File, Survey
-from medfed.errors import DataError
 
 IMAGES, LABELS, UNLABELLED = "imagesTr", "labelsTr", "imagesTs"
 
@@ -43,22 +36,15 @@ class Decathlon(Layout, tag="decathlon", frozen=True):
         return f"dataset.json, and {same} labels in labelsTr with an image of the same name in imagesTr"
 
     def read(self, survey: Survey) -> CaseListing:
-        described = survey.named(FILE_NAME)
-        if described is None:
-            raise DataError("the site's data folder has no dataset.json; restore it, or name another layout")
-        content = read_dataset_json(described.path)
-        names = label_names(content)
+        path, content = required_dataset_json(survey)
         images, labels = by_stem(images_in(survey, IMAGES)), by_stem(images_in(survey, LABELS))
         cases = [_case(name, images.get(name, ()), files) for name, files in sorted(labels.items())]
         spare = tuple(path for name, files in images.items() if name not in labels for path in files)
-        return CaseListing(
+        return described_listing(
             self.title,
-            tuple(cases),
-            (NO_PATIENTS,),
-            class_names(names),
-            names,
-            channel_names(content),
-            (described.path,),
+            cases,
+            content,
+            (path,),
             {NO_LABEL: spare, NO_TEST_LABELS: paths(images_in(survey, UNLABELLED))},
         )
 

@@ -11,12 +11,11 @@ from typing import ClassVar
 from medfed.data.layouts._dataset_json import (
     FILE_NAME,
     channel_names,
-    class_names,
-    label_names,
+    described_listing,
     read_dataset_json,
 )
 from medfed.data.layouts._files import images_in, paths
-from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
+from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
 from medfed.data.layouts._numbered_channels import (
     by_channel,
     in_order,
@@ -50,7 +49,6 @@ class NnUNetRaw(Layout, tag="nnunet_raw", frozen=True):
     def read(self, survey: Survey) -> CaseListing:
         described = survey.named(FILE_NAME)
         content = read_dataset_json(described.path) if described is not None else {}
-        names = label_names(content) if content else {}
         images, labels = images_in(survey, IMAGES), by_stem(images_in(survey, LABELS))
         channels = by_channel(images)
         labelled = [one for name, one in channels.items() if name in labels]
@@ -67,13 +65,10 @@ class NnUNetRaw(Layout, tag="nnunet_raw", frozen=True):
             for files in one.values()
             for path in files
         )
-        return CaseListing(
+        return described_listing(
             self.title,
-            tuple(cases),
-            (NO_PATIENTS,),
-            class_names(names),
-            names,
-            channel_names(content),
+            cases,
+            content,
             (described.path,) if described is not None else (),
             {NO_LABEL: spare, NO_TEST_LABELS: paths(images_in(survey, UNLABELLED))},
         )

@@ -23,6 +23,7 @@ from medfed.data.class_names import Classes
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.settings import Images
 from medfed.data.volume import Volume
+from medfed.data.whole_images import Extent, extent_of
 from medfed.errors import ImageError, LabelError
 
 # All statistics except the extremes come from about this many voxels, evenly over the volume.
@@ -69,6 +70,7 @@ ISSUE_CODES: Mapping[type[ImageError], str] = {
     refusals.SeveralVolumesError: "several_volumes",
     refusals.ChannelGridError: "channel_grid",
     refusals.ChannelCountError: "channel_count",
+    refusals.UnsuitableSizeError: "unsuitable_size",
     refusals.LabelGridError: "label_grid",
     refusals.LabelClassesError: "label_classes",
     refusals.OtherPatientError: "label_corrupt",
@@ -126,6 +128,7 @@ class CaseFacts:
     classes: dict[int, int] = field(default_factory=dict)  # voxels of each class, 0 included
     cut_share: float = 0.0  # area of the label's last slice as a fraction of its largest
     thumbnail: str = ""  # PNG in base64
+    extent: Extent | None = None  # of the image as the study prepares it
 
 
 def examine(request: CaseRequest) -> CaseFacts:
@@ -142,7 +145,7 @@ def examine(request: CaseRequest) -> CaseFacts:
         # The message of another library's error may quote the file's content; its type cannot.
         detail = f"reading it ended in {type(error).__name__}; the file is damaged or of no known kind"
         facts.issues.append(("corrupt", detail))
-        _refuse(ImageError(f"case {request.case.token}: {detail}"), request, facts)
+        refuse(ImageError(f"case {request.case.token}: {detail}"), request.case, facts)
     return facts
 
 
@@ -158,8 +161,9 @@ def _read(request: CaseRequest, facts: CaseFacts) -> tuple[Volume | None, Volume
         if request.settings is not None:
             with naming(case):
                 check_preparable(image, request.settings)
+            facts.extent = extent_of(image, request.settings)
     except ImageError as error:
-        _refuse(error, request, facts)
+        refuse(error, request.case, facts)
     else:
         return image, label
     # Its facts help to find out what is wrong with it.
@@ -169,11 +173,12 @@ def _read(request: CaseRequest, facts: CaseFacts) -> tuple[Volume | None, Volume
         return None, None
 
 
-def _refuse(error: ImageError, request: CaseRequest, facts: CaseFacts) -> None:
+def refuse(error: ImageError, case: Case, facts: CaseFacts) -> None:
+    """Note that training leaves a case out, and why."""
     code = next((code for kind, code in ISSUE_CODES.items() if isinstance(error, kind)), "corrupt")
     message = str(error)
     if not facts.issues:
-        facts.issues.append((code, message.removeprefix(f"case {request.case.token}: ")))
+        facts.issues.append((code, message.removeprefix(f"case {case.token}: ")))
     facts.refusal = (refusals.reason_of(error), message)
 
 

@@ -37,7 +37,7 @@ def list_folder(
     folder: Path, key: bytes, fractions: Sequence[float], layout: Layout | None = None
 ) -> Listing:
     """Return what a folder holds; whatever the index would raise becomes a finding instead."""
-    if isinstance(layout, CasesCsv) or (layout is None and (folder / FILE_NAME).is_file()):
+    if (layout is None or isinstance(layout, CasesCsv)) and (folder / FILE_NAME).is_file():
         return _list_table(folder, key, fractions)
     try:
         index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)

@@ -17,6 +17,7 @@ from typing import Any
 
 from medfed.data.batch_needs import Needs
 from medfed.data.case import Case
+from medfed.data.case_reading import naming
 from medfed.data.case_table import with_table
 from medfed.data.channels import match_channels, unnamed_note
 from medfed.data.class_names import Classes, ClassNames, count_of
@@ -25,7 +26,7 @@ from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
 from medfed.data.layouts import Layout
 from medfed.data.left_out import describe_left_out, note_left_out
-from medfed.data.preflight.case import CaseFacts, CaseRequest
+from medfed.data.preflight.case import CaseFacts, CaseRequest, refuse
 from medfed.data.preflight.examination import examine_all
 from medfed.data.preflight.issues import ISSUE_TYPES, Finding, Problem, group_findings
 from medfed.data.preflight.listing import Listing, list_folder
@@ -37,7 +38,8 @@ from medfed.data.preflight.summary import summarise, verdict
 from medfed.data.refusals import reason_of
 from medfed.data.screening import RefusedCase, check_training, count_reasons, left_out_line
 from medfed.data.settings import Images, Unreadable
-from medfed.errors import DataError
+from medfed.data.whole_images import Extent, check_extents, check_whole_size
+from medfed.errors import DataError, ImageError
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -100,6 +102,7 @@ def check(
     requests = _requests(listing, key, requirements, opened.classes, thumbnails)
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
+    _refuse_sizes(listing, examined, requirements)
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
@@ -108,7 +111,8 @@ def check(
     refused = _refused(listing, examined, opened.index)
     bears = bears or (requirements.settings.unreadable if requirements is not None else Unreadable())
     told = [finding.detail for finding in findings if ISSUE_TYPES[finding.code].severity == "error"]
-    usable, training = _training_findings(opened, requirements, refused, bears)
+    extents = {listing.cases[number].token: facts.extent for number, facts in examined.items()}
+    usable, training = _training_findings(opened, requirements, refused, bears, extents)
     findings += [
         finding for finding in training if not any(detail and detail in finding.detail for detail in told)
     ]
@@ -206,6 +210,23 @@ def _requests(
     ]
 
 
+def _refuse_sizes(
+    listing: Listing, examined: Mapping[int, CaseFacts], requirements: StudyRequirements | None
+) -> None:
+    """Note which images the study's network cannot take whole, as training does."""
+    if requirements is None:
+        return
+    for number, facts in examined.items():
+        case = listing.cases[number]
+        if facts.extent is None or facts.refusal is not None:
+            continue
+        try:
+            with naming(case):
+                check_whole_size(facts.extent, requirements.settings, requirements.check_size)
+        except ImageError as error:
+            refuse(error, case, facts)
+
+
 def _refused(listing: Listing, examined: Mapping[int, CaseFacts], index: Index | None) -> list[RefusedCase]:
     """Return the cases that training refuses, each once: for its row in a table first, as training does."""
     rows = index.rows.refused if index is not None and index.rows is not None else {}
@@ -223,7 +244,11 @@ def _refused(listing: Listing, examined: Mapping[int, CaseFacts], index: Index |
 
 
 def _training_findings(
-    opened: _Opened, requirements: StudyRequirements | None, refused: Sequence[RefusedCase], bears: Unreadable
+    opened: _Opened,
+    requirements: StudyRequirements | None,
+    refused: Sequence[RefusedCase],
+    bears: Unreadable,
+    extents: Mapping[str, Extent | None],
 ) -> tuple[tuple[Case, ...], list[Finding]]:
     """Return the cases that training would use, and what it would refuse or leave out, in its own words."""
     if opened.index is None:
@@ -234,6 +259,9 @@ def _training_findings(
         labelled = _labelled(opened.index, requirements)
         count = count_of(opened.classes)
         used = check_training(opened.index, refused, bears, needs, count, labelled, trains)
+        if requirements is not None:
+            known = {token: extent for token, extent in extents.items() if extent is not None}
+            check_extents(used, known, requirements.settings, requirements.batch)
     except DataError as error:
         return (), [Finding("folder", "", str(error))]
     counts = count_reasons(refused)

@@ -114,6 +114,7 @@ def page(preflight: Preflight) -> str:
     """Return the HTML page of a preflight, which is self-contained: no script, no link."""
     import jinja2
 
+    # Not by `wire.templates`, which code that reads images cannot reach.
     template = (Path(__file__).parent / "preflight.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

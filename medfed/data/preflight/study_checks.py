@@ -19,6 +19,7 @@ from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
 from medfed.data.settings import Images
+from medfed.data.whole_images import CheckSize
 from medfed.errors import DataError
 
 # Resampling by more than this factor invents or discards most of the detail.
@@ -40,6 +41,9 @@ class StudyRequirements:
     trains: bool = True
     # The site's own table beside the images, and its headings.
     own_table: OwnTable | None = None
+    # How many training items a step has, and what raises for an image size that the network cannot take.
+    batch: int = 1
+    check_size: CheckSize | None = None
 
 
 def study_findings(

@@ -23,11 +23,12 @@ from pathlib import Path
 from cryptography import x509
 
 from medfed.deployment.enrolment.participants import participant, participants
-from medfed.deployment.templates import render_text
 from medfed.errors import ExchangeError
 from medfed.files import write_whole
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import BROKER, HUB, SITE
+from medfed.wire.templates import render
+from medfed.wire.untrusted_text import for_text_template
 
 log = logging.getLogger("medfed.deployment.enrolment.broker")
 
@@ -48,9 +49,10 @@ def configuration(folder: Path) -> str:
         if not holder.revoked and holder.role == SITE:
             users.setdefault(holder.site, []).append(holder.user)
     hub = x509.load_pem_x509_certificate((folder / HUB / "identity.pem").read_bytes())
-    return render_text(
+    return render(
         Path(__file__).with_name("nats.conf.jinja"),
-        {"q": _quoted},
+        show=for_text_template,
+        filters={"q": _quoted},
         federation=read_federation(folder),
         broker=(folder / BROKER).resolve(),
         hub_user=participant(hub, revoked=False).user,

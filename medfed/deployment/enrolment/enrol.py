@@ -84,6 +84,7 @@ def init(
         )
     if not hosts:
         raise ExchangeError("enrol init: give at least one host under which hospitals reach the broker")
+    hosts = [host.removeprefix("[").removesuffix("]") for host in hosts]
     private_folder(folder)
     key = Ed25519PrivateKey.generate()
     subject = _subject(f"medfed authority of {name}", name)

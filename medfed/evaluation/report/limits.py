@@ -19,8 +19,9 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
     sentences += _missing(run) + _left_out(run)
-    if different := run.different_labels:
-        sentences.append(f"{different[0].upper()}{different[1:]}.")
+    for different in (run.different_labels, run.different_units):
+        if different:
+            sentences.append(f"{different[0].upper()}{different[1:]}.")
     sentences += [
         f"{site_name(site)}: {warning}."
         for site, warnings in sorted(run.facts.warnings.items())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from medfed.data.label_naming import different_labels
 from medfed.data.refusals import REASONS
+from medfed.data.whole_images import different_units
 from medfed.errors import RunError
 from medfed.evaluation import histograms
 from medfed.evaluation.histograms import ScoreHistogram
@@ -15,7 +16,16 @@ from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.provenance import Merges, merges_in_rounds, merges_of, never_merged
-from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT, RoundLine, labels_by, last_round, read_rounds
+from medfed.runs.rounds import (
+    IMAGES_IN_MM,
+    LABELS_NAMED,
+    LEFT_OUT,
+    RoundLine,
+    labels_by,
+    last_round,
+    read_rounds,
+    unit_by,
+)
 
 
 class Run(NamedTuple):
@@ -78,6 +88,17 @@ class Run(NamedTuple):
             if LABELS_NAMED in line.scalars
         }
         return different_labels(said)
+
+    @property
+    def different_units(self) -> str:
+        """Why the images of sites may differ in scale, as some have no size in mm, or ''."""
+        return different_units(
+            {
+                line.site: unit_by(line.scalars[IMAGES_IN_MM])
+                for line in self.rounds
+                if IMAGES_IN_MM in line.scalars
+            }
+        )
 
     @property
     def models(self) -> list[str]:

@@ -24,8 +24,8 @@ from medfed.files import write_whole
 from medfed.pipeline.export._bundle_inference import inference
 from medfed.pipeline.export._exported_model import ExportedModel
 from medfed.pipeline.export.torchscript import trace
-from medfed.pipeline.templates import render
 from medfed.registry import kind_of
+from medfed.wire.templates import render
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -122,7 +122,7 @@ def _title(exported: ExportedModel) -> str:
 def readme(exported: ExportedModel, difference: float) -> str:
     """Return the bundle's page for people."""
     return render(
-        "bundle_readme.md.jinja",
+        Path(__file__).with_name("bundle_readme.md.jinja"),
         study=exported.study.name,
         model=exported.model,
         title=_title(exported),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 from torch import Tensor
 
-from medfed.pipeline.templates import render
 from medfed.privacy.attacks.membership import MIN_CASES, advantage
+from medfed.wire.templates import render
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class Findings:
 def describe(findings: Findings) -> str:
     """Return the findings as a page of plain text."""
     is_image = findings.needs not in ("table", "survival")
-    return render("leakage_findings.txt.jinja", findings=findings, is_image=is_image).removesuffix("\n")
+    return render(
+        Path(__file__).with_name("findings.txt.jinja"), findings=findings, is_image=is_image
+    ).removesuffix("\n")
 
 
 def to_json(findings: Findings) -> bytes:

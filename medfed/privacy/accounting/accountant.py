@@ -44,6 +44,15 @@ MAX_GUESSES = 60
 PRV_ERROR = 0.01
 PRV_DELTA_SHARE = 1e-3
 
+# The most points on which the PRV accountant convolves, 128 MiB per distribution: an epsilon of 30 after
+# 10,000 steps has 2 million. Noise of a thousandth of the sensitivity asks for a billion: an hour, and all
+# memory.
+MAX_PRV_POINTS = 1 << 24
+
+# The largest epsilon that the PRV accountant finds: it computes e^epsilon, which overflows at 709 and then
+# gives 709 for any larger one (Opacus 1.5; noise 0.028 of the sensitivity has 789).
+MAX_PRV_EPSILON = 700.0
+
 
 @dataclass(frozen=True)
 class MechanismSteps:
@@ -124,8 +133,8 @@ def _prv(charges: tuple[MechanismSteps, ...], delta: float) -> float:
                 num_self_compositions=[charge.steps for charge in charges],
             )
             bound = float(whole.compute_epsilon(delta, delta * PRV_DELTA_SHARE, PRV_ERROR)[2])
-        if not math.isfinite(bound):
-            raise ValueError(bound)
+        if not bound <= MAX_PRV_EPSILON:
+            raise ValueError(f"{bound:.4g} is beyond {MAX_PRV_EPSILON:g}, where it is not correct")
         return bound
     except (ArithmeticError, RuntimeError, ValueError, MemoryError, LookupError) as error:
         described = ", ".join(
@@ -164,6 +173,11 @@ def _domain(charges: Sequence[MechanismSteps], delta: float) -> Any:
     bounds += [bound([replace(one, steps=1)], error / (8 * steps)) for one in charges]
     length = max(*bounds, PRV_ERROR) + 3
     mesh = PRV_ERROR / math.sqrt(steps * math.log(12 / error) / 2)
+    if not 2 * length / mesh <= MAX_PRV_POINTS:
+        raise ValueError(
+            f"an epsilon of about {length:.3g} would take {2 * length / mesh:.1e} points, at most "
+            f"{MAX_PRV_POINTS} are computed"
+        )
     return prv.Domain.create_aligned(-length, length, mesh)
 
 

@@ -125,10 +125,10 @@ class Ledger:
 
     # -- queries
 
-    def accounts(self, study: str = "") -> list[BudgetAccount]:
+    def accounts(self, study_digest: str = "") -> list[BudgetAccount]:
         """Return the accounts of one study or of all studies, in the order in which they were opened."""
         accounts = _accounts(self._file.lines()).values()
-        return [account for account in accounts if not study or account.study == study]
+        return [account for account in accounts if not study_digest or account.study == study_digest]
 
     def spent(self, data: DataSet) -> float:
         """Return the largest epsilon that any patient of this data set has spent over all studies."""
@@ -141,7 +141,7 @@ class Ledger:
 
     # -- entries
 
-    def reserve(self, study: str, data: DataSet, plan: MechanismSteps, account: str = "") -> str:
+    def reserve(self, study_digest: str, data: DataSet, plan: MechanismSteps, account: str = "") -> str:
         """Reserve what a run of a study plans to spend, and return the name of its account.
 
         With `account` the plan replaces what that run had reserved; what it has spent remains.
@@ -150,7 +150,7 @@ class Ledger:
             PrivacyError: if a patient's total would exceed the site's ceiling; nothing is written then.
         """
         with self._file.locked():
-            self._check(study, data, plan, account)
+            self._check(study_digest, data, plan, account)
             lines = self._file.lines()
             if not lines:
                 self._file.append({"event": "began", "orders": list(ORDERS)})
@@ -158,7 +158,13 @@ class Ledger:
                 self._file.append({"event": "data", "data": data.digest, "patients": sorted(data.patients)})
             name = account or secrets.token_hex(8)
             self._file.append(
-                {"event": "reserved", "account": name, "study": study, "data": data.digest, **asdict(plan)}
+                {
+                    "event": "reserved",
+                    "account": name,
+                    "study": study_digest,
+                    "data": data.digest,
+                    **asdict(plan),
+                }
             )
         return name
 
@@ -183,17 +189,17 @@ class Ledger:
 
     # -- internals
 
-    def _check(self, study: str, data: DataSet, plan: MechanismSteps, account: str) -> None:
+    def _check(self, study_digest: str, data: DataSet, plan: MechanismSteps, account: str) -> None:
         if self._ceiling is None:
             return
         before = self._largest_epsilon(data, reserved=True, but=account)
         after = self._largest_epsilon(data, reserved=True, but=account, plan=plan)
         if after > self._ceiling:
             raise PrivacyError(
-                f"study {study[:12]}: its {plan.steps} steps would bring a patient of this hospital from "
-                f"epsilon {before:.3f} to {after:.3f} at delta {self._delta:g}, the hospital's ceiling is "
-                f"{self._ceiling:g} over all studies; nothing was trained. Fewer rounds, a smaller epsilon "
-                "or other patients would do"
+                f"study {study_digest[:12]}: its {plan.steps} steps would bring a patient of this hospital "
+                f"from epsilon {before:.3f} to {after:.3f} at delta {self._delta:g}, the hospital's ceiling "
+                f"is {self._ceiling:g} over all studies; nothing was trained. Fewer rounds, a smaller "
+                "epsilon or other patients would do"
             )
 
     def _largest_epsilon(
@@ -275,20 +281,20 @@ class BudgetTracker:
     def __init__(
         self,
         ledger: Ledger,
-        study: str,
+        study_digest: str,
         data: DataSet,
         *,
         delta: float,
         accountant: Accountant = "prv",
         resumed: bool = False,
     ) -> None:
-        self._ledger, self._study, self._data = ledger, study, data
+        self._ledger, self._study, self._data = ledger, study_digest, data
         self.delta, self.accountant = delta, accountant
         self._account = ""
         self._settled: tuple[MechanismSteps, ...] = ()
         self._pending: tuple[MechanismSteps, ...] = ()
         # Close accounts of earlier runs of this study; they can spend nothing more.
-        for account in ledger.accounts(study):
+        for account in ledger.accounts(study_digest):
             if account.closed or account.data != data.digest:
                 continue
             if resumed:

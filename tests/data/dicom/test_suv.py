@@ -35,9 +35,11 @@ def pet(folder: Path, pet: str = "suv", **changes: object) -> Volume:
                 setattr(target, name, value(k))
             elif value is None:
                 delattr(target, name)
-            else:
+            elif name == "Philips":
+                ds.private_block(0x7053, "Philips PET Private Group", create=True).add_new(0, "DS", value)
+            elif name != "items":
                 setattr(target, name, value)
-        ds.RadiopharmaceuticalInformationSequence = Items([isotope])
+        ds.RadiopharmaceuticalInformationSequence = Items([isotope] * int(str(changes.get("items", 1))))
 
     write_series(folder, SERIES, edit)
     (volume,) = read(folder, pet=pet)
@@ -74,6 +76,27 @@ def test_without_the_key_the_values_are_those_stored(tmp_path: Path) -> None:
             {"RadiopharmaceuticalStartDateTime": "20200101233000", "SeriesTime": "003000"},
             70_000 / (370e6 * 0.5 ** (3600 / HALF_LIFE_S)),
         ),
+        # Philips' own factor from counts, which holds weight, dose and decay.
+        ({"Units": "CNTS", "PatientWeight": None, "Philips": "0.000512"}, 0.000512),
+        # Rubidium-82, 82 kg, 1.11 GBq, imaged from 90 s after the injection: 90 / 75 half-lives.
+        (
+            {
+                "RadionuclideTotalDose": "1110000000",
+                "RadionuclideHalfLife": "75",
+                "RadiopharmaceuticalStartTime": "115830",
+                "PatientWeight": "82",
+            },
+            82_000 / (1.11e9 * 0.4352752816),
+        ),
+        # A time zone that is the series' own, or of which the time without a date says that it is.
+        (
+            {"RadiopharmaceuticalStartDateTime": "20200102110000+0100", "TimezoneOffsetFromUTC": "+0100"},
+            70_000 / (370e6 * 0.5 ** (3600 / HALF_LIFE_S)),
+        ),
+        (
+            {"RadiopharmaceuticalStartDateTime": "20200102110000.00+0100"},
+            70_000 / (370e6 * 0.5 ** (3600 / HALF_LIFE_S)),
+        ),
     ],
 )
 def test_other_units_and_corrections(tmp_path: Path, changes: dict[str, object], factor: float) -> None:
@@ -95,6 +118,15 @@ def test_other_units_and_corrections(tmp_path: Path, changes: dict[str, object],
         ({"CorrectedImage": ["DECY"]}, "corrected for attenuation and decay"),
         ({"Units": "CNTS"}, "not BQML, GML"),
         ({"Units": "GML", "SUVType": "LBM"}, "not BQML, GML"),
+        ({"Units": "CNTS", "Philips": "0"}, "without .*7053,1000"),
+        ({"RadiopharmaceuticalStartDateTime": "20200101110000"}, "14 half-lives apart, at most 10"),
+        ({"RadiopharmaceuticalStartDateTime": "20190102110000"}, r"half-lives apart"),
+        ({"RadiopharmaceuticalStartDateTime": "20200102100000+0000"}, "the series names none"),
+        (
+            {"RadiopharmaceuticalStartDateTime": "20200102110000+0000", "TimezoneOffsetFromUTC": "+0100"},
+            "in another time zone than the series",
+        ),
+        ({"items": 2}, "several items in RadiopharmaceuticalInformationSequence"),
     ],
 )
 def test_what_lacks_an_element_is_refused(tmp_path: Path, changes: dict[str, object], match: str) -> None:

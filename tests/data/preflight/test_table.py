@@ -204,31 +204,6 @@ def test_a_value_that_stands_for_missing_is_asked_about(tmp_path: Path) -> None:
     assert not [p for p in preflight.problems if "stands for" in str(p)]
 
 
-def test_a_table_where_the_study_wants_images_and_the_other_way_round(tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-    table, images = root / "sample_data/tabular/north.csv", root / "sample_data/north"
-    run = CliRunner()
-    first = run.invoke(main, ["check", str(table), "--study", str(root / "configs/quickstart.yaml")])
-    assert (first.exit_code, "the site's data folder is not a folder" in first.output) == (2, True)
-    other = run.invoke(main, ["check", str(images), "--study", str(root / "configs/tabular.yaml")])
-    assert other.exit_code == 2
-    assert "no column 'chest_pain'" in other.output
-    assert "Ready" not in first.output + other.output
-
-
-def test_check_reads_the_site_files_headings(tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-    table, study, site = tmp_path / "t.csv", root / "configs/tabular.yaml", tmp_path / "site.yaml"
-    table.write_text((root / "sample_data/tabular/north.csv").read_text().replace(",age,", ",Alter,", 1))
-    site.write_text(
-        "name: north\ndata: t.csv\nexchange: {kind: folder, url: shared}\ncolumns: {age: Alter}\n"
-    )
-    run = CliRunner()
-    assert run.invoke(main, ["check", str(table), "--study", str(study)]).exit_code == 2
-    told = run.invoke(main, ["check", str(table), "--study", str(study), "--site", str(site)])
-    assert told.exit_code == 0, told.output
-
-
 def test_a_folder_with_a_table_alone_is_a_table(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t40\nsub-02\tn/a\n")
     told = CliRunner().invoke(main, ["check", str(tmp_path)])

@@ -9,11 +9,13 @@ import threading
 import time
 
 import pytest
+from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import broker, enrol
 from medfed.deployment.enrolment.broker import Broker
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
+from medfed.wire.credentials import broker_urls
 from medfed.wire.signing import Identity
 
 PATIENCE_S = 60
@@ -87,6 +89,27 @@ def test_a_hub_reaches_its_broker_on_its_own_machine(enrolment):
     )
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "127.0.0.1" in [str(one) for one in names.get_values_for_type(x509.IPAddress)]
+
+
+@pytest.mark.parametrize("scheme", ["tls", "wss"])
+def test_a_federation_runs_over_ipv6(tmp_path, scheme):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    enrolment = Enrolment(tmp_path, sites=("north",), host="::1")
+    enrolment.start()
+    stores = [
+        NatsStore([url for url in broker_urls(folder) if url.startswith(scheme)], Identity(folder), "56" * 32)
+        for folder in (enrolment.credentials("hub"), enrolment.credentials("north"))
+    ]
+    try:
+        eventually(lambda: stores[0].put("glob/newest/study/m", b"here"))
+        assert eventually(lambda: stores[1].get("glob/newest/study/m")) == b"here"
+    finally:
+        for store in stores:
+            store.close()
+        enrolment.end()
 
 
 @pytest.mark.parametrize("who", ["north", "west"], ids=["again after a revocation", "for the first time"])

@@ -33,7 +33,7 @@ def place(tmp_path_factory):
     enrolment.start()
     weights = {"a": torch.ones(40)}
     hub = Nats(**record(enrolment, "hub")).open_hub(STUDY, folder / "hub")
-    hub.publish(GlobalModel(0, weights, study=STUDY))
+    hub.publish(GlobalModel(0, weights, study_digest=STUDY))
     south = Nats(**record(enrolment, "south")).open_site(STUDY, "south", folder / "south")
     south.fetch("south", 0)
     south.send(Update("south", 1, Difference({"a": weights["a"] + 1}, weights), 3))
@@ -212,7 +212,7 @@ def test_a_site_receives_nothing_of_another_site(place):
         for wanted in ("glob.*.*.m", "up.>", ">"):
             await client.subscribe(wanted, cb=note)
         await client.flush(5)
-        place[1].publish(GlobalModel(0, {"a": torch.ones(40)}, study=STUDY))
+        place[1].publish(GlobalModel(0, {"a": torch.ones(40)}, study_digest=STUDY))
         # South sends a heartbeat every two seconds.
         await asyncio.sleep(2.5)
         await client.close()

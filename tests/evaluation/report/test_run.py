@@ -10,7 +10,7 @@ from medfed.evaluation import rows
 from medfed.evaluation.report.limits import limits
 from medfed.evaluation.report.run import read_run
 from medfed.runs.facts import RunFacts
-from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT, RoundLine
+from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, RoundLine
 
 from .result_rows import result, run_of
 
@@ -66,3 +66,13 @@ def test_labels_with_names_and_numbers_alone_are_said_in_the_limits():
     said = "The labels of north name their structures, and those of south hold numbers that nothing names"
     assert any(one.startswith(said) for one in limits(run_of(rounds=lines), None))
     assert run_of(rounds=lines[1:3]).different_labels == ""
+
+
+def test_images_with_and_without_a_size_in_mm_are_said_in_the_limits():
+    lines = [
+        RoundLine(1, "north", "merged", scalars={IMAGES_IN_MM: 1.0}),
+        RoundLine(1, "south", "merged", scalars={IMAGES_IN_MM: 0.0}),
+    ]
+    said = "The images of south have no size in mm and those of north have one"
+    assert any(one.startswith(said) for one in limits(run_of(rounds=lines), None))
+    assert run_of(rounds=lines[1:]).different_units == ""

@@ -48,7 +48,7 @@ def two_megabytes(value: float = 0.0) -> dict[str, torch.Tensor]:
 
 def test_a_full_disk_at_the_hub_ends_it_with_the_cure_and_it_resumes(small_disk):
     place, grow = small_disk
-    config = HubConfig(rounds=2, sites=("north",), rule=FedAvg(), study=STUDY)
+    config = HubConfig(rounds=2, sites=("north",), rule=FedAvg(), study_digest=STUDY)
 
     def run() -> GlobalModel:
         exchange = MemoryExchange(STUDY)
@@ -101,7 +101,7 @@ def test_a_full_disk_is_logged_and_it_continues_once_there_is_space(
     folders = {"share": tmp_path / "share", "site": tmp_path / "site", full: place}
     record = Folder(url=str(folders["share"]), poll_s=0.02)
     hub = record.open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, two_megabytes(), study=STUDY))
+    hub.publish(GlobalModel(0, two_megabytes(), study_digest=STUDY))
     north = record.open_site(STUDY, "north", folders["site"] / "north")
     received = north.fetch("north", 0)
     leaving = Update("north", 1, Difference(two_megabytes(1.0), received.weights), 3)
@@ -151,7 +151,7 @@ def test_clocks_an_hour_apart_change_nothing(enrolment, tmp_path, monkeypatch, h
         url=str(tmp_path / "share"), credentials=str(enrolment.credentials(party)), poll_s=0.02
     )
     hub = record("hub").open_hub(STUDY, tmp_path / "hub")
-    hub.publish(GlobalModel(0, two_megabytes(), study=STUDY))
+    hub.publish(GlobalModel(0, two_megabytes(), study_digest=STUDY))
     monkeypatch.setattr(signing, "datetime", Shifted)
     north = record("north").open_site(STUDY, "north", tmp_path / "north")
     received = north.fetch("north", 0)

@@ -41,7 +41,7 @@ class Meeting:
             self.enrol(site)
         self.hub = self.record(self.authority / "hub").open_hub(STUDY, folder / "hub")
         self.sites = {site: self.site(site) for site in ("north", "south")}
-        self.hub.publish(GlobalModel(0, model(), study=STUDY))
+        self.hub.publish(GlobalModel(0, model(), study_digest=STUDY))
         for name, site in self.sites.items():
             site.fetch(name, 0)
 
@@ -140,7 +140,7 @@ def test_an_update_of_an_older_round_is_refused(meeting):
     meeting.sites["north"].send(update("north"))
     backup = meeting.folder / "kept"
     shutil.copytree(meeting.up("north"), backup)
-    meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
+    meeting.hub.publish(GlobalModel(1, model(2), study_digest=STUDY))
     meeting.sites["south"].fetch("south", 1)
     shutil.copytree(backup, meeting.up("north", 2))
     assert "its manifest is for round 1" in meeting.collected(2)
@@ -172,7 +172,7 @@ def test_a_site_of_another_authority_is_refused(meeting, tmp_path):
 
 def refused(meeting: Meeting, caplog, damage, mend) -> str:
     """Damage the model of round 1, check that north waits, repair it, and return north's log."""
-    meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
+    meeting.hub.publish(GlobalModel(1, model(2), study_digest=STUDY))
     undo = damage()
     received = []
     waiting = threading.Thread(
@@ -195,10 +195,10 @@ def refused(meeting: Meeting, caplog, damage, mend) -> str:
 
 
 def test_an_older_model_is_not_taken(meeting, caplog):
-    meeting.hub.publish(GlobalModel(1, model(2), study=STUDY))
+    meeting.hub.publish(GlobalModel(1, model(2), study_digest=STUDY))
     old = meeting.current.read_bytes()
     meeting.sites["north"].fetch("north", 1)
-    meeting.hub.publish(GlobalModel(2, model(3), study=STUDY))
+    meeting.hub.publish(GlobalModel(2, model(3), study_digest=STUDY))
     meeting.sites["north"].fetch("north", 2)
     meeting.current.write_bytes(old)
     waiting = threading.Thread(target=lambda: meeting.sites["north"].fetch("north", 3), daemon=True)
@@ -209,7 +209,7 @@ def test_an_older_model_is_not_taken(meeting, caplog):
         waiting.join(0.05)
     else:
         pytest.fail("the older model was not refused")
-    meeting.hub.publish(GlobalModel(3, model(4), study=STUDY))
+    meeting.hub.publish(GlobalModel(3, model(4), study_digest=STUDY))
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
 

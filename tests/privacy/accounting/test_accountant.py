@@ -172,3 +172,28 @@ def test_what_was_spent_before_leaves_less_for_what_comes():
     spent = [MechanismSteps(1.0, 1.0, 10)]
     with pytest.raises(PrivacyError, match=r"of 3 \(delta 1e-05\) is already spent and 30 steps remain"):
         noise_for(3.0, 1e-5, MechanismSteps(0.0, 0.25, 30), "rdp", spent)
+
+
+def test_an_epsilon_that_prv_cannot_hold_is_refused_and_not_under_reported():
+    # 696.78 exactly; at noise 0.028 it is 789.1, and the accountant, whose e^epsilon overflows, said 709.8.
+    eps = epsilon([MechanismSteps(0.03)], 1e-5, "prv")
+    assert delta_of_gaussian(0.03, eps) <= 1e-5
+    assert eps == pytest.approx(696.78, abs=0.05)
+    for noise in (0.0295, 0.028):
+        with pytest.raises(
+            PrivacyError, match=r"7\d\d\.\d is beyond 700, where it is not correct\); take acc"
+        ):
+            epsilon([MechanismSteps(noise)], 1e-5, "prv")
+        assert smallest_epsilon([MechanismSteps(noise)], 1e-5) >= 718
+
+
+@pytest.mark.parametrize("charge", [MechanismSteps(1e-3), MechanismSteps(0.5, 1.0, 1000)], ids=str)
+def test_what_would_take_prv_an_hour_is_refused_with_the_reason_at_once(charge, monkeypatch):
+    from opacus.accountants.analysis import prv
+
+    monkeypatch.setattr(prv, "compose_heterogeneous", lambda *_, **__: pytest.fail("it began to convolve"))
+    with pytest.raises(
+        PrivacyError, match=r"would take [68]\.\de\+0[78] points, at most 16777216 are.*take acc"
+    ):
+        epsilon([charge], 1e-5, "prv")
+    assert smallest_epsilon([charge], 1e-5) == epsilon([charge], 1e-5, "rdp")

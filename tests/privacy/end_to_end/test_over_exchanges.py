@@ -60,7 +60,7 @@ class Place:
     def run(self, privacy: Privacy) -> GlobalModel:
         """Return the hub's final model, once every site has ended."""
         hub = self.record("hub").open_hub(STUDY, self.folder / "hub")
-        plan = HubConfig(ROUNDS, SITES, FedAvg(), privacy, minimum=3, study=STUDY)
+        plan = HubConfig(ROUNDS, SITES, FedAvg(), privacy, minimum=3, study_digest=STUDY)
         threads = [threading.Thread(target=self.site, args=(name, privacy), daemon=True) for name in SITES]
         try:
             for thread in threads:
@@ -83,7 +83,9 @@ def place(request, tmp_path):
 
 def in_one_process(privacy: Privacy) -> GlobalModel:
     sites = {name: lambda exchange, name=name: answer(exchange, privacy, name) for name in SITES}
-    return simulated(sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3, study=STUDY)
+    return simulated(
+        sites, model(), rule=FedAvg(), rounds=ROUNDS, privacy=privacy, minimum=3, study_digest=STUDY
+    )
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ class Place:
 
     def hub(self, rounds: int = ROUNDS):
         hub = self.record(self.folder / "enrolment" / "hub").open_hub(STUDY, self.folder / "hub")
-        plan = HubConfig(rounds, SITES, FedAvg(), self.privacy, minimum=3, study=STUDY)
+        plan = HubConfig(rounds, SITES, FedAvg(), self.privacy, minimum=3, study_digest=STUDY)
         try:
             return run_hub(plan, hub, model(), folder=self.folder / "models")
         finally:
@@ -177,7 +177,7 @@ def test_a_site_that_is_killed_at_any_step_and_comes_back_is_in_the_next_rounds(
     waiting.start()
     hub = place.record(tmp_path / "enrolment" / "hub").open_hub(STUDY, tmp_path / "hub")
     reports = []
-    plan = HubConfig(ROUNDS, SITES, FedAvg(), privacy, minimum=2, study=STUDY)
+    plan = HubConfig(ROUNDS, SITES, FedAvg(), privacy, minimum=2, study_digest=STUDY)
     run_hub(plan, hub, model(), on_round=reports.append)
     hub.close()
     waiting.join(PATIENCE_S)

@@ -1,0 +1,150 @@
+"""Which series of a study become the channels of its case, and which studies are left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from medfed.data.case import paths_of
+from medfed.data.case_reading import read_image
+from medfed.data.dicom.listing_header import ListingHeader
+from medfed.data.index import index_folder
+from medfed.data.layouts._dicom_choice import SeriesChoice, choose_series
+from medfed.data.layouts._survey import Survey
+from medfed.data.layouts.dicom_tree import DicomTree
+from medfed.data.settings import Images
+from medfed.errors import DataError
+
+from ..hospital_folder import SECRET, unreadable
+from .dicom_folders import mr
+
+
+def test_chosen_series_of_a_study_are_the_channels_of_one_case(tmp_path: Path) -> None:
+    for number in range(3):
+        who = {"PatientID": f"P{number}"}
+        mr(tmp_path / f"{number}f", "AX FLAIR FS", f"1.2.{number}", **who)
+        mr(tmp_path / f"{number}t", "T1 mprage", f"1.2.{number}", **who)
+        if number != 1:
+            mr(tmp_path / f"{number}t2", "t2_tse", f"1.2.{number}", **who)
+        mr(tmp_path / f"{number}t2", "t2_tse_thin", f"1.2.{number}", slices=12, **who)
+    tree = DicomTree(
+        series=(
+            SeriesChoice(name="flair", weighting="flair"),
+            SeriesChoice(name="t1", description=("*mprage*",)),
+        )
+    )
+    listing = tree.read(Survey.of(tmp_path))
+    assert [case.patient for case in listing.cases] == ["P0", "P1", "P2"]
+    names = [[Path(paths_of(source)[0]).name for source in case.image] for case in listing.cases]
+    assert names == [["0f", "0t"], ["1f", "1t"], ["2f", "2t"]]
+    assert read_image(listing.cases[0].image).array.shape == (2, 7, 5, 6)
+    unclear = DicomTree(series=(SeriesChoice(name="t2", weighting="t2"),))
+    listing = unclear.read(Survey.of(tmp_path))
+    assert [case.patient for case in listing.cases] == ["P1"]
+    assert (
+        "2 studies have several series for 't2'; narrow it, or give `several: most_slices`" in listing.notes
+    )
+    most = DicomTree(series=(SeriesChoice(name="t2", weighting="t2", several="most_slices"),))
+    listing = most.read(Survey.of(tmp_path))
+    assert [read_image(case.image).shape[2] for case in listing.cases] == [12, 12, 12]
+
+
+def test_a_study_that_lacks_one_of_the_channels_is_a_case_that_is_refused(tmp_path: Path) -> None:
+    for number in range(3):
+        who = {"PatientID": f"P{number}"}
+        mr(tmp_path / f"{number}f", "FLAIR", f"1.2.{number}", **who)
+        if number != 1:
+            mr(tmp_path / f"{number}t", "T1 mprage", f"1.2.{number}", **who)
+    mr(tmp_path / "knee", "t2_tse", "1.2.9", PatientID="P9")
+    choices = (
+        SeriesChoice(name="t1", description=("*mprage*",)),
+        SeriesChoice(name="flair", weighting="flair"),
+    )
+    found = index_folder(tmp_path, site_secret=SECRET, layout=DicomTree(series=choices))
+    assert [(case.patient, [source != () for source in case.image]) for case in found.cases] == [
+        ("P0", [True, True]),
+        ("P1", [False, True]),
+        ("P2", [True, True]),
+    ]
+    (told,) = unreadable(found).values()
+    assert told.startswith("it has no file for channel 1 of 2")
+    assert any(
+        note.startswith("1 studies have no series for 't1' and one for another") for note in found.notes
+    )
+    assert "1 of 4 studies are left out" in found.notes
+
+
+def test_a_choice_that_says_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="'t1' says nothing of its series"):
+        SeriesChoice(name="t1")
+    with pytest.raises(DataError, match="expected one of t1, t1c"):
+        SeriesChoice(name="t1", weighting="T1")
+
+
+def test_a_study_chooses_series_by_its_layout() -> None:
+    text = b"""
+    {"kind": "images", "channels": 2, "layout": {"kind": "dicom_tree", "series": [
+        {"name": "flair", "weighting": "flair"},
+        {"name": "t1", "modality": "MR", "description": ["*mprage*"], "several": "most_slices"}]}}
+    """
+    layout = msgspec.json.decode(text, type=Images).given_layout
+    assert isinstance(layout, DicomTree)
+    assert [choice.name for choice in layout.series] == ["flair", "t1"]
+    assert layout.series[1].several == "most_slices"
+
+
+def header(**values: object) -> ListingHeader:
+    """Return the header of a series of one file with 20 slices, T1 of MR unless said otherwise."""
+    plain: dict[str, object] = dict.fromkeys(
+        ("patient", "name", "birth_date", "study", "series", "frame", "instance", "non_volume"), ""
+    )
+    plain |= {"path": Path("x"), "references": (), "slices": 20, "placed": True}
+    plain |= {"modality": "MR", "description": "AX T1 MPRAGE", "weighting": "t1"}
+    return ListingHeader(**{**plain, **values})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"description": ("*mprage",)}, True),  # in any case
+        ({"description": ("mprage",)}, False),  # of the whole description
+        ({"description": ("flair*", "ax ?1*")}, True),  # one pattern is enough
+        ({"modality": "MR", "weighting": "t1"}, True),
+        ({"modality": "CT", "weighting": "t1"}, False),  # all properties must fit
+        ({"weighting": "t1c"}, False),
+    ],
+)
+def test_a_series_must_have_every_property_that_a_choice_gives(choice, expected: bool) -> None:
+    assert SeriesChoice(name="a", **choice).fits(header()) is expected
+
+
+def test_studies_are_taken_if_no_channel_is_doubled_and_no_series_serves_two() -> None:
+    series = {
+        ("p", name): [header(weighting=weighting, slices=slices)]
+        for name, weighting, slices in (
+            ("t1", "t1", 20), ("t2", "t2", 20), ("t2 thin", "t2", 40), ("t2 as thin", "t2", 40),
+        )
+    }  # fmt: skip
+    key = {name: (patient, name) for patient, name in series}
+    choices = [SeriesChoice(name=name, weighting=name) for name in ("t1", "t2")]
+
+    def chosen(*studies: tuple[str, ...], choices=choices):
+        by_number = {str(n): [key[name] for name in names] for n, names in enumerate(studies)}
+        return choose_series(by_number, series, choices)
+
+    taken, notes = chosen(("t1", "t2"), ("t2",), (), ("t1", "t2", "t2 thin"))
+    assert taken == [(key["t1"], key["t2"]), (None, key["t2"])]
+    assert [note.partition(";")[0] for note in notes] == [
+        "1 studies have no series for 't1' and one for another channel: each is a case that is refused",
+        "1 studies have several series for 't2'",
+        "2 of 4 studies are left out",
+    ]
+    most = [choices[0], SeriesChoice(name="t2", weighting="t2", several="most_slices")]
+    assert chosen(("t1", "t2", "t2 thin"), choices=most) == ([(key["t1"], key["t2 thin"])], [])
+    # Two of the same length: the choice does not draw lots.
+    assert chosen(("t1", "t2 thin", "t2 as thin"), choices=most)[0] == []
+    # One series that fits two channels would be a case that holds the same image twice.
+    same = [SeriesChoice(name="a", weighting="t1"), SeriesChoice(name="b", modality="MR")]
+    assert chosen(("t1",), choices=same)[0] == []

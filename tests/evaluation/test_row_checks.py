@@ -1,0 +1,87 @@
+"""What a hub believes of a site's results: a known metric, its range, and how many patients."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from medfed.evaluation.row_checks import known_metric, plausible_patients, plausible_scores, row_error
+from medfed.evaluation.rows import Row
+
+
+@pytest.mark.parametrize(
+    "bound, examples, most",
+    [(10**6, 120, 1200), (10**6, 7, 1000), (500, 120, 500), (10**6, None, 10**6), (10**6, 0, 10**6)],
+)
+def test_a_site_has_not_many_times_more_patients_than_training_cases(bound, examples, most):
+    assert plausible_patients(bound, examples) == most
+
+
+def test_a_score_outside_its_metrics_range_is_left_out_with_the_reason():
+    sent = {
+        "val/dice": 1.2,
+        "val/personal/dice": -0.5,
+        "val/auroc": 1.0 + 5e-7,  # a rounding
+        "val/loss": 40.0,  # no metric has this name: a loss has no range
+        "train/dice": 7.0,  # no score of validation
+        "val/c_index": 0.5,
+    }
+    accepted, notes = plausible_scores(sent)
+    assert accepted == {name: sent[name] for name in ("val/auroc", "val/loss", "train/dice", "val/c_index")}
+    assert notes == (
+        "a score is left out: val/dice: 1.2 is outside the metric's range",
+        "a score is left out: val/personal/dice: -0.5 is outside the metric's range",
+    )
+
+
+def test_a_scores_name_cannot_write_to_a_terminal():
+    _, (note,) = plausible_scores({"val/\x1b[31m/dice": 2.0})
+    assert note == "a score is left out: val/\\x1b[31m/dice: 2 is outside the metric's range"
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("dice", True),
+        ("nsd_voxel_2mm", True),
+        ("brier@365", True),
+        ("patients", True),
+        ("brier@", False),
+        ("brier@nan", False),
+        ("brier@x", False),
+        ("nsd_", False),
+        ("Dice", False),
+        ("dice ", False),
+        ("", False),
+    ],
+)
+def test_a_metric_is_known_by_exactly_the_name_that_a_family_computes(name, known):
+    assert (known_metric(name) is not None) is known
+
+
+ROW = Row(
+    round=3, site="west", split="test", model="federated", metric="dice", value=0.81, low=0.7, high=0.9, n=16
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, None),
+        ({"n": 40}, None),
+        ({"low": None, "high": None}, None),
+        ({"value": 1.0 + 5e-7, "high": 1.0 + 5e-7}, None),
+        ({"n": 41}, "it is of 41 patients, this site may have 1 to 40 in a split"),
+        ({"n": None}, "it does not say of how many patients it is"),
+        ({"against": "pooled"}, "a site reports the federated and the untrained model"),
+        ({"low": 0.95}, "its interval runs from 0.95 to 0.9"),
+        ({"high": 1.1}, "1.1 is outside the metric's range"),
+        ({"metric": "patients", "value": 15.0, "low": None, "high": None}, "it counts 15 patients among 16"),
+        ({"group": "sex"}, "its group is not of the form attribute=value"),
+    ],
+    ids=str,
+)
+def test_a_row_is_believed_or_the_reason_is_given(change, why):
+    error = row_error(msgspec.structs.replace(ROW, **change), max_patients=40)
+    assert (error is None) is (why is None)
+    assert why is None or error.startswith(why)

@@ -1,0 +1,116 @@
+"""A score leaves only if it was measured on the merged model of its round."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from simulated import simulated
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from medfed.aggregation.fedavg import FedAvg
+from medfed.federation.callback import FederatedCallback
+from medfed.wire.weights import weights_of
+
+ROWS = TensorDataset(torch.arange(8.0).reshape(8, 1))
+HELD_OUT = TensorDataset(torch.tensor([[1.0], [3.0]]))
+
+
+class Scale(pl.LightningModule):
+    """Learns w in (w x)^2, so that its score of a model is the mean of (w x)^2 over the held-out rows."""
+
+    scores = ("val/score", "train/own")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.0))
+
+    def training_step(self, batch, index):
+        self.log("train/own", 77.0)
+        return (self.w * batch[0]).square().mean()
+
+    def validation_step(self, batch, index):
+        self.log("val/score", (self.w * batch[0]).square().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.001)
+
+
+def score(weights) -> float:
+    """Return the score of a model by hand: the mean of 1 and 9 times its squared weight."""
+    return float(weights["w"]) ** 2 * 5
+
+
+def federated(rounds=3, epochs=1, *, callbacks=(), module=Scale, **settings):
+    """Return the sent scores by the round of their model, and each round's model."""
+    models, reports = {}, []
+
+    def fit(exchange):
+        trainer = pl.Trainer(
+            max_epochs=rounds * epochs, callbacks=[*callbacks, FederatedCallback("a", exchange, epochs)],
+            logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False,
+            enable_model_summary=False, **settings,
+        )  # fmt: skip
+        before = (trainer.check_val_every_n_epoch, settings.get("val_check_interval", 1.0))
+        trainer.fit(module(), DataLoader(ROWS, 2), DataLoader(HELD_OUT, 2))
+        assert (trainer.check_val_every_n_epoch, trainer.val_check_interval) == before
+
+    simulated(
+        {"a": fit}, weights_of(Scale()), rule=FedAvg(), rounds=rounds, on_round=reports.append,
+        on_model=lambda model: models.setdefault(model.round, dict(model.weights)),
+    )  # fmt: skip
+    sent = {report.round - 1: report.results[0].scalars for report in reports}
+    return sent, models
+
+
+def assert_scored(sent, models, rounds):
+    """Check that the scores of these rounds' models were sent, each its own, and no others."""
+    found = {number: scalars["val/score"] for number, scalars in sent.items() if "val/score" in scalars}
+    assert found == pytest.approx({number: score(models[number]) for number in rounds})
+    assert len({float(model["w"]) for model in models.values()}) == len(models)
+
+
+@pytest.mark.parametrize(
+    "epochs, settings, scored",
+    [
+        (1, {}, [1, 2, 3]),
+        (2, {}, [1, 2, 3]),
+        (1, {"check_val_every_n_epoch": 2}, [2, 3]),
+        (2, {"check_val_every_n_epoch": 2}, [1, 2, 3]),
+        (1, {"check_val_every_n_epoch": 5}, [3]),
+        # Twice in an epoch of 4 batches: the first is of local weights, the second of merged ones.
+        (1, {"val_check_interval": 0.5}, [1, 2, 3]),
+        # In the middle of epochs only.
+        (1, {"val_check_interval": 5, "check_val_every_n_epoch": None}, [3]),
+        # After batches 3, 6, 9, 12 of 3 epochs of 4: only the last falls on a merge.
+        (1, {"val_check_interval": 3, "check_val_every_n_epoch": None}, [3]),
+        (1, {"limit_val_batches": 0}, []),
+        # Lightning's sanity check runs before a model is received, and is no score.
+        (1, {"num_sanity_val_steps": -1, "check_val_every_n_epoch": 5}, [3]),
+    ],
+)
+def test_each_score_is_that_of_the_model_it_is_sent_of(epochs, settings, scored):
+    assert_scored(*federated(epochs=epochs, **settings), scored)
+
+
+def test_a_missing_score_is_said(caplog):
+    federated(check_val_every_n_epoch=2)
+    assert "no validation ran between that merge and the next step" in caplog.text
+    caplog.clear()
+    federated()
+    federated(limit_val_batches=0)
+    assert "has no scores" not in caplog.text
+
+
+def test_a_moving_averages_score_is_not_the_merged_models(caplog):
+    sent, _ = federated(callbacks=[EMAWeightAveraging(decay=0.5)])
+    assert not any("val/score" in scalars for scalars in sent.values())
+    assert "validation ran on other weights" in caplog.text
+
+
+def test_what_training_logs_is_no_score(caplog):
+    sent, _ = federated()
+    assert "train/own of the module's `scores` are logged by training" in caplog.text
+    assert not any("train/own" in scalars for scalars in sent.values())

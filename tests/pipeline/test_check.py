@@ -1,0 +1,102 @@
+"""`medfed check` for a study: its site, its secret, its own policy, and a folder that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from medfed.cli import main
+from medfed.pipeline.check import OwnChoices, check, site_of_folder
+from medfed.pipeline.factory import hospital_of
+from medfed.study.reading import read_study
+from medfed.study.study import Study
+
+from .two_tables import write_tables
+
+
+def test_a_table_where_the_study_wants_images_and_the_other_way_round(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    table, images = root / "sample_data/tabular/north.csv", root / "sample_data/north"
+    run = CliRunner()
+    first = run.invoke(main, ["check", str(table), "--study", str(root / "configs/quickstart.yaml")])
+    assert (first.exit_code, "the site's data folder is not a folder" in first.output) == (2, True)
+    other = run.invoke(main, ["check", str(images), "--study", str(root / "configs/tabular.yaml")])
+    assert other.exit_code == 2
+    assert "no column 'chest_pain'" in other.output
+    assert "Ready" not in first.output + other.output
+
+
+def test_check_reads_the_site_files_headings(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    table, study, site = tmp_path / "t.csv", root / "configs/tabular.yaml", tmp_path / "site.yaml"
+    table.write_text((root / "sample_data/tabular/north.csv").read_text().replace(",age,", ",Alter,", 1))
+    site.write_text(
+        "name: north\ndata: t.csv\nexchange: {kind: folder, url: shared}\ncolumns: {age: Alter}\n"
+    )
+    run = CliRunner()
+    assert run.invoke(main, ["check", str(table), "--study", str(study)]).exit_code == 2
+    told = run.invoke(main, ["check", str(table), "--study", str(study), "--site", str(site)])
+    assert told.exit_code == 0, told.output
+
+
+def checked(capsys: pytest.CaptureFixture[str], *arguments: Any, **own: Any) -> tuple[int, dict[str, Any]]:
+    code = check(*arguments, True, None, OwnChoices(**own))
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_folder_that_cannot_be_used_is_an_answer_and_names_no_file(tmp_path: Path, capsys) -> None:
+    code, told = checked(capsys, tmp_path / "Meier", None)
+    assert code == told["exit"] == 2
+    assert "Meier" not in told["verdict"]
+    study = write_tables(tmp_path)
+    page = tmp_path / "north.csv" / "page.html"  # its folder is a file
+    assert check(tmp_path / "north.csv", study, True, page) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"verdict": "a file can't be read or written (errno 17)", "exit": 2}
+
+
+def test_a_simulated_sites_folder_is_known_by_its_place(tmp_path: Path) -> None:
+    study = read_study(write_tables(tmp_path), ["held_out={west: west.csv}"])
+    (tmp_path / "link").symlink_to(tmp_path / "south.csv")
+    for place, site in (("north.csv", "north"), ("link", "south"), ("west.csv", "west"), ("other.csv", "")):
+        assert site_of_folder(study, tmp_path / place) == site
+
+
+def test_splits_are_those_that_the_simulation_trains_with(tmp_path: Path, capsys) -> None:
+    study_file = write_tables(tmp_path)
+    rows = "".join(f"P{n},{n / 10},{n % 2}\n" for n in range(60))
+    (tmp_path / "north.csv").write_text("patient,x,ill\n" + rows)  # no column with splits: the secret decides
+    study = read_study(study_file)
+    data = hospital_of(study, "north", study.sites["north"] or "").data
+    trained = {split: len(data.cases(split)) for split in ("train", "val", "test")}
+    _, told = checked(capsys, tmp_path / "north.csv", study_file)
+    assert told["facts"]["splits"] == ", ".join(f"{trained[split]} {split}" for split in sorted(trained))
+    _, other = checked(
+        capsys, tmp_path / "north.csv", study_file, name="north", secret=b"another secret of a site"
+    )
+    assert other["facts"]["splits"] != told["facts"]["splits"]
+
+
+def test_what_the_policy_refuses_is_said_before_anything_trains(tmp_path: Path, capsys) -> None:
+    study_file = write_tables(tmp_path)
+    asked: list[int] = []
+
+    def refusals(study: Study, cases: int) -> list[str]:
+        asked.append(cases)
+        return ["privacy: expected secure_sum"] if cases < 3 else []
+
+    code, told = checked(capsys, tmp_path / "north.csv", study_file, refusals=refusals)
+    assert code == 2
+    assert (
+        told["verdict"]
+        == "This hospital can't take part in 'two-tables': its own site file refuses the study."
+    )
+    assert told["problems"][0]["code"] == "policy"
+    assert "expected secure_sum" in json.dumps(told["problems"][0])
+    code, told = checked(capsys, tmp_path / "south.csv", study_file, refusals=refusals)
+    assert "policy" not in {problem["code"] for problem in told["problems"]}
+    assert asked == [2, 4]  # the training cases of each

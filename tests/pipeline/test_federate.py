@@ -1,0 +1,100 @@
+"""The federation of a study in one process: its merges by hand, what it saves, and hospitals without data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfed.errors import DataError, QuorumError
+from medfed.pipeline.federate import StudyRun, _method, federate
+from medfed.runs.progress import Progress
+from medfed.runs.rounds import read_rounds
+from medfed.study.study import Study
+
+from .two_tables import CASES, EPOCHS, ROUNDS, descent, initial, opened
+
+
+class Noted(Progress):
+    """Records what it is shown."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[object, ...]] = []
+        self.steps: list[tuple[str, int, int]] = []
+        self.stopped = 0
+
+    def start(self, *phase: object) -> None:
+        self.started.append(phase)
+
+    def training(self, site: str, step: int, steps: int) -> None:
+        self.steps.append((site, step, steps))
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+def merged_by_hand(study: Study, sites: dict[str, list[tuple[float, int]]]) -> tuple[float, float]:
+    """Return the mean of the sites' models, weighted by their cases, after every round."""
+    line = initial(study)
+    total = sum(map(len, sites.values()))
+    for _ in range(ROUNDS):
+        trained = [(descent(line, cases, EPOCHS), len(cases) / total) for cases in sites.values()]
+        line = (sum(w * share for (w, _), share in trained), sum(b * share for (_, b), share in trained))
+    return line
+
+
+def test_the_model_is_the_mean_by_hand_and_is_saved(tmp_path: Path) -> None:
+    progress = Noted()
+    run = replace(opened(tmp_path), progress=progress)
+    weights = federate(run)
+    found = [float(tensor) for _, tensor in sorted(weights.items(), reverse=True)]
+    assert found == pytest.approx(merged_by_hand(run.study, CASES), abs=1e-6)
+    saved = torch.load(run.folder.checkpoint("federated"), weights_only=True)["state_dict"]
+    assert {name: tensor.tolist() for name, tensor in saved.items()} == {
+        name: tensor.tolist() for name, tensor in weights.items()
+    }
+    assert progress.started == [
+        ("two-tables: fedavg over 2 hospitals", {"north": 2, "south": 4}, ROUNDS, run.study.task.main_score)
+    ]
+    # One batch per epoch: the steps of a round count over its epochs, from 0 in each round.
+    assert [step for site, *step in progress.steps if site == "south"] == [[0, 3], [1, 3], [2, 3]] * ROUNDS
+    assert progress.stopped == 1
+
+
+def test_a_hospital_without_usable_data_is_left_out_of_the_mean(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    left = {"south": run.hospitals["south"]}
+    run = replace(run, hospitals=left, unusable={"north": DataError("site 'north': nothing to train on")})
+    with pytest.raises(DataError, match="site 'north': nothing to train on"):
+        run.hospital("north")
+    assert run.hospital("south") is left["south"]
+    assert set(run.data) == {"south"}
+    weights = federate(run)
+    expected = merged_by_hand(run.study, {"south": CASES["south"]})
+    assert [float(t) for _, t in sorted(weights.items(), reverse=True)] == pytest.approx(expected, abs=1e-6)
+    absent = [report for report in read_rounds(run.folder.rounds) if report.site == "north"]
+    assert "site 'north': nothing to train on" in (absent[0].reason or "")
+
+
+def test_the_display_ends_when_the_study_does_not(tmp_path: Path) -> None:
+    progress = Noted()
+    run = replace(opened(tmp_path, ["sampling.minimum=2"]), progress=progress)
+    run = replace(run, unusable={"north": DataError("no data")})
+    with pytest.raises(QuorumError, match="north"):
+        federate(run)
+    assert progress.stopped == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "fedavg"),
+        (["train.local={kind: fedprox}"], "fedavg with fedprox"),
+        (["rule={kind: scaffold}", "train.local={kind: scaffold}"], "scaffold"),
+    ],
+)
+def test_a_method_is_named_by_rule_and_local_method(tmp_path: Path, overrides, expected: str) -> None:
+    run: StudyRun = opened(tmp_path, overrides)
+    assert _method(run.study) == expected

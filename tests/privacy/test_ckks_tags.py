@@ -1,0 +1,215 @@
+"""A site decrypts only the sum of what at least `min_sites` hospitals encrypted for this round.
+
+The hub here is real up to the merge and then publishes something else; the site is asked to decrypt it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from medfed.errors import PrivacyError
+from medfed.exchange import MemoryExchange
+from medfed.wire.audit_log import AuditLog, entries
+from medfed.wire.messages import SiteChannel
+from medfed.wire.update import GlobalModel, Update
+
+ts = pytest.importorskip("tenseal")
+
+from medfed.privacy import _ckks_tags as tags  # noqa: E402
+from medfed.privacy import ckks as module  # noqa: E402
+from medfed.privacy.ckks import Ckks  # noqa: E402
+
+SITES = ("east", "north", "south")
+EXAMPLES = {"east": 7, "north": 12, "south": 30}
+PRIVACY = Ckks(layers=["a"])
+
+
+def local(site: str, round: int = 1) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(site.encode()) + round)
+    # Two ciphertexts, of 2048 and 452 numbers.
+    return {"a": torch.randn(50, 50, generator=generator), "b": torch.zeros(2)}
+
+
+MODEL = {name: torch.zeros_like(tensor) for name, tensor in local("east").items()}
+
+
+@cache
+def key() -> bytes:
+    return module._new_key()
+
+
+@cache
+def sent(round: int) -> dict[str, Update]:
+    protector = module._Encryptor(PRIVACY, key())
+    return {
+        site: PRIVACY.admit(
+            protector.protect(Update(site, round, local(site, round), EXAMPLES[site]), MODEL), MODEL
+        )
+        for site in SITES
+    }
+
+
+def merged(updates: dict[str, Update], round: int = 1) -> GlobalModel:
+    """Return what an honest hub publishes of these updates."""
+    _, state = PRIVACY.prepare_merge(list(updates.values()), {}, MODEL)
+    return GlobalModel(round, MODEL, groups=state)
+
+
+def decrypt(model: GlobalModel, audit: AuditLog | None = None) -> GlobalModel:
+    exchange = MemoryExchange("5e" * 32)
+    exchange.store_secret("north", "ckks", key())
+    channel = SiteChannel(exchange, "north", model.round, audit or AuditLog(None), None, SITES, 3)
+    return PRIVACY.decrypt(model, channel)
+
+
+def with_sum(model: GlobalModel, **changes: torch.Tensor) -> GlobalModel:
+    return replace(model, groups={module.SUM: {**model.groups[module.SUM], **changes}})
+
+
+def of_one(site: str) -> dict[str, torch.Tensor]:
+    """Return one hospital's ciphertexts, as the sum would hold them."""
+    return {"00000": sent(1)[site].groups["ckks"]["00000"]}
+
+
+def weighted(factors: dict[str, int]) -> dict[str, torch.Tensor]:
+    """Return a combination of the hospitals' ciphertexts that the hub may compute."""
+    context, total = module._hub_context(), []
+    for place in range(2):
+        vectors = [
+            ts.ckks_vector_from(context, module._unpacked(sent(1)[site].groups["ckks"]["00000"])[place])
+            for site, factor in factors.items()
+            for _ in range(factor)
+        ]
+        total.append(sum(vectors[1:], vectors[0]).serialize())
+    return {"00000": module._packed(total)}
+
+
+def test_the_true_sum_is_decrypted():
+    mean = sum(EXAMPLES[site] * local(site)["a"].double() for site in SITES) / sum(EXAMPLES.values())
+    opened = decrypt(merged(sent(1)))
+    torch.testing.assert_close(opened.weights["a"].double(), mean, rtol=0, atol=1e-5)
+    assert module.SUM not in opened.groups
+
+
+NOT_THE_SUM = r"what the hub published is not the sum of the ciphertexts of east, north, south"
+
+LIES = {
+    "one hospital's update, with its own tag": (
+        lambda: merged({"south": sent(1)["south"]}),
+        r"the merged model is the sum of 1 hospitals' ciphertexts, 3 are needed \(privacy.min_sites\)",
+    ),
+    "one hospital's update under all tags": (
+        lambda: with_sum(merged(sent(1)), **of_one("south")),
+        NOT_THE_SUM,
+    ),
+    "one hospital counted a second time": (
+        lambda: with_sum(merged(sent(1)), **weighted({"east": 1, "north": 1, "south": 2})),
+        NOT_THE_SUM,
+    ),
+    "one ciphertext of another": (
+        lambda: with_sum(
+            merged(sent(1)),
+            **{
+                "00000": module._packed(
+                    [
+                        module._unpacked(of_one("south")["00000"])[0],
+                        module._unpacked(merged(sent(1)).groups[module.SUM]["00000"])[1],
+                    ]
+                )
+            },
+        ),
+        NOT_THE_SUM,
+    ),
+    "fewer ciphertexts": (
+        lambda: with_sum(
+            merged(sent(1)),
+            **{"00000": module._packed(module._unpacked(merged(sent(1)).groups[module.SUM]["00000"])[:1])},
+        ),
+        NOT_THE_SUM,
+    ),
+    "none": (lambda: with_sum(merged(sent(1)), **{"00000": torch.zeros(0, dtype=torch.uint8)}), NOT_THE_SUM),
+    "rubbish": (
+        lambda: with_sum(merged(sent(1)), **{"00000": module._packed([b"x" * 60, b"y"])}),
+        "it holds no ciphertexts",
+    ),
+    "of an older round": (
+        lambda: merged(sent(1), round=2),
+        r"what stands for site 'east' in the merged model is no tag that it made for round 2",
+    ),
+    "tags of another round": (
+        lambda: with_sum(merged(sent(1)), **{f"tag of {s}": sent(2)[s].groups["ckks"]["tag"] for s in SITES}),
+        r"site 'east' in the merged model is no tag that it made for round 1",
+    ),
+    "one hospital's tag under three names": (
+        lambda: with_sum(
+            merged(sent(1)), **{f"tag of {s}": sent(1)["south"].groups["ckks"]["tag"] for s in SITES}
+        ),
+        r"site 'east' in the merged model is no tag that it made",
+    ),
+    "a tag that the hub made": (
+        lambda: with_sum(
+            merged(sent(1)),
+            **{
+                "tag of east": module._as_tensor(
+                    tags.seal_tag(secrets.token_bytes(32), tags.Tag("east", 1, 7, []))
+                )
+            },
+        ),
+        r"site 'east' in the merged model is no tag that it made",
+    ),
+    "a party that is no hospital": (
+        lambda: with_sum(merged(sent(1)), **{"tag of broker": sent(1)["south"].groups["ckks"]["tag"]}),
+        r"the hub shows 'broker' as a party of the sum, expected hospitals that train in the study \(east, n",
+    ),
+    "another number of examples": (
+        lambda: with_sum(merged(sent(1)), examples=torch.tensor(1)),
+        NOT_THE_SUM,
+    ),
+}
+
+
+@pytest.mark.parametrize("lie, reason", LIES.values(), ids=LIES.keys())
+def test_whatever_else_the_hub_publishes_is_not_decrypted(lie, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_decrypted", lambda *_: pytest.fail("it was decrypted"))
+    audit = AuditLog(tmp_path / "audit.jsonl")
+    with pytest.raises(PrivacyError, match=f"site 'north', round [12]: .*{reason}.*nothing is decrypted"):
+        decrypt(lie(), audit)
+    (entry,) = entries(tmp_path / "audit.jsonl")
+    assert (entry["event"], entry["site"]) == ("hub refused", "north")
+
+
+def test_a_site_with_a_wrong_tag_is_named_where_its_form_is_wrong():
+    honest = sent(1)["east"].groups["ckks"]["tag"]
+    wrong = tags.seal_tag(key(), tags.Tag("south", 1, 30, []))
+    model = with_sum(merged(sent(1)), **{"tag of east": honest, "tag of south": module._as_tensor(wrong)})
+    with pytest.raises(PrivacyError, match="site 'south': its tag does not fit the model"):
+        decrypt(model)
+
+
+def test_a_combination_is_the_sum_of_the_ciphertexts_times_the_coefficients(monkeypatch):
+    """Decrypted, it is sum r_j m_j: with coefficients that CKKS can hold, computed by hand."""
+    monkeypatch.setattr(tags, "_factors", lambda key, round, count: [1, 5, 2][:count])
+    context = module._context(key())
+    parts = [ts.ckks_vector(context, [value] * 4).serialize() for value in (1.0, 10.0)]
+    parts.append(ts.ckks_vector(context, [100.0] * 2).serialize())
+    short, long = (
+        np.array(ts.ckks_vector_from(context, data).decrypt())
+        for data in tags.combine(ts, context, key(), 1, parts)
+    )
+    assert np.allclose(long, [51.0] * 4, atol=1e-3)  # 1 * 1 + 5 * 10
+    assert np.allclose(short, [200.0] * 2, atol=1e-3)  # 2 * 100
+
+
+def test_coefficients_follow_from_key_and_round_and_nothing_else():
+    first = tags._factors(key(), 1, 100)
+    assert first == tags._factors(key(), 1, 100)
+    assert not set(first) & set(tags._factors(key(), 2, 100))
+    assert not set(first) & set(tags._factors(secrets.token_bytes(64), 1, 100))
+    assert all(0 < one < 2**40 for one in first)
+    assert max(first) > 2**39 / 2  # they have 40 bits
