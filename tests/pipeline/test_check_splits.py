@@ -19,6 +19,7 @@ sites: {{north: north.csv, south: south.csv}}
 data: {{kind: table, features: [a], target: y}}
 task: {{kind: tabular, classes: ["no", "yes"]}}
 network: {{kind: fully_connected, hidden: [4]}}
+train: {{rounds: 1, batch: 4}}
 """
 
 
