@@ -144,10 +144,10 @@ def _progress(quiet: bool) -> Iterator[Progress]:
         display.stop()
 
 
-def _print_result(run: RunFolder) -> None:
+def _print_result(run: RunFolder, site: str | None = None) -> None:
     from medfed.evaluation.report import headline
 
-    click.echo(for_terminal(headline(run.path)))
+    click.echo(for_terminal(headline(run.path, site)))
     click.echo(f"report: {run.report}")
 
 
@@ -207,7 +207,7 @@ def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool, layout: L
     """
     from medfed.pipeline.evaluate import evaluate as evaluate_run
 
-    _print_result(evaluate_run(run_folder, data, name=name, all_cases=all_cases, layout=layout))
+    _print_result(evaluate_run(run_folder, data, name=name, all_cases=all_cases, layout=layout), name)
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")
