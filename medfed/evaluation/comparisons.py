@@ -1,9 +1,10 @@
 """Paired comparison of two models on the same patients: difference, interval and test.
 
 Values are paired by patient. Each metric defines its test: means over patients use sign-flip permutation
-(`paired_tests`), AUROCs the paired DeLong test, and c-indices the jackknife. The p values that one call
-returns for a metric at a hospital are corrected together (Holm), and `method` gives their number. The
-difference to the untrained model is shown but not tested, because whether training helps is not in question.
+(`paired_tests`), AUROCs the paired DeLong test, and c-indices the jackknife. A row's `p` is of its comparison
+alone, as its interval is, so that the two agree; `p_holm` is corrected over the comparisons that one call
+returns for a metric at a hospital (Holm), whose number `method` gives. The difference to the untrained model
+is shown but not tested, because whether training helps is not in question.
 
 A row's `value` is always model minus `against`, whichever direction is better.
 """
@@ -214,7 +215,7 @@ def _row(factory: RowFactory, difference: Difference) -> Row:
 
 
 def holm_corrected(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, with the p values of each metric, structure and hospital corrected together (Holm).
+    """Return the rows, also with p values corrected over each metric, structure and hospital (Holm).
 
     Each hospital is a separate question: how do the models compare on its patients? A hospital with three
     patients, whose p values cannot be small, must not cost a hospital with three hundred its power.
@@ -228,5 +229,5 @@ def holm_corrected(rows: Sequence[Row]) -> list[Row]:
         p_values = holm([p for index in members if (p := rows[index].p) is not None])
         for index, p in zip(members, p_values, strict=True):
             method = f"{rows[index].method}, Holm over {len(members)} tests"
-            corrected[index] = msgspec.structs.replace(rows[index], p=p, method=method)
+            corrected[index] = msgspec.structs.replace(rows[index], p_holm=p, method=method)
     return corrected

@@ -131,6 +131,12 @@ def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
             run.folder, hospital, trains=site in study.sites, start=study.start
         )
         hospitals[site] = marked
+        if site in study.held_out:
+            listed = measure_models.all_cases_of(marked)
+            run.progress.log(
+                f"{site}: takes no part in training; {len(marked.unseen(listed))} of its {len(listed)} cases "
+                "are measured"
+            )
         if said:
             run.progress.log(f"{site}: {said}")
             facts = with_seen(facts, site, seen_cases.patients_seen(marked), said)

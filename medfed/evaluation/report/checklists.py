@@ -104,7 +104,7 @@ def _statements(run: Run) -> Answers:
         "network": network or None,
         "software": versions or None,
         "uncertainty": "95 % intervals over patients (bootstrap, DeLong or Wilson, stated a row); tests "
-        "paired by patient, corrected by Holm",
+        "paired by patient, each also corrected by Holm",
         "privacy": privacy,
         "privacy_sentence": privacy.capitalize(),
         "excluded": _excluded(run),

@@ -126,5 +126,5 @@ def read_run(path: Path) -> Run:
         read_rounds(folder.rounds),
         histograms.read(folder.curves) if folder.curves.is_file() else [],
         sum(1 for _ in folder.audit.open("rb")) if folder.audit.is_file() else None,
-        merges_of(folder),
+        merges_of(folder) or None,
     )
