@@ -286,8 +286,8 @@ def _log_different(
     does not stop the others.
     """
     before = statement.different(stated)
-    said = {one.site: one.scalars.get(statement.scalar) for one in report.results}
-    stated.update({site: statement.read(number) for site, number in said.items() if number is not None})
+    saying = [one for one in report.results if statement.scalar in one.scalars]
+    stated.update({one.site: statement.read(one.scalars[statement.scalar]) for one in saying})
     if (different := statement.different(stated)) and different != before:
         progress.log(f"round {report.round}: {different}")
 
