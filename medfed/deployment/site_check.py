@@ -24,7 +24,7 @@ def choices_of(site: SiteFile) -> OwnChoices:
         name=site.name,
         secret=secret_of(Path(site.secret)),
         layout=site.given_layout,
-        table=site.own_table,
+        data=site.own_data,
         words=site.classes,
         bears=site.policy.unreadable,
         as_read_here=partial(as_read_here, site=site),

@@ -290,7 +290,7 @@ def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> SiteCases:
         site.data,
         secret,
         site.cache,
-        site.own_table,
+        site.own_data,
         site.classes,
         site.given_layout,
     )

@@ -26,6 +26,7 @@ from medfed.exchange._object_store import (
 )
 from medfed.exchange._protocol import (
     ADVERTISED_STUDY,
+    CHECK_STORE_S,
     MAX_ATTEMPTS,
     MAX_BACKOFF_S,
     MIN_BACKOFF_S,
@@ -64,6 +65,10 @@ class HubTransport:
         self._retry = Retry(self._warn)
         self._current: GlobalModel | None = None
         self._max_update_bytes = 0
+        # What the store must hold while the hub waits, and when that is looked after next (time.monotonic).
+        self._sealed = b""
+        self._study_text = ""
+        self._next_check = 0.0
         # Per site: the last announced upload, and its verified manifest.
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         # Per site: its last heartbeat, and when it was first seen (time.monotonic).
@@ -97,17 +102,39 @@ class HubTransport:
                     yield name, chunk
 
         announced, current = self._objects.hub_object("announced"), self._objects.hub_object("current")
-        self._retry("publishes", lambda: self._store.put(announced, sealed))
-        self._retry("publishes", lambda: self._store.put_many(chunks(), stored.add))
-        ensure_saved()
-        self._retry("publishes", lambda: self._store.put(current, sealed))
+        while True:
+            self._retry("publishes", lambda: self._store.put(announced, sealed))
+            self._retry("publishes", lambda: self._store.put_many(chunks(), stored.add))
+            ensure_saved()
+            self._retry("publishes", lambda: self._store.put(current, sealed))
+            if self._retry("publishes", lambda: self._store.get(announced)) is not None:
+                break
+            stored.clear()  # the store was lost meanwhile, and the chunks with it
         self._retry("clears", lambda: self._store.delete_rounds(self._study, model.round))
-        self._current = model
+        self._current, self._sealed = model, sealed
         self._max_update_bytes = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
         if isinstance(self._store, LimitsSites):
             # Two rounds: the last update stays until the next round's has been merged.
             self._retry("limits", partial(self._store.limit_sites, 2 * self._max_update_bytes))
         return manifest.bytes
+
+    def _restore_lost(self) -> None:
+        """Store again what the store has lost: a broker's disk was replaced, or a share was emptied.
+
+        The sites send their own again (`SiteTransport`), so the round goes on to the same model.
+        """
+        if self._current is None or time.monotonic() < self._next_check:
+            return
+        self._next_check = time.monotonic() + CHECK_STORE_S
+        wanted = ("current", "state", "study") if self._study_text else ("current", "state")
+        if all(self._objects.get_hub_object(what) is not None for what in wanted):
+            return
+        self._warn(f"what it published is no longer there; it publishes round {self._current.round} again")
+        self._objects.put_control("state", "open", self._run)
+        if self._study_text:
+            self.advertise_study(self._study_text)
+        self.publish(self._current)
+        self._mailbox.deliver_again()
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         try:
@@ -124,6 +151,7 @@ class HubTransport:
         while pending:
             self.pending_sites = tuple(pending)
             try:
+                self._restore_lost()
                 for site in list(pending):
                     received = self._receive(round, site, start)
                     if received is None:
@@ -165,6 +193,7 @@ class HubTransport:
 
     def advertise_study(self, study_text: str) -> None:
         """Store the study file where every site can read it before approving it."""
+        self._study_text = study_text
         for name in (self._objects.hub_object("study"), ADVERTISED_STUDY):
             put = partial(self._objects.put_control, "study", study_text, self._run, name=name)
             self._retry("advertises the study", put)
@@ -189,6 +218,7 @@ class HubTransport:
         pending = sorted(sites)
         while pending:
             try:
+                self._restore_lost()
                 for site in list(pending):
                     message = self._mailbox.find(round, attempt, step, site)
                     if message is None and (dropped_out := self._drop_out(round, site)) is not None:

@@ -62,6 +62,15 @@ class SiteMailbox:
         name = self.objects.site_object(self.objects.party, f"l-{step}")
         self.objects.store.put(name, self._path(step).read_bytes())
 
+    def deliver_lost(self) -> list[str]:
+        """Store again each message that the store no longer holds; return the steps that they are for."""
+        own = self.objects
+        steps = [path.stem for path in sorted(self.folder.glob("*.letter"))]
+        lost = [step for step in steps if own.get_site_object(own.party, f"l-{step}") is None]
+        for step in lost:
+            self.deliver(step)
+        return lost
+
     def find(self, run: str, round: int, min_attempts: Mapping[str, int]) -> Message | None:
         """Return the hub's message for one of these steps of this round, or None if there is none yet."""
         site = self.objects.party
@@ -125,6 +134,15 @@ class HubMailbox:
         message = Message(FORMAT, self.objects.study_digest, self.run, HUB, site, round, attempt, step, data)
         sealed = seal_message(message, self.objects.seal)
         self.objects.store.put(self.objects.hub_object(f"l-{step}-{site}"), sealed)
+
+    def deliver_again(self) -> None:
+        """Store again the messages for each step that the hub wrote last."""
+        for path in sorted(self.folder.glob("*.letters")):
+            written = self.written(path.stem)
+            assert written is not None
+            (round, attempt), messages = written
+            for site, data in messages.items():
+                self.deliver(round, attempt, path.stem, site, data)
 
     def find(self, round: int, attempt: int, step: str, site: str) -> ReceivedMessage | None:
         """Return a site's message for a step of this round and attempt, or None if there is none yet."""

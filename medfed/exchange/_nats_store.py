@@ -238,6 +238,7 @@ class NatsStore:
         try:
             return await task
         except nats.errors.NoRespondersError:
+            self._streams.clear()  # the broker's disk was lost: the hub creates them again
             raise Unreachable(
                 "the broker has no such stream yet: the hub was not started, or this site is not enrolled "
                 "there"

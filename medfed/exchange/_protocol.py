@@ -49,6 +49,9 @@ MAX_ATTEMPTS = 3
 # A site counts as offline after this many heartbeat intervals without a heartbeat.
 OFFLINE_AFTER_HEARTBEATS = 2.5
 
+# How often a waiting hub looks whether the store still holds what it published, and a site its messages.
+CHECK_STORE_S = 5.0
+
 # The name of the study that was advertised last, for a site that does not know any study yet.
 ADVERTISED_STUDY = "glob/newest/study/m"
 

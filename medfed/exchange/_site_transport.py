@@ -17,6 +17,7 @@ from medfed.exchange._manifest import ControlMessage, Manifest, encode_sealed, v
 from medfed.exchange._object_store import MissingObject, ObjectStore, Unreachable, UnsafeObject, manifest_name
 from medfed.exchange._presence import SitePresence
 from medfed.exchange._protocol import (
+    CHECK_STORE_S,
     MAX_BACKOFF_S,
     MIN_BACKOFF_S,
     Backoff,
@@ -68,6 +69,8 @@ class SiteTransport:
         # The last measured update and its manifest, so that `transmission` describes exactly
         # what `send` sends.
         self._measured: tuple[Update, Manifest] | None = None
+        # When it looks next whether the store still holds its messages (time.monotonic).
+        self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
         self.on_refused: Callable[[str], None] = lambda reason: None
         # The file of the model that was fetched last.
@@ -148,6 +151,7 @@ class SiteTransport:
         def receive() -> tuple[Message | None] | None:
             if self._is_late(round):
                 return (None,)
+            self._resend_lost_messages()
             message = self._mailbox.find(self._run_id(), round, min_attempts)
             if message is not None:
                 return (message,)
@@ -311,6 +315,9 @@ class SiteTransport:
         name = manifest_name(prefix)
         self._store.put(name, sealed, if_absent=not self._is_replaceable(name))
         outgoing.mark_delivered()
+        if self._objects.get_site_object(self._site, "announced") is None:
+            outgoing.mark_lost()  # the store was lost meanwhile, and the chunks with it
+            raise Unreachable("the store lost the update while it was being sent")
 
     def _is_replaceable(self, name: str) -> bool:
         """Return whether a manifest of this site was retracted, or is something that nobody may open."""
@@ -359,6 +366,12 @@ class SiteTransport:
             self._warn(f"its update for round {outgoing.round} is no longer there; sending it again")
             outgoing.mark_lost()
             self._deliver(outgoing)
+
+    def _resend_lost_messages(self) -> None:
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + CHECK_STORE_S
+            for step in self._mailbox.deliver_lost():
+                self._warn(f"its message for step '{step}' is no longer there; sending it again")
 
     # -- waiting
 

@@ -22,7 +22,7 @@ from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation import merged_scores
 from medfed.federation.acceptance import MAX_GROWTH
-from medfed.federation.config import CallbackOptions, default_egress
+from medfed.federation.config import REACHED_MAX_EPOCHS, CallbackOptions, default_egress
 from medfed.federation.egress import TRAINING, declared_scores, keep_undeclared
 from medfed.federation.examples import Pass, count_examples, disagreement
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
@@ -108,8 +108,8 @@ class FederatedCallback(pl.Callback):
         if local_epochs < 1:
             raise StudyError(f"site '{site}': local_epochs is {local_epochs}, expected 1 or more")
         self._options = options or CallbackOptions()
-        own: LocalMethod | None = None if local is None else kind_named("local_training", local)
-        method = own or LocalMethod()  # the base leaves training as it is
+        own = None if local is None else kind_named("local_training", local)
+        method: LocalMethod = own or LocalMethod()  # the base leaves training as it is
         self.site = site
         self.round = 0
         # The digest of the model from which this round trains, as it arrived.
@@ -129,8 +129,7 @@ class FederatedCallback(pl.Callback):
         self._classes = tuple(classes)
         self._keep_local = (*keep_local, *method.keep_local())
         self._optimiser_state = optimiser_state
-        self._local = method
-        self._own_method = own
+        self._local, self._own_method = method, own
         self._local_state: LocalState = {}
         self._residual: Residual = {}
         self._seed = training_seed(seed, self._connection.privacy)
@@ -144,7 +143,7 @@ class FederatedCallback(pl.Callback):
         self._restored, self._checks = False, True
         self._told: set[str] = set()
         self._replaced_bar = False
-        self._stop_reason = "its Trainer reached max_epochs before the study's last round"
+        self._stop_reason = REACHED_MAX_EPOCHS
         self._begin_round()
 
     # -- where Lightning calls
@@ -219,8 +218,9 @@ class FederatedCallback(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._steps += 1
-        self._rates += float(optimizer.param_groups[0]["lr"])
+        if optimizer.param_groups:  # a module without an optimiser steps one that has none
+            self._steps += 1
+            self._rates += float(optimizer.param_groups[0]["lr"])
         if changes_gradients(self._local):
             with gradients_of(optimizer, pl_module):
                 self._local.gradient(pl_module, self._local_state)

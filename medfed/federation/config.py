@@ -118,3 +118,10 @@ def default_egress(method: LocalMethod, privacy: Privacy, options: CallbackOptio
     """Return what may leave where no study says so: what the parts declare, and what medfed measures."""
     names = UNDECLARED_OK.union(method.reports, privacy.scalars, options.required_scalars, options.scalars)
     return Egress(names, groups=method.sends)
+
+
+# Why a site drops out whose Trainer ended well before the study.
+REACHED_MAX_EPOCHS = (
+    "its Trainer reached max_epochs before the study's last round; if another fit follows, give "
+    "FederatedCallback(options=CallbackOptions(close_at_end=False)) and call its close() after the last"
+)

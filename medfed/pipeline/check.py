@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medfed.data.case_table import OwnTable
 from medfed.data.class_names import ClassNames
 from medfed.data.index import index_folder
 from medfed.data.layouts import Layout
+from medfed.data.own_data import OwnData
 from medfed.data.preflight import preflight as preflights
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.preflight import Preflight, to_plain
@@ -25,7 +25,7 @@ from medfed.data.settings import Images, Table, Unreadable, with_layout
 from medfed.data.splits import simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
-from medfed.pipeline.factory import classes_of, own_table_at, size_check
+from medfed.pipeline.factory import classes_of, own_data_at, size_check
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -39,16 +39,16 @@ UNUSABLE = 2
 class OwnChoices:
     """What a hospital says of its own data, as its site file does; by default nothing.
 
-    `name` is its name in studies.  `secret` salts tokens and decides splits.  `layout`, `table` and `words`
-    are its own layout, table with its headings, and words for classes.  `bears` is how many cases it leaves
-    out, None for what the study says.  `as_read_here` returns a study as this hospital reads it.  `refusals`
-    returns why its policy refuses a study with so many cases.
+    `name` is its name in studies.  `secret` salts tokens and decides splits.  `layout`, `data` and `words`
+    are its own layout, its table with its words for columns and channels, and its words for classes.  `bears`
+    is how many cases it leaves out, None for what the study says.  `as_read_here` returns a study as this
+    hospital reads it.  `refusals` returns why its policy refuses a study with so many cases.
     """
 
     name: str = ""
     secret: bytes | None = None
     layout: Layout | None = None
-    table: OwnTable = field(default_factory=OwnTable)
+    data: OwnData = field(default_factory=OwnData)
     words: Mapping[str | int, str] = field(default_factory=dict)
     bears: Unreadable | None = None
     as_read_here: Callable[[Study], Study] = lambda study: study
@@ -135,7 +135,7 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
     trains = site not in study.held_out
     if isinstance(study.data, Table):
         classes = tuple(getattr(study.task, "classes", ()))
-        columns = own_table_at(study, site, "", own.table).headings
+        columns = own_data_at(study, site, "", own.data).headings
         wanted = TableRequirements(study.name, study.data, study.task.needs, classes, columns, trains)
         preflight = check_table(folder, wanted, site_secret=own.secret)
     else:
@@ -161,7 +161,7 @@ def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> Stu
         naming.words,
         naming.expected,
         trains=site not in study.held_out,
-        own_table=own_table_at(study, site, str(folder), own.table),
+        own_data=own_data_at(study, site, str(folder), own.data),
         batch=study.at(site).train.batch,
         check_size=size_check(study),
     )

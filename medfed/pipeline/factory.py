@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
-from medfed.data.case_table import OwnTable
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.layouts import Layout
 from medfed.data.left_out import note_left_out
+from medfed.data.own_data import OwnData
 from medfed.data.refusals import REASONS
 from medfed.data.screening import write_refused
 from medfed.data.settings import Images, Unreadable, with_layout
@@ -60,7 +60,7 @@ def hospital_of(
     where: str,
     secret: bytes | None = None,
     cache: str | None = None,
-    own: OwnTable | None = None,
+    own: OwnData | None = None,
     words: Mapping[str | int, str] | None = None,
     layout: Layout | None = None,
 ) -> SiteCases:
@@ -90,7 +90,7 @@ def hospital_of(
             seed=study.seed,
             classes=classes_of(study, site, words),
             cache=place,
-            own=own_table_at(study, site, where, own),
+            own=own_data_at(study, site, where, own),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
@@ -101,11 +101,15 @@ def hospital_of(
     return SiteCases(site, data, secret)
 
 
-def own_table_at(study: Study, site: str, where: str, own: OwnTable | None = None) -> OwnTable:
-    """Return a site's table and headings: its own, else those that the study's `site_overrides` give."""
-    own = own or OwnTable()
+def own_data_at(study: Study, site: str, where: str, own: OwnData | None = None) -> OwnData:
+    """Return a site's own table and words: its own, else those that the study's `site_overrides` give."""
+    own = own or OwnData()
     given = study.table_at(site)
-    return OwnTable(own.file or (given and str(Path(where) / given)), own.headings or study.columns_at(site))
+    return OwnData(
+        own.file or (given and str(Path(where) / given)),
+        own.headings or study.columns_at(site),
+        own.channels or study.channels_at(site),
+    )
 
 
 def screen_hospital(

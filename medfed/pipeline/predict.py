@@ -24,7 +24,7 @@ from pytorch_lightning import LightningModule
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.case import Case
 from medfed.data.case_table import case_inputs, with_table
-from medfed.data.channels import match_channels
+from medfed.data.channels import match_channels, with_own_names
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout, Survey, layouts
@@ -41,7 +41,7 @@ from medfed.files import private_files, private_folder, write_whole
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
-from medfed.pipeline.factory import hospital_of, own_table_at
+from medfed.pipeline.factory import hospital_of, own_data_at
 from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.registry import kind_of
@@ -85,9 +85,9 @@ def predict(
                 fractions=study.data.fractions,
                 layout=layout or _pictures_alone(Path(data), study.data) or study.data.given_layout,
             )
-            index = match_channels(index, study.data)
+            own = own_data_at(study, name, str(data))
+            index = match_channels(with_own_names(index, own.channels), study.data)
             cases: Sequence[Case] = index.cases
-            own = own_table_at(study, name, str(data))
             index = with_table(index, study.data.table, own)
             lines = list(_predict_images(study, module, index, out))
         else:

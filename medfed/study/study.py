@@ -136,14 +136,15 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     for different numbers of steps.  columns: its own headings for the study's columns of a table, such as
     {age: Alter, patient: MRN}, in a simulation; a hospital of its own writes them in its site file.
     table: likewise its own file of the table beside its images, relative to its folder.
-    classes: likewise its own words for the study's classes, such as {Leber: liver}.  layout: likewise how the
-    cases lie in its folder.
+    classes: likewise its own words for the study's classes, such as {Leber: liver}.  channels: likewise for
+    the study's channels, such as {flair_tra: flair}.  layout: likewise how the cases lie in its folder.
     """
 
     epochs: Count | None = None
     batch: Count | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    channels: dict[str, str] = {}
     table: str | None = None
     layout: AnyLayout | str | None = None
 
@@ -217,6 +218,10 @@ class Study(_Section, frozen=True, kw_only=True):
     def columns_at(self, site: str) -> dict[str, str]:
         """Return one hospital's own headings, by the study's columns."""
         return self.site_overrides[site].columns if site in self.site_overrides else {}
+
+    def channels_at(self, site: str) -> dict[str, str]:
+        """Return the study's names of channels, by one hospital's own words."""
+        return self.site_overrides[site].channels if site in self.site_overrides else {}
 
     def table_at(self, site: str) -> str | None:
         """Return one hospital's own file of the table beside its images, or None."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medfed.data.case_table import OwnTable
+from medfed.data.own_data import OwnData
 from medfed.deployment.policy import describe, egress_size
 from medfed.errors import RunError, StudyError
 from medfed.models.tasks._scores import auroc
@@ -213,11 +213,11 @@ def test_a_draft_proposes_the_columns_that_all_hospitals_have(tmp_path: Path) ->
 
 def test_check_passes_what_the_site_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = written(tmp_path, "table")
-    own = OwnTable(str(tmp_path / "south" / "Klinik.csv"), {"age": "Alter", "case": "Fall"})
+    own = OwnData(str(tmp_path / "south" / "Klinik.csv"), {"age": "Alter", "case": "Fall"})
     shutil.copytree(tmp_path / "south", tmp_path / "elsewhere")
     assert check(tmp_path / "elsewhere", study, False, None) == 2
     assert "the folder has none of clinical.csv" in capsys.readouterr().out
-    assert check(tmp_path / "elsewhere", study, False, None, OwnChoices(table=own)) < 2
+    assert check(tmp_path / "elsewhere", study, False, None, OwnChoices(data=own)) < 2
     said = capsys.readouterr().out
     assert "has a row for 48 of 48 cases" in said
     assert "age, sex" in said

@@ -26,3 +26,5 @@ def test_two_processes_exchange_once_a_round_and_hold_the_same_merged_weights():
     hub = re.search(r"hub ([0-9a-f]{64})", done.stdout)[1]
     # Two rounds and the closing scores: three messages, all from rank 0.
     assert ranks == {"0": f"3 weights {hub}", "1": f"0 weights {hub}"}
+    # Of twelve cases each process is given six, and trains on a batch of four.
+    assert "examples 8" in done.stdout
