@@ -142,7 +142,7 @@ def test_each_registry_has_a_contract_test() -> None:
 
 
 def test_each_public_module_has_a_test_file_of_its_name() -> None:
-    """Not a kind, which its registry's contract covers, nor a module of names and records without a function."""
+    """Not a kind, which its registry's contract covers, nor a module of names and records alone."""
     unmirrored = {
         module
         for module, source in MODULES.items()
