@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytorch_lightning as pl
+from msgspec import UNSET, UnsetType
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
@@ -52,6 +54,7 @@ from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
@@ -120,7 +123,9 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)
-    save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.round)
+    save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.merges)
+    facts = msgspec.structs.replace(facts, chosen=_choice(study, final))
+    folder.write_facts(facts)
     if study.evaluation.local_models and session.trains:
         session.status.update(state="training its own model, to compare")
         compare_local_model(session)
@@ -213,7 +218,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
     received: GlobalModel | None = exchange.received
     if received is None or not received.final:
         raise ExchangeError(f"site '{name}': training ended before the study did")
-    if last_round(read_rounds(session.folder.rounds)) < received.round:
+    if last_round(read_rounds(session.folder.rounds)) < merged_rounds(received):
         _record_evaluated(session, received)  # the study ended while this site was down
     return received
 
@@ -235,7 +240,28 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
 def _record_evaluated(session: SiteSession, received: GlobalModel) -> None:
     """Record that this site took no part in the last round, and which round's model it measures."""
     result = SiteResult(session.name, "evaluated")
-    append_round(session.folder.rounds, RoundReport(received.round, (result,), 0.0, 0))
+    append_round(session.folder.rounds, RoundReport(merged_rounds(received), (result,), 0.0, 0))
+
+
+def merged_rounds(received: GlobalModel) -> int:
+    """Return how many rounds were merged before the final model; a chosen one is published after the last."""
+    return received.round if received.chosen is None else received.round - 1
+
+
+def _choice(study: Study, received: GlobalModel) -> ModelChoice | UnsetType:
+    """Return which round's model the hub says the final one is, where the study lets it choose."""
+    train = study.train
+    if train.keep == "last" and train.patience is None:
+        return UNSET
+    return ModelChoice(
+        round=received.merges,
+        merged=merged_rounds(received),
+        rounds=train.rounds,
+        keep=train.keep,
+        score=study.task.main_score,
+        best=received.chosen or 0,
+        patience=train.patience,
+    )
 
 
 def _check_still_approved(session: SiteSession, digest: str) -> None:

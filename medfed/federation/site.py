@@ -116,6 +116,10 @@ def train_site(
     trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
     connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
     received = receive(connection, 0)
+    if received.scoring:
+        # Training ended while this site was down; the hub chooses the best model once it has all scores.
+        federated.scores = _scores(trainer, module, data, received.weights)
+        received = federated.report_scores(received)
     if received.final or not resume:
         # The untrained model's scores begin a curve; those of a study that ended while this site was
         # down end it.
@@ -130,6 +134,8 @@ def train_site(
         return federated.scores
     checkpoint = run.checkpoint if resume and run.checkpoint.exists() else None
     trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint)
+    if federated.chosen_before_last:
+        federated.scores = _scores(trainer, module, data, weights_of(module))
     federated.scores |= personalise(module, data, config, federated, run.folder)
     if trainer.is_global_zero:
         federated.close()

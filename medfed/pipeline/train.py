@@ -80,7 +80,9 @@ def train(
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)
-        models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federate(run)}
+        federated = federate(run)
+        facts = msgspec.structs.replace(facts, chosen=federated.choice)
+        models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federated.weights}
         compared, facts = _models_to_compare(run, facts)
         models |= compared
         if leave_one_out:

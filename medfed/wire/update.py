@@ -75,10 +75,12 @@ class GlobalModel:
 
     Round 0 is the untrained model. `participants` are the sites that train for round + 1, None for
     all of them. `groups` are a rule's further tensors for the sites (SCAFFOLD's control variate).
-    `final` ends the study. `classes` are the names of the model's outputs, in order, if the hub pins them.
-    `sha256` is what a site measured of it as it arrived (`model_digest`), before anything in it was
-    decrypted. `rule` is the kind of the hub's rule, `needs_local` the local methods of which it merges sites
-    only, `needs_scalars` the numbers that it needs of every site.
+    `final` ends the study. `scoring` asks every site for its validation scores of this model, the last one
+    merged, before the hub chooses; the final model is then `chosen`, the round whose model it is. `classes`
+    are the names of the model's outputs, in order, if the hub pins them. `sha256` is what a site measured of
+    it as it arrived (`model_digest`), before anything in it was decrypted. `rule` is the kind of the hub's
+    rule, `needs_local` the local methods of which it merges sites only, `needs_scalars` the numbers that it
+    needs of every site.
     """
 
     round: int
@@ -92,10 +94,22 @@ class GlobalModel:
     rule: str = ""
     needs_local: tuple[str, ...] = ()
     needs_scalars: tuple[str, ...] = ()
+    scoring: bool = False
+    chosen: int | None = None
+
+    @property
+    def ends_training(self) -> bool:
+        """Whether no site trains any further."""
+        return self.final or self.scoring
+
+    @property
+    def merges(self) -> int:
+        """The round whose merged model this is: the chosen one, else its own."""
+        return self.round if self.chosen is None else self.chosen
 
     def selects(self, site: str) -> bool:
         """Return whether this site trains for the next round."""
-        return not self.final and (self.participants is None or site in self.participants)
+        return not self.ends_training and (self.participants is None or site in self.participants)
 
 
 def model_digest(model: GlobalModel) -> str:

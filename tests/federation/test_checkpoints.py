@@ -22,7 +22,7 @@ def model(round: int, study: str = STUDY) -> GlobalModel:
 def test_a_checkpoint_comes_back_with_weights_and_the_rules_state(tmp_path):
     state = {"moment": {"net/weight": torch.arange(3.0)}, "privacy:clip": {"clip": torch.tensor(0.5)}}
     save_checkpoint(tmp_path, model(4), state)
-    current, loaded = load_latest_checkpoint(tmp_path, STUDY)
+    current, loaded, _ = load_latest_checkpoint(tmp_path, STUDY)
     assert (current.round, current.study_digest) == (4, STUDY)
     assert torch.equal(current.weights["net/weight"], torch.full((3, 2), 4.0))
     assert set(loaded) == {"moment", "privacy:clip"}
@@ -46,7 +46,7 @@ def test_the_newest_two_stay_and_the_newest_whole_one_is_loaded(tmp_path):
     ]
     newest = tmp_path / "round-00004.safetensors"
     newest.write_bytes(newest.read_bytes()[:-5])  # torn by a power cut
-    current, _ = load_latest_checkpoint(tmp_path, STUDY)
+    current, *_ = load_latest_checkpoint(tmp_path, STUDY)
     assert current.round == 3
 
 
