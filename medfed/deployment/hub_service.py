@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def run_study(
     audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
     with show_warnings(progress), record_exit(status), ExitStack() as stack:
         if broker and enrolment is not None:
-            stack.callback(Broker(enrolment).stop)
+            refused = partial(audit.write, "broker refused")
+            stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
         _log_notes(study, exchange, progress)
         if enrolment is not None:
             _log_missing_certificates(study, enrolment, progress)
@@ -241,6 +243,7 @@ def _run_rounds(
             choices.append(report.choice)
             progress.log(report.choice.sentence)
 
+    side.on_refused(lambda reason: audit.write("refused", reason=reason))
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
         side.advertise_study(public_yaml(study))

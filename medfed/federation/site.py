@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from medfed.errors import PrivacyError, RunError
+from medfed.errors import LedgerError, PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import CallbackOptions, SiteConfig
@@ -100,6 +101,28 @@ def train_site(
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
     """
+    with log_ledger_refusals(run.audit, name):
+        return _train_site(name, module, data, exchange, config, run)
+
+
+@contextmanager
+def log_ledger_refusals(audit: AuditLog, site: str) -> Iterator[None]:
+    """Write to the audit log why a hospital's privacy ledger stops it."""
+    try:
+        yield
+    except LedgerError as error:
+        audit.write("ledger refused", site=site, reason=str(error))
+        raise
+
+
+def _train_site(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    exchange: SiteSide,
+    config: SiteConfig,
+    run: SiteRun,
+) -> dict[str, float]:
     tracker = _budget_tracker(config.privacy, run)
     callbacks = [*run.callbacks]
     fitted: pl.LightningDataModule = data

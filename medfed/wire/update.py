@@ -20,6 +20,9 @@ DEFAULT_OUTLIER_FACTOR = 1000.0
 # The most training examples that one site may state, by default: far beyond what a hospital has.
 MAX_EXAMPLES = 1_000_000
 
+# A tensor of integers holds 63 bits; a larger number of examples is refused, whatever a study's bound is.
+MAX_COUNT_BITS = 62
+
 # The norm, in multiples of the model's own, up to which no update is refused, however small the others are.
 MIN_OUTLIER_IN_MODELS = 10.0
 
@@ -136,6 +139,11 @@ def check_update(update: Update, against: Weights) -> Update:
         raise UpdateError(
             f"{update}: trained on {update.examples} examples; a merge weights sites by their examples, so "
             f"at least 1 is needed: does this site's training split hold any case?"
+        )
+    if (bits := update.examples.bit_length()) > MAX_COUNT_BITS:
+        # Not written out: a number of thousands of digits is an error of its own.
+        raise UpdateError(
+            f"{update}: states a number of examples of {bits} bits, expected at most {MAX_COUNT_BITS}"
         )
     # A difference is finite where both its operands are; computing it in float64 to check would need
     # a model's memory.

@@ -67,3 +67,18 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(folder_exchange, 
     assert north.fetch("north", 0).round == 0
     north.close()
     hub.close()
+
+
+def test_what_is_refused_outside_a_round_reaches_the_audit_log_once(hub_and_north):
+    hub, north = hub_and_north
+    told: list[str] = []
+    hub.on_refused(told.append)
+    for what in ("heartbeat", "dropped_out"):
+        north._store.put(north._objects.site_object("north", what), b"rubbish")
+    for _ in range(3):
+        hub._read_heartbeats(["north"])
+        assert hub._drop_out(1, "north") is None
+    assert [text.partition(":")[0] for text in told] == [
+        "a heartbeat of site 'north' is refused",
+        "a drop-out of site 'north' is refused",
+    ]
