@@ -52,9 +52,9 @@ def test_a_token_is_an_hmac_and_no_plain_hash() -> None:
 
 
 def test_all_visits_of_a_patient_are_in_one_split() -> None:
-    found = assign_splits(cases(60, visits=3), SECRET, DEFAULT_FRACTIONS)
-    for patient in {case.patient for case in found}:
-        assert len({case.split for case in found if case.patient == patient}) == 1
+    assigned = assign_splits(cases(60, visits=3), SECRET, DEFAULT_FRACTIONS)
+    for patient in {case.patient for case in assigned}:
+        assert len({case.split for case in assigned if case.patient == patient}) == 1
 
 
 def test_the_order_of_files_does_not_matter() -> None:
@@ -106,9 +106,9 @@ def test_given_splits_are_kept_and_shared_with_the_patients_other_visits() -> No
 
     listed = cases(20, visits=2)
     listed[0] = replace(listed[0], split="test")
-    found = assign_splits(listed, SECRET, (1.0, 0.0, 0.0))
-    assert split_of(found)["p0"] == "test"
-    assert [case.split for case in found[:2]] == ["test", "test"]
+    assigned = assign_splits(listed, SECRET, (1.0, 0.0, 0.0))
+    assert split_of(assigned)["p0"] == "test"
+    assert [case.split for case in assigned[:2]] == ["test", "test"]
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5)])

@@ -17,10 +17,10 @@ from case_rows import class_rows, image_row
 
 
 def rows_of(cases, **options):
-    found = aggregate(
+    summary = aggregate(
         cases, SummarySettings(**{"round": 2, "seed": 1, "min_patients": 1, "draws": 200, **options})
     )
-    return {(row.site, row.metric, row.structure): row for row in found if row.split == "test"}
+    return {(row.site, row.metric, row.structure): row for row in summary if row.split == "test"}
 
 
 def test_a_patients_images_are_one_patient():

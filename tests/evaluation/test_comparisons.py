@@ -111,9 +111,9 @@ def test_a_hospital_is_a_family_of_its_own():
         for s in ("a", "b")
         for i in range(9)
     ]
-    found = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=100))
-    assert {row.site for row in found} == {"a", "b", "all"}
-    assert all("Holm over 2 tests" in row.method for row in found)
+    comparison = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=100))
+    assert {row.site for row in comparison} == {"a", "b", "all"}
+    assert all("Holm over 2 tests" in row.method for row in comparison)
 
 
 def test_models_of_survival_are_compared_by_c_index_and_brier_score():
