@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from medfed.files import replacing
 from medfed.runs.rounds import SiteResult
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
+from medfed.wire.weights import digest
+
+log = logging.getLogger("medfed.federation.checkpoints")
 
 # How many checkpoints stay on disk: the newest, and the one before it in case a power loss tore it.
 MAX_CHECKPOINTS = 2
@@ -24,15 +28,27 @@ MAX_CHECKPOINTS = 2
 def load_latest_checkpoint(folder: Path, study_digest: str = "") -> tuple[GlobalModel, State] | None:
     """Return the newest model and rule state in a hub's folder, or None.
 
+    One that a power loss cut short, or whose bytes are no longer those that were written, is passed over
+    with a warning.
+
     Raises:
-        RunError: if the newest readable one belongs to another study.
+        RunError: if the newest readable one belongs to another study, or none can be read.
     """
-    for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
+    paths = sorted(folder.glob("round-*.safetensors"), reverse=True)
+    for path in paths:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
             tensors = load_file(path)
-        except Exception:  # noqa: BLE001, S112 - cut short by a power loss: the one before it is whole
+            # An earlier medfed wrote none.
+            damaged = digest(tensors) != metadata.get("sha256", digest(tensors))
+        except Exception:  # noqa: BLE001 - whatever is in a torn file, it is damaged
+            damaged = True
+        if damaged:
+            log.warning(
+                "hub: the checkpoint %s is damaged and not used; look after the disk of the run folder",
+                path.name,
+            )
             continue
         if study_digest and metadata["study"] != study_digest:
             raise RunError(
@@ -47,6 +63,11 @@ def load_latest_checkpoint(folder: Path, study_digest: str = "") -> tuple[Global
             own = weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {})
             own[name] = tensor
         return GlobalModel(int(metadata["round"]), weights, study_digest=study_digest), state
+    if paths:
+        raise RunError(
+            f"none of the hub's {len(paths)} checkpoints can be read: they are damaged; restore the run "
+            "folder from a back-up and resume, or start a new run in another folder (--out)"
+        )
     return None
 
 
@@ -66,7 +87,11 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():
         tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
-    metadata = {"round": str(current.round), "study": current.study_digest}
+    metadata = {
+        "round": str(current.round),
+        "study": current.study_digest,
+        "sha256": digest(tensors),
+    }
     path = folder / f"round-{current.round:05d}.safetensors"
     try:
         with replacing(path, durable=True) as unfinished, unfinished.open("wb") as file:

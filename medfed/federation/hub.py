@@ -7,6 +7,7 @@ merged round. One round's exchange and merge are in `round.py`.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -17,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from medfed.aggregation import State
-from medfed.errors import MedfedError, UpdateError
+from medfed.errors import MedfedError, RunError, UpdateError
 from medfed.exchange import HubSide, ReceivedUpdate
-from medfed.federation.acceptance import accept_numbers
+from medfed.federation.acceptance import EXAMPLES, accept_numbers
 from medfed.federation.checkpoints import load_latest_checkpoint, save_checkpoint, save_round
 from medfed.federation.config import HubConfig
 from medfed.federation.round import aggregate_round, log_notes, require_own
@@ -28,6 +29,8 @@ from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
+
+log = logging.getLogger("medfed.federation.hub")
 
 RoundCallback = Callable[[RoundReport], None]
 ModelCallback = Callable[[GlobalModel], None]
@@ -63,9 +66,12 @@ def run_hub(
     Raises:
         QuorumError: if too few sites sent a valid update for a round.
         RuleError: if the rule cannot merge the updates.
+        RunError: if the run found in `folder` cannot be resumed, or a checkpoint cannot be written.
     """
     audit = audit or AuditLog(None)
     saved = load_latest_checkpoint(folder, config.study_digest) if folder else None
+    if saved is not None:
+        saved = _newest(exchange, *saved, audit)
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
     with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
         wait_saved: Callable[[], None] = _nothing_to_save
@@ -100,6 +106,35 @@ def run_hub(
         results = _collect_scores(config, exchange, current.round + 1, audit)
         on_round(RoundReport(current.round + 1, results, time.monotonic() - began, size))
     return current
+
+
+def _newest(
+    exchange: HubSide, current: GlobalModel, state: State, audit: AuditLog
+) -> tuple[GlobalModel, State]:
+    """Return the model and rule state to go on from: the checkpoint's, or what this hub published after it.
+
+    The folder may be a back-up, or its newest checkpoint damaged, and sites accept no older model than they
+    have.
+
+    Raises:
+        RunError: if the published model lacks the rule's state, which only checkpoints hold.
+    """
+    published = exchange.newest_published(current.round)
+    if published is None:
+        return current, state
+    where = (
+        f"the hub's newest readable checkpoint is of round {current.round}, but it has published the model "
+        f"of round {published.round}: the run folder is a back-up, or its newest checkpoint is damaged"
+    )
+    if needed := sorted(group for group in state if group != EXAMPLES):
+        raise RunError(
+            f"{where}. The rule or the privacy mechanism keeps a state ({', '.join(needed)}) that was not "
+            "published; restore the newest copy of the run folder, or start a new run (--out)"
+        )
+    log.warning("hub: %s; it goes on from the published model", where)
+    audit.write("continued", study=current.study_digest, round=published.round, reason=where)
+    weights = dict(published.weights)
+    return GlobalModel(published.round, weights, study_digest=current.study_digest), state
 
 
 def _nothing_to_save() -> None:
