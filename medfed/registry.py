@@ -92,9 +92,10 @@ def kind_named(folder: str, value: object) -> Any:
         return value
     known = kinds(folder)
     if not isinstance(value, str):
+        found = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
         raise RegistryError(
             f"expected a kind of '{folder}' such as medfed.{FOLDERS[folder].package}.<name>, or its name, "
-            f"found {type(value).__name__}"
+            f"found {found}"
         )
     if value not in known:
         near = get_close_matches(value, known, n=1)

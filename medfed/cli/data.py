@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from medfed.cli.error_handling import Commands
 from medfed.cli.options import PATH
+
+if TYPE_CHECKING:
+    from medfed.data.class_names import Classes
+    from medfed.data.layouts import Layout
+    from medfed.data.reading import SiteReading
+    from medfed.data.settings import Unreadable
 
 
 @click.group(cls=Commands, short_help="Plan settings from all hospitals' image statistics.")
@@ -17,8 +25,8 @@ def fingerprint() -> None:
 
 
 @fingerprint.command(short_help="Write one hospital's fingerprint.")
-@click.argument("folder", type=PATH)
-@click.argument("out", type=PATH)
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="[FOLDER] OUT")
+@click.option("--site", "site_file", type=PATH, help="The site file: read its data as training does.")
 @click.option("--secret", "secret_file", type=PATH, help="The file with the site's secret.")
 @click.option(
     "--intensity-bins",
@@ -27,7 +35,7 @@ def fingerprint() -> None:
     show_default=True,
     help="hu for CT, else relative. The same at every site.",
 )
-@click.option("--classes", type=int, help="Number of classes, including the background.")
+@click.option("--classes", help="Classes, background included: how many, or names (background,liver).")
 @click.option(
     "--channels", default="1", show_default=True, help="Image channels: how many, or their names (t1,flair)."
 )
@@ -41,42 +49,105 @@ def fingerprint() -> None:
 @click.option("--pet", type=click.Choice(["stored", "suv"]), default="stored", show_default=True,
               help="Unit of PET, as data.read.pet of the study.")  # fmt: skip
 def make(
-    folder: Path,
-    out: Path,
+    paths: tuple[Path, ...],
+    site_file: Path | None,
     secret_file: Path | None,
     intensity_bins: Literal["hu", "relative"],
-    classes: int | None,
+    classes: str | None,
     channels: str,
     min_patients: int,
     pet: Literal["stored", "suv"],
 ) -> None:
-    """Write a hospital's fingerprint to OUT, for its privacy officer to review before it is shared."""
-    import os
+    """Write a hospital's fingerprint to OUT, for its privacy officer to review before it is shared.
 
+    \b
+    medfed fingerprint make --site site.yaml ours.json --classes background,liver
+    """
     from medfed.data import fingerprint as prints
     from medfed.data.channels import match_channels
     from medfed.data.index import index_folder
+    from medfed.data.label_naming import match_classes
     from medfed.data.reading import Reading
-    from medfed.data.settings import Images
-    from medfed.pipeline.secret_file import read_secret
+    from medfed.data.settings import Images, with_layout
 
+    folder, out = _folder_and_out(paths, site_file)
+    site = OwnData.of(site_file, folder, secret_file)
+    asked = site.classes(classes)
+    settings = Images(channels=_channels(channels), read=site.read.over(Reading(pet=pet)))
+    settings = with_layout(settings, site.layout)
     # Which cases are in 'train' depends on the secret where the folder does not say.
-    index = index_folder(folder, site_secret=read_secret(secret_file) or os.urandom(32))
-    settings = Images(channels=_channels(channels), read=Reading(pet=pet))
+    index = index_folder(site.folder, site_secret=site.secret, layout=settings.given_layout)
+    index, named = match_classes(index, asked, "segment", site.secret)
     index = match_channels(index, settings)
     result = prints.fingerprint(
         index,
         grid=intensity_bins,
-        classes=classes,
+        classes=named,
         settings=settings,
         min_count=min_patients,
-        bears=settings.unreadable,
+        bears=site.bears,
         tell=click.echo,
     )
     out.write_bytes(prints.to_json(result))
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")
     click.echo(f"withheld for fewer than {min_patients} patients: {result.withheld} classes or histograms")
     click.echo("Nothing in it is about a single patient. It is not sent: give the file to the coordinator.")
+
+
+def _folder_and_out(paths: tuple[Path, ...], site_file: Path | None) -> tuple[Path | None, Path]:
+    if len(paths) == 2 and site_file is not None:
+        raise click.UsageError("give FOLDER or --site SITE_FILE, which names the folder")
+    if len(paths) != (2 if site_file is None else 1):
+        raise click.UsageError("expected FOLDER OUT, or --site SITE_FILE OUT")
+    return (None if site_file is not None else paths[0]), paths[-1]
+
+
+@dataclass(frozen=True, repr=False)
+class OwnData:
+    """A hospital's folder, and how its site file says to read it; without one, by the defaults."""
+
+    folder: Path
+    secret: bytes
+    words: Mapping[str, str]
+    read: SiteReading
+    layout: Layout | None
+    bears: Unreadable
+
+    @classmethod
+    def of(cls, site_file: Path | None, folder: Path | None, secret_file: Path | None) -> OwnData:
+        """Return what a site file says, or a folder with the defaults."""
+        import os
+
+        from medfed.data.class_names import in_words
+        from medfed.data.reading import SiteReading
+        from medfed.data.settings import Unreadable
+        from medfed.deployment.site_file import read_site, secret_of
+        from medfed.pipeline.secret_file import read_secret
+
+        if site_file is None:
+            secret = read_secret(secret_file) or os.urandom(32)
+            return cls(folder or Path(), secret, {}, SiteReading(), None, Unreadable())
+        site = read_site(site_file)
+        secret = secret_of(Path(site.secret))
+        layout, bears = site.given_layout, site.policy.unreadable
+        return cls(Path(site.data), secret, in_words(site.classes), site.read, layout, bears)
+
+    def classes(self, text: str | None) -> Classes:
+        """Return the classes that a command line names or counts, with the hospital's own words for them."""
+        from medfed.data.class_names import ClassNames
+
+        names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+        if not names:
+            return None
+        if len(names) > 1:
+            return ClassNames(names, self.words)
+        if not names[0].isdecimal() or int(names[0]) < 2:
+            raise click.BadParameter(
+                "expected how many classes labels have, or their names as in task.classes, such as "
+                "background,liver",
+                param_hint="--classes",
+            )
+        return int(names[0])
 
 
 def _channels(text: str) -> int | tuple[str, ...]:

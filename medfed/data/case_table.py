@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
 
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
+from medfed.data.harmonise import TableSums, sums
 from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading
 from medfed.data.index import Index
 from medfed.data.layouts._files import stem
+from medfed.data.own_data import OwnData
 from medfed.data.patients import patient_columns
 from medfed.data.refusals import (
     MissingRowError,
@@ -57,14 +58,6 @@ ROLES = ("case", "patient")
 
 
 @dataclass(frozen=True, repr=False)
-class OwnTable:
-    """A site's own way to the table: its file, and its headings by the study's columns."""
-
-    file: str | None = None
-    headings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True, repr=False)
 class _Naming:
     """Which column names the cases or patients of rows, and which cases each name stands for."""
 
@@ -75,7 +68,7 @@ class _Naming:
     note: str = ""
 
 
-def with_table(index: Index, settings: CaseTable | None, own: OwnTable | None = None) -> Index:
+def with_table(index: Index, settings: CaseTable | None, own: OwnData | None = None) -> Index:
     """Return an index with the rows of the table beside its images; the same index without settings.
 
     A case whose row cannot be used keeps its place in the index; `rows.refused` says why. Cases that
@@ -86,7 +79,7 @@ def with_table(index: Index, settings: CaseTable | None, own: OwnTable | None = 
     """
     if settings is None:
         return index
-    own = own or OwnTable()
+    own = own or OwnData()
     path = find_case_table(index.folder, settings, own.file)
     try:
         rows = _read(path, index, settings, own)
@@ -143,7 +136,7 @@ def find_case_table(folder: Path, settings: CaseTable, own: str | None = None) -
     )
 
 
-def _read(path: Path, index: Index, settings: CaseTable, own: OwnTable) -> CaseRows:
+def _read(path: Path, index: Index, settings: CaseTable, own: OwnData) -> CaseRows:
     reading = settings.as_table
     roles = dict(zip(ROLES, (settings.case, settings.patient), strict=True))
     headings = {roles.get(name, name): word for name, word in own.headings.items()}
@@ -371,6 +364,22 @@ def case_inputs(
     return {case.token: one for case, one in zip(known, inputs, strict=True)}, tuple(
         map(of_case_table, notes)
     )
+
+
+def case_training_sums(
+    index: Index, settings: CaseTable, cases: Iterable[Case], *, min_count: int
+) -> TableSums:
+    """Return the sums over the rows of training cases, one per case, that a plan needs from every hospital.
+
+    Raises:
+        TooFewPatientsError: for fewer than `min_count` patients.
+    """
+    assert index.rows is not None
+    known = [case for case in cases if case.token in index.rows.numbers]
+    names = settings.as_table.numbers
+    numbers = np.array([index.rows.numbers[case.token] for case in known], np.float64)
+    patients = [case.patient for case in known]
+    return sums(numbers.reshape(len(known), len(names)), patients, names, min_count=min_count)
 
 
 def count_matched(rows: CaseRows) -> Mapping[str, int]:

@@ -4,12 +4,13 @@ Two hospitals with T1 and FLAIR in different order have the same number of chann
 on both learns nothing without a word. A study therefore names its channels in its order
 (`data.channels: [t1, flair]`), and each site's are chosen and ordered by their names: of folders (`t1/x`),
 of files (`P-t1c`), of dataset.json, or of what the site's `layout` calls them. Names are compared by their
-words, as those of classes are; nothing is equated, so that `t1` is not `T1w`.
+words, as those of classes are; nothing is equated, so that `t1` is not `T1w` unless the site file says so
+(`channels: {T1w: t1}`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from medfed.data.case import Case, first_path
@@ -27,9 +28,9 @@ UNNAMED = "nothing in the folder names the channels of a case"
 BY_NAME = "the channels are chosen and ordered by name"
 
 _CURE = (
-    "name them as the study does: in dataset.json, as the folders' or files' names, or by the site's `layout`"
-    " (`{kind: pattern, image: {NAME: ...}}`, `{kind: dicom_tree, series: [{name: NAME, ...}]}`, "
-    "`{kind: bids, channels: {NAME: ...}}`)"
+    "say in the site file which is which, such as channels: {OWN WORD: NAME}, or name them as the study does:"
+    " in dataset.json, as the folders' or files' names, or by the site's `layout` (`{kind: pattern, image: "
+    "{NAME: ...}}`, `{kind: dicom_tree, series: [{name: NAME, ...}]}`, `{kind: bids, channels: {NAME: ...}}`)"
 )
 
 
@@ -57,6 +58,12 @@ def match_channels(index: Index, settings: Images) -> Index:
     cases = tuple(_ordered(case, places, len(own)) for case in index.cases)
     note = f"{BY_NAME}, as the study has them: {', '.join(wanted)}"
     return _noted(replace(index, cases=cases, channels=wanted), note)
+
+
+def with_own_names(index: Index, own: Mapping[str, str]) -> Index:
+    """Return an index whose channels have the study's names, where the site's word for one is in `own`."""
+    known = {words_of(word): name for word, name in own.items()}
+    return replace(index, channels=tuple(known.get(words_of(name), name) for name in index.channels))
 
 
 def unnamed_note(index: Index, wanted: Sequence[str] = (), inputs: int = 0) -> str:

@@ -18,13 +18,14 @@ from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
 from medfed.data.case_reading import moved_parts, naming, read_case
-from medfed.data.case_table import OwnTable, case_inputs, with_table
-from medfed.data.channels import match_channels
+from medfed.data.case_table import case_inputs, with_table
+from medfed.data.channels import match_channels, with_own_names
 from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.dataset import CaseValues, ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
+from medfed.data.own_data import OwnData
 from medfed.data.samplers import FixedStepBatchSampler
 from medfed.data.screening import (
     Screening,
@@ -152,12 +153,13 @@ class SiteDataModule(pl.LightningDataModule):
         *,
         site_secret: bytes,
         classes: Classes = None,
-        own: OwnTable | None = None,
+        own: OwnData | None = None,
         **options: Unpack[LoadingOptions],
     ) -> SiteDataModule:
         """Return the data of a site's folder or table; the other arguments are those of the class.
 
-        `own` gives the site's headings for the columns of the study's table, and its table beside the images.
+        `own` gives the site's headings for the columns of the study's table, its table beside the images, and
+        its words for the study's channels.
         """
         source: Index | TableRows
         if isinstance(settings, Table):
@@ -172,6 +174,7 @@ class SiteDataModule(pl.LightningDataModule):
             source = index_folder(
                 path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
             )
+            source = with_own_names(source, own.channels if own is not None else {})
             source = with_table(source, settings.table, own)
             source, classes = match_classes(source, classes, needs, site_secret)
         return cls(source, settings, needs, classes=classes, **options)

@@ -377,6 +377,8 @@ class CaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     file: the table's name in every site's folder; null takes the only one of clinical.csv, clinical.tsv,
     clinical.xlsx and participants.tsv, or else cases.csv. A site file's `table` goes before it.
     hidden: the widths of the small network over the columns; its output stands beside the image's features.
+    plan: compute centre and scale of `standardise: fixed` from the sums of all hospitals' training cases;
+    `given` uses the values given here. Of `data.plan`, only min_patients counts.
     """
 
     features: tuple[str, ...]
@@ -392,12 +394,18 @@ class CaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     patient: str = "patient"
     file: str | None = None
     hidden: tuple[Count, ...] = (16,)
+    plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:
         try:
             inputs = self.as_table.inputs
         except DataError as error:
             raise DataError(of_case_table(str(error))) from None
+        if self.plan != "given" and self.standardise != "fixed":
+            raise DataError(
+                f"data.table: plan computes centre and scale for standardise: fixed, and standardise is "
+                f"{self.standardise}; set it to fixed, or leave plan out"
+            )
         if not inputs:
             raise DataError("data.table: no column has a word to learn from; list its words in categorical")
         if self.case.lower() in map(str.lower, self.features):
@@ -419,6 +427,7 @@ class CaseTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             ignore=self.ignore,
             missing_values=self.missing_values,
             patient=self.patient,
+            plan=self.plan,
         )
 
     @property

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
@@ -44,6 +46,7 @@ from medfed.pipeline.factory import hub_config_of, module_of
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import (
@@ -125,7 +128,8 @@ def run_study(
     audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
     with show_warnings(progress), record_exit(status), ExitStack() as stack:
         if broker and enrolment is not None:
-            stack.callback(Broker(enrolment).stop)
+            refused = partial(audit.write, "broker refused")
+            stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
         _log_notes(study, exchange, progress)
         if enrolment is not None:
             _log_missing_certificates(study, enrolment, progress)
@@ -134,7 +138,9 @@ def run_study(
                 f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
                 f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
             )
-        rows = _run_rounds(study, exchange, folder, audit, progress, status)
+        rows, choice = _run_rounds(study, exchange, folder, audit, progress, status)
+    facts = msgspec.structs.replace(facts, chosen=choice)
+    folder.write_facts(facts)
     write_rows(folder.reported, rows)
     write_report(folder.path)
     finish_run(folder, facts, began)
@@ -212,11 +218,12 @@ def _runs(study: Study) -> list[RunFolder]:
 
 def _run_rounds(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
-) -> list[Row]:
-    """Run every round and return the rows that the sites report on the final model."""
+) -> tuple[list[Row], ModelChoice | UnsetType]:
+    """Run every round; return the rows that the sites report on the final model, and which model it is."""
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
     config = hub_config_of(study)
     rows: list[Row] = []
+    choices: list[ModelChoice] = []
     stated: dict[str, str] = {}
     units: dict[str, str] = {}
 
@@ -232,7 +239,11 @@ def _run_rounds(
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
         _log_different_labels(report, stated, progress)
         _log_different_units(report, units, progress)
+        if report.choice is not None:
+            choices.append(report.choice)
+            progress.log(report.choice.sentence)
 
+    side.on_refused(lambda reason: audit.write("refused", reason=reason))
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
         side.advertise_study(public_yaml(study))
@@ -252,7 +263,7 @@ def _run_rounds(
                 audit=audit,
             )
         frozen = weights_of(module_of(study)) if study.trained_only else {}
-        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.merges)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
         side.disconnect()
@@ -260,7 +271,7 @@ def _run_rounds(
     finally:
         progress.stop()
     side.close()
-    return rows
+    return rows, choices[-1] if choices else UNSET
 
 
 def _log_different_labels(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
@@ -303,7 +314,8 @@ def _take_rows(
     rows, results = [], []
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))
-        accepted, refused = accept_rows(result.scalars, config.rounds, result.site, most)
+        number = config.rounds if report.scored is None else report.scored
+        accepted, refused = accept_rows(result.scalars, number, result.site, most)
         rows += accepted
         scores, implausible = plausible_scores(without_rows(result.scalars))
         notes = (*(f"a result is refused: {why}" for why in refused), *implausible)

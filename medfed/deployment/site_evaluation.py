@@ -34,7 +34,7 @@ def site_config_under_policy(site: SiteFile, study: Study, hospital: SiteCases) 
 def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[str, float]:
     """Measure the final model on this hospital's test cases, and return the results that may leave."""
     study, folder, progress = session.study, session.folder, session.progress
-    session.status.update(state="measuring the final model", round=received.round)
+    session.status.update(state="measuring the final model", round=received.merges)
     progress.log("measuring the final model on this hospital's test cases")
     if study.task.predicts == "survival":
         progress.log(
@@ -49,7 +49,7 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
     if study.evaluation.temperature:
         cases, _ = temperature_scaled(cases, classes)
     settings = SummarySettings(
-        round=received.round,
+        round=received.merges,
         seed=study.seed,
         classes=classes,
         held_out=tuple(study.held_out),

@@ -20,8 +20,8 @@ from typing import Literal
 
 import msgspec
 
-from medfed.data.case_table import OwnTable
 from medfed.data.layouts import Layout, layout_of
+from medfed.data.own_data import OwnData
 from medfed.data.reading import SiteReading
 from medfed.data.settings import AnyLayout, Images
 from medfed.data.splits import MIN_SECRET_BYTES
@@ -49,6 +49,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     classes: the hospital's own words for the classes of its studies, such as {Leber: liver}; where its labels
     hold numbers that nothing names, a number stands for the word ({1: liver}); `background` leaves a
     structure out.
+    channels: likewise its own words for the channels of its studies, such as {flair_tra: flair}.
     columns: the site's own headings for the columns of a study's table, such as {age: Alter, patient: MRN};
     `patient` and `split` stand for the columns of ids and splits, whatever the study calls them; of a table
     beside images, `case` and `patient` for the columns that name whose row it is.
@@ -69,15 +70,16 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     start: str | None = None
     classes: dict[str | int, str] = {}
+    channels: dict[str, str] = {}
     columns: dict[str, str] = {}
     table: str | None = None
     read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
 
     @property
-    def own_table(self) -> OwnTable:
-        """The site's own table beside its images, and its headings of a table."""
-        return OwnTable(self.table, self.columns)
+    def own_data(self) -> OwnData:
+        """The site's own table beside its images, its headings of a table, and its words for channels."""
+        return OwnData(self.table, self.columns, self.channels)
 
     @property
     def given_layout(self) -> Layout | None:

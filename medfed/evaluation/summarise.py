@@ -107,7 +107,8 @@ def summarise(run: Path) -> list[rows.Row]:
     facts, study = read_run_facts(run), read_public_study(run)
     every = rows.read_cases(folder.cases) if folder.cases.is_file() else []
     reported = rows.read_rows(folder.reported) if folder.reported.is_file() else []
-    settings = summary_settings(facts, study, last_round(read_rounds(folder.rounds)))
+    last = last_round(read_rounds(folder.rounds))
+    settings = summary_settings(facts, study, facts.chosen.round if facts.chosen else last)
     temperatures: dict[str, float] = {}
     if study.section("evaluation").get("temperature"):
         every, temperatures = temperature_scaled(every, settings.classes)

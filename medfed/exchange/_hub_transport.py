@@ -87,6 +87,10 @@ class HubTransport:
             shutil.rmtree(folder / "letters", ignore_errors=True)
         self._retry("opens", lambda: self._objects.put_control("state", "open", self._run))
 
+    def on_refused(self, write: Callable[[str], None]) -> None:
+        """Have `write` called, once per reason, with what the hub or its broker refused outside a round."""
+        self._warn.on_refused = write
+
     # -- models and updates
 
     def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
@@ -116,7 +120,10 @@ class HubTransport:
         self._max_update_bytes = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
         if isinstance(self._store, LimitsSites):
             # Two rounds: the last update stays until the next round's has been merged.
-            self._retry("limits", partial(self._store.limit_sites, 2 * self._max_update_bytes))
+            for deleted in self._retry(
+                "limits", partial(self._store.limit_sites, 2 * self._max_update_bytes)
+            ):
+                self._warn(deleted, refused=True)
         return manifest.bytes
 
     def newest_published(self, after: int) -> GlobalModel | None:
@@ -346,7 +353,7 @@ class HubTransport:
                 return None
             message = self._objects.open_control(data, site, "dropped_out")
         except WireError as error:
-            self._warn(f"a drop-out of site '{site}' is refused: {error}")
+            self._warn(f"a drop-out of site '{site}' is refused: {error}", refused=True)
             return None
         if not message.text:
             return None
@@ -379,7 +386,7 @@ class HubTransport:
                     self._objects.open_control(data, site, "heartbeat")
                     self._heartbeats[site] = (data, now)
             except WireError as error:
-                self._warn(f"a heartbeat of site '{site}' is refused: {error}")
+                self._warn(f"a heartbeat of site '{site}' is refused: {error}", refused=True)
 
     def _last_heartbeat(self, site: str) -> bytes | None:
         return self._heartbeats.get(site, (None, 0.0))[0]

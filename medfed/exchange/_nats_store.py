@@ -32,7 +32,7 @@ from medfed.exchange._nats_streams import (
     stream_of,
     stream_settings,
 )
-from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
+from medfed.exchange._object_store import Buffer, Parts, Refused, Unreachable, pass_on
 from medfed.wire.signing import HUB, Identity
 
 log = logging.getLogger("medfed.exchange")
@@ -147,7 +147,7 @@ class NatsStore:
             self._run(self._purge, f"UP_{site}", f"up.{self._study}.>")
         self._run(self._purge, "GLOB", f"glob.{self._study}.>")
 
-    def limit_sites(self, max_bytes: int) -> None:
+    def limit_sites(self, max_bytes: int) -> tuple[str, ...]:
         self._wanted_bytes = max(self._wanted_bytes, max_bytes)
         if self._wanted_bytes > self._site_bytes:
             self._site_bytes = self._wanted_bytes
@@ -156,12 +156,14 @@ class NatsStore:
         self._run(self._ensure_stream, "room")
         for site in sites:
             self._run(self._ensure_stream, f"up/{self._study}/{site}")
+        deleted = []
         for stream in self._run(self._stored):
             site = stream.removeprefix("UP_")
             if sites and stream != site and site not in sites:
-                log.warning("what '%s' stored at the broker is deleted: it is no longer enrolled", site)
+                deleted.append(f"what '{site}' stored at the broker is deleted: it is no longer enrolled")
                 self._run(self._change_stream, "DELETE", stream, {})
                 self._streams.discard(stream)
+        return tuple(deleted)
 
     def used_bytes(self) -> dict[str, int]:
         stored = self._run(self._stored)
@@ -210,7 +212,7 @@ class NatsStore:
         answer = json.loads((await self._request(subject, bytes(data), headers)).data)
         error = answer.get("error")
         if error and "exceeded" in str(error.get("description")):
-            raise Unreachable(
+            raise Refused(
                 f"the broker stores no more for '{self._identity.name}' ({error['description']}) until the "
                 "hub clears earlier rounds or the coordinator gives the broker more disk; the hub's "
                 "status.json shows what is used (stored_bytes)"
@@ -277,7 +279,7 @@ class NatsStore:
     def _unreachable(self) -> Unreachable:
         where = f"no connection to the broker at {', '.join(self._urls)}"
         if self._refusal:
-            return Unreachable(f"{where}: {self._refusal}")
+            return Refused(f"{where}: {self._refusal}")
         return Unreachable(
             f"{where}: {self._last_error or 'no answer'}; does the broker run there (`medfed hub --broker`), "
             f"and does every firewall in between allow that port?"

@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import torch
 
 from medfed.data.cache_location import find_cache_location
-from medfed.data.case_table import OwnTable
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.layouts import Layout
 from medfed.data.left_out import note_left_out
+from medfed.data.own_data import OwnData
 from medfed.data.refusals import REASONS
 from medfed.data.screening import write_refused
 from medfed.data.settings import Images, Unreadable, with_layout
@@ -22,8 +22,10 @@ from medfed.data.splits import simulated_secret
 from medfed.data.whole_images import CheckSize
 from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import SiteCases
+from medfed.evaluation.metrics import metric_of
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress, with_personal
+from medfed.federation.model_selection import ModelSelection
 from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
@@ -60,7 +62,7 @@ def hospital_of(
     where: str,
     secret: bytes | None = None,
     cache: str | None = None,
-    own: OwnTable | None = None,
+    own: OwnData | None = None,
     words: Mapping[str | int, str] | None = None,
     layout: Layout | None = None,
 ) -> SiteCases:
@@ -90,7 +92,7 @@ def hospital_of(
             seed=study.seed,
             classes=classes_of(study, site, words),
             cache=place,
-            own=own_table_at(study, site, where, own),
+            own=own_data_at(study, site, where, own),
         )
     except MedfedError as error:
         raise type(error)(f"site '{site}': {error}") from None
@@ -101,11 +103,15 @@ def hospital_of(
     return SiteCases(site, data, secret)
 
 
-def own_table_at(study: Study, site: str, where: str, own: OwnTable | None = None) -> OwnTable:
-    """Return a site's table and headings: its own, else those that the study's `site_overrides` give."""
-    own = own or OwnTable()
+def own_data_at(study: Study, site: str, where: str, own: OwnData | None = None) -> OwnData:
+    """Return a site's own table and words: its own, else those that the study's `site_overrides` give."""
+    own = own or OwnData()
     given = study.table_at(site)
-    return OwnTable(own.file or (given and str(Path(where) / given)), own.headings or study.columns_at(site))
+    return OwnData(
+        own.file or (given and str(Path(where) / given)),
+        own.headings or study.columns_at(site),
+        own.channels or study.channels_at(site),
+    )
 
 
 def screen_hospital(
@@ -284,6 +290,32 @@ def hub_config_of(study: Study) -> HubConfig:
         outlier=study.sampling.outlier,
         evaluating=tuple(sorted(study.held_out)),
         max_examples=study.sampling.max_examples,
+        selection=selection_of(study),
+    )
+
+
+def selection_of(study: Study) -> ModelSelection | None:
+    """Return how the hub judges the rounds' models by the sites' validation scores; None if it does not.
+
+    Raises:
+        StudyError: if it is not known whether more or less of the task's score is better.
+    """
+    train, score = study.train, study.task.main_score
+    if train.keep == "last" and train.patience is None:
+        return None
+    metric = metric_of(score.removeprefix("val/"))
+    if score != "val/loss" and metric.better not in ("higher", "lower"):
+        raise StudyError(
+            f"train.keep, train.patience: nobody says whether more or less of '{score}', the first score of "
+            f"task '{kind_of(study.task)}', is better; a metric of this name says it, or leave both out"
+        )
+    return ModelSelection(
+        score,
+        "higher" if metric.better == "higher" else "lower",
+        train.keep,
+        train.patience,
+        metric.lowest,
+        metric.highest,
     )
 
 

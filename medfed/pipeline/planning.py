@@ -2,23 +2,27 @@
 
 `plan_study` asks each hospital for its fingerprint (images) or its sums (a table), which hold counts and sums
 over patients and nothing about a single one, and fills the study's `data` section from the merged result
-before the first round. A hospital with fewer patients than `data.plan.min_patients` sends none. Each
-fingerprint is recorded in the audit log with its size and digest, and the merged one is kept in the run
-folder, so that a resumed run has the same plan.
+before the first round. Of a table beside images (`data.table.plan`) it asks for the sums of its columns. A
+hospital with fewer patients than the plan's `min_patients` sends none. What is sent is recorded in the audit
+log with its size and digest, and the merged result is kept in the run folder, so that a resumed run has the
+same plan.
 
-Hospitals on separate machines do the same with `medfed fingerprint make`, which writes a file that a person
-can read before passing it on, and the coordinator with `medfed fingerprint merge`, which prints the section.
+Hospitals on separate machines do the same for images with `medfed fingerprint make`, which writes a file that
+a person can read before passing it on, and the coordinator with `medfed fingerprint merge`, which prints the
+section.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from medfed.data import fingerprint, harmonise
+from medfed.data.case_table import case_training_sums
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.proposal import propose_settings
 from medfed.data.settings import Images, PlanSettings, Table
@@ -29,47 +33,83 @@ from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 
 
+@dataclass(frozen=True)
+class PlanFiles:
+    """Where a run keeps what its plan was made of, so that a resumed run has the same plan.
+
+    merged: the hospitals' merged fingerprint, or the sums of a study of tables.  beside: the sums of the
+    tables beside images.
+    """
+
+    merged: Path
+    beside: Path
+
+
+def needs_plan(study: Study) -> bool:
+    """Whether a part of a study's data settings is still to be computed from its hospitals' data."""
+    return study.data.plan != "given" or _plan_beside(study) is not None
+
+
 def plan_study(
     study: Study,
     data: Mapping[str, SiteDataModule],
-    merged_file: Path,
+    files: PlanFiles,
     audit: AuditLog,
     log: Callable[[str], None],
 ) -> Study:
     """Return the study with its `data` section filled from its training hospitals.
 
-    A study that asks for no plan is returned unchanged. The merged fingerprint is kept in `merged_file`; if
-    it exists it is read, and no hospital is asked.
+    A study that asks for no plan is returned unchanged. What the hospitals gave is kept, merged, in `files`;
+    where it is there already it is read, and no hospital is asked.
 
     Raises:
         DataError: if no hospital has enough patients, or a hospital's data can't be read.
         StudyError: if the plan does not fit the study.
     """
     plan = study.data.plan
-    if plan == "given":
+    if plan != "given":
+        asked = _Asked(plan, "data.plan", "fingerprint", lambda site: _sums_of(study, plan, site))
+        if not files.merged.exists():
+            write_whole(files.merged, _merge(study, _collect(asked, data, audit, log)))
+        settings = _settings(study, plan, files.merged.read_bytes())
+        log(f"planned from the hospitals' fingerprints: {_summary(settings)}")
+        study = msgspec.structs.replace(study, data=settings)
+    return _with_table_planned(study, data, files.beside, audit, log)
+
+
+def _plan_beside(study: Study) -> PlanSettings | None:
+    """Return the plan that a study asks for its table beside images, or None."""
+    table = study.data.table if isinstance(study.data, Images) else None
+    return None if table is None or table.plan == "given" else table.plan
+
+
+def _with_table_planned(
+    study: Study,
+    data: Mapping[str, SiteDataModule],
+    merged_file: Path,
+    audit: AuditLog,
+    log: Callable[[str], None],
+) -> Study:
+    """Return the study with means and deviations of the columns beside its images, over all hospitals."""
+    plan = _plan_beside(study)
+    if plan is None:
         return study
+    assert isinstance(study.data, Images)
+    assert study.data.table is not None
+    table = study.data.table
+
+    def sums_of(site: SiteDataModule) -> bytes:
+        cases, least = site.cases("train"), plan.min_patients
+        return msgspec.json.encode(case_training_sums(site.index, table, cases, min_count=least))
+
     if not merged_file.exists():
-        sent = []
-        for site in sorted(data):
-            try:
-                message = _sums_of(study, plan, data[site])
-            except TooFewPatientsError as error:
-                log(f"{site}: sends no fingerprint: {error}")
-                continue
-            except DataError as error:
-                raise type(error)(f"site '{site}': {error}") from None
-            sha256 = hashlib.sha256(message).hexdigest()
-            audit.write("sent", site=site, what="fingerprint", bytes=len(message), sha256=sha256)
-            sent.append(message)
-        if not sent:
-            raise DataError(
-                f"no site has the {plan.min_patients} training patients that a fingerprint needs "
-                "(data.plan.min_patients); give the settings in the study instead"
-            )
-        write_whole(merged_file, _merge(study, sent))
-    settings = _settings(study, plan, merged_file.read_bytes())
-    log(f"planned from the hospitals' fingerprints: {_summary(settings)}")
-    return msgspec.structs.replace(study, data=settings)
+        asked = _Asked(plan, "data.table.plan", "table sums", sums_of)
+        write_whole(merged_file, _merged_sums(_collect(asked, data, audit, log)))
+    merged = msgspec.json.decode(merged_file.read_bytes(), type=harmonise.TableSums)
+    centre, scale = harmonise.centre_and_scale(merged)
+    log(f"planned from the sums of the hospitals' tables: means and deviations of {len(centre)} features")
+    planned = msgspec.structs.replace(table, centre=centre, scale=scale, plan="given")
+    return msgspec.structs.replace(study, data=msgspec.structs.replace(study.data, table=planned))
 
 
 def check_planned(study: Study) -> None:
@@ -78,12 +118,61 @@ def check_planned(study: Study) -> None:
     Raises:
         StudyError: if the study has no plan yet.
     """
+    if isinstance(study.data, Table) and study.data.plan != "given":
+        raise StudyError(f"data.plan: {_ONE_PROCESS}")
     if study.data.plan != "given":
         raise StudyError(
             "data.plan: hospitals on separate machines give their fingerprints as files, which a person "
             "reads first: `medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; "
             "put the section that it prints into the study"
         )
+    if _plan_beside(study) is not None:
+        raise StudyError(f"data.table.plan: {_ONE_PROCESS}")
+
+
+_ONE_PROCESS = (
+    "the means of tables are computed where one process has all of them; across machines write `centre` and "
+    "`scale` into the study (those of published populations will do: they need not be exact), or take "
+    "standardise: site"
+)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What each hospital is asked for: its settings, the study's key, what it is called, what computes it."""
+
+    plan: PlanSettings
+    key: str
+    what: str
+    sums_of: Callable[[SiteDataModule], bytes]
+
+
+def _collect(
+    asked: _Asked, data: Mapping[str, SiteDataModule], audit: AuditLog, log: Callable[[str], None]
+) -> list[bytes]:
+    """Return what the hospitals give that have enough patients, each written into the audit log.
+
+    Raises:
+        DataError: if none has, or a hospital's data can't be read.
+    """
+    sent = []
+    for site in sorted(data):
+        try:
+            message = asked.sums_of(data[site])
+        except TooFewPatientsError as error:
+            log(f"{site}: sends no {asked.what}: {error}")
+            continue
+        except DataError as error:
+            raise type(error)(f"site '{site}': {error}") from None
+        sha256 = hashlib.sha256(message).hexdigest()
+        audit.write("sent", site=site, what=asked.what, bytes=len(message), sha256=sha256)
+        sent.append(message)
+    if not sent:
+        raise DataError(
+            f"no site has the {asked.plan.min_patients} training patients that a fingerprint needs "
+            f"({asked.key}.min_patients); give the settings in the study instead"
+        )
+    return sent
 
 
 def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
@@ -104,9 +193,13 @@ def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
 
 def _merge(study: Study, messages: list[bytes]) -> bytes:
     if isinstance(study.data, Table):
-        sums = [msgspec.json.decode(message, type=harmonise.TableSums) for message in messages]
-        return msgspec.json.encode(harmonise.merge_sums(sums))
+        return _merged_sums(messages)
     return fingerprint.to_json(fingerprint.merge(map(fingerprint.from_json, messages)))
+
+
+def _merged_sums(messages: list[bytes]) -> bytes:
+    sums = [msgspec.json.decode(message, type=harmonise.TableSums) for message in messages]
+    return msgspec.json.encode(harmonise.merge_sums(sums))
 
 
 def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table:

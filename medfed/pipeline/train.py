@@ -30,7 +30,7 @@ from medfed.pipeline.factory import (
     screen_hospital,
 )
 from medfed.pipeline.federate import StudyRun, federate
-from medfed.pipeline.planning import plan_study
+from medfed.pipeline.planning import PlanFiles, needs_plan, plan_study
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import Ledger
@@ -80,7 +80,9 @@ def train(
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)
-        models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federate(run)}
+        federated = federate(run)
+        facts = msgspec.structs.replace(facts, chosen=federated.choice)
+        models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federated.weights}
         compared, facts = _models_to_compare(run, facts)
         models |= compared
         if leave_one_out:
@@ -113,7 +115,7 @@ def _open(
         progress.log(f"privacy: {note}")
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
     run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
-    if study.data.plan != "given":
+    if needs_plan(study):
         run = _plan(run)
     return run, facts
 
@@ -132,7 +134,7 @@ def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCas
         try:
             hospital = hospital_of(study, site, path)
             # Until the plan is made, nobody knows how cases will be prepared.
-            screen_hospital(hospital, bears_of(study), prepare=study.data.plan == "given")
+            screen_hospital(hospital, bears_of(study), prepare=not needs_plan(study))
             if site in study.sites:
                 require_training_cases(hospital)
             hospitals[site] = hospital
@@ -152,7 +154,8 @@ def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCas
 def _plan(run: StudyRun) -> StudyRun:
     """Return the run with the data settings that follow from all its hospitals' data."""
     trained = {site: run.hospitals[site].data for site in run.study.sites if site in run.hospitals}
-    study = plan_study(run.study, trained, run.folder.fingerprint, run.audit, run.progress.log)
+    files = PlanFiles(run.folder.fingerprint, run.folder.table_sums)
+    study = plan_study(run.study, trained, files, run.audit, run.progress.log)
     write_study(run.folder, study)
     hospitals, unusable = _open_hospitals(study, run.progress)
     return replace(run, study=study, hospitals=hospitals, unusable=unusable)

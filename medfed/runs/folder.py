@@ -58,6 +58,7 @@ class RunFolder:
     withdrawal = _Entry("withdrawn.json")
     baselines = _Entry("baselines.json")
     fingerprint = _Entry("fingerprint.json")
+    table_sums = _Entry("table_sums.json")
     checkpoints = _Entry("checkpoints")
     hub = _Entry("hub")
     report = _Entry("report.html")

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.errors import RunError
+from medfed.runs.facts import ModelChoice
 from medfed.wire.untrusted_text import for_log
 
 # The statuses of a round in which the model changed. 'evaluated' is written by a site that trains nothing.
@@ -63,12 +64,19 @@ class SiteResult:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One finished round: its number, every site's result, its duration and the bytes sent to each site."""
+    """One finished round: its number, every site's result, its duration and the bytes sent to each site.
+
+    `scored` is the round whose model the results are scores of, if they hold nothing else; `final` says that
+    it is the study's final one, and `choice` how that was chosen.
+    """
 
     round: int
     results: tuple[SiteResult, ...]
     seconds: float
     bytes_down: int
+    scored: int | None = None
+    final: bool = False
+    choice: ModelChoice | None = None
 
 
 class RoundLine(msgspec.Struct, frozen=True):

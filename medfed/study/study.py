@@ -71,6 +71,9 @@ class Train(_Section, frozen=True, kw_only=True):
     one site alone then trains as without federation), or `reset` them, which costs no memory between a site's
     turns.  only: parts of the network, such as [output], that are trained and exchanged; the rest stays as
     it was initialised (see `start`).  lora: train and exchange adapters of the layers, and what `only` names.
+    keep: which round's model the study ends with: the `last` one's, or the `best` one's by the mean, over the
+    sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
+    row without a better one by that mean; null never ends it early.
     """
 
     rounds: Count
@@ -87,6 +90,8 @@ class Train(_Section, frozen=True, kw_only=True):
     only: tuple[str, ...] = ()
     lora: Lora | None = None
     local: AnyLocal | None = None
+    keep: Literal["last", "best"] = "last"
+    patience: Count | None = None
 
 
 class Sampling(_Section, frozen=True, kw_only=True):
@@ -136,14 +141,15 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     for different numbers of steps.  columns: its own headings for the study's columns of a table, such as
     {age: Alter, patient: MRN}, in a simulation; a hospital of its own writes them in its site file.
     table: likewise its own file of the table beside its images, relative to its folder.
-    classes: likewise its own words for the study's classes, such as {Leber: liver}.  layout: likewise how the
-    cases lie in its folder.
+    classes: likewise its own words for the study's classes, such as {Leber: liver}.  channels: likewise for
+    the study's channels, such as {flair_tra: flair}.  layout: likewise how the cases lie in its folder.
     """
 
     epochs: Count | None = None
     batch: Count | None = None
     classes: dict[str | int, str] = {}
     columns: dict[str, str] = {}
+    channels: dict[str, str] = {}
     table: str | None = None
     layout: AnyLayout | str | None = None
 
@@ -217,6 +223,10 @@ class Study(_Section, frozen=True, kw_only=True):
     def columns_at(self, site: str) -> dict[str, str]:
         """Return one hospital's own headings, by the study's columns."""
         return self.site_overrides[site].columns if site in self.site_overrides else {}
+
+    def channels_at(self, site: str) -> dict[str, str]:
+        """Return the study's names of channels, by one hospital's own words."""
+        return self.site_overrides[site].channels if site in self.site_overrides else {}
 
     def table_at(self, site: str) -> str | None:
         """Return one hospital's own file of the table beside its images, or None."""

@@ -61,6 +61,44 @@ def test_counts_of_few_patients_are_withheld_and_that_is_said(prints: Path, tmp_
     assert not (tmp_path / "f.json").exists()
 
 
+def test_a_site_file_says_how_its_data_are_read(tmp_path: Path) -> None:
+    """Number 1 is the study's lesion by the site's own word; one image is missing, which its policy bears."""
+    folder = make_hospital(tmp_path / "north", cases=12)
+    (folder / "north0-image.nii.gz").unlink()
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"7" * 32)
+    secret.chmod(0o600)
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        f"name: north\ndata: {folder}\nexchange: {{kind: folder, url: {tmp_path}/x}}\n"
+        f"secret: {secret}\nclasses: {{1: lesion}}\n"
+    )
+    out, words = tmp_path / "f.json", ("--classes", "background,cyst,lesion", "--min-patients", 4)
+    code, output = run("fingerprint", "make", "--site", site, out, *words)
+    assert code == 0, output
+    assert "1 of 8 cases are left out, as they cannot be used: 1 image missing" in output
+    found = from_json(out.read_bytes())
+    # A cube of 5 voxels a side in each of seven cases, as class 2: no other number is in the labels.
+    assert found.holders == {0: 7, 2: 7}
+    assert found.voxels[2] == 7 * 125
+    site.write_text(site.read_text() + "policy: {unreadable: {skip: false}}\n")
+    code, output = run("fingerprint", "make", "--site", site, out, *words)
+    assert (code, "this site leaves no case out" in output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("a", "b", "--site", "s.yaml"), "give FOLDER or --site SITE_FILE"),
+        (("a",), "expected FOLDER OUT, or --site SITE_FILE OUT"),
+        (("a", "b", "--classes", "1"), "expected how many classes labels have"),
+    ],
+)
+def test_what_make_cannot_be_given(words: tuple[str, ...], match: str) -> None:
+    code, output = run("fingerprint", "make", *words)
+    assert (code, match in " ".join(output.split())) == (2, True), output
+
+
 def test_fingerprints_are_added_and_planned(prints: Path) -> None:
     code, output = run("fingerprint", "merge", prints / "north.json", prints / "south.json")
     assert code == 0, output

@@ -86,8 +86,9 @@ def paired(folder: Path) -> None:
 
 
 def class_folders(folder: Path) -> None:
-    for path in ("train/a/{}1.nii.gz", "train/b/{}2.nii.gz", "test/a/{}3.nii.gz", "test/b/{}4.nii"):
+    for path in ("train/benign/{}1.nii.gz", "train/malignant/{}2.nii.gz", "test/benign/{}3.nii.gz"):
         touch(folder, path.format(PATIENT))
+    touch(folder, f"test/malignant/{PATIENT}4.nii")
 
 
 def nnunet_raw(folder: Path) -> None:
@@ -284,14 +285,14 @@ EXAMPLES = {
         [
             ExpectedCase(case, case, (file,), target=target, split=split)
             for case, file, target, split in (
-                (f"test/a/{PATIENT}3", f"{PATIENT}3.nii.gz", 0, "test"),
-                (f"train/a/{PATIENT}1", f"{PATIENT}1.nii.gz", 0, "train"),
-                (f"test/b/{PATIENT}4", f"{PATIENT}4.nii", 1, "test"),
-                (f"train/b/{PATIENT}2", f"{PATIENT}2.nii.gz", 1, "train"),
+                (f"test/benign/{PATIENT}3", f"{PATIENT}3.nii.gz", 0, "test"),
+                (f"train/benign/{PATIENT}1", f"{PATIENT}1.nii.gz", 0, "train"),
+                (f"test/malignant/{PATIENT}4", f"{PATIENT}4.nii", 1, "test"),
+                (f"train/malignant/{PATIENT}2", f"{PATIENT}2.nii.gz", 1, "train"),
             )
         ],
         ("the layout names no patients: each case counts as a patient of its own",),
-        ("a", "b"),
+        ("benign", "malignant"),
     ),
     "dicom_tree": LayoutExample(
         DicomTree(),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfed.data.case_table import OwnTable, with_table
+from medfed.data.case_table import with_table
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.index import Index, index_folder
+from medfed.data.own_data import OwnData
 from medfed.data.preflight.preflight import check
 from medfed.data.preflight.report import page
 from medfed.data.preflight.study_checks import StudyRequirements
@@ -55,11 +56,11 @@ def row(case: str, age: object, sex: str, patient: str = "") -> str:
 GOOD = [row("a", 40, "F"), row("b", 60, "M"), row("c", 50, "M"), row("d", "", "F"), row("e", 80, "")]
 
 
-def indexed(folder: Path, settings: CaseTable = TABLE, own: OwnTable | None = None) -> Index:
+def indexed(folder: Path, settings: CaseTable = TABLE, own: OwnData | None = None) -> Index:
     return with_table(index_folder(folder, site_secret=SECRET), settings, own)
 
 
-def opened(folder: Path, settings: Images | None = None, own: OwnTable | None = None) -> SiteDataModule:
+def opened(folder: Path, settings: Images | None = None, own: OwnData | None = None) -> SiteDataModule:
     return SiteDataModule.open(
         folder, settings or images(), "classify", site_secret=SECRET, classes=2, own=own, batch=5
     )
@@ -69,7 +70,7 @@ def token(case: str) -> str:
     return case_token(SECRET, f"{MARK}-{case}")
 
 
-def refusal(folder: Path, settings: CaseTable = TABLE, own: OwnTable | None = None) -> str:
+def refusal(folder: Path, settings: CaseTable = TABLE, own: OwnData | None = None) -> str:
     with pytest.raises(DataError, match=r"\w") as error:
         indexed(folder, settings, own)
     assert MARK not in str(error.value)
@@ -143,7 +144,7 @@ def test_without_another_table_the_columns_of_cases_csv_are_taken(tmp_path: Path
 def test_another_hospital_has_its_own_headings_and_file(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, GOOD, "Fallnummer,Patientin,Alter,sex", "Klinik.csv")
     headings = {"case": "Fallnummer", "patient": "Patientin", "age": "Alter"}
-    own = OwnTable(str(folder / "Klinik.csv"), headings)
+    own = OwnData(str(folder / "Klinik.csv"), headings)
     rows = indexed(folder, own=own).rows
     assert rows is not None
     assert rows.numbers[token("a")] == (40.0,)
@@ -259,7 +260,7 @@ def test_two_tables_are_refused(tmp_path: Path) -> None:
 
 def test_a_site_file_that_names_no_file_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, GOOD)
-    assert "correct `table` in the site file" in refusal(folder, own=OwnTable(str(folder / MARK)))
+    assert "correct `table` in the site file" in refusal(folder, own=OwnData(str(folder / MARK)))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from medfed.data.index import index_folder
 from medfed.data.layouts import Layout
 from medfed.data.layouts.patient_folders import PatientFolders
 from medfed.data.layouts.pattern import Pattern
+from medfed.data.own_data import OwnData
 from medfed.data.preflight.preflight import check
 from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.settings import Images
@@ -93,6 +94,20 @@ def test_other_channels_are_refused_without_a_name_of_the_hospital(tmp_path: Pat
     with pytest.raises(DataError, match="it names another word, T1;") as caught:
         opened(folder, settings(("t1", "flair")))
     assert MARK not in str(caught.value)
+
+
+def test_a_sites_own_words_stand_for_the_studys_names(tmp_path: Path) -> None:
+    """Here FLAIR and T1 are called T2 and FLAIR by the study: only the site's word decides, not likeness."""
+    nnunet(tmp_path, ["FLAIR", "T1"])
+    study, own = settings(("flair", "adc")), OwnData(channels={"t1": "flair", "Flair": "adc"})
+    data = SiteDataModule.open(tmp_path, study, "segment", site_secret=SECRET, classes=2, own=own)
+    image, _ = data.original(data.index.cases[0])
+    assert [float(channel[5, 5, 5]) for channel in image.array] == [VALUES["T1"], VALUES["FLAIR"]]
+    with pytest.raises(DataError, match=r"no channel 'adc' .*such as channels: \{OWN WORD: NAME\}"):
+        opened(tmp_path, study)
+    requirements = StudyRequirements("s", study, "segment", ("b", "tumour"), own_data=own)
+    found = check(tmp_path, site_secret=SECRET, requirements=requirements, processes=1)
+    assert found.can_take_part
 
 
 def test_two_channels_of_one_name_are_refused(tmp_path: Path) -> None:

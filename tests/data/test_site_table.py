@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medfed.data.case_table import OwnTable
 from medfed.data.datamodule import SiteDataModule
+from medfed.data.own_data import OwnData
 from medfed.data.settings import Table
 from medfed.data.site_table import looks_like_data, with_decimal_points
 from medfed.data.table import DECIMAL_COMMAS, read_table
@@ -99,7 +99,7 @@ def test_headings_that_are_numbers_are_right_if_the_study_knows_one(tmp_path: Pa
 def test_a_site_has_headings_of_its_own(tmp_path: Path) -> None:
     path = written(tmp_path, "Alter;Schmerz;Fall;krank\n40,5;mäßig;a;0\n50;keine;a;1\n60;;b;1\n".encode())
     own = {"age": "Alter", "pain": "Schmerz", "patient": "Fall", "disease": "krank"}
-    data = SiteDataModule.open(path, SETTINGS, "table", site_secret=SECRET, own=OwnTable(headings=own))
+    data = SiteDataModule.open(path, SETTINGS, "table", site_secret=SECRET, own=OwnData(headings=own))
     assert data.rows.numbers.tolist() == [[40.5], [50.0], [60.0]]
     assert data.index.patients == 2
     with pytest.raises(DataError, match=r"the site file gives for 'age'; correct columns\.age") as caught:

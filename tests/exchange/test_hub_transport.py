@@ -92,3 +92,18 @@ def test_a_hub_that_is_behind_its_sites_says_so(hub_and_north, tmp_path, caplog)
     assert (
         "'north' has already sent an update for round 3 of this run, the hub waits for round 1" in caplog.text
     )
+
+
+def test_what_is_refused_outside_a_round_reaches_the_audit_log_once(hub_and_north):
+    hub, north = hub_and_north
+    told: list[str] = []
+    hub.on_refused(told.append)
+    for what in ("heartbeat", "dropped_out"):
+        north._store.put(north._objects.site_object("north", what), b"rubbish")
+    for _ in range(3):
+        hub._read_heartbeats(["north"])
+        assert hub._drop_out(1, "north") is None
+    assert [text.partition(":")[0] for text in told] == [
+        "a heartbeat of site 'north' is refused",
+        "a drop-out of site 'north' is refused",
+    ]

@@ -61,7 +61,7 @@ def stores(enrolment, monkeypatch):
         store.close()
 
 
-def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enrolment, stores, caplog):
+def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enrolment, stores):
     hub, north, south = stores["hub"], stores["north"], stores["south"]
     for number in (1, 2):
         south.put(f"up/{SPACE}/south/r00001/c/{number}", bytes(1 << 20))
@@ -77,9 +77,10 @@ def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enro
     hub.limit_sites(8 << 20)
     south.put(f"up/{SPACE}/south/r00001/c/3", bytes(1 << 20))
     enrol.revoke(enrolment.authority, "south")
-    hub.limit_sites(8 << 20)
+    told = hub.limit_sites(8 << 20)
     assert set(hub.used_bytes()) == {"north"}
-    assert "what 'south' stored at the broker is deleted: it is no longer enrolled" in caplog.text
+    assert told == ("what 'south' stored at the broker is deleted: it is no longer enrolled",)
+    assert hub.limit_sites(8 << 20) == ()
     assert hub.get(f"up/{SPACE}/north/r00001/c/1") == bytes(1 << 20)
 
 

@@ -134,6 +134,6 @@ def test_a_back_up_of_a_rule_with_a_state_is_refused(tmp_path):
     restored_from(tmp_path, exchange, FedAvgM(), rounds=1)
     exchange.published.append(GlobalModel(2, {"w": torch.tensor([7.0])}))
     with pytest.raises(
-        RunError, match=r"keeps a state \(.+\) that was not published; restore the newest copy"
+        RunError, match=r"What else this study's checkpoints hold \(.+\) was not published; restore"
     ):
         restored_from(tmp_path, exchange, FedAvgM())

@@ -11,7 +11,7 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import QuorumError, StudyError
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.same_model import check_same_model
+from medfed.federation.same_model import check_same_model, refuse_shards
 from medfed.wire.encoding import decode_global, encode_global
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import load, weights_of
@@ -140,3 +140,38 @@ def test_the_same_classes_train():
         {"a": site(2, names)}, weights_of(Net(2)), rule=FedAvg(), rounds=1, classes=names
     )
     assert final.round == 1
+
+
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+def test_strategies_that_shard_the_model_are_refused(name):
+    sharding = type("Mine", (type(name, (), {}),), {})()
+    with pytest.raises(StudyError, match=f"site 'a': under {name} each process holds a part of the model"):
+        refuse_shards("a", sharding)
+    assert isinstance(getattr(pl.strategies, name), type)
+    refuse_shards("a", pl.strategies.DDPStrategy())
+
+
+def test_a_fit_that_is_followed_by_another_is_told_how():
+    def twice(exchange):
+        federated = medfed.FederatedCallback("a", exchange)
+        for _ in range(2):
+            trainer = pl.Trainer(
+                max_epochs=1, callbacks=[federated], logger=False, enable_checkpointing=False,
+                accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+            )  # fmt: skip
+            trainer.fit(Linear(), DataLoader(TensorDataset(torch.ones(4, 2)), 2))
+
+    with pytest.raises(QuorumError, match=r"if another fit follows, give .*close_at_end=False"):
+        medfed.run_federation({"a": twice}, weights_of(Linear()), rule="fedavg", rounds=2)
+
+
+class Linear(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch, index):
+        return self.net(batch[0]).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)

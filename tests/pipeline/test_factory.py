@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medfed.data.case_table import OwnTable
+from medfed.data.own_data import OwnData
 from medfed.errors import DataError, StudyError
 from medfed.pipeline.factory import (
     bears_of,
@@ -18,7 +18,7 @@ from medfed.pipeline.factory import (
     hub_config_of,
     module_of,
     network_of,
-    own_table_at,
+    own_data_at,
     site_config_of,
     size_check,
 )
@@ -99,8 +99,8 @@ def test_a_sites_words_for_classes_are_the_studys_and_its_own() -> None:
 
 
 def test_a_sites_own_table_goes_before_the_studys(tmp_path) -> None:
-    assert own_table_at(SPEC, "north", str(tmp_path)).file is None
-    own = own_table_at(SPEC, "north", str(tmp_path), OwnTable("mine.csv", {"age": "Alter"}))
+    assert own_data_at(SPEC, "north", str(tmp_path)).file is None
+    own = own_data_at(SPEC, "north", str(tmp_path), OwnData("mine.csv", {"age": "Alter"}))
     assert (own.file, dict(own.headings)) == ("mine.csv", {"age": "Alter"})
 
 

@@ -11,17 +11,20 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
-from medfed.data.case_table import OwnTable
+from medfed.cli import main
+from medfed.data.own_data import OwnData
 from medfed.deployment.policy import describe, egress_size
 from medfed.errors import RunError, StudyError
 from medfed.models.tasks._scores import auroc
 from medfed.pipeline import train as run
-from medfed.pipeline.check import OwnChoices, check
+from medfed.pipeline.check import check
 from medfed.pipeline.drafting import draft_study, write_draft
 from medfed.pipeline.export import export
 from medfed.pipeline.factory import hospital_of, module_of
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import predict
 from medfed.study.canonical import study_digest
 from medfed.study.reading import parse_study, read_study
@@ -125,6 +128,15 @@ def test_sites_with_other_headings_and_files_give_the_same_inputs(tmp_path: Path
         assert ages.std() == pytest.approx(1, abs=1e-6)
 
 
+def own_words(folder: Path) -> None:
+    """A hospital outside the study, whose site file says how its table and columns are called."""
+    shutil.copytree(folder / "south", folder / "elsewhere")
+    (folder / "site.yaml").write_text(
+        "name: elsewhere\ndata: elsewhere\ntable: elsewhere/Klinik.csv\n"
+        "exchange: {kind: folder, url: shared}\ncolumns: {age: Alter, case: Fall}\n"
+    )
+
+
 def test_a_prediction_needs_the_table(tmp_path: Path) -> None:
     study = written(tmp_path, "table")
     done = run.train(study, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
@@ -139,6 +151,14 @@ def test_a_prediction_needs_the_table(tmp_path: Path) -> None:
         lines = list(csv.DictReader(file))
     assert [line["note"] for line in lines if line.get("note")] == ["not predicted: no row in the table"]
     assert sum(bool(line["probability of malignant"]) for line in lines) == 47
+    own_words(tmp_path)
+    told = CliRunner().invoke(
+        main,
+        ["predict", str(done.path), "--site", str(tmp_path / "site.yaml"), "--out", str(tmp_path / "own")],
+    )
+    assert told.exit_code == 0, told.output
+    with (tmp_path / "own" / "predictions.csv").open() as file:
+        assert sum(bool(line["probability of malignant"]) for line in csv.DictReader(file)) == 48
     folder = export(done.path, tmp_path / "ts", format="torchscript")
     about = json.loads((tmp_path / "ts" / "model.json").read_text())
     assert about["tabular"] == ["age", "sex is F", "sex is M"]
@@ -213,11 +233,11 @@ def test_a_draft_proposes_the_columns_that_all_hospitals_have(tmp_path: Path) ->
 
 def test_check_passes_what_the_site_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = written(tmp_path, "table")
-    own = OwnTable(str(tmp_path / "south" / "Klinik.csv"), {"age": "Alter", "case": "Fall"})
+    own = OwnData(str(tmp_path / "south" / "Klinik.csv"), {"age": "Alter", "case": "Fall"})
     shutil.copytree(tmp_path / "south", tmp_path / "elsewhere")
     assert check(tmp_path / "elsewhere", study, False, None) == 2
     assert "the folder has none of clinical.csv" in capsys.readouterr().out
-    assert check(tmp_path / "elsewhere", study, False, None, OwnChoices(table=own)) < 2
+    assert check(tmp_path / "elsewhere", study, False, None, OwnChoices(data=own)) < 2
     said = capsys.readouterr().out
     assert "has a row for 48 of 48 cases" in said
     assert "age, sex" in said

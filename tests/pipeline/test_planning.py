@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from hospitals import make_hospital, write_study
+from PIL import Image
 
 from medfed.cli import main
 from medfed.data.fingerprint import fingerprint, from_json, merge, to_json
@@ -21,9 +22,9 @@ from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, StudyError
 from medfed.pipeline import train as run
 from medfed.pipeline.factory import hospital_of
-from medfed.pipeline.planning import check_planned, plan_study
+from medfed.pipeline.planning import PlanFiles, check_planned, needs_plan, plan_study
 from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
+from medfed.study.reading import parse_study, read_study
 from medfed.wire.audit_log import entries
 
 
@@ -84,7 +85,13 @@ def test_a_hospital_with_few_patients_sends_none(study_file, tmp_path):
     lines: list[str] = []
     data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
     with pytest.raises(DataError, match=r"no site has the 5 training patients .*data\.plan\.min_patients"):
-        plan_study(study, data, tmp_path / "sum.json", run.AuditLog(None), lines.append)
+        plan_study(
+            study,
+            data,
+            PlanFiles(tmp_path / "sum.json", tmp_path / "t.json"),
+            run.AuditLog(None),
+            lines.append,
+        )
     assert [line.split(":")[0] for line in lines] == ["north", "south"]
     assert not (tmp_path / "sum.json").exists()
 
@@ -195,3 +202,67 @@ def test_an_image_of_another_spacing_shifts_the_plan(study_file, tmp_path):
     parts = prints_of(read_study(study_file))
     assert propose_settings(merge(parts.values()))["spacing_mm"][0] == 1.0
     assert propose_settings(parts["north"])["spacing_mm"][0] == 2.0
+
+
+TABLE_STUDY = """\
+name: fused
+task: {kind: classify, classes: [benign, malignant]}
+network: {kind: resnet, width: 4}
+data:
+  kind: images
+  spatial_dims: 2
+  spacing_mm: fit
+  patch: [16, 16]
+  table: {features: [age], standardise: fixed, plan: {min_patients: 2}}
+train: {rounds: 1}
+sites: {north: north, south: south}
+"""
+AGES = {"north": (40, 50, 60, 999), "south": (10, 20, 30, 999)}
+
+
+@pytest.fixture
+def fused(tmp_path, monkeypatch):
+    """Two hospitals of three training patients with an age, and one in test, whose age counts for nothing."""
+    for site, ages in AGES.items():
+        (tmp_path / site).mkdir()
+        rows = ["case,patient,image,target,split,age"]
+        for number, age in enumerate(ages):
+            pixels = np.random.default_rng(number).integers(0, 255, (16, 16), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / site / f"{number}.png")
+            rows.append(
+                f"{number},{number},{number}.png,{number % 2},{'test' if age == 999 else 'train'},{age}"
+            )
+        (tmp_path / site / "cases.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return parse_study(TABLE_STUDY)
+
+
+def test_a_table_beside_images_is_scaled_by_the_means_of_all_hospitals(fused, tmp_path):
+    assert needs_plan(fused)
+    data = {site: hospital_of(fused, site, site).data for site in fused.sites}
+    files, audit = PlanFiles(tmp_path / "sum.json", tmp_path / "t.json"), run.AuditLog(tmp_path / "audit")
+    planned = plan_study(fused, data, files, audit, lambda line: None)
+    assert not needs_plan(planned)
+    # By hand: 40 to 60 and 10 to 30 have the mean 35, and within each hospital the variance 200 / 3.
+    assert planned.data.table.centre == {"age": pytest.approx(35)}
+    assert planned.data.table.scale == {"age": pytest.approx((200 / 3) ** 0.5)}
+    assert [entry["what"] for entry in entries(tmp_path / "audit")] == ["table sums"] * 2
+    assert not files.merged.exists()
+    north = hospital_of(planned, "north", "north").data
+    first = north.dataset("train")[0]["tabular"]
+    assert first.tolist() == pytest.approx([(40 - 35) / (200 / 3) ** 0.5])
+    # A resumed run asks nobody.
+    assert plan_study(fused, {}, files, audit, lambda line: None) == planned
+
+
+def test_means_of_tables_across_machines_are_written_into_the_study(fused):
+    with pytest.raises(StudyError, match=r"data\.table\.plan: the means of tables are computed where one"):
+        check_planned(fused)
+    text = "name: t\ntask: {kind: tabular, classes: [a, b]}\nnetwork: {kind: fully_connected}\n"
+    text += "data: {kind: table, features: [age], target: ill, standardise: fixed, plan: {}}\n"
+    with pytest.raises(StudyError, match=r"data\.plan: the means of tables are computed where one process"):
+        check_planned(parse_study(text + "train: {rounds: 1}\nsites: [north, south]\n"))
+    with pytest.raises(
+        StudyError, match=r"data\.table: plan computes centre and scale for standardise: fixed"
+    ):
+        parse_study(TABLE_STUDY.replace("standardise: fixed, ", ""))

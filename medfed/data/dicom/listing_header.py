@@ -14,7 +14,7 @@ from medfed.data.dicom.frame import PROJECTIONS
 from medfed.data.dicom.siemens import is_mosaic, mosaic_slices
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 from medfed.data.dicom.volumes import describe_non_image
-from medfed.data.dicom.weighting import weighting
+from medfed.data.dicom.weighting import echo_and_repetition_ms, weighting
 from medfed.errors import ImageError
 
 # A localizer has a few slices; a volume worth training on has more.
@@ -32,7 +32,7 @@ class ListingHeader:
     patient, name, birth_date: of the patient, empty if absent.  references: the series that a label names.
     slices: how many slices the file holds.  placed: whether it says where they are.  instance: the file's own
     UID.  non_volume: why the file is no slice of a volume, or ''; it may be printed.  weighting: t1,
-    t2, ... of MR, or ''.
+    t2, ... of MR, or ''.  echo_ms, repetition_ms: of MR, 0 if unknown.
     """
 
     path: Path
@@ -50,6 +50,8 @@ class ListingHeader:
     non_volume: str
     description: str
     weighting: str
+    echo_ms: float = 0.0
+    repetition_ms: float = 0.0
 
     @property
     def is_label(self) -> bool:
@@ -94,6 +96,7 @@ def _header(path: Path, file: DicomFile) -> ListingHeader | None:
     if not non_volume and not (modality and series):
         return None  # the header ends before them, between two elements
     frames = header.count(tags.FRAMES) or 1
+    echo_ms, repetition_ms = echo_and_repetition_ms(header)
     return ListingHeader(
         path=path,
         modality=modality,
@@ -111,6 +114,8 @@ def _header(path: Path, file: DicomFile) -> ListingHeader | None:
         non_volume=non_volume or _why_no_slice(header, modality, placed),
         description=_text(header, tags.SERIES_DESCRIPTION) or _text(header, tags.PROTOCOL),
         weighting=weighting(header) if modality == "MR" else "",
+        echo_ms=echo_ms,
+        repetition_ms=repetition_ms,
     )
 
 

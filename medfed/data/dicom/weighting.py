@@ -44,8 +44,13 @@ def weighting(header: Elements) -> str:
     return "t1c" if named == "t1" and header.text(_CONTRAST) else named
 
 
+def echo_and_repetition_ms(header: Elements) -> tuple[float, float]:
+    """Return the echo and repetition times of an MR image, each 0 if the header does not say."""
+    return _milliseconds(header, _ECHO), _milliseconds(header, _REPETITION)
+
+
 def _by_times(header: Elements) -> str:
-    echo, repetition, inversion = (_milliseconds(header, tag) for tag in (_ECHO, _REPETITION, _INVERSION))
+    (echo, repetition), inversion = echo_and_repetition_ms(header), _milliseconds(header, _INVERSION)
     if not echo or not repetition:
         return ""
     if inversion > FLUID_INVERSION_MS and echo >= LONG_ECHO_MS:

@@ -19,35 +19,53 @@ class SeriesChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: what the channel is called, such as `flair`.  description: patterns of SeriesDescription with `*`
     and `?`, in any case; one must match.  modality: such as CT, MR or PT.  weighting: of MR, read from the
-    description or the echo, repetition and inversion times; see data/dicom/weighting.py.  several: what to do
-    with a study in which several series fit: leave it out, or take the one with the most slices.
+    description or the echo, repetition and inversion times; see data/dicom/weighting.py.  echo_ms,
+    repetition_ms: the lowest and the highest EchoTime and RepetitionTime, for series that no description
+    tells apart; those of all images of a series must lie between them.  several: what to do with a study in
+    which several series fit: leave it out, or take the one with the most slices.
     """
 
     name: str
     description: tuple[str, ...] = ()
     modality: str | None = None
     weighting: str | None = None
+    echo_ms: tuple[float, float] | None = None
+    repetition_ms: tuple[float, float] | None = None
     several: Literal["leave_out", "most_slices"] = "leave_out"
 
     def __post_init__(self) -> None:
-        if not (self.description or self.modality or self.weighting):
+        if not (self.description or self.modality or self.weighting or self.echo_ms or self.repetition_ms):
             raise DataError(
-                f"layout.series: '{self.name}' says nothing of its series; give description, modality or "
-                "weighting"
+                f"layout.series: '{self.name}' says nothing of its series; give description, modality, "
+                "weighting, echo_ms or repetition_ms"
             )
+        for key, times in (("echo_ms", self.echo_ms), ("repetition_ms", self.repetition_ms)):
+            if times is not None and not 0 <= times[0] <= times[1]:
+                raise DataError(
+                    f"layout.series: {key} of '{self.name}' is {list(times)}; give the lowest and the "
+                    "highest time in milliseconds, such as [60, 120]"
+                )
         if self.weighting is not None and self.weighting not in WEIGHTINGS:
             raise DataError(
                 f"layout.series: weighting is '{self.weighting}'; expected one of {', '.join(WEIGHTINGS)}"
             )
 
-    def fits(self, header: ListingHeader) -> bool:
-        """Whether a series has all the properties."""
-        text = header.description.lower()
+    def fits(self, members: Sequence[ListingHeader]) -> bool:
+        """Whether a series, by the headers of its files, has all the properties."""
+        first = members[0]
+        text = first.description.lower()
         return (
             (not self.description or any(fnmatch(text, pattern.lower()) for pattern in self.description))
-            and self.modality in (None, header.modality)
-            and self.weighting in (None, header.weighting)
+            and self.modality in (None, first.modality)
+            and self.weighting in (None, first.weighting)
+            and all(_within(one.echo_ms, self.echo_ms) for one in members)
+            and all(_within(one.repetition_ms, self.repetition_ms) for one in members)
         )
+
+
+def _within(time_ms: float, limits: tuple[float, float] | None) -> bool:
+    """Whether a time that a header states lies between limits; 0 is no time."""
+    return limits is None or (time_ms > 0 and limits[0] <= time_ms <= limits[1])
 
 
 def choose_series(
@@ -92,7 +110,7 @@ def _fitting(
     keys: Sequence[Key], series: Mapping[Key, Sequence[ListingHeader]], choice: SeriesChoice
 ) -> list[Key]:
     """Return the series of a study that a choice fits; the longest if it says so."""
-    fitting = [key for key in keys if choice.fits(series[key][0])]
+    fitting = [key for key in keys if choice.fits(series[key])]
     if len(fitting) > 1 and choice.several == "most_slices":
         return _most_slices(fitting, lambda key: sum(one.slices for one in series[key]))
     return fitting

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
+from medfed.data.layouts._class_words import is_class_name
 from medfed.data.layouts._files import images_in, in_split, split_folders, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
 from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, is_role, plain, shared_name
 from medfed.data.layouts._survey import IMAGE_FORMATS, File, Survey
 from medfed.errors import DataError
 
-# Folders of patients hold a few files each; folders of classes hold many. Below both, only a person knows.
+# Folders of patients often hold a few files each; folders of classes hold many.
 CASES_PER_CLASS = 10
 SEVERAL = 4
 
@@ -29,15 +30,16 @@ _DATE = re.compile(r"(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d")
 class ClassFolders(Layout, tag="class_folders", frozen=True):
     """One folder of images per class, directly or below train, val and test.
 
-    Classes count from 0 in the order of their folders' names. The folder is taken for this only where its
-    sub-folders cannot be patients; else `layout: class_folders` says so, also for folders of DICOM series,
-    each in a folder of its own or a file of its own.
+    Classes count from 0 in the order of their folders' names. The folder is taken for this only where the
+    names of its sub-folders say findings (`_class_words.py`) and their files look like different patients';
+    else `layout: class_folders` says so, also for folders of DICOM series, each in a folder of its own or a
+    file of its own.
     """
 
     title: ClassVar[str] = "one folder per class"
     needs: ClassVar[str] = (
-        f"CLASS/x, at least {SEVERAL} images per class with names of their own (folders of patients look "
-        "alike, and are never classes)"
+        f"CLASS/x, at least {SEVERAL} images per class with names of their own, and classes called by words "
+        "for findings, such as benign and malignant (folders of patients look alike, and are never classes)"
     )
     order: ClassVar[int] = 80
 
@@ -50,6 +52,8 @@ class ClassFolders(Layout, tag="class_folders", frozen=True):
             return None
         if any((is_label_word(name) and plain(name) not in FINDINGS) or is_role(name) for name in names):
             return None
+        if not all(map(is_class_name, names)):
+            return None
         if any(not _look_like_classes(classes) or _hold_masks(classes) for classes in splits):
             return None
         repeated = len(splits) > 1 and all(set(classes) == names for classes in splits)
@@ -57,7 +61,7 @@ class ClassFolders(Layout, tag="class_folders", frozen=True):
         many = min(counts.values()) >= SEVERAL or counts.total() >= CASES_PER_CLASS * len(names)
         if not many and not repeated:
             return None
-        return f"{counts.total()} images with names of their own in {len(names)} folders"
+        return f"{counts.total()} images with names of their own in {len(names)} folders named after findings"
 
     def read(self, survey: Survey) -> CaseListing:
         by_split = {

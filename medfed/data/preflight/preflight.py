@@ -19,7 +19,7 @@ from medfed.data.batch_needs import Needs
 from medfed.data.case import Case
 from medfed.data.case_reading import naming
 from medfed.data.case_table import with_table
-from medfed.data.channels import match_channels, unnamed_note
+from medfed.data.channels import match_channels, unnamed_note, with_own_names
 from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.findings import read_findings
 from medfed.data.index import Index, index_folder
@@ -156,12 +156,14 @@ def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layo
         return _Opened(None, naming, str(error), listed=False)
     try:
         if requirements is not None:
+            own = requirements.own_data
+            index = with_own_names(index, own.channels if own is not None else {})
             index = match_channels(index, requirements.settings)
         elif note := unnamed_note(index):
             index = replace(index, notes=(*index.notes, note))
         if requirements is None:
             return _Opened(index, shared_structures(index, key))
-        index = with_table(index, requirements.settings.table, requirements.own_table)
+        index = with_table(index, requirements.settings.table, requirements.own_data)
         return _Opened(*match_classes(index, naming, needs, key))
     except DataError as error:
         return _Opened(None, naming, str(error))

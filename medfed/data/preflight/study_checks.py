@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from medfed.data.batch_needs import IMAGE_NEEDS, Needs
 from medfed.data.case import Case
-from medfed.data.case_table import OwnTable
 from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
+from medfed.data.own_data import OwnData
 from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
@@ -40,7 +40,7 @@ class StudyRequirements:
     # Whether the site trains; a hospital that is held out only measures models.
     trains: bool = True
     # The site's own table beside the images, and its headings.
-    own_table: OwnTable | None = None
+    own_data: OwnData | None = None
     # How many training items a step has, and what raises for an image size that the network cannot take.
     batch: int = 1
     check_size: CheckSize | None = None

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from medfed.data.batch_needs import Needs
-from medfed.data.case_table import OwnTable
 from medfed.data.identifiers import MEANINGS, Kind, kind_by_cells, kind_by_heading, shown_heading
+from medfed.data.own_data import OwnData
 from medfed.data.patients import patients_of
 from medfed.data.preflight.issues import SEVERITIES, Problem, Severity
 from medfed.data.preflight.preflight import Preflight
@@ -102,7 +102,7 @@ def _study_problems(
         requirements.needs,
         site_secret=key,
         classes=len(classes) or None,
-        own=OwnTable(headings=requirements.own_headings),
+        own=OwnData(headings=requirements.own_headings),
     )
     cases = data.index.cases
     splits = Counter(case.split for case in cases)

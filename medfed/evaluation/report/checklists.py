@@ -189,10 +189,11 @@ def _training(run: Run, rule: str) -> Answers:
     """Return the statements on rounds and on contributions that are missing."""
     lost = sum(1 for line in run.rounds if line.status in LOST)
     # A site's last line may only report the final model's scores; it is no round of training.
-    rounds = len({line.round for line in run.rounds if line.status != "reported"})
+    rounds = len({line.round for line in run.training_lines})
     number = rounds or run.study.section("train").get("rounds") or "several"
+    choice = f". {run.facts.chosen.sentence}" if run.facts.chosen else ""
     return {
-        "training": f"{number} rounds, merged by {rule}; seed {run.facts.seed}",
+        "training": f"{number} rounds, merged by {rule}; seed {run.facts.seed}{choice}",
         "failures": f"{lost} contributions of hospitals were missing"
         if lost
         else "no contribution was missing",

@@ -23,6 +23,10 @@ def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
     figures = [("hospitals trained together", str(len(run.facts.sites)))]
     if run.rounds:
         figures.append(("rounds", str(len({line.round for line in run.training_lines}))))
+        if run.facts.chosen and run.facts.chosen.keep == "best":
+            figures.append(
+                ("whose model is measured: the best on validation", f"round {run.facts.chosen.round}")
+            )
         sent = sum(line.bytes_up for line in run.rounds)
         if sent:
             figures.append(("sent by the hospitals, in all", format_bytes(sent)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medfed.data.index import index_folder
+from medfed.data.layouts._class_words import is_class_name
 from medfed.data.layouts.class_folders import ClassFolders
 from medfed.errors import DataError
 
@@ -72,6 +73,39 @@ def test_folders_that_may_be_patients_are_never_classes_unless_that_is_said(tmp_
     found = index_folder(tmp_path, site_secret=SECRET, layout=ClassFolders())
     assert found.class_names == tuple(f"{MARK}{number}" for number in range(4))
     assert len(found.cases) == 4 * len(files)
+
+
+@pytest.mark.parametrize("parents", [("",), ("train", "val", "test")])
+@pytest.mark.parametrize("names", [("Meier", "Schmidt"), ("benign", "Schmidt"), ("0", "1"), ("P001", "P002")])
+def test_two_patients_with_many_images_each_are_no_classes(
+    tmp_path: Path, parents: tuple[str, ...], names: tuple[str, str]
+) -> None:
+    """A camera counts on over patients; a data set split image by image has each of them in all splits."""
+    number = 0
+    for parent in parents:
+        for name in names:
+            for _ in range(60):
+                number += 1
+                path = tmp_path / parent / name / f"IMG_{number:04}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"")
+    refused(lambda: index(tmp_path), DataError, NONE_FITS, "class_folders", "--layout")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        *((name, True) for name in ("normal", "Pneumonia", "COVID-19", "no_tumor", "NoTumor", "glioma")),
+        *((name, True) for name in ("BI-RADS 4", "akiec", "melanocytic nevi", "class_0", "sain", "grade 3")),
+        *((name, False) for name in ("Meier", "Young", "Stein", "Jane Doe", "benign Meier", "P1", "case 12")),
+        *(
+            (name, False)
+            for name in ("no", "12", "grade 123", "stage 1 2", "lesion 01", "2020-01-02", "Ωmega")
+        ),
+    ],
+)
+def test_only_words_for_findings_name_classes_unasked(name: str, known: bool) -> None:
+    assert is_class_name(name) is known
 
 
 def test_dated_scans_of_patients_are_no_classes(tmp_path: Path) -> None:

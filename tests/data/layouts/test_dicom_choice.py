@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hard_series import Series, write_series
+from pydicom.dataset import Dataset
 
 from medfed.data.case import paths_of
 from medfed.data.case_reading import read_image
@@ -76,7 +78,40 @@ def test_a_study_that_lacks_one_of_the_channels_is_a_case_that_is_refused(tmp_pa
     assert "1 of 4 studies are left out" in found.notes
 
 
+def test_series_of_one_description_are_told_apart_by_their_times(tmp_path: Path) -> None:
+    """Spin echoes as a scanner calls them all alike: T1 (TE 12, TR 500), PD (12, 2500) and T2 (90, 4000)."""
+    times = {"t1": (12, 500), "pd": (12, 2500), "t2": (90, 4000)}
+    for name, (echo, repetition) in times.items():
+        mr(tmp_path / name, "se_tra", "1.2.3", PatientID="P", EchoTime=echo, RepetitionTime=repetition)
+    # No repetition time: it is of no choice that asks for one.
+    mr(tmp_path / "x", "se_tra", "1.2.3", PatientID="P", EchoTime=12)
+
+    def chosen(*choices: SeriesChoice) -> list[list[str]]:
+        listing = DicomTree(series=choices).read(Survey.of(tmp_path))
+        return [[Path(paths_of(source)[0]).name for source in case.image] for case in listing.cases]
+
+    long_echo = SeriesChoice(name="t2", echo_ms=(60, 120))
+    short = SeriesChoice(name="t1", echo_ms=(5, 30), repetition_ms=(300, 1000))
+    assert chosen(long_echo, short) == [["t2", "t1"]]
+    # Without a word in the description the times decide the weighting, too.
+    assert chosen(*(SeriesChoice(name=name, weighting=name) for name in times)) == [["t1", "pd", "t2"]]
+    assert chosen(SeriesChoice(name="pd", echo_ms=(12, 12), repetition_ms=(2500, 2500))) == [["pd"]]
+
+
+def test_a_series_of_two_echoes_is_of_no_choice_of_one(tmp_path: Path) -> None:
+    def two(ds: Dataset, k: int) -> None:
+        ds.EchoTime = 12 if k < 3 else 90
+
+    write_series(tmp_path / "both", Series(shape=(6, 5, 7), modality="MR", slope=1.0, intercept=0.0), two)
+    listing = DicomTree(series=(SeriesChoice(name="t2", echo_ms=(60, 120)),)).read(Survey.of(tmp_path))
+    assert listing.cases == ()
+    both = DicomTree(series=(SeriesChoice(name="t2", echo_ms=(10, 120)),)).read(Survey.of(tmp_path))
+    assert len(both.cases) == 1
+
+
 def test_a_choice_that_says_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match=r"echo_ms of 't2' is \[90, 60\]; give the lowest and the highest"):
+        SeriesChoice(name="t2", echo_ms=(90, 60))
     with pytest.raises(DataError, match="'t1' says nothing of its series"):
         SeriesChoice(name="t1")
     with pytest.raises(DataError, match="expected one of t1, t1c"):
@@ -117,7 +152,7 @@ def header(**values: object) -> ListingHeader:
     ],
 )
 def test_a_series_must_have_every_property_that_a_choice_gives(choice, expected: bool) -> None:
-    assert SeriesChoice(name="a", **choice).fits(header()) is expected
+    assert SeriesChoice(name="a", **choice).fits([header()]) is expected
 
 
 def test_studies_are_taken_if_no_channel_is_doubled_and_no_series_serves_two() -> None:

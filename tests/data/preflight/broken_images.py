@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from medfed.data.batch_needs import Needs
-from medfed.data.case_table import OwnTable
+from medfed.data.own_data import OwnData
 from medfed.data.settings import CaseTable, FindingWords, Images, Unreadable
 
 from ..hospital_folder import MARK, folder_of, row, write_nifti
@@ -32,7 +32,7 @@ class BrokenImages:
     fill: Fill
     needs: Needs = "segment"
     classes: tuple[str, ...] = CLASSES
-    own: OwnTable | None = None
+    own: OwnData | None = None
     bears: Unreadable | None = None
     batch: int = 1
     changes: dict[str, Any] = field(default_factory=dict)
@@ -287,7 +287,7 @@ BROKEN_IMAGES: dict[str, BrokenImages] = {
     "two tables": broken(
         each(beside("case,age", *AGES), text("clinical.tsv", "case\tage\n")), "classify", table=TABLE
     ),
-    "the site's own table is not there": broken(GOOD, "classify", table=TABLE, own=OwnTable("/nowhere.csv")),
+    "the site's own table is not there": broken(GOOD, "classify", table=TABLE, own=OwnData("/nowhere.csv")),
     "the study's table is not there": broken(
         GOOD, "classify", table=CaseTable(features=("age",), file="labs.csv")
     ),

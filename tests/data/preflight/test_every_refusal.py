@@ -19,10 +19,10 @@ import pytest
 import medfed.data
 import medfed.errors
 from medfed.data import refusals
-from medfed.data.case_table import OwnTable
 from medfed.data.class_names import ClassNames
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.layouts import CaseError
+from medfed.data.own_data import OwnData
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.preflight.table import TableRequirements, check_table
@@ -155,7 +155,7 @@ def of_images(folder: Path, one: BrokenImages) -> tuple[str, Preflight]:
     except DataError as error:
         refusal = str(error)
     requirements = StudyRequirements(
-        "study", one.settings, one.needs, one.classes, own_table=one.own, batch=one.batch
+        "study", one.settings, one.needs, one.classes, own_data=one.own, batch=one.batch
     )
     return refusal, check(folder, site_secret=SECRET, requirements=requirements, bears=one.bears, processes=1)
 
@@ -167,7 +167,7 @@ def of_table(folder: Path, one: BrokenTable) -> tuple[str, Preflight | None]:
     requirements = TableRequirements("study", one.settings, one.needs, ("no", "yes"), one.headings)
     try:
         data = SiteDataModule.open(
-            path, one.settings, one.needs, site_secret=SECRET, classes=2, own=OwnTable(headings=one.headings)
+            path, one.settings, one.needs, site_secret=SECRET, classes=2, own=OwnData(headings=one.headings)
         )
         data.require_training_cases()
     except DataError as error:

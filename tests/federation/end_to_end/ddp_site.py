@@ -18,12 +18,14 @@ from medfed.wire.weights import digest, weights_of
 
 
 class Counts(MemoryExchange):
-    """A memory exchange that counts what this process sends."""
+    """A memory exchange that counts what this process sends, and the examples of the last model."""
 
     sent = 0
+    examples = 0
 
     def send(self, update: Update) -> None:
         Counts.sent += 1
+        Counts.examples = update.examples or Counts.examples
         super().send(update)
 
 
@@ -32,6 +34,7 @@ def main() -> None:
     module, exchange = Net(), Counts()
     trainer = pl.Trainer(
         max_epochs=4,
+        limit_train_batches=1,
         accelerator="cpu",
         devices=2,
         strategy="ddp",
@@ -49,7 +52,7 @@ def main() -> None:
     trainer.fit(module, DataLoader(data("north"), BATCH), DataLoader(data("val"), 5))
     if trainer.global_rank == 0:
         hub.join()
-        print(f"hub {digest(final[0].weights)}", flush=True)
+        print(f"hub {digest(final[0].weights)} examples {Counts.examples}", flush=True)
     print(f"rank {trainer.global_rank} sent {Counts.sent} weights {digest(weights_of(module))}", flush=True)
 
 
