@@ -79,12 +79,7 @@ class NatsStore:
     description = "over NATS"
 
     def __init__(
-        self,
-        urls: Sequence[str],
-        identity: Identity,
-        study_digest: str,
-        timeout_s: float = 120.0,
-        proxy: str = "",
+        self, urls: Sequence[str], identity: Identity, digest: str, timeout_s: float = 120.0, proxy: str = ""
     ) -> None:
         for url in urls:
             if not url.startswith(_SCHEMES):
@@ -92,7 +87,7 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
-        self._study = study_digest[:16] or "none"
+        self._study = digest[:16] or "none"
         self._streams: set[str] = set()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
