@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from medfed.exchange.memory import MemoryExchange
     from medfed.federation.callback import FederatedCallback
+    from medfed.federation.model_selection import ModelSelection
     from medfed.federation.simulation import run_federation
     from medfed.pipeline.evaluate import evaluate
     from medfed.pipeline.train import train
@@ -60,6 +61,7 @@ __all__ = [
     "LabelError",
     "MedfedError",
     "MemoryExchange",
+    "ModelSelection",
     "PrivacyError",
     "QuorumError",
     "RegistryError",
@@ -89,6 +91,7 @@ _MODULES = {
     "FedAvg": "medfed.aggregation.fedavg",
     "FederatedCallback": "medfed.federation.callback",
     "MemoryExchange": "medfed.exchange.memory",
+    "ModelSelection": "medfed.federation.model_selection",
     "SiteDataModule": "medfed.data.datamodule",
     "Study": "medfed.study.study",
     "Update": "medfed.wire.update",

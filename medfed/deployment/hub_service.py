@@ -7,14 +7,16 @@ run folder become a running hub, with its progress display and status file.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
@@ -44,6 +46,7 @@ from medfed.pipeline.factory import hub_config_of, module_of
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import (
@@ -125,7 +128,8 @@ def run_study(
     audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
     with show_warnings(progress), record_exit(status), ExitStack() as stack:
         if broker and enrolment is not None:
-            stack.callback(Broker(enrolment).stop)
+            refused = partial(audit.write, "broker refused")
+            stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
         _log_notes(study, exchange, progress)
         if enrolment is not None:
             _log_missing_certificates(study, enrolment, progress)
@@ -134,7 +138,9 @@ def run_study(
                 f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
                 f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
             )
-        rows = _run_rounds(study, exchange, folder, audit, progress, status)
+        rows, choice = _run_rounds(study, exchange, folder, audit, progress, status)
+    facts = msgspec.structs.replace(facts, chosen=choice)
+    folder.write_facts(facts)
     write_rows(folder.reported, rows)
     write_report(folder.path)
     finish_run(folder, facts, began)
@@ -212,11 +218,12 @@ def _runs(study: Study) -> list[RunFolder]:
 
 def _run_rounds(
     study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
-) -> list[Row]:
-    """Run every round and return the rows that the sites report on the final model."""
+) -> tuple[list[Row], ModelChoice | UnsetType]:
+    """Run every round; return the rows that the sites report on the final model, and which model it is."""
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
     config = hub_config_of(study)
     rows: list[Row] = []
+    choices: list[ModelChoice] = []
     stated: dict[str, str] = {}
     units: dict[str, str] = {}
 
@@ -230,9 +237,13 @@ def _run_rounds(
         for result in report.results:
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
-        _log_different_labels(report, stated, progress)
-        _log_different_units(report, units, progress)
+        _log_different(_LABELS, report, stated, progress)
+        _log_different(_UNITS, report, units, progress)
+        if report.choice is not None:
+            choices.append(report.choice)
+            progress.log(report.choice.sentence)
 
+    side.on_refused(lambda reason: audit.write("refused", reason=reason))
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
         side.advertise_study(public_yaml(study))
@@ -252,7 +263,7 @@ def _run_rounds(
                 audit=audit,
             )
         frozen = weights_of(module_of(study)) if study.trained_only else {}
-        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.round)
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.merges)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
         side.disconnect()
@@ -260,38 +271,35 @@ def _run_rounds(
     finally:
         progress.stop()
     side.close()
-    return rows
+    return rows, choices[-1] if choices else UNSET
 
 
-def _log_different_labels(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
-    """Log, once for the same sites, that a number in their labels may not mean the same.
+@dataclass(frozen=True)
+class _Statement:
+    """What a site says of its data in a scalar, and the words for sites that say different things."""
+
+    scalar: str
+    read: Callable[[float | None], str]
+    different: Callable[[Mapping[str, str]], str]
+
+
+# Whether the labels name their structures, and whether images have a size in mm.
+_LABELS = _Statement(LABELS_NAMED, labels_by, different_labels)
+_UNITS = _Statement(IMAGES_IN_MM, unit_by, different_units)
+
+
+def _log_different(
+    statement: _Statement, report: RoundReport, stated: dict[str, str], progress: Progress
+) -> None:
+    """Log, once for the same sites, that their data may not mean the same.
 
     `stated` is what each site has said so far; this round's is added. It is a warning: what one site says
     does not stop the others.
     """
-    before = different_labels(stated)
-    stated.update(
-        {
-            one.site: labels_by(one.scalars[LABELS_NAMED])
-            for one in report.results
-            if LABELS_NAMED in one.scalars
-        }
-    )
-    if (different := different_labels(stated)) and different != before:
-        progress.log(f"round {report.round}: {different}")
-
-
-def _log_different_units(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
-    """Log, once for the same sites, that the images of some have no size in mm; a warning as that above."""
-    before = different_units(stated)
-    stated.update(
-        {
-            one.site: unit_by(one.scalars[IMAGES_IN_MM])
-            for one in report.results
-            if IMAGES_IN_MM in one.scalars
-        }
-    )
-    if (different := different_units(stated)) and different != before:
+    before = statement.different(stated)
+    saying = [one for one in report.results if statement.scalar in one.scalars]
+    stated.update({one.site: statement.read(one.scalars[statement.scalar]) for one in saying})
+    if (different := statement.different(stated)) and different != before:
         progress.log(f"round {report.round}: {different}")
 
 
@@ -303,7 +311,8 @@ def _take_rows(
     rows, results = [], []
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))
-        accepted, refused = accept_rows(result.scalars, config.rounds, result.site, most)
+        number = config.rounds if report.scored is None else report.scored
+        accepted, refused = accept_rows(result.scalars, number, result.site, most)
         rows += accepted
         scores, implausible = plausible_scores(without_rows(result.scalars))
         notes = (*(f"a result is refused: {why}" for why in refused), *implausible)

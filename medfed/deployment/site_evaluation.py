@@ -26,7 +26,8 @@ from medfed.wire.weights import Weights, weights_of
 
 def site_config_under_policy(site: SiteFile, study: Study, hospital: SiteCases) -> SiteConfig:
     """Return how this site trains: as the study says, on its own devices, under its own policy."""
-    egress = egress_under(study, site.policy, len(hospital.data.cases("val")))
+    validated = {case.patient for case in hospital.data.cases("val")}
+    egress = egress_under(study, site.policy, len(validated))
     config = site_config_of(study, site.name)
     return replace(config, accelerator=site.accelerator, devices=site.devices, egress=egress)
 
@@ -34,7 +35,7 @@ def site_config_under_policy(site: SiteFile, study: Study, hospital: SiteCases) 
 def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[str, float]:
     """Measure the final model on this hospital's test cases, and return the results that may leave."""
     study, folder, progress = session.study, session.folder, session.progress
-    session.status.update(state="measuring the final model", round=received.round)
+    session.status.update(state="measuring the final model", round=received.merges)
     progress.log("measuring the final model on this hospital's test cases")
     if study.task.predicts == "survival":
         progress.log(
@@ -49,7 +50,7 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
     if study.evaluation.temperature:
         cases, _ = temperature_scaled(cases, classes)
     settings = SummarySettings(
-        round=received.round,
+        round=received.merges,
         seed=study.seed,
         classes=classes,
         held_out=tuple(study.held_out),

@@ -107,16 +107,18 @@ def summarise(run: Path) -> list[rows.Row]:
     facts, study = read_run_facts(run), read_public_study(run)
     every = rows.read_cases(folder.cases) if folder.cases.is_file() else []
     reported = rows.read_rows(folder.reported) if folder.reported.is_file() else []
-    settings = summary_settings(facts, study, last_round(read_rounds(folder.rounds)))
+    last = last_round(read_rounds(folder.rounds))
+    settings = summary_settings(facts, study, facts.chosen.round if facts.chosen else last)
     temperatures: dict[str, float] = {}
     if study.section("evaluation").get("temperature"):
         every, temperatures = temperature_scaled(every, settings.classes)
     cases = rows.unperturbed(every)
     summary = aggregate(cases, settings) + compare(cases, settings) + subgroups(cases, settings)
     summary += robustness(every, settings)
-    summary += [
+    fitted = [
         _temperature_row(model, value, cases, settings) for model, value in sorted(temperatures.items())
     ]
+    summary += [row for row in fitted if (row.n or 0) >= settings.min_patients]
     measured = {case.site for case in every}
     summary += _believable([row for row in reported if row.site not in measured], run, study)
     rows.write(folder.rows, summary)

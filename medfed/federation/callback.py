@@ -22,7 +22,8 @@ from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation import merged_scores
 from medfed.federation.acceptance import MAX_GROWTH
-from medfed.federation.config import REACHED_MAX_EPOCHS, CallbackOptions, default_egress
+from medfed.federation.closing import chosen_before_last, fetch_once, report_numbers, stop_reason
+from medfed.federation.config import CallbackOptions, default_egress
 from medfed.federation.egress import TRAINING, declared_scores, keep_undeclared
 from medfed.federation.examples import Pass, count_examples, disagreement
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
@@ -142,8 +143,7 @@ class FederatedCallback(pl.Callback):
         self._pass, self._first_count = Pass(), 0
         self._restored, self._checks = False, True
         self._told: set[str] = set()
-        self._replaced_bar = False
-        self._stop_reason = REACHED_MAX_EPOCHS
+        self._replaced_bar, self._stopped = False, ""
         self._begin_round()
 
     # -- where Lightning calls
@@ -181,7 +181,7 @@ class FederatedCallback(pl.Callback):
             self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
             self._scored_weights = self._received.weights
             if self._connection.privacy.follows_model:
-                self._follow(self._fetch(trainer, self.round))
+                self._follow(fetch_once(trainer, self._connection, self.round))
             if not self._local_state:
                 self._local_state = self._local.start(pl_module, self._received, {})
             self._begin_round()
@@ -189,7 +189,7 @@ class FederatedCallback(pl.Callback):
         if self._received is not None:  # a second fit: scores of the first are not of the model now received
             self.scores, self._scored = {}, True
         self._checks = True
-        trainer.should_stop = self._join(trainer, pl_module, self.round).final
+        trainer.should_stop = self._join(trainer, pl_module, self.round).ends_training
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_suits(self._own_method, trainer, pl_module, self.site)
@@ -267,11 +267,9 @@ class FederatedCallback(pl.Callback):
             merged_scores.restore_schedule(trainer, self._schedule)
             self._schedule = None
             self._tell_unscored(trainer)
-        if trainer.max_epochs is not None and trainer.current_epoch < trainer.max_epochs:
-            self._stop_reason = (
-                f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
-                "by EarlyStopping, max_steps or max_time, before the study's last round"
-            )
+        if self._received is not None and self._received.scoring:
+            self._take_chosen(trainer, pl_module, self._received)
+        self._stopped = stop_reason(trainer)
         if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
@@ -280,14 +278,26 @@ class FederatedCallback(pl.Callback):
         received = received or self._received
         assert received is not None
         if received.final:
-            on_final_model = self._options.on_final_model
-            measured = on_final_model(received) if on_final_model is not None else {}
-            scores = self._only_declared(self.scores)
-            report = Update(self.site, received.round + 1, {}, 0, {**scores, **measured})
-            # Scores are no tensors: there is nothing to compress.
-            send_update(replace(self._connection, compress=()), report, received.weights)
+            measure = self._options.on_final_model
+            measured = {} if measure is None else measure(received)
+            # The hub chose a model by its scores, which it has.
+            scores = self._only_declared(self.scores) if received.chosen is None else {}
+            report_numbers(self._connection, received, {**scores, **measured})
         else:
-            drop_out(self._connection, DropOut.ENDED, self._stop_reason)
+            drop_out(self._connection, DropOut.ENDED, self._stopped)
+
+    def report_scores(self, received: GlobalModel) -> GlobalModel:
+        """Send this site's scores of the last merged model, and return the one that the hub chooses then."""
+        report_numbers(self._connection, received, self._only_declared(self.scores))
+        return receive(self._connection, received.round + 1)
+
+    def _take_chosen(self, trainer: pl.Trainer, module: pl.LightningModule, last: GlobalModel) -> None:
+        """Report the last merged model's scores, and load the model that the hub chooses."""
+        if trainer.is_global_zero:
+            report_numbers(self._connection, last, self._only_declared(self.scores))
+        self._received = received = fetch_once(trainer, self._connection, last.round + 1)
+        load(module, received.weights)
+        self._local_state = self._local.start(module, received, self._local_state)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -336,6 +346,11 @@ class FederatedCallback(pl.Callback):
         self._local_state = checkpoint["callbacks"][self.state_key]["local"]
         load(module, received.weights)
         self._local_state = self._local.start(module, received, self._local_state)
+
+    @property
+    def chosen_before_last(self) -> bool:
+        """Whether the final model is an earlier round's than the last one, of which `scores` are."""
+        return chosen_before_last(self._received)
 
     def personalised_weights(self, module: pl.LightningModule) -> Weights | None:
         """Return the hospital's personalised model, or None if its local method makes none."""
@@ -400,7 +415,7 @@ class FederatedCallback(pl.Callback):
                 optimizer.state.clear()
         received = self._join(trainer, module, self.round + 1)
         self.scores, self._scored, self._merged_now, self._unscored = {}, False, True, ""
-        if received.final:
+        if received.ends_training:
             trainer.should_stop = True
             self._schedule = merged_scores.validate_after_this_batch(trainer)
 
@@ -454,9 +469,9 @@ class FederatedCallback(pl.Callback):
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> GlobalModel:
         """Load the hub's model of this round or later, of a round in which this site trains; return it."""
-        received = self._fetch(trainer, round)
-        while not received.final and not received.selects(self.site):
-            received = self._fetch(trainer, received.round + 1)
+        received = fetch_once(trainer, self._connection, round)
+        while not received.ends_training and not received.selects(self.site):
+            received = fetch_once(trainer, self._connection, received.round + 1)
         if self._checks:
             check_same_model(self.site, self._weights_in(module), received, self._classes)
             check_halves(self.site, self._own_method, self._reported, received)
@@ -474,15 +489,6 @@ class FederatedCallback(pl.Callback):
         privacy = self._connection.privacy.for_round(received)
         self._connection = replace(self._connection, privacy=privacy)
 
-    def _fetch(self, trainer: pl.Trainer, round: int) -> GlobalModel:
-        """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
-        received = receive(self._connection, round) if trainer.is_global_zero else None
-        if trainer.world_size > 1:
-            plain: Any = None if received is None else _as_plain_dict(received)
-            received = GlobalModel(**trainer.strategy.broadcast(plain))
-        assert received is not None
-        return received
-
     def _count(self, trainer: pl.Trainer, module: pl.LightningModule) -> int:
         """Return the examples of this round's update: those given, else those counted."""
         counted = count_examples(trainer, module, self._pass)
@@ -492,8 +498,3 @@ class FederatedCallback(pl.Callback):
         # The hub takes more than this for a mistake or a lie; a sampler may draw unequally many cases.
         self._first_count = self._first_count or counted
         return min(counted, int(self._first_count * MAX_GROWTH))
-
-
-def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
-    plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
-    return {**vars(received), **plain}

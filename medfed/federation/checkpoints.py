@@ -1,10 +1,18 @@
-"""The hub's checkpoints: the newest models and rule states of a study, from which a run resumes."""
+"""The hub's checkpoints: the newest models and rule states of a study, from which a run resumes.
+
+Where a study keeps its best model, the best one so far stays beside them, in `best/`, and each checkpoint
+says which it is and how it was judged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import safetensors
 from safetensors.torch import load_file
 from torch import Tensor
@@ -12,27 +20,81 @@ from torch import Tensor
 from medfed.aggregation import State
 from medfed.errors import RunError
 from medfed.federation import membership
+from medfed.federation.model_selection import NOT_JUDGED, Judged
 from medfed.files import replacing
 from medfed.runs.rounds import SiteResult
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
+from medfed.wire.weights import digest
+
+log = logging.getLogger("medfed.federation.checkpoints")
 
 # How many checkpoints stay on disk: the newest, and the one before it in case a power loss tore it.
 MAX_CHECKPOINTS = 2
 
 
-def load_latest_checkpoint(folder: Path, study_digest: str = "") -> tuple[GlobalModel, State] | None:
-    """Return the newest model and rule state in a hub's folder, or None.
+# In a hub's folder: the best model so far.
+BEST = "best"
+
+
+class Checkpoint(NamedTuple):
+    """A model, the rule's state, and which round was the best when it was merged."""
+
+    model: GlobalModel
+    state: State
+    best: Judged = NOT_JUDGED
+
+
+def load_latest_checkpoint(folder: Path, study_digest: str = "") -> Checkpoint | None:
+    """Return the newest checkpoint in a hub's folder, or None.
+
+    One that a power loss cut short, or whose bytes are no longer those that were written, is passed over
+    with a warning.
 
     Raises:
-        RunError: if the newest readable one belongs to another study.
+        RunError: if the newest readable one belongs to another study, or none can be read.
     """
-    for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
+    paths = sorted(folder.glob("round-*.safetensors"), reverse=True)
+    found = next(_readable(paths, study_digest), None)
+    if paths and found is None:
+        raise RunError(
+            f"none of the hub's {len(paths)} checkpoints can be read: they are damaged; restore the run "
+            "folder from a back-up and resume, or start a new run in another folder (--out)"
+        )
+    return found
+
+
+def load_best_checkpoint(folder: Path, best: Judged, study_digest: str = "") -> Checkpoint:
+    """Return the checkpoint of the best round, which `save_round` kept.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    path = folder / BEST / _name(best.round)
+    found = next(_readable([path], study_digest), None)
+    if found is None:
+        raise RunError(
+            f"the model of round {best.round}, the best by its validation scores, is missing or damaged in "
+            f"the run folder ({BEST}/); restore it from a backup, or train again"
+        )
+    return found
+
+
+def _readable(paths: Iterable[Path], study_digest: str) -> Iterator[Checkpoint]:
+    for path in paths:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
             tensors = load_file(path)
-        except Exception:  # noqa: BLE001, S112 - cut short by a power loss: the one before it is whole
+            # An earlier medfed wrote none.
+            damaged = digest(tensors) != metadata.get("sha256", digest(tensors))
+        except Exception:  # noqa: BLE001 - whatever is in a torn file, it is damaged
+            damaged = True
+        if damaged:
+            log.warning(
+                "hub: the checkpoint %s is damaged and not used; look after the disk of the run folder",
+                path.name,
+            )
             continue
         if study_digest and metadata["study"] != study_digest:
             raise RunError(
@@ -46,18 +108,41 @@ def load_latest_checkpoint(folder: Path, study_digest: str = "") -> tuple[Global
             group, _, name = full.partition("/")
             own = weights if group == "weights" else state.setdefault(group.removeprefix("state:"), {})
             own[name] = tensor
-        return GlobalModel(int(metadata["round"]), weights, study_digest=study_digest), state
-    return None
+        chosen = int(metadata["chosen"]) if "chosen" in metadata else None
+        best = msgspec.json.decode(metadata["best"], type=Judged) if "best" in metadata else NOT_JUDGED
+        yield Checkpoint(
+            GlobalModel(int(metadata["round"]), weights, study_digest=study_digest, chosen=chosen),
+            state,
+            best,
+        )
 
 
-def save_round(folder: Path, current: GlobalModel, state: State, results: Iterable[SiteResult]) -> None:
-    """Write the checkpoint of a merged round, and which sites were merged into it."""
-    save_checkpoint(folder, current, state)
+def _name(round: int) -> str:
+    return f"round-{round:05d}.safetensors"
+
+
+def save_round(
+    folder: Path, current: GlobalModel, state: State, results: Iterable[SiteResult], best: Judged = NOT_JUDGED
+) -> None:
+    """Write the checkpoint of a merged round, and which sites were merged into it.
+
+    Where the round before turned out to be the best so far, its checkpoint is kept.
+    """
+    if best.round and best.round == current.round - 1:
+        keep_best(folder, best.round)
+    save_checkpoint(folder, current, state, best)
     merged = [result.site for result in results if result.status == "merged"]
     membership.record_first_rounds(folder, current.round, merged)
 
 
-def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
+def keep_best(folder: Path, round: int) -> None:
+    """Keep a copy of this round's checkpoint, whose model is the best so far."""
+    kept = folder / BEST / _name(round)
+    with replacing(kept, durable=True) as unfinished:
+        shutil.copyfile(folder / kept.name, unfinished)
+
+
+def save_checkpoint(folder: Path, current: GlobalModel, state: State, best: Judged = NOT_JUDGED) -> None:
     """Write a model and the rule's state, on disk when this returns, and delete what is older than needed.
 
     Raises:
@@ -66,8 +151,16 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():
         tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
-    metadata = {"round": str(current.round), "study": current.study_digest}
-    path = folder / f"round-{current.round:05d}.safetensors"
+    metadata = {
+        "round": str(current.round),
+        "study": current.study_digest,
+        "sha256": digest(tensors),
+    }
+    if best.round:
+        metadata["best"] = msgspec.json.encode(best).decode()
+    if current.chosen is not None:
+        metadata["chosen"] = str(current.chosen)
+    path = folder / _name(current.round)
     try:
         with replacing(path, durable=True) as unfinished, unfinished.open("wb") as file:
             for piece in encoding.safetensors_pieces(tensors, metadata):
@@ -79,4 +172,7 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State) -> None:
             f"from round {current.round - 1}"
         ) from None
     for old in sorted(folder.glob("round-*.safetensors"))[:-MAX_CHECKPOINTS]:
+        old.unlink()
+    # The checkpoint before the newest may still name the best model before this one.
+    for old in sorted((folder / BEST).glob("round-*.safetensors"))[:-MAX_CHECKPOINTS]:
         old.unlink()

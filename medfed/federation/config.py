@@ -5,12 +5,14 @@ A study file is turned into these records by `pipeline.factory`; your own script
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from medfed.aggregation import Rule
+from medfed.errors import StudyError
 from medfed.federation.egress import UNDECLARED_OK, Egress
+from medfed.federation.model_selection import ModelSelection
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.wire.audit_log import AuditLog
@@ -27,7 +29,11 @@ class HubConfig:
     waits for every site.  outlier: an update this many times as long as the round's others is refused; None
     refuses none.  evaluating: sites that train nothing and report the final model's scores on their cases.
     max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
-    outputs, in order, which each site's callback compares with its own.
+    outputs, in order, which each site's callback compares with its own.  selection: which merged
+    model the study ends with, and when it ends early; None is the last of all rounds.
+
+    Raises:
+        StudyError: if models are to be selected by scores that the hub could not compare.
     """
 
     rounds: int
@@ -44,11 +50,35 @@ class HubConfig:
     evaluating: tuple[str, ...] = ()
     max_examples: int | None = MAX_EXAMPLES
     classes: tuple[str, ...] = ()
+    selection: ModelSelection | None = None
+
+    def __post_init__(self) -> None:
+        for problem in selection_problems(self):
+            raise StudyError(f"HubConfig.selection: {problem}")
 
     def quorum(self, asked: int) -> int:
         """Return the fewest valid updates that make a round for which so many sites were asked."""
         rule = self.rule
         return min(self.minimum, asked, rule.buffer_size if rule.asynchronous else asked)
+
+
+def selection_problems(config: HubConfig) -> Iterator[str]:
+    """Yield why a hub could not select a model by its sites' scores."""
+    if config.selection is None:
+        return
+    score = config.selection.score
+    if config.rule.asynchronous:
+        yield "an asynchronous rule merges scores of several models; take another rule, or leave it out"
+    if config.rule.max_sites == 1 or config.fraction < 1:
+        yield (
+            "each round has other sites, whose scores cannot be compared; ask every site in every round "
+            "(fraction 1, and no rule that goes from site to site)"
+        )
+    if score not in config.privacy.filter_scalars({score: 0.0}):
+        yield (
+            f"it needs each site's '{score}', which the privacy mechanism does not let a site send; set its "
+            "`scores` to send them, or leave selection out"
+        )
 
 
 @dataclass(frozen=True)

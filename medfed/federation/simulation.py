@@ -28,6 +28,7 @@ from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, St
 from medfed.exchange import MemoryExchange, detail_of
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
+from medfed.federation.model_selection import ModelSelection
 from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
 from medfed.privacy import Privacy
 from medfed.registry import kind_named
@@ -103,6 +104,7 @@ class FederationSettings(TypedDict, total=False):
     deadline_s: float | None
     seed: int
     classes: tuple[str, ...]
+    selection: ModelSelection | None
 
 
 def run_federation(

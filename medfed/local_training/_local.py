@@ -44,6 +44,9 @@ class LocalMethod(Kind, frozen=True):
     # Whether the module holds this hospital's own model after the study, and not the federation's.
     module_is_personal: ClassVar[bool] = False
 
+    # Whether `personal` mixes this hospital's own weights with the federation's of the last round.
+    mixes_shared: ClassVar[bool] = False
+
     @property
     def is_data_free(self) -> bool:
         """Whether it uses weights and gradients only, and no case: privacy of its inputs is preserved."""

@@ -33,6 +33,7 @@ class APFL(LocalMethod, tag="apfl", frozen=True):
     """
 
     reports = ("train/alpha",)
+    mixes_shared = True
 
     alpha: Annotated[float, Meta(ge=0, le=1)] = 0.5
     adaptive: bool = True

@@ -22,8 +22,10 @@ from medfed.data.splits import simulated_secret
 from medfed.data.whole_images import CheckSize
 from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import SiteCases
+from medfed.evaluation.metrics import metric_of
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress, with_personal
+from medfed.federation.model_selection import ModelSelection
 from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
@@ -288,6 +290,32 @@ def hub_config_of(study: Study) -> HubConfig:
         outlier=study.sampling.outlier,
         evaluating=tuple(sorted(study.held_out)),
         max_examples=study.sampling.max_examples,
+        selection=selection_of(study),
+    )
+
+
+def selection_of(study: Study) -> ModelSelection | None:
+    """Return how the hub judges the rounds' models by the sites' validation scores; None if it does not.
+
+    Raises:
+        StudyError: if it is not known whether more or less of the task's score is better.
+    """
+    train, score = study.train, study.task.main_score
+    if train.keep == "last" and train.patience is None:
+        return None
+    metric = metric_of(score.removeprefix("val/"))
+    if score != "val/loss" and metric.better not in ("higher", "lower"):
+        raise StudyError(
+            f"train.keep, train.patience: nobody says whether more or less of '{score}', the first score of "
+            f"task '{kind_of(study.task)}', is better; a metric of this name says it, or leave both out"
+        )
+    return ModelSelection(
+        score,
+        "higher" if metric.better == "higher" else "lower",
+        train.keep,
+        train.patience,
+        metric.lowest,
+        metric.highest,
     )
 
 

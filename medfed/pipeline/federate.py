@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+from msgspec import UNSET, UnsetType
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.errors import MedfedError
@@ -19,9 +20,10 @@ from medfed.pipeline.factory import data_scalars, hub_config_of, module_of, site
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
+from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
-from medfed.runs.rounds import RoundReport, append_round
+from medfed.runs.rounds import RoundReport, append_round, without_small_scores
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
@@ -59,18 +61,32 @@ class StudyRun:
         return self.hospitals[site]
 
 
-def federate(run: StudyRun) -> Weights:
+class Federated(NamedTuple):
+    """The final model of a study's rounds, and which it is where the study chooses one."""
+
+    weights: Weights
+    choice: ModelChoice | UnsetType = UNSET
+
+
+def federate(run: StudyRun) -> Federated:
     """Return the final model of the study's rounds, as a site has it, and save it as the federated model."""
     study, folder = run.study, run.folder
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
     frozen = weights_of(module_of(study)) if study.trained_only else {}
 
+    few = sites_with_few(run)
+    choices: list[ModelChoice] = []
+
     def round_finished(report: RoundReport) -> None:
         run.progress.round(report)
-        append_round(folder.rounds, report)
+        # Whoever simulates sees every score; the file may leave.
+        append_round(folder.rounds, without_small_scores(report, few))
+        if report.choice is not None:
+            choices.append(report.choice)
+            run.progress.log(report.choice.sentence)
 
     def model_merged(current: Any) -> None:
-        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.round)
+        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.merges)
 
     run.progress.start(
         f"{study.name}: {_method(study)} over {len(study.sites)} hospitals",
@@ -93,8 +109,18 @@ def federate(run: StudyRun) -> Weights:
         run.progress.stop()
     # `final` is the model as a site has it, even if the hub holds a part of it encrypted.
     weights = {**frozen, **final.weights}
-    save_checkpoint(folder.checkpoint(FEDERATED), weights, final.round)
-    return weights
+    save_checkpoint(folder.checkpoint(FEDERATED), weights, final.merges)
+    return Federated(weights, choices[-1] if choices else UNSET)
+
+
+def sites_with_few(run: StudyRun) -> set[str]:
+    """Return the hospitals with fewer validation patients than a score may be over."""
+    least = run.study.evaluation.smallest_group
+    return {
+        name
+        for name, hospital in run.hospitals.items()
+        if len({case.patient for case in hospital.data.cases("val")}) < least
+    }
 
 
 def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:

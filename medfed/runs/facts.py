@@ -53,8 +53,46 @@ class Withdrawal(msgspec.Struct, frozen=True):
     when: str
 
 
+class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which round's model a run ended with, where its study sets `train.keep` or `train.patience`.
+
+    round: whose model it is.  merged: how many rounds were merged, of `rounds` planned.  keep, patience: as
+    the study says.  score: the validation score that decided.  best: the best round by it, 0 where none could
+    be judged.  mean, sites: its mean, and over which sites; a hospital's own run knows neither.
+    """
+
+    round: int
+    merged: int
+    rounds: int
+    keep: str = "last"
+    score: str = ""
+    best: int = 0
+    mean: float | None = None
+    sites: list[str] = []
+    patience: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The choice in words, for report, model card, log and audit log."""
+        end = f"Training ended after {self.merged} of {self.rounds} rounds"
+        if self.merged < self.rounds:
+            end += f": the last {self.patience} that were judged were not better"
+        if self.keep != "best":
+            return f"{end}; the model is that of round {self.round}, the last one merged."
+        if not self.best:
+            return (
+                f"{end}; the model is that of round {self.round}, the last one: too few hospitals sent "
+                f"{self.score} for any round to be judged."
+            )
+        where = f" of {self.mean:.4g} over {', '.join(self.sites)}" if self.mean is not None else ""
+        return (
+            f"{end}; the model is that of round {self.round}, which has the best mean {self.score} on "
+            f"validation patients{where}. No test patient took part in the choice."
+        )
+
+
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of run.json. `withdrawn`, `seconds` and `finished` are absent until they apply."""
+    """The content of run.json. `chosen`, `withdrawn`, `seconds`, `finished` are absent until they apply."""
 
     study: str = ""
     digest: str = ""
@@ -71,6 +109,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, dict[str, int]] = {}
     # The notes that a reader of the results must know, such as equal rows in two splits.
     warnings: dict[str, list[str]] = {}
+    # Patients per site who were not measured because they trained the model.
+    seen: dict[str, int] = {}
     privacy: PrivacyFacts = PrivacyFacts()
     # Models that could not be trained and sites that could not be measured, each with the reason.
     missing_models: dict[str, str] = {}
@@ -79,6 +119,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     hardware: str = ""
     command: str = ""
+    chosen: ModelChoice | UnsetType = UNSET
     withdrawn: Withdrawal | UnsetType = UNSET
     seconds: float | UnsetType = UNSET
     finished: str | UnsetType = UNSET
@@ -116,6 +157,14 @@ def command_line() -> str:
 def with_missing_model(facts: RunFacts, model: str, error: Exception) -> RunFacts:
     """Return the facts with the reason why a model could not be trained."""
     return msgspec.structs.replace(facts, missing_models={**facts.missing_models, model: str(error)})
+
+
+def with_seen(facts: RunFacts, site: str, patients: int, warning: str) -> RunFacts:
+    """Return the facts with how many of a site's patients trained, or why nobody knows."""
+    known = [one for one in facts.warnings.get(site, []) if one != warning]
+    return msgspec.structs.replace(
+        facts, warnings={**facts.warnings, site: [*known, warning]}, seen={**facts.seen, site: patients}
+    )
 
 
 def with_unmeasured(facts: RunFacts, unmeasured: Mapping[str, str]) -> RunFacts:

@@ -99,10 +99,10 @@ class _Table:
 
     def update(self, report: RoundReport) -> list[str]:
         """Store a round; return new notes, and why sites failed unless they had in the round before."""
-        final = report.round > self.rounds
+        final = report.scored is not None or report.round > self.rounds
         if self.resumed_after is None:
             self.resumed_after = report.round - 1
-        self.done = min(report.round, self.rounds)
+        self.done = self.done if final else min(report.round, self.rounds)
         failures = []
         for result in report.results:
             row = self.rows.setdefault(result.site, _Row(0))
@@ -172,8 +172,9 @@ class PlainProgress(Progress):
                 parts.append(f"{site}{loss}{score}{spent}")
             else:
                 parts.append(f"{site} {row.status}")
-        if report.round > table.rounds:
-            self.log(f"final model   {' | '.join(parts)}")
+        if report.scored is not None or report.round > table.rounds:
+            model = f"model of round {report.scored}" if report.scored and not report.final else "final model"
+            self.log(f"{model}   {' | '.join(parts)}")
             return
         left = "" if table.remaining_s is None else f", {_format_duration(table.remaining_s)} left"
         self.log(f"round {report.round}/{table.rounds}   {' | '.join(parts)}   {report.seconds:.1f} s{left}")

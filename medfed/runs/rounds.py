@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from medfed.errors import RunError
+from medfed.runs.facts import ModelChoice
 from medfed.wire.untrusted_text import for_log
 
 # The statuses of a round in which the model changed. 'evaluated' is written by a site that trains nothing.
@@ -63,12 +64,19 @@ class SiteResult:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One finished round: its number, every site's result, its duration and the bytes sent to each site."""
+    """One finished round: its number, every site's result, its duration and the bytes sent to each site.
+
+    `scored` is the round whose model the results are scores of, if they hold nothing else; `final` says that
+    it is the study's final one, and `choice` how that was chosen.
+    """
 
     round: int
     results: tuple[SiteResult, ...]
     seconds: float
     bytes_down: int
+    scored: int | None = None
+    final: bool = False
+    choice: ModelChoice | None = None
 
 
 class RoundLine(msgspec.Struct, frozen=True):
@@ -108,6 +116,17 @@ def append_round(path: Path, report: RoundReport) -> None:
     ]
     with path.open("ab") as file:
         file.write(encode_rounds(lines))
+
+
+def without_small_scores(report: RoundReport, withheld: Collection[str]) -> RoundReport:
+    """Return the round without the validation scores of these sites, which have too few patients for them."""
+    results = tuple(
+        replace(one, scalars={name: x for name, x in one.scalars.items() if not name.startswith("val")})
+        if one.site in withheld
+        else one
+        for one in report.results
+    )
+    return replace(report, results=results)
 
 
 def encode_rounds(lines: Iterable[RoundLine]) -> bytes:

@@ -71,6 +71,9 @@ class Train(_Section, frozen=True, kw_only=True):
     one site alone then trains as without federation), or `reset` them, which costs no memory between a site's
     turns.  only: parts of the network, such as [output], that are trained and exchanged; the rest stays as
     it was initialised (see `start`).  lora: train and exchange adapters of the layers, and what `only` names.
+    keep: which round's model the study ends with: the `last` one's, or the `best` one's by the mean, over the
+    sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
+    row without a better one by that mean; null never ends it early.
     """
 
     rounds: Count
@@ -87,6 +90,8 @@ class Train(_Section, frozen=True, kw_only=True):
     only: tuple[str, ...] = ()
     lora: Lora | None = None
     local: AnyLocal | None = None
+    keep: Literal["last", "best"] = "last"
+    patience: Count | None = None
 
 
 class Sampling(_Section, frozen=True, kw_only=True):

@@ -244,6 +244,35 @@ def _local_training(study: Study) -> Iterator[str]:
         )
 
 
+def _model_selection(study: Study) -> Iterator[str]:
+    """Check that the hub can compare the rounds' models by the sites' scores."""
+    train, score = study.train, study.task.main_score
+    if train.keep == "last" and train.patience is None:
+        return
+    key = "train.keep: best" if train.keep == "best" else "train.patience"
+    if study.rule.asynchronous or study.rule.max_sites == 1:
+        yield (
+            f"{key}: with rule '{kind_of(study.rule)}' each score is of another model, so rounds cannot "
+            "be compared; leave it out, or take another rule, such as fedavg"
+        )
+    if study.sampling.fraction < 1:
+        yield (
+            f"{key}: with sampling.fraction {study.sampling.fraction:g} each round is scored at other sites, "
+            "so rounds cannot be compared; set it to 1, or leave the key out"
+        )
+    if score not in study.privacy.filter_scalars({score: 0.0}):
+        yield (
+            f"{key}: needs each site's '{score}', which privacy '{kind_of(study.privacy)}' does not let a "
+            "site send with these settings (privacy.scores); leave it out, or let the scores leave"
+        )
+    stays = study.keep_local or (train.local is not None and train.local.mixes_shared)
+    if train.keep == "best" and stays:
+        yield (
+            "train.keep: best would join a former round's shared layers to what stays at each hospital, "
+            "which is the last round's (train.keep_local, train.local); set keep to last"
+        )
+
+
 def _site_references(study: Study) -> Iterator[str]:
     """Check that keys that name a site name one of the study's."""
     yield from _unknown_sites("site_overrides", study.site_overrides, {*study.sites, *study.held_out})
@@ -279,6 +308,7 @@ _CHECKS = (
     _rule,
     _compression,
     _local_training,
+    _model_selection,
     _site_references,
     _quorum,
 )

@@ -65,6 +65,8 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     rule: str = ""
     needs_local: list[str] = msgspec.field(default_factory=list)
     needs_scalars: list[str] = msgspec.field(default_factory=list)
+    scoring: bool = False
+    chosen: int | None = None
 
 
 _H = TypeVar("_H", bound=_Header)
@@ -126,6 +128,8 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
         rule=sent.rule,
         needs_local=list(sent.needs_local),
         needs_scalars=list(sent.needs_scalars),
+        scoring=sent.scoring,
+        chosen=sent.chosen,
     )
     return _pieces(parts, header)
 
@@ -234,6 +238,8 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         rule=header.rule,
         needs_local=tuple(header.needs_local),
         needs_scalars=tuple(header.needs_scalars),
+        scoring=header.scoring,
+        chosen=header.chosen,
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfed.errors import UpdateError
+from medfed.errors import UpdateError, WireError
+from medfed.wire.untrusted_text import for_log
 from medfed.wire.weights import Difference, Weights, digest, norm
 
 # The norm, in multiples of those of the same round, above which an update is refused (see `outlier_errors`).
@@ -19,6 +20,9 @@ DEFAULT_OUTLIER_FACTOR = 1000.0
 
 # The most training examples that one site may state, by default: far beyond what a hospital has.
 MAX_EXAMPLES = 1_000_000
+
+# A tensor of integers holds 63 bits; a larger number of examples is refused, whatever a study's bound is.
+MAX_COUNT_BITS = 62
 
 # The norm, in multiples of the model's own, up to which no update is refused, however small the others are.
 MIN_OUTLIER_IN_MODELS = 10.0
@@ -75,10 +79,12 @@ class GlobalModel:
 
     Round 0 is the untrained model. `participants` are the sites that train for round + 1, None for
     all of them. `groups` are a rule's further tensors for the sites (SCAFFOLD's control variate).
-    `final` ends the study. `classes` are the names of the model's outputs, in order, if the hub pins them.
-    `sha256` is what a site measured of it as it arrived (`model_digest`), before anything in it was
-    decrypted. `rule` is the kind of the hub's rule, `needs_local` the local methods of which it merges sites
-    only, `needs_scalars` the numbers that it needs of every site.
+    `final` ends the study. `scoring` asks every site for its validation scores of this model, the last one
+    merged, before the hub chooses; the final model is then `chosen`, the round whose model it is. `classes`
+    are the names of the model's outputs, in order, if the hub pins them. `sha256` is what a site measured of
+    it as it arrived (`model_digest`), before anything in it was decrypted. `rule` is the kind of the hub's
+    rule, `needs_local` the local methods of which it merges sites only, `needs_scalars` the numbers that it
+    needs of every site.
     """
 
     round: int
@@ -92,10 +98,22 @@ class GlobalModel:
     rule: str = ""
     needs_local: tuple[str, ...] = ()
     needs_scalars: tuple[str, ...] = ()
+    scoring: bool = False
+    chosen: int | None = None
+
+    @property
+    def ends_training(self) -> bool:
+        """Whether no site trains any further."""
+        return self.final or self.scoring
+
+    @property
+    def merges(self) -> int:
+        """The round whose merged model this is: the chosen one, else its own."""
+        return self.round if self.chosen is None else self.chosen
 
     def selects(self, site: str) -> bool:
         """Return whether this site trains for the next round."""
-        return not self.final and (self.participants is None or site in self.participants)
+        return not self.ends_training and (self.participants is None or site in self.participants)
 
 
 def model_digest(model: GlobalModel) -> str:
@@ -107,6 +125,28 @@ def model_digest(model: GlobalModel) -> str:
         *(f"{name} {digest(model.groups[name])}" for name in sorted(model.groups)),
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check_model(model: GlobalModel, who: str) -> GlobalModel:
+    """Return the hub's model if a site can train from it; `who` is the site, for the message.
+
+    Raises:
+        WireError: naming the first tensor with values that are not finite, or no floating-point ones.
+    """
+    for name in sorted(model.weights):
+        tensor = model.weights[name]
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            found = f"has dtype {tensor.dtype}, expected a floating-point one"
+        elif not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            found = f"has {bad} of {tensor.numel()} values that are not finite"
+        else:
+            continue
+        raise WireError(
+            f"{who}: '{for_log(name, 80)}' of the hub's model of round {model.round} {found}: the hub merged "
+            "what it should have refused, or sends another model; nothing is trained from it"
+        )
+    return model
 
 
 def check_update(update: Update, against: Weights) -> Update:
@@ -122,6 +162,11 @@ def check_update(update: Update, against: Weights) -> Update:
         raise UpdateError(
             f"{update}: trained on {update.examples} examples; a merge weights sites by their examples, so "
             f"at least 1 is needed: does this site's training split hold any case?"
+        )
+    if (bits := update.examples.bit_length()) > MAX_COUNT_BITS:
+        # Not written out: a number of thousands of digits is an error of its own.
+        raise UpdateError(
+            f"{update}: states a number of examples of {bits} bits, expected at most {MAX_COUNT_BITS}"
         )
     # A difference is finite where both its operands are; computing it in float64 to check would need
     # a model's memory.

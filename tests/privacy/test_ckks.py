@@ -67,7 +67,7 @@ def test_the_hub_holds_neither_the_key_nor_the_model(tmp_path):
     seen: list[bytes] = []
     final = run(Ckks(layers=["a"]), folder=tmp_path / "hub", on_bytes=seen.append)
     assert close(final, run(NoPrivacy()))
-    checkpoint, state = load_latest_checkpoint(tmp_path / "hub", STUDY)
+    checkpoint, state, _ = load_latest_checkpoint(tmp_path / "hub", STUDY)
     assert torch.equal(checkpoint.weights["a"], model()["a"])  # the untrained numbers
     assert not torch.equal(checkpoint.weights["b"], model()["b"])  # in the clear, and merged
     assert set(state) == {module.SUM, EXAMPLES}

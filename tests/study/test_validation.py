@@ -14,12 +14,39 @@ from medfed.study.reading import read_study
     "line, message",
     [
         ("held_out: {north: x}", r"'north' is in sites and in held_out"),
+        (
+            "sampling: {fraction: 0.5}\ntrain: {rounds: 3, keep: best}",
+            r"train\.keep: best: with sampling\.fraction 0\.5 each round is scored at other sites",
+        ),
+        (
+            "rule: {kind: cyclic}\ntrain: {rounds: 3, patience: 2}",
+            r"train\.patience: with rule 'cyclic' each score is of another model",
+        ),
+        (
+            "privacy: {kind: client_dp, epsilon: 8, delta: 0.00001}\ntrain: {rounds: 3, keep: best}",
+            r"train\.keep: best: needs each site's 'val/dice', which privacy 'client_dp' does not let",
+        ),
+        (
+            "train: {rounds: 3, keep: best, keep_local: [norm]}",
+            r"train\.keep: best would join a former round's",
+        ),
+        (
+            "train: {rounds: 3, keep: best, local: {kind: apfl}}",
+            r"train\.keep: best would join a former round's",
+        ),
+        ("train: {rounds: 3, keep: best, local: {kind: fedper}}", r"train\.keep: best would join a former"),
         ("sampling: {minimum: 3}", r"sampling\.minimum: 3 sites must answer, but the study has 2"),
     ],
 )
 def test_parts_that_do_not_fit_each_other(write, study_text, line, message):
+    # A second `train` replaces the first.
+    text = (
+        study_text.partition("train:")[0] + "sites: {north: a, south: b}\n"
+        if "train:" in line
+        else study_text
+    )
     with pytest.raises(StudyError, match=message):
-        read_study(write(study_text + line + "\n"))
+        read_study(write(text + line + "\n"))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def _train(run: StudyRun, site: str, smaller: Study) -> Weights:
     run.progress.log(f"the federation without {site}")
     folder = RunFolder(run.folder.path / "leave-one-out" / site)
     private_folder(folder.path)
-    return federate(replace(run, study=smaller, folder=folder))
+    return federate(replace(run, study=smaller, folder=folder)).weights
 
 
 def studies_without(study: Study) -> dict[str, Study]:

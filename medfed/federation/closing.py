@@ -1,0 +1,49 @@
+"""The end of a site's part: its last numbers, the model that the hub chooses, and why it stopped before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytorch_lightning as pl
+
+from medfed.federation.config import REACHED_MAX_EPOCHS
+from medfed.federation.round import SiteConnection, receive, send_update
+from medfed.wire.update import GlobalModel, Update
+
+
+def report_numbers(connection: SiteConnection, received: GlobalModel, numbers: Mapping[str, float]) -> None:
+    """Send a site's numbers of a model that nobody trains any further; they are no tensors to compress."""
+    report = Update(connection.site, received.round + 1, {}, 0, numbers)
+    send_update(replace(connection, compress=()), report, received.weights)
+
+
+def chosen_before_last(received: GlobalModel | None) -> bool:
+    """Return whether the final model is an earlier round's than the last one, which the site scored."""
+    return received is not None and received.chosen is not None and received.chosen < received.round - 1
+
+
+def stop_reason(trainer: pl.Trainer) -> str:
+    """Return why a site whose fit has ended takes no part in the rounds that are left."""
+    if trainer.max_epochs is None or trainer.current_epoch >= trainer.max_epochs:
+        return REACHED_MAX_EPOCHS
+    return (
+        f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
+        "by EarlyStopping, max_steps or max_time, before the study's last round"
+    )
+
+
+def fetch_once(trainer: pl.Trainer, connection: SiteConnection, round: int) -> GlobalModel:
+    """Return the hub's model, which rank 0 receives and broadcasts to the hospital's other processes."""
+    received = receive(connection, round) if trainer.is_global_zero else None
+    if trainer.world_size > 1:
+        plain: Any = None if received is None else _as_plain_dict(received)
+        received = GlobalModel(**trainer.strategy.broadcast(plain))
+    assert received is not None
+    return received
+
+
+def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
+    plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
+    return {**vars(received), **plain}

@@ -1,0 +1,66 @@
+"""A site's last numbers are an update without weights, and the hub's model reaches every rank whole."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from medfed.exchange import MemoryExchange
+from medfed.federation.closing import chosen_before_last, fetch_once, report_numbers, stop_reason
+from medfed.federation.egress import Egress
+from medfed.federation.round import SiteConnection
+from medfed.wire.compression.int8 import Int8
+from medfed.wire.update import GlobalModel
+
+MODEL = GlobalModel(
+    6, {"w": torch.tensor([1.5])}, final=True, groups={"g": {"w": torch.tensor([2.0])}}, chosen=2
+)
+
+
+def test_the_last_numbers_hold_no_weights_whatever_compresses_updates():
+    exchange = MemoryExchange()
+    exchange.publish(MODEL)
+    egress = Egress(frozenset({"val/dice"}))
+    report_numbers(
+        SiteConnection("north", exchange, egress=egress, compress=(Int8(),)), MODEL, {"val/dice": 0.5}
+    )
+    (received,) = exchange.collect(7, ["north"], 1.0)
+    assert received.update.evaluation_only
+    assert (received.update.round, received.update.scalars) == (7, {"val/dice": 0.5})
+
+
+def test_a_model_of_the_last_round_is_the_one_that_was_scored():
+    assert chosen_before_last(MODEL)  # published as 6, after 5 rounds
+    assert not chosen_before_last(GlobalModel(6, {}, chosen=5))
+    assert not chosen_before_last(GlobalModel(6, {}))
+    assert not chosen_before_last(None)
+
+
+def test_rank_0_receives_and_the_others_get_every_field_by_broadcast():
+    sent = []
+    strategy = SimpleNamespace(broadcast=lambda value: sent.append(value) or sent[0])
+    exchange = MemoryExchange()
+    exchange.publish(MODEL)
+    first = fetch_once(
+        SimpleNamespace(is_global_zero=True, world_size=2, strategy=strategy),
+        SiteConnection("north", exchange),
+        6,
+    )
+    other = fetch_once(SimpleNamespace(is_global_zero=False, world_size=2, strategy=strategy), None, 6)
+    for model in (first, other):
+        assert (model.round, model.final, model.chosen) == (6, True, 2)
+        assert torch.equal(model.weights["w"], MODEL.weights["w"])
+        assert torch.equal(model.groups["g"]["w"], MODEL.groups["g"]["w"])
+
+
+@pytest.mark.parametrize(
+    "epoch, reason",
+    [
+        (6, "reached max_epochs before the study's last round"),
+        (2, r"stopped in epoch 2 of 6, for example by Early"),
+    ],
+)
+def test_why_a_site_stopped(epoch, reason):
+    assert reason in stop_reason(SimpleNamespace(max_epochs=6, current_epoch=epoch))
