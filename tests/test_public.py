@@ -89,8 +89,8 @@ def test_a_users_mypy_accepts_right_uses_and_refuses_wrong_ones(tmp_path):
         cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    found = re.findall(r"user\.py:(\d+): error: .*\[(.*)\]", done.stdout)
-    refused = [(int(line), code) for line, code in found]
+    matches = re.findall(r"user\.py:(\d+): error: .*\[(.*)\]", done.stdout)
+    refused = [(int(line), code) for line, code in matches]
     lines = enumerate(USER_FILE.splitlines(), 1)
     wanted = {number: line.partition("# ")[2] for number, line in lines if "# " in line}
     assert {line for line, _ in refused} == wanted.keys(), done.stdout + done.stderr

@@ -144,10 +144,10 @@ def _progress(quiet: bool) -> Iterator[Progress]:
         display.stop()
 
 
-def _print_result(run: RunFolder) -> None:
+def _print_result(run: RunFolder, site: str | None = None) -> None:
     from medfed.evaluation.report import headline
 
-    click.echo(for_terminal(headline(run.path)))
+    click.echo(for_terminal(headline(run.path, site)))
     click.echo(f"report: {run.report}")
 
 
@@ -213,7 +213,7 @@ def evaluate(
 
     own, folder = own_choices(site, data)
     run = evaluate_run(run_folder, folder, name=name, all_cases=all_cases, layout=layout, own=own)
-    _print_result(run)
+    _print_result(run, name)
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")

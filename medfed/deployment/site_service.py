@@ -51,6 +51,7 @@ from medfed.pipeline.factory import (
 )
 from medfed.pipeline.planning import check_planned
 from medfed.pipeline.report import report_run
+from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.checkpoints import save_checkpoint
@@ -119,6 +120,8 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     _screen(session)
     began = time.monotonic()
     facts = create_run(folder, study, {name: data})
+    if session.trains:
+        record_trained(folder, {name: session.hospital})
     session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists())
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:

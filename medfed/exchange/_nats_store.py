@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._nats_refusals import explain_refusal, first_line
+from medfed.exchange._nats_refusals import explain_refusal, first_line, silence_asyncio
 from medfed.exchange._nats_streams import (
     FIRST_SITE_BYTES,
     MIN_SITE_BYTES,
@@ -79,12 +79,7 @@ class NatsStore:
     description = "over NATS"
 
     def __init__(
-        self,
-        urls: Sequence[str],
-        identity: Identity,
-        study_digest: str,
-        timeout_s: float = 120.0,
-        proxy: str = "",
+        self, urls: Sequence[str], identity: Identity, digest: str, timeout_s: float = 120.0, proxy: str = ""
     ) -> None:
         for url in urls:
             if not url.startswith(_SCHEMES):
@@ -92,7 +87,7 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
-        self._study = study_digest[:16] or "none"
+        self._study = digest[:16] or "none"
         self._streams: set[str] = set()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
@@ -104,7 +99,7 @@ class NatsStore:
         self._refusal = self._last_error = ""
         self._requests: set[asyncio.Task[Any]] = set()
         self._failures, self._failed = 0, asyncio.Event()
-        _silence_asyncio()
+        silence_asyncio()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="medfed-nats", daemon=True)
         self._thread.start()
@@ -463,15 +458,6 @@ def _checked(call: Callable[[], _T]) -> _T:
         return call()
     except (concurrent.futures.CancelledError, asyncio.CancelledError):
         raise Unreachable("the connection to the broker was lost") from None
-
-
-def _silence_asyncio() -> None:
-    # Whenever a connection ends, asyncio's TLS warns that its stream reader cannot keep it half open.
-    logging.getLogger("asyncio").addFilter(_no_eof_note)
-
-
-def _no_eof_note(record: logging.LogRecord) -> bool:
-    return "returning true from eof_received" not in record.msg
 
 
 async def _run_unless(failed: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float) -> None:

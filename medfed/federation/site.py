@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -204,7 +205,28 @@ def _resume(federated: FederatedCallback, module: pl.LightningModule, run: SiteR
         # It died in its first round: it trains that round again from the model it began with, whatever
         # round the hub is in by now.
         federated.resume_from_round(*_load_initial(run.initial, module))
+    if run.checkpoint.exists():
+        _require_intact(run, federated.site)
     return run.checkpoint.exists() or run.initial.exists()
+
+
+def _require_intact(run: SiteRun, site: str) -> None:
+    """Refuse a checkpoint with other bytes than were written: torch reads a changed number as it stands.
+
+    Raises:
+        RunError: naming what to do.
+    """
+    try:
+        with zipfile.ZipFile(run.checkpoint) as file:
+            whole = file.testzip() is None  # compares each tensor's bytes with its CRC-32
+    except (zipfile.BadZipFile, OSError):
+        whole = False
+    if not whole:
+        raise RunError(
+            f"site '{site}': its checkpoint {run.checkpoint.name} is damaged; restore it from a back-up of "
+            f"the run folder, or delete it and {run.initial.name}: the site then goes on from the hub's "
+            "newest model, with a new optimiser"
+        )
 
 
 def personalise(

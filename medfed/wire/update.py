@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfed.errors import UpdateError
+from medfed.errors import UpdateError, WireError
+from medfed.wire.untrusted_text import for_log
 from medfed.wire.weights import Difference, Weights, digest, norm
 
 # The norm, in multiples of those of the same round, above which an update is refused (see `outlier_errors`).
@@ -124,6 +125,28 @@ def model_digest(model: GlobalModel) -> str:
         *(f"{name} {digest(model.groups[name])}" for name in sorted(model.groups)),
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check_model(model: GlobalModel, who: str) -> GlobalModel:
+    """Return the hub's model if a site can train from it; `who` is the site, for the message.
+
+    Raises:
+        WireError: naming the first tensor with values that are not finite, or no floating-point ones.
+    """
+    for name in sorted(model.weights):
+        tensor = model.weights[name]
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            found = f"has dtype {tensor.dtype}, expected a floating-point one"
+        elif not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            found = f"has {bad} of {tensor.numel()} values that are not finite"
+        else:
+            continue
+        raise WireError(
+            f"{who}: '{for_log(name, 80)}' of the hub's model of round {model.round} {found}: the hub merged "
+            "what it should have refused, or sends another model; nothing is trained from it"
+        )
+    return model
 
 
 def check_update(update: Update, against: Weights) -> Update:

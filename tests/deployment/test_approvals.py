@@ -81,13 +81,13 @@ def test_what_changed_since_the_last_approval_is_told(tmp_path, tiny, study):
     title = f"Changed since the study of this name that was approved here on {day} ({digits})\n"
     assert approvals.describe_changes(tmp_path, study) == f"{title}  nothing\n"
     settings = ["train.rounds=4", "rule={kind: median}", 'task.classes=[background, "le\\u202esion"]']
-    told = approvals.describe_changes(tmp_path, read_study(tiny / "tiny.yaml", settings))
-    assert told.startswith(title)
-    assert "  train.rounds: 3 -> 4\n" in told
-    assert '  rule.kind: "fedavg" -> "median"\n' in told
+    changes = approvals.describe_changes(tmp_path, read_study(tiny / "tiny.yaml", settings))
+    assert changes.startswith(title)
+    assert "  train.rounds: 3 -> 4\n" in changes
+    assert '  rule.kind: "fedavg" -> "median"\n' in changes
     # A name of others cannot reorder the page.
-    assert '"le\\u202esion"' in told
-    assert told.isascii()
+    assert '"le\\u202esion"' in changes
+    assert changes.isascii()
     other = read_study(tiny / "tiny.yaml", ["name=another"])
     assert approvals.describe_changes(tmp_path, other) == ""
 

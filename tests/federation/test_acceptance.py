@@ -223,16 +223,16 @@ def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path,
     ],
 )
 def test_a_number_that_no_report_can_show_is_left_out_with_a_note(name, value, why):
-    kept, (note,) = accept_numbers(update(scalars={name: value, "train/loss": 0.5}))
-    assert kept.scalars == {"train/loss": 0.5}
+    accepted, (note,) = accept_numbers(update(scalars={name: value, "train/loss": 0.5}))
+    assert accepted.scalars == {"train/loss": 0.5}
     assert note.startswith("1 of its numbers are left out: ")
     assert why in note
     assert note.isprintable()
 
 
 def test_a_site_sends_a_bounded_number_of_numbers():
-    kept, (note,) = accept_numbers(update(scalars={f"val/x{i}": 1.0 for i in range(MAX_NUMBERS + 9)}))
-    assert len(kept.scalars) == MAX_NUMBERS
+    accepted, (note,) = accept_numbers(update(scalars={f"val/x{i}": 1.0 for i in range(MAX_NUMBERS + 9)}))
+    assert len(accepted.scalars) == MAX_NUMBERS
     assert note.startswith("9 of its numbers are left out: ")
     assert note.endswith(", and 6 more")
 
