@@ -59,9 +59,14 @@ def read_trained(path: Path) -> TrainedCases | None:
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=TrainedCases)
-    except msgspec.DecodeError as error:
-        raise RunError(f"{path.name}: is damaged: {error}; restore the file") from None
+        trained = msgspec.json.decode(path.read_bytes(), type=TrainedCases)
+        bytes.fromhex(trained.key)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise RunError(
+            f"{path.name}, which says which cases trained, is damaged ({error}); restore it from a "
+            "back-up of the run folder"
+        ) from None
+    return trained
 
 
 def write_trained(path: Path, contents: Mapping[str, Mapping[str, list[bytes]]]) -> TrainedCases:
