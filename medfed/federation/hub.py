@@ -13,9 +13,10 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medfed.aggregation import State
 from medfed.errors import MedfedError, RunError, UpdateError
@@ -77,70 +78,120 @@ def run_hub(
         RunError: if the run found in `folder` cannot be resumed, or a checkpoint cannot be written.
     """
     audit = audit or AuditLog(None)
-    saved = load_latest_checkpoint(folder, config.study_digest) if folder else None
-    if saved is not None:
-        saved = _newest(exchange, config, saved, audit)
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
     with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
-        wait_saved: Callable[[], None] = _nothing_to_save
-        best, kept = NOT_JUDGED, Kept(folder)
+        saved = load_latest_checkpoint(folder, config.study_digest) if folder else None
+        start = _untrained(config, weights) if saved is None else _newest(exchange, config, saved, audit)
+        study = _Study(config, exchange, folder, audit, writer, on_round, on_model, *start)
         if saved is None:
-            state: State = {**config.rule.init(weights), **config.privacy.init(weights)}
-            current = GlobalModel(0, weights, study_digest=config.study_digest)
-            if folder is not None:
-                wait_saved = writer.submit(save_checkpoint, folder, current, state).result
-        else:
-            current, state, best = saved
-        del weights, saved  # else the first model would stay in memory through the whole study
-        report_model = partial(on_model, current)
-        while current.chosen is None and current.round < config.rounds and not stops(config.selection, best):
-            began = time.monotonic()
-            sites = sample_sites(config, current.round + 1)
-            current = _addressed(config, current, state, sites)
-            size = exchange.publish(current, wait_saved)
-            report_model()
-            outcome = aggregate_round(exchange, config, state, current, sites, audit)
-            best = _judged(config, best, current.round, outcome.results)
-            kept.remember(best, current, state)
-            current = GlobalModel(current.round + 1, outcome.weights, study_digest=config.study_digest)
-            state, results = outcome.state, outcome.results
-            del outcome
-            if folder is not None:
-                wait_saved = writer.submit(save_round, folder, current, state, results, best).result
-            results += _not_sampled(config, results)
-            report = RoundReport(current.round, results, time.monotonic() - began, size)
-            report_model = partial(_report_round, on_model, on_round, current, report)
-        merged = current.round
-        if current.chosen is not None:
-            merged -= 1  # resumed after the choice: the chosen model was published after the last round
-        elif config.selection is not None and config.selection.keep == "best":
-            began = time.monotonic()
-            current = replace(_addressed(config, current, state, ()), scoring=True)
-            size = exchange.publish(current, wait_saved)
-            report_model()
-            results = _collect_scores(config, exchange, current.round + 1, audit, config.sites)
-            best = _judged(config, best, current.round, results)
-            seconds = time.monotonic() - began
-            on_round(RoundReport(current.round + 1, results, seconds, size, scored=current.round))
-            current, state = kept.chosen(best, current, state)
-            report_model = partial(on_model, current)
-            if folder is not None:
-                wait_saved = writer.submit(save_checkpoint, folder, current, state, best).result
-        choice = None
-        if config.selection is not None:
-            choice = choice_of(config.selection, best, merged, config.rounds)
-            audit.write("chosen", round=choice.round, reason=choice.sentence)
-        began = time.monotonic()
-        current = replace(current, groups=_broadcast(config, state), classes=config.classes)
-        size = exchange.publish(replace(current, participants=(), final=True), wait_saved)
-        report_model()
-        results = _collect_scores(
-            config, exchange, current.round + 1, audit, (*config.sites, *config.evaluating)
-        )
+            study.save(save_checkpoint)
+        del weights, saved, start  # else the first model would stay in memory through the whole study
+        while study.goes_on:
+            study.train_round()
+        if config.selection is not None and config.selection.keep == "best":
+            study.choose()
+        study.finish()
+    return study.current
+
+
+@dataclass
+class _Study:
+    """A study at its hub: the model, the rule's state and the best model so far, and what is told of them.
+
+    wait_saved: returns once the current model is on disk.  report: tells what is to be told of the current
+    model, once it is published.
+    """
+
+    config: HubConfig
+    exchange: HubSide
+    folder: Path | None
+    audit: AuditLog
+    writer: ThreadPoolExecutor
+    on_round: RoundCallback
+    on_model: ModelCallback
+    current: GlobalModel
+    state: State
+    best: Judged = NOT_JUDGED
+    wait_saved: Callable[[], None] = field(default=lambda: None)
+
+    def __post_init__(self) -> None:
+        self._kept = Kept(self.folder)
+        self._report = partial(self.on_model, self.current)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another round is to be trained."""
+        current = self.current
+        ended = current.chosen is not None or current.round >= self.config.rounds
+        return not ended and not stops(self.config.selection, self.best)
+
+    def save(self, write: Callable[..., None], *what: Any) -> None:
+        """Write the current model to the hub's folder, if there is one, while the study goes on."""
+        if self.folder is not None:
+            self.wait_saved = self.writer.submit(write, self.folder, self.current, self.state, *what).result
+
+    def publish(self, model: GlobalModel) -> int:
+        """Publish a model once it is on disk, and tell of it; return its bytes."""
+        size = self.exchange.publish(model, self.wait_saved)
+        self._report()
+        return size
+
+    def train_round(self) -> None:
+        """Publish the model, and merge what the sites that are asked have trained from it."""
+        config, began = self.config, time.monotonic()
+        sites = sample_sites(config, self.current.round + 1)
+        self.current = _addressed(config, self.current, self.state, sites)
+        size = self.publish(self.current)
+        outcome = aggregate_round(self.exchange, config, self.state, self.current, sites, self.audit)
+        self.best = _judged(config, self.best, self.current.round, outcome.results)
+        self._kept.remember(self.best, self.current, self.state)
+        number = self.current.round + 1
+        self.current = GlobalModel(number, outcome.weights, study_digest=config.study_digest)
+        self.state, results = outcome.state, outcome.results
+        del outcome
+        self.save(save_round, results, self.best)
+        results += _not_sampled(config, results)
+        report = RoundReport(number, results, time.monotonic() - began, size)
+        self._report = partial(_report_round, self.on_model, self.on_round, self.current, report)
+
+    def choose(self) -> None:
+        """Have every site score the last model, and make the best round's the current one."""
+        if self.current.chosen is not None:
+            return  # resumed after the choice
+        config, began = self.config, time.monotonic()
+        self.current = replace(_addressed(config, self.current, self.state, ()), scoring=True)
+        size = self.publish(self.current)
+        number = self.current.round + 1
+        results = _collect_scores(config, self.exchange, number, self.audit, config.sites)
+        self.best = _judged(config, self.best, self.current.round, results)
         seconds = time.monotonic() - began
-        report = RoundReport(current.round + 1, results, seconds, size, current.merges, True, choice)
-        on_round(report)
-    return current
+        self.on_round(RoundReport(number, results, seconds, size, scored=self.current.round))
+        self.current, self.state = self._kept.chosen(self.best, self.current, self.state)
+        self._report = partial(self.on_model, self.current)
+        self.save(save_checkpoint, self.best)
+
+    def finish(self) -> None:
+        """Publish the final model and collect the sites' scores of it."""
+        config, choice = self.config, None
+        if config.selection is not None:
+            # A chosen model is published after the last round, as one more.
+            merged = self.current.round - (self.current.chosen is not None)
+            choice = choice_of(config.selection, self.best, merged, config.rounds)
+            self.audit.write("chosen", round=choice.round, reason=choice.sentence)
+        began = time.monotonic()
+        groups = _broadcast(config, self.state)
+        self.current = replace(self.current, groups=groups, classes=config.classes)
+        size = self.publish(replace(self.current, participants=(), final=True))
+        number, sites = self.current.round + 1, (*config.sites, *config.evaluating)
+        results = _collect_scores(config, self.exchange, number, self.audit, sites)
+        seconds = time.monotonic() - began
+        self.on_round(RoundReport(number, results, seconds, size, self.current.merges, True, choice))
+
+
+def _untrained(config: HubConfig, weights: Weights) -> Checkpoint:
+    """Return what a new run begins with."""
+    state: State = {**config.rule.init(weights), **config.privacy.init(weights)}
+    return Checkpoint(GlobalModel(0, weights, study_digest=config.study_digest), state)
 
 
 def _newest(exchange: HubSide, config: HubConfig, saved: Checkpoint, audit: AuditLog) -> Checkpoint:
@@ -207,10 +258,6 @@ def _judged(config: HubConfig, best: Judged, round: int, results: Sequence[SiteR
     if selection is None:
         return best
     return judge(selection, best, round, selection.scores_in(results), config.minimum)
-
-
-def _nothing_to_save() -> None:
-    pass
 
 
 def _report_round(
