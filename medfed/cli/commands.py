@@ -17,7 +17,7 @@ from medfed.cli.data import fingerprint, purge
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
-from medfed.cli.options import PATH, RunOptions, layout_option, run_options
+from medfed.cli.options import PATH, RunOptions, layout_option, own_choices, run_options, site_option
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -193,43 +193,60 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
 
 @main.command(short_help="Measure a run's models on another hospital.")
 @click.argument("run_folder", metavar="RUN", type=PATH)
-@click.option("--data", required=True, type=PATH, help="A hospital's folder.")
+@click.option("--data", type=PATH, help="A hospital's folder or table.")
+@site_option
 @click.option(
     "--name", default="evaluated", show_default=True, help="What to call this hospital in the report."
 )
 @click.option("--all-cases", is_flag=True, help="Measure every case, not only the test split.")
 @layout_option
-def evaluate(run_folder: Path, data: Path, name: str, all_cases: bool, layout: Layout | None) -> None:
+def evaluate(
+    run_folder: Path, data: Path | None, site: Path | None, name: str, all_cases: bool, layout: Layout | None
+) -> None:
     """Measure a run's models on a hospital's cases, and rewrite the run's report.
 
     \b
     medfed evaluate runs/quickstart --data /data/our-hospital --name ours
+    medfed evaluate runs/quickstart --site site.yaml --name ours
     """
     from medfed.pipeline.evaluate import evaluate as evaluate_run
 
-    _print_result(evaluate_run(run_folder, data, name=name, all_cases=all_cases, layout=layout))
+    own, folder = own_choices(site, data)
+    run = evaluate_run(run_folder, folder, name=name, all_cases=all_cases, layout=layout, own=own)
+    _print_result(run)
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")
 @click.argument("run_folder", metavar="RUN", type=PATH)
-@click.option("--data", required=True, type=PATH, help="A hospital's folder.")
+@click.option("--data", type=PATH, help="A hospital's folder or table.")
+@site_option
 @click.option("--out", required=True, type=PATH, help="A new folder for the predictions.")
 @click.option("--model", default="federated", show_default=True, help="One of the run's models.")
 @click.option(
     "--name", default="evaluated", show_default=True, help="The hospital's name, which salts the case ids."
 )
 @layout_option
-def predict(run_folder: Path, data: Path, out: Path, model: str, name: str, layout: Layout | None) -> None:
+def predict(
+    run_folder: Path,
+    data: Path | None,
+    site: Path | None,
+    out: Path,
+    model: str,
+    name: str,
+    layout: Layout | None,
+) -> None:
     """Write a run's predictions for every case of a hospital's folder. It needs no labels; nothing leaves it.
 
     Masks are NIfTI files; for DICOM images also DICOM SEG that refers to the source series.
 
     \b
     medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
+    medfed predict runs/quickstart --site site.yaml --out /data/predicted
     """
     from medfed.pipeline import predict as predictions
 
-    folder = predictions.predict(run_folder, data, out, model=model, name=name, layout=layout)
+    own, where = own_choices(site, data)
+    folder = predictions.predict(run_folder, where, out, model=model, name=name, layout=layout, own=own)
     click.echo(f"predictions: {folder}")
 
 
@@ -320,15 +337,7 @@ def check(
     from medfed.pipeline import check as checks
     from medfed.pipeline.secret_file import read_secret
 
-    own = checks.OwnChoices()
-    if site is not None:
-        from medfed.deployment.site_check import choices_of
-        from medfed.deployment.site_file import read_site
-
-        settings = read_site(site)
-        own, folder = choices_of(settings), folder or Path(settings.data)
-    if folder is None:
-        raise MedfedError("check: name the hospital's folder or table, or its site file with --site")
+    own, folder = own_choices(site, folder)
     own = replace(own, layout=layout or own.layout, secret=read_secret(secret) or own.secret)
     sys.exit(checks.check(folder, study, as_json, page, own))
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medfed.errors import MedfedError
+
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
+    from medfed.pipeline.own_choices import OwnChoices
 
 PATH = click.Path(path_type=Path)
 
@@ -30,6 +33,34 @@ layout_option = click.option(
     callback=_parse_layout,
     help="How the cases lie in the folder, if medfed can't be certain; `medfed kinds layouts` lists them.",
 )
+
+
+site_option = click.option(
+    "--site",
+    type=PATH,
+    help="The hospital's site file, whose folder, layout, headings and words are used.",
+)
+
+
+def own_choices(site: Path | None, folder: Path | None) -> tuple[OwnChoices, Path]:
+    """Return what a hospital's site file says of its data, if one is given, and the data's place.
+
+    Raises:
+        MedfedError: if neither names the place.
+    """
+    from medfed.pipeline.own_choices import OwnChoices
+
+    own = OwnChoices()
+    if site is not None:
+        from medfed.deployment.site_check import choices_of
+        from medfed.deployment.site_file import read_site
+
+        settings = read_site(site)
+        own, folder = choices_of(settings), folder or Path(settings.data)
+    if folder is None:
+        command = click.get_current_context().info_name
+        raise MedfedError(f"{command}: name the hospital's folder or table, or its site file with --site")
+    return own, folder
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ STAND_INS = (0.0, -1.0, -9.0, -99.0, -999.0, -9999.0, 9.0, 99.0, 999.0, 9999.0, 
 MIN_DIFFERENT = 10
 # Whole numbers from the first of these years and before the last are probably years.
 FIRST_YEAR, LAST_YEAR = 1900, 2100
+# From so many rows on, numbers of at least 3 digits of which this share differs may be ids drawn by lot.
+MIN_ROWS_OF_IDS, OWN_SHARE, SMALLEST_ID = 100, 0.9, 100
+# Kolmogorov and Smirnov's limit of 5 %, times the root of the number of rows.
+EVEN_SPREAD = 1.36
 # A stand-in is apart if it is this many interquartile ranges from every other value...
 APART_RANGES = 0.5
 # ...or, in at least this share of the rows, this many of the usual steps between two neighbouring values.
@@ -71,7 +75,30 @@ def _code_findings(name: str, values: NDArray[np.float64]) -> list[str]:
             f"column '{name}' holds whole numbers of {len(str(int(different[0])))} digits: ids and postcodes "
             "look like this; if it is no measurement, remove it or name it in data.ignore"
         ]
+    if _are_short_ids(values):
+        return [
+            f"column '{name}' holds whole numbers of {len(str(int(different[0])))} digits, spread evenly, "
+            "and nearly every row has one of its own: random ids look like this; if it is no measurement, remove "
+            "it or name it in data.ignore"
+        ]
     return []
+
+
+def _are_short_ids(values: NDArray[np.float64]) -> bool:
+    """Whether whole numbers (N,) of few and equally many digits are as evenly spread as ids drawn by lot.
+
+    Measurements heap up around a usual value. The distance to an even spread over their own range is that of
+    Kolmogorov and Smirnov, at its limit of 5 %.
+    """
+    count, different = len(values), np.unique(values)
+    if count < MIN_ROWS_OF_IDS or len(different) < OWN_SHARE * count or different[0] < SMALLEST_ID:
+        return False
+    if len(str(int(different[0]))) != len(str(int(different[-1]))):
+        return False
+    ordered = (np.sort(values) - different[0]) / (different[-1] - different[0])
+    below = np.arange(count) / count
+    distance = max(np.abs(ordered - below).max(), np.abs(ordered - below - 1 / count).max())
+    return bool(distance < EVEN_SPREAD / np.sqrt(count))
 
 
 def _cure(name: str) -> str:

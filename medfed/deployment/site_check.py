@@ -1,4 +1,4 @@
-"""What a site file says to `medfed check`, so that check and training decide alike."""
+"""What a site file says to `medfed check`, `predict` and `evaluate`, so that they read data as training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medfed.deployment.admission import check_member
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile, as_read_here, secret_of
 from medfed.errors import StudyError
-from medfed.pipeline.check import OwnChoices
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.planning import check_planned
 from medfed.study.study import Study
 
@@ -27,6 +27,7 @@ def choices_of(site: SiteFile) -> OwnChoices:
         data=site.own_data,
         words=site.classes,
         bears=site.policy.unreadable,
+        cache=site.cache,
         as_read_here=partial(as_read_here, site=site),
         refusals=partial(_refusals, site),
     )

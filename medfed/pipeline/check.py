@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from medfed.data.class_names import ClassNames
 from medfed.data.index import index_folder
-from medfed.data.layouts import Layout
-from medfed.data.own_data import OwnData
 from medfed.data.preflight import preflight as preflights
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.preflight import Preflight, to_plain
 from medfed.data.preflight.report import show, write_page
 from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.preflight.table import TableRequirements, check_table
-from medfed.data.settings import Images, Table, Unreadable, with_layout
+from medfed.data.settings import Images, Table, with_layout
 from medfed.data.splits import simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
 from medfed.pipeline.factory import classes_of, own_data_at, size_check
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -33,26 +32,6 @@ from medfed.wire.untrusted_text import cleaned, for_log, for_terminal
 
 # The exit code for a folder that can't be read at all; the same as for errors in it.
 UNUSABLE = 2
-
-
-@dataclass(frozen=True, repr=False)
-class OwnChoices:
-    """What a hospital says of its own data, as its site file does; by default nothing.
-
-    `name` is its name in studies.  `secret` salts tokens and decides splits.  `layout`, `data` and `words`
-    are its own layout, its table with its words for columns and channels, and its words for classes.  `bears`
-    is how many cases it leaves out, None for what the study says.  `as_read_here` returns a study as this
-    hospital reads it.  `refusals` returns why its policy refuses a study with so many cases.
-    """
-
-    name: str = ""
-    secret: bytes | None = None
-    layout: Layout | None = None
-    data: OwnData = field(default_factory=OwnData)
-    words: Mapping[str | int, str] = field(default_factory=dict)
-    bears: Unreadable | None = None
-    as_read_here: Callable[[Study], Study] = lambda study: study
-    refusals: Callable[[Study, int], Sequence[str]] = lambda study, cases: ()
 
 
 def check(

@@ -13,6 +13,7 @@ from medfed.files import private_files
 from medfed.pipeline import measure_models
 from medfed.pipeline.create_run import open_run
 from medfed.pipeline.factory import bears_of, hospital_of, module_of, screen_hospital
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.runs.folder import RunFolder
@@ -27,12 +28,13 @@ def evaluate(
     name: str = "evaluated",
     all_cases: bool = False,
     layout: Layout | None = None,
+    own: OwnChoices | None = None,
 ) -> RunFolder:
     """Measure a run's models on a hospital's folder and write the report again; return the run folder.
 
     The hospital is called `name` in rows and report. Its test split is measured, or every case
     with `all_cases`, which is right for a hospital that took no part in the study. `layout`
-    goes before the study's.
+    goes before the study's. `own` is what the hospital says of its data in its site file.
 
     Raises:
         RunError: if this is not a run folder, or a hospital of that name trained in the run.
@@ -43,9 +45,20 @@ def evaluate(
         raise RunError(
             f"{folder.path}: hospital '{name}' trained in this run; give the one to evaluate another name"
         )
+    own = own or OwnChoices()
+    study = own.as_read_here(study)
     with suppress_warnings():
-        hospital = hospital_of(study, name, str(Path(data).resolve()), layout=layout)
-        screen_hospital(hospital, bears_of(study))
+        hospital = hospital_of(
+            study,
+            name,
+            str(Path(data).resolve()),
+            own.secret,
+            own.cache,
+            own.data,
+            own.words,
+            layout or own.layout,
+        )
+        screen_hospital(hospital, own.bears or bears_of(study), own.cache)
         models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
         cases = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
         if not cases:

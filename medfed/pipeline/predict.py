@@ -33,6 +33,7 @@ from medfed.data.refusals import TableRowError, reason_of
 from medfed.data.settings import Images
 from medfed.data.splits import simulated_secret
 from medfed.data.transforms import Prepared, restore, whole_input
+from medfed.data.whole_images import check_whole_size, prepared_extent
 from medfed.errors import ImageError, MedfedError, RunError
 from medfed.evaluation.inference import SiteCases, batches, is_plane
 from medfed.evaluation.rows import FEDERATED
@@ -41,8 +42,9 @@ from medfed.files import private_files, private_folder, write_whole
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
-from medfed.pipeline.factory import hospital_of, own_data_at
+from medfed.pipeline.factory import hospital_of, own_data_at, size_check
 from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder
@@ -61,11 +63,13 @@ def predict(
     model: str = FEDERATED,
     name: str = "evaluated",
     layout: Layout | None = None,
+    own: OwnChoices | None = None,
 ) -> Path:
     """Write a run's predictions for every case of a hospital's folder into `out`, and return `out`.
 
     Labels and targets are not needed, and ignored if they exist; a table needs its columns. A 2D study takes
-    a folder of pictures side by side, too: each is a case. One case is in memory at a time.
+    a folder of pictures side by side, too: each is a case. One case is in memory at a time. `own` is what the
+    hospital says of its data in its site file; with it, tokens are those of the hospital's training.
 
     Raises:
         RunError: if this is not a run folder, it has no such model, or `out` is not empty.
@@ -76,22 +80,27 @@ def predict(
     check_empty(out, "give another folder for the predictions")
     private_folder(out)
     module = load_model(study, folder, model)
-    secret = simulated_secret(study.seed, name)
+    chosen = own or OwnChoices()
+    study = chosen.as_read_here(study)
+    secret = chosen.secret or simulated_secret(study.seed, name)
     with suppress_warnings():
         if isinstance(study.data, Images):
             index = index_folder(
                 data,
                 site_secret=secret,
                 fractions=study.data.fractions,
-                layout=layout or _pictures_alone(Path(data), study.data) or study.data.given_layout,
+                layout=layout
+                or chosen.layout
+                or _pictures_alone(Path(data), study.data)
+                or study.data.given_layout,
             )
-            own = own_data_at(study, name, str(data))
-            index = match_channels(with_own_names(index, own.channels), study.data)
+            words = own_data_at(study, name, str(data), chosen.data)
+            index = match_channels(with_own_names(index, words.channels), study.data)
             cases: Sequence[Case] = index.cases
-            index = with_table(index, study.data.table, own)
+            index = with_table(index, study.data.table, words)
             lines = list(_predict_images(study, module, index, out))
         else:
-            hospital = hospital_of(study, name, str(data), secret)
+            hospital = hospital_of(study, name, str(data), secret, own=chosen.data)
             cases = all_cases_of(hospital)
             lines = list(_predict_rows(study, module, hospital, read_baselines(folder).get(model, {})))
     _write_csv(out / TABLE, lines)
@@ -141,7 +150,7 @@ def _predict_images(
 ) -> Iterator[dict[str, object]]:
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
-    beside = _columns_beside(index, settings)
+    beside, check_size = _columns_beside(index, settings), size_check(study)
     for case in index.rows.dropped if index.rows is not None else ():
         yield {"case": case.token, "note": "not predicted: an empty number in the table (data.table.missing)"}
     for case in index.cases:
@@ -149,6 +158,7 @@ def _predict_images(
             if index.rows is not None:
                 index.rows.check(case)
             prepared = prepare_case(case, settings, "classify", None)
+            check_whole_size(prepared_extent(prepared, settings), settings, check_size)
         except (ImageError, TableRowError) as error:
             yield {"case": case.token, "note": f"not predicted: {reason_of(error)}"}
             continue

@@ -32,6 +32,19 @@ def test_one_value_for_all_is_said() -> None:
     assert "fewer than 5 rows" in few
 
 
+def test_short_ids_drawn_by_lot_are_asked_about_and_measurements_are_not() -> None:
+    generator = np.random.default_rng(3)
+    (found,) = number_findings("key", generator.permutation(np.arange(1000, 10_000))[:150].astype(float))
+    assert "whole numbers of 4 digits, spread evenly" in found
+    (found,) = number_findings("key", generator.permutation(np.arange(100, 1000))[:120].astype(float))
+    assert "whole numbers of 3 digits, spread evenly" in found
+    # Birth weights in g and brain volumes in ml heap up; too few rows, and values that many rows share.
+    assert number_findings("weight", np.rint(generator.normal(3400, 500, 150))) == []
+    assert number_findings("brain", np.rint(generator.normal(1400, 130, 150))) == []
+    assert number_findings("key", generator.permutation(np.arange(1000, 10_000))[:40].astype(float)) == []
+    assert number_findings("bed", np.repeat(np.arange(100, 200), 3).astype(float)) == []
+
+
 def test_equal_rows_in_two_splits_are_counted() -> None:
     rows = np.array([[1.0, np.nan, 0], [2, 5, 1], [1, np.nan, 0], [2, 5, 0], [1, np.nan, 0]])
     (found,) = duplicate_findings(rows, ["train", "train", "test", "test", "test"])

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import medfed
+from medfed.cli import main
+from medfed.data.splits import case_token
 from medfed.errors import DataError, RunError
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, read_cases
 from medfed.pipeline import train as run
+from medfed.pipeline.predict import predict
 from medfed.runs.folder import RunFolder
 
 from .two_tables import write_tables
@@ -66,3 +70,46 @@ def test_a_hospital_that_trained_is_not_evaluated_under_its_name(done: RunFolder
 def test_what_is_no_run_is_not_evaluated(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="run"):
         medfed.evaluate(tmp_path, table(tmp_path, "test"))
+
+
+SITE = """\
+name: elsewhere
+data: own.csv
+exchange: {kind: folder, url: shared}
+columns: {patient: Fall, x: Wert, ill: krank, split: Teil}
+"""
+
+
+def test_a_site_files_headings_are_used_to_evaluate_and_to_predict(done: RunFolder, tmp_path: Path) -> None:
+    plain = table(tmp_path, "train", "test", "test", "val", "train", "test")
+    lines = plain.read_text().splitlines()
+    (tmp_path / "own.csv").write_text("\n".join(["Fall,Wert,krank,Teil", *lines[1:]]) + "\n")
+    (tmp_path / "site.yaml").write_text(SITE)
+    medfed.evaluate(done.path, plain, name="plainly")
+
+    def command(*words: object) -> str:
+        told = CliRunner().invoke(main, [str(word) for word in words])
+        assert told.exit_code == 0, told.output
+        return told.output
+
+    command("evaluate", done.path, "--site", tmp_path / "site.yaml", "--name", "mapped")
+    assert measured(done, "mapped") == measured(done, "plainly") == {FEDERATED: 3, UNTRAINED: 3}
+    rows = {
+        site: sorted(row.value for row in read_cases(done.cases) if row.site == site)
+        for site in ("mapped", "plainly")
+    }
+    assert rows["mapped"] == rows["plainly"]
+    predict(done.path, plain, tmp_path / "one")
+    command("predict", done.path, "--site", tmp_path / "site.yaml", "--out", tmp_path / "two")
+    one, two = (
+        [line.split(",")[1:] for line in (tmp_path / name / "predictions.csv").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert len(two) == 7
+    # Tokens are those of the hospital's own training, by its secret.
+    keys = (tmp_path / "two" / "stays-in-hospital.csv").read_text().splitlines()
+    secret = (tmp_path / "secret").read_bytes()
+    assert keys[1].split(",")[0] == case_token(secret, keys[1].split(",")[1])
+    refused = CliRunner().invoke(main, ["predict", str(done.path), "--out", str(tmp_path / "three")])
+    assert "predict: name the hospital's folder or table, or its site file with --site" in refused.output

@@ -11,17 +11,20 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from medfed.cli import main
 from medfed.data.own_data import OwnData
 from medfed.deployment.policy import describe, egress_size
 from medfed.errors import RunError, StudyError
 from medfed.models.tasks._scores import auroc
 from medfed.pipeline import train as run
-from medfed.pipeline.check import OwnChoices, check
+from medfed.pipeline.check import check
 from medfed.pipeline.drafting import draft_study, write_draft
 from medfed.pipeline.export import export
 from medfed.pipeline.factory import hospital_of, module_of
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import predict
 from medfed.study.canonical import study_digest
 from medfed.study.reading import parse_study, read_study
@@ -125,6 +128,15 @@ def test_sites_with_other_headings_and_files_give_the_same_inputs(tmp_path: Path
         assert ages.std() == pytest.approx(1, abs=1e-6)
 
 
+def own_words(folder: Path) -> None:
+    """A hospital outside the study, whose site file says how its table and columns are called."""
+    shutil.copytree(folder / "south", folder / "elsewhere")
+    (folder / "site.yaml").write_text(
+        "name: elsewhere\ndata: elsewhere\ntable: elsewhere/Klinik.csv\n"
+        "exchange: {kind: folder, url: shared}\ncolumns: {age: Alter, case: Fall}\n"
+    )
+
+
 def test_a_prediction_needs_the_table(tmp_path: Path) -> None:
     study = written(tmp_path, "table")
     done = run.train(study, out=tmp_path / "run", overrides=("train.rounds=1", "train.epochs=1"))
@@ -139,6 +151,14 @@ def test_a_prediction_needs_the_table(tmp_path: Path) -> None:
         lines = list(csv.DictReader(file))
     assert [line["note"] for line in lines if line.get("note")] == ["not predicted: no row in the table"]
     assert sum(bool(line["probability of malignant"]) for line in lines) == 47
+    own_words(tmp_path)
+    told = CliRunner().invoke(
+        main,
+        ["predict", str(done.path), "--site", str(tmp_path / "site.yaml"), "--out", str(tmp_path / "own")],
+    )
+    assert told.exit_code == 0, told.output
+    with (tmp_path / "own" / "predictions.csv").open() as file:
+        assert sum(bool(line["probability of malignant"]) for line in csv.DictReader(file)) == 48
     folder = export(done.path, tmp_path / "ts", format="torchscript")
     about = json.loads((tmp_path / "ts" / "model.json").read_text())
     assert about["tabular"] == ["age", "sex is F", "sex is M"]
