@@ -29,7 +29,7 @@ OVERRIDES = ("train.rounds=6", "evaluation.local_models=false", "evaluation.draw
 def demo(
     folder: str | Path, *, overrides: tuple[str, ...] = OVERRIDES, progress: Progress | None = None
 ) -> RunFolder:
-    """Make the sample hospitals below a folder, train one model over them, and return the run with its report.
+    """Make the sample hospitals below a folder, train one model over them, and return the run.
 
     Raises:
         RunError: if the folder already holds something.
@@ -63,7 +63,7 @@ def _script() -> ModuleType:
 
 
 def shared_file(path: str) -> Path:
-    """Return a file of the project that is not part of the package: in the checkout, or as a wheel installed it.
+    """Return a file of the project outside the package: of the checkout, or as a wheel installed it.
 
     Raises:
         RunError: if neither has it.
