@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import sys
 import threading
 import time
@@ -73,11 +74,10 @@ class NotebookProgress(Progress):
             if not now and time.monotonic() - self._drawn_s < REDRAW_S:
                 return
             self._drawn_s = time.monotonic()
-            from IPython.display import HTML, display
-
-            page = HTML(table_html(self._table, self._lines))
+            ipython: Any = importlib.import_module("IPython.display")
+            page = ipython.HTML(table_html(self._table, self._lines))
             if self._handle is None:
-                self._handle = display(page, display_id=True)
+                self._handle = ipython.display(page, display_id=True)
             else:
                 self._handle.update(page)
 
