@@ -17,6 +17,7 @@
     ├── SiteError         training at a site stopped: which site, which round, why
     ├── RunError          a run folder that is missing, of another study, or damaged
     ├── PrivacyError      a privacy mechanism that cannot keep its promise here
+    │   └── LedgerError       a hospital's privacy ledger: it was changed, or has no room for the study
     ├── AuditError        an audit log that does not verify
     └── RegistryError     a module of a registry's folder that does not hold the one kind it is named after
 
@@ -112,6 +113,10 @@ class RunError(MedfedError):
 
 class PrivacyError(MedfedError):
     """A privacy mechanism cannot keep its promise in this study."""
+
+
+class LedgerError(PrivacyError):
+    """A hospital's privacy ledger was changed or is incomplete, or has no room for a study."""
 
 
 class AuditError(MedfedError):

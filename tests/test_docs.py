@@ -127,3 +127,21 @@ def test_the_quickstart_learns_and_federation_beats_every_hospitals_own_model(tm
     assert held_out["federated"] > max(own)
     facts = json.loads(done.facts.read_text())
     assert facts["held_out"] == ["university"]
+
+
+def test_each_test_that_the_threat_model_names_exists():
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| n ")]
+    headers = ("it tries", "they try")
+    named = {
+        name.strip()
+        for line in rows
+        if len(cells := line.strip("| ").split(" | ")) >= 4 and cells[0] not in headers
+        for name in cells[-1].split(",")
+        if name.strip() not in ("-", "test") and not name.strip().isdecimal()
+    }
+    missing = [
+        name for name in sorted(named) if not list((ROOT / "tests").glob(f"{name.removesuffix('/')}*"))
+    ]
+    assert len(named) > 25
+    assert missing == []

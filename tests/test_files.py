@@ -92,9 +92,9 @@ def test_files_that_others_can_read_are_counted(tmp_path, open_umask):
     (runs / "old").mkdir()
     for name in ("cases.jsonl", "last.ckpt"):
         (runs / "old" / name).write_text("old")
-    told = describe_exposed(runs)
-    assert told.startswith("2 files of earlier runs can be read by other accounts")
-    assert told.endswith(f"chmod -R go= '{runs}'")
+    notes = describe_exposed(runs)
+    assert notes.startswith("2 files of earlier runs can be read by other accounts")
+    assert notes.endswith(f"chmod -R go= '{runs}'")
     runs.chmod(0o700)
     assert describe_exposed(runs) == ""
 

@@ -76,6 +76,10 @@ except medfed.QuorumError as error:
 """
 
 
+# Of each public name a user's mypy must know the type.
+USER_FILE += "".join(f"reveal_type(medfed.{name})\n" for name in medfed.__all__)
+
+
 @pytest.mark.slow
 def test_a_users_mypy_accepts_right_uses_and_refuses_wrong_ones(tmp_path):
     (tmp_path / "user.py").write_text(USER_FILE)
@@ -85,10 +89,13 @@ def test_a_users_mypy_accepts_right_uses_and_refuses_wrong_ones(tmp_path):
         cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    found = re.findall(r"user\.py:(\d+): error: .*\[(.*)\]", done.stdout)
-    refused = [(int(line), code) for line, code in found]
+    matches = re.findall(r"user\.py:(\d+): error: .*\[(.*)\]", done.stdout)
+    refused = [(int(line), code) for line, code in matches]
     lines = enumerate(USER_FILE.splitlines(), 1)
     wanted = {number: line.partition("# ")[2] for number, line in lines if "# " in line}
     assert {line for line, _ in refused} == wanted.keys(), done.stdout + done.stderr
     codes = {number: {code for line, code in refused if line == number} for number in wanted}
     assert all(wanted[number] in codes[number] for number in wanted), done.stdout
+    revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert len(revealed) == len(medfed.__all__)
+    assert "Any" not in revealed

@@ -25,11 +25,12 @@ def approvals(site: Path, revoke: str | None) -> None:
     from medfed.deployment import approvals as work
     from medfed.deployment.site_file import read_site
 
-    folder = Path(read_site(site).out)
+    settings = read_site(site)
+    folder, head = Path(settings.out), work.head_of(Path(settings.secret))
     if revoke is not None:
-        click.echo(f"revoked: study {work.revoke(folder, revoke, getpass.getuser()).digest}")
+        click.echo(f"revoked: study {work.revoke(folder, revoke, getpass.getuser(), head).digest}")
         return
-    known = work.approvals(folder)
+    known = work.approvals(folder, head)
     if not known:
         click.echo("no study was approved here yet")
     for one in known:

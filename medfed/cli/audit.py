@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -34,11 +35,20 @@ def _log_file(path: Path) -> Path:
     help="A folder of credentials: every line must be signed with a certificate that this federation issued, "
     "and in the site's own folder with one of the site's own.",
 )
-def verify(log: Path, head: str | None, credentials: Path | None) -> None:
+@click.option(
+    "--site-log",
+    type=PATH,
+    multiple=True,
+    help="A hospital's own log: what the hub says it merged of it must be what it sent. Can be repeated.",
+)
+def verify(log: Path, head: str | None, credentials: Path | None, site_log: tuple[Path, ...]) -> None:
     """Check that no line of an audit log was changed, removed, moved or written by anyone but the site.
+
+    Of a run folder, also who trained: its model card and report say what the log's merges say.
 
     \b
     medfed audit verify runs/our-study --credentials credentials
+    medfed audit verify runs/our-study --site-log north/runs/our-study
     """
     from medfed.wire.audit_log import verify
     from medfed.wire.signing import Identity
@@ -52,11 +62,27 @@ def verify(log: Path, head: str | None, credentials: Path | None) -> None:
         click.echo(
             "without --head nobody can tell whether lines were cut off at the end; keep this digest elsewhere"
         )
+    _echo_provenance(path, site_log)
     if not checked.signed:
         click.echo("no line is signed: anyone with write access to this file could have rewritten it")
         return
     click.echo(f"{checked.signed} lines are signed by '{checked.signer}'", nl=False)
     click.echo(f", certificate {checked.fingerprint}{', issued in this federation' if credentials else ''}")
+
+
+def _echo_provenance(log: Path, site_logs: Sequence[Path]) -> None:
+    """Say who trained, as the merges of a hub's log have it, checked against the run and hospitals' logs."""
+    from medfed.runs.folder import RunFolder
+    from medfed.runs.provenance import check_provenance, check_sent, merges_in_log
+
+    merges = check_provenance(RunFolder(log.parent)) if log.name == "audit.jsonl" else merges_in_log(log)
+    if not merges:
+        click.echo("this log holds no merge: who trained is in the hub's log")
+    for site, rounds in merges.items():
+        click.echo(f"{site}: merged in {len(rounds)} rounds, {rounds[0]} to {rounds[-1]}")
+    for path in site_logs:
+        site = check_sent(merges, _log_file(path), log)
+        click.echo(f"{site}: what was merged is what its own log says it sent")
 
 
 @audit.command(short_help="Check a hospital's privacy ledger.")

@@ -145,10 +145,10 @@ def show_progress(quiet: bool) -> Iterator[Progress]:
         display.stop()
 
 
-def print_result(run: RunFolder) -> None:
+def print_result(run: RunFolder, site: str | None = None) -> None:
     from medfed.evaluation.report import headline
 
-    click.echo(for_terminal(headline(run.path)))
+    click.echo(for_terminal(headline(run.path, site)))
     click.echo(f"report: {run.report}")
 
 
@@ -214,7 +214,7 @@ def evaluate(
 
     own, folder = own_choices(site, data)
     run = evaluate_run(run_folder, folder, name=name, all_cases=all_cases, layout=layout, own=own)
-    print_result(run)
+    print_result(run, name)
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")

@@ -116,16 +116,15 @@ class OwnData:
     @classmethod
     def of(cls, site_file: Path | None, folder: Path | None, secret_file: Path | None) -> OwnData:
         """Return what a site file says, or a folder with the defaults."""
-        import os
-
         from medfed.data.class_names import in_words
         from medfed.data.reading import SiteReading
         from medfed.data.settings import Unreadable
+        from medfed.data.splits import folder_secret
         from medfed.deployment.site_file import read_site, secret_of
         from medfed.pipeline.secret_file import read_secret
 
         if site_file is None:
-            secret = read_secret(secret_file) or os.urandom(32)
+            secret = read_secret(secret_file) or folder_secret(folder or Path())
             return cls(folder or Path(), secret, {}, SiteReading(), None, Unreadable())
         site = read_site(site_file)
         secret = secret_of(Path(site.secret))

@@ -122,6 +122,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.left_out_tokens: tuple[str, ...] = ()
         # What a person should look at before the study trains; they are notes, too.
         self.warnings: tuple[str, ...] = ()
+        # Of the images that were read, by token.
+        self.image_digests: dict[str, bytes] = {}
         self._rows: TableRows | None = None
         self._cache: NoCache | None = None
         self._findings: dict[str, Findings] = {}
@@ -232,6 +234,7 @@ class SiteDataModule(pl.LightningDataModule):
                 they must not.
         """
         refused, listed = screening.refused, tuple(self._by_token.values())
+        self.image_digests = {case.token: digest for case, digest in screening.digests}
         refuse_excess(refused, len(listed), bears)
         if isinstance(self.settings, Images):
             check_extents(without_refused(listed, refused), screening.extents, self.settings, self.batch)
@@ -267,6 +270,11 @@ class SiteDataModule(pl.LightningDataModule):
     def cases(self, split: str) -> tuple[Case, ...]:
         """Return the cases of one split that the task can use."""
         return tuple(case for case in self.index.split(split) if case.token in self._usable)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the site's data are the rows of a table."""
+        return self._rows is not None
 
     @property
     def rows(self) -> TableRows:

@@ -176,7 +176,9 @@ def _read_or_refuse(
 
 
 def _digest(image: NDArray[np.generic]) -> bytes:
-    # Readers lay X out fastest, so the transposed array is mostly a view.
+    # A cache on disk holds half precision. Readers lay X out fastest: the transposed array is mostly a view.
+    with np.errstate(over="ignore"):
+        image = image.astype(np.float16, copy=False)
     sha = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     sha.update(np.ascontiguousarray(image.T).data)
     return sha.digest()

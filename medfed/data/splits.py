@@ -1,18 +1,30 @@
 """The split of each patient, and the token that names a case in public.
 
 Both come from HMAC-SHA256 with the site's secret: the same secret gives the same splits and tokens on every
-machine and in every order of files. A new patient does not move an old one, unless the hospital is so small
-that a split was empty. A plain hash would not protect the tokens: there are so few hospital numbers that
-someone could try them all.
+machine and in every order of files. A plain hash would not protect the tokens: there are so few hospital
+numbers that someone could try them all.
+
+**Quotas.** Patients are ranked by their position, and the splits are pieces of that order with exact shares:
+the first train, the next validate, the last are tested. (Each position on its own side of a threshold gave
+hospitals of 36 to 59 patients 3 to 8 test patients instead of 5 to 9, and half of them had no result.) From
+`LEAST_FROM` patients on, a split with a share has at least `LEAST` patients.
+
+**When patients arrive**, one new patient moves at most one old one across each of the two edges, if any. A
+patient who trained and is in the test split since is recognised by the run's digests, and is not measured
+(`runs/trained.py`). A column `split` in the hospital's table keeps everyone in place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 
 from medfed.data.case import Case
 from medfed.errors import DataError
@@ -26,6 +38,13 @@ MIN_SECRET_BYTES = 16
 
 # The split of a case whose folder states none, until `assign_splits` chooses one.
 UNASSIGNED = ""
+
+# A split of fewer patients has no result that may be shown (`evaluation.smallest_group` is 5 if not set).
+# From 25 patients on, both leave training three fifths.
+LEAST, LEAST_FROM = 5, 25
+
+# Shares such as 0.7 + 0.15 are not exact in binary; half a patient rounds up all the same.
+ROUNDING = 1e-9
 
 
 def check_secret(site_secret: bytes) -> None:
@@ -61,8 +80,22 @@ def simulated_secret(seed: int, site: str) -> bytes:
     return hashlib.sha256(f"medfed/simulated/{seed}/{site}".encode()).digest()
 
 
+def site_name(folder: Path) -> str:
+    """Return the name that a folder or a table gives its hospital, '' if nothing of it can be one."""
+    return re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.removesuffix(".csv").lower()).strip("-_")
+
+
+def folder_secret(folder: Path, seed: int = 0) -> bytes:
+    """Return the secret for tokens and splits where nobody gave one: that of a simulation with this folder.
+
+    So a folder has the same splits and tokens each time, and those that training in one process uses. Like
+    a simulation's, its tokens are for the eyes of whoever has the folder.
+    """
+    return simulated_secret(seed, site_name(folder))
+
+
 def split_position(site_secret: bytes, patient: str) -> float:
-    """Return a patient's position in [0, 1), which decides the split."""
+    """Return a patient's position in [0, 1), by which patients are ranked for their split."""
     return int.from_bytes(_mac(site_secret, "split", patient)[:8], "big") / 2**64
 
 
@@ -81,34 +114,45 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     return shares[0], shares[1], shares[2]
 
 
-def assign_splits(cases: Sequence[Case], site_secret: bytes, fractions: Sequence[float]) -> tuple[Case, ...]:
-    """Return the cases, each with a split: the given one, or else the one at its patient's position.
+def split_quotas(
+    patients: int, fractions: Sequence[float], given: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, int]:
+    """Return how many of a hospital's patients without a split each split gets.
 
-    A patient with one given and one missing split keeps the given one for both. If chance leaves a split
-    with a fraction above 0 empty, it gets the patient nearest to it from a split that has two: a hospital
-    of five must validate on somebody.
+    The two edges between the splits are at the shares' sums, rounded, so that one more patient moves each by
+    at most one. Validation and test have at least `LEAST`, of fewer than `LEAST_FROM` patients at least one,
+    and training has one before they do.
+
+    Args:
+        patients: those without a given split.
+        fractions: see `check_fractions`.
+        given: patients by split whose split is given; they count towards the least.
     """
-    shares = check_fractions(fractions)
+    train, val, test = check_fractions(fractions)
+    least = LEAST if patients + sum(given.values()) >= LEAST_FROM else 1
+    first, second = (math.floor(share * patients + 0.5 + ROUNDING) for share in (train, train + val))
+    if test > 0:
+        second = min(second, patients - max(least - given.get("test", 0), 0))
+    if val > 0:
+        first = min(first, second - max(least - given.get("val", 0), 0))
+    first = max(first, 0 if given.get("train") else min(1, patients))
+    second = max(first, min(second, patients) if test > 0 else patients)
+    if val > 0 and not given.get("val") and second == first and first < patients:
+        second += 1  # of two patients one validates
+    return {"train": first, "val": second - first, "test": patients - second}
+
+
+def assign_splits(cases: Sequence[Case], site_secret: bytes, fractions: Sequence[float]) -> tuple[Case, ...]:
+    """Return the cases, each with a split: the given one, or else the one of its patient's rank.
+
+    A patient with one given and one missing split keeps the given one for both.
+    """
     chosen = {case.patient: case.split for case in cases if case.split != UNASSIGNED}
-    positions = {
-        case.patient: split_position(site_secret, case.patient)
-        for case in cases
-        if case.patient not in chosen
-    }
-    edges = (shares[0], shares[0] + shares[1])
-    for patient, position in positions.items():
-        chosen[patient] = SPLITS[sum(position >= edge for edge in edges)]
-    for split, share, centre in zip(SPLITS, shares, _centres(edges), strict=True):
-        filled = Counter(chosen.values())
-        spare = [patient for patient in positions if filled[chosen[patient]] > 1]
-        if share > 0 and not filled[split] and spare:
-            chosen[min((abs(positions[patient] - centre), patient) for patient in spare)[1]] = split
-    if positions and "train" not in chosen.values():
-        chosen[min((position, patient) for patient, position in positions.items())[1]] = "train"
+    others = {case.patient for case in cases} - chosen.keys()
+    ranked = sorted(others, key=lambda patient: (split_position(site_secret, patient), patient))
+    quotas = split_quotas(len(ranked), fractions, Counter(chosen.values()))
+    in_order = [split for split in SPLITS for _ in range(quotas[split])]
+    chosen |= dict(zip(ranked, in_order, strict=True))
     return tuple(
         replace(case, split=chosen[case.patient]) if case.split == UNASSIGNED else case for case in cases
     )
-
-
-def _centres(edges: tuple[float, float]) -> tuple[float, float, float]:
-    return edges[0] / 2, (edges[0] + edges[1]) / 2, (edges[1] + 1) / 2

@@ -78,8 +78,8 @@ def _code_findings(name: str, values: NDArray[np.float64]) -> list[str]:
     if _are_short_ids(values):
         return [
             f"column '{name}' holds whole numbers of {len(str(int(different[0])))} digits, spread evenly, "
-            "and nearly every row has one of its own: random ids look like this; if it is no measurement, remove "
-            "it or name it in data.ignore"
+            "and nearly every row has one of its own: random ids look like this; if it is no measurement, "
+            "remove it or name it in data.ignore"
         ]
     return []
 

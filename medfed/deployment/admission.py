@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.deployment.approvals import approve, describe_changes, is_approved, last_approved
+from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
 from medfed.deployment.policy import describe, refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
@@ -132,9 +132,10 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         DeclinedError: if nobody did; a page that describes the study is then written beside the run folders.
     """
     out, study, known = Path(session.site.out), session.study, session.digest
-    if is_approved(out, known):
+    head = head_of(Path(session.site.secret))
+    if is_approved(out, known, head):
         return
-    page = "\n".join(filter(None, (describe(study, known), describe_changes(out, study))))
+    page = "\n".join(filter(None, (describe(study, known), describe_changes(out, study, head))))
     if accept:
         if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
             raise DeclinedError(
@@ -153,7 +154,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         raise DeclinedError(
             f"study '{study.name}' was not approved; nothing was trained and nothing was sent"
         )
-    approve(out, study, getpass.getuser())
+    approve(out, study, getpass.getuser(), head)
     session.audit.write("agreed", study=known, by=getpass.getuser())
 
 

@@ -4,17 +4,21 @@ The record is a chained log like the audit log (`wire/audit_log.py`), in the sit
 only by its owner. A study is identified by `study_digest`, so changing one number makes another study. What
 was approved is kept beside it, in `approved/`, so that the page for a changed study says what changed. The
 last line on a study counts: approved, or revoked.
+
+A chain without its last lines is a chain, too, and the last line may be a revocation. So the last line's
+digest is kept elsewhere as well (`head`, a hospital's beside its secret).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfed.errors import MedfedError, StudyError
+from medfed.errors import AuditError, MedfedError, StudyError
 from medfed.files import write_whole
 from medfed.study.canonical import public_yaml, study_digest, to_dict
 from medfed.study.reading import parse_study
@@ -41,13 +45,19 @@ class Approval:
     revoked: bool
 
 
-def approvals(folder: Path) -> list[Approval]:
+def head_of(secret: Path) -> Path:
+    """Return where the digest of the record's last line is, for a site whose secret is in this file."""
+    return secret.with_name(f"{secret.name}.approvals")
+
+
+def approvals(folder: Path, head: Path | None = None) -> list[Approval]:
     """Return for each study that was ever approved here what was said last, the newest at the end.
 
     Raises:
-        AuditError: if the record was changed by anything but medfed.
+        AuditError: if the record was changed by anything but medfed, or its last lines are missing.
     """
     path = Path(folder) / FILE
+    _check_head(path, head)
     if not path.exists():
         return []
     AuditLog(path)  # checks the chain; a last line that a power cut tore counts for nothing
@@ -61,29 +71,55 @@ def approvals(folder: Path) -> list[Approval]:
     return list(last.values())
 
 
-def is_approved(folder: Path, digest: str) -> bool:
+def _check_head(path: Path, head: Path | None) -> None:
+    """Check that the line whose digest is kept elsewhere is in the record.
+
+    Raises:
+        AuditError: if it is not.
+    """
+    if head is None or not head.exists():  # an earlier medfed kept none; the next line's is
+        return
+    known, lines = head.read_text().strip(), path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if known not in {hashlib.sha256(line).hexdigest() for line in lines}:
+        raise AuditError(
+            f"approvals: the last line that this hospital wrote ({known[:12]}) is not among the {len(lines)} "
+            f"of {FILE}; lines were cut or replaced, perhaps one by which an approval was revoked. Restore "
+            f"the file from a backup; if it is right as it is, delete {head.name} beside the secret"
+        )
+
+
+def _write(folder: Path, head: Path | None, event: str, **fields: str) -> None:
+    path = Path(folder) / FILE
+    AuditLog(path).write(event, **fields)
+    if head is not None:
+        last = path.read_bytes().split(b"\n")[-2]
+        write_whole(head, hashlib.sha256(last).hexdigest(), durable=True, mode=0o600)
+
+
+def is_approved(folder: Path, digest: str, head: Path | None = None) -> bool:
     """Return whether the site approved the study of this digest, and has not revoked that since.
 
     Raises:
         AuditError: if the record was changed by anything but medfed.
     """
-    return any(one.digest == digest and not one.revoked for one in approvals(folder))
+    return any(one.digest == digest and not one.revoked for one in approvals(folder, head))
 
 
-def last_approved(folder: Path) -> str | None:
+def last_approved(folder: Path, head: Path | None = None) -> str | None:
     """Return the digest of the study that was approved last, or None."""
-    valid = [one.digest for one in approvals(folder) if not one.revoked]
+    valid = [one.digest for one in approvals(folder, head) if not one.revoked]
     return valid[-1] if valid else None
 
 
-def approve(folder: Path, study: Study, by: str) -> None:
+def approve(folder: Path, study: Study, by: str, head: Path | None = None) -> None:
     """Record that `by` (a person's name or login, never a patient's) approved this study."""
-    path, digest = Path(folder) / FILE, study_digest(study)
+    digest = study_digest(study)
+    _check_head(Path(folder) / FILE, head)
     write_whole(Path(folder) / STUDIES / f"{digest}.yaml", public_yaml(study), mode=0o600)
-    AuditLog(path).write("agreed", study=digest, by=by)
+    _write(folder, head, "agreed", study=digest, by=by)
 
 
-def revoke(folder: Path, digits: str, by: str) -> Approval:
+def revoke(folder: Path, digits: str, by: str, head: Path | None = None) -> Approval:
     """Record that `by` revoked the approval of the study whose digest begins with `digits`; return it.
 
     A site that trains in it stops before it next sends.
@@ -91,7 +127,7 @@ def revoke(folder: Path, digits: str, by: str) -> Approval:
     Raises:
         StudyError: if no approved study, or more than one, has such a digest.
     """
-    valid = [one for one in approvals(folder) if not one.revoked]
+    valid = [one for one in approvals(folder, head) if not one.revoked]
     chosen = [one for one in valid if len(digits) >= DIGITS and one.digest.startswith(digits.lower())]
     if len(chosen) != 1:
         known = ", ".join(one.digest[:DIGITS] for one in valid) or "none"
@@ -99,13 +135,13 @@ def revoke(folder: Path, digits: str, by: str) -> Approval:
             f"approvals: no approved study's digest begins with '{digits[:64]}'; give at least {DIGITS} "
             f"digits of one of those that are approved: {known}"
         )
-    AuditLog(Path(folder) / FILE).write("revoked", study=chosen[0].digest, by=by)
+    _write(folder, head, "revoked", study=chosen[0].digest, by=by)
     return chosen[0]
 
 
-def describe_changes(folder: Path, study: Study) -> str:
+def describe_changes(folder: Path, study: Study, head: Path | None = None) -> str:
     """Return what changed since this site last approved a study of the same name; '' if it never did."""
-    for one in reversed(approvals(folder)):
+    for one in reversed(approvals(folder, head)):
         before = _approved_study(folder, one.digest)
         if before is None or before.name != study.name:
             continue

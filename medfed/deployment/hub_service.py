@@ -7,10 +7,11 @@ run folder become a running hub, with its progress display and status file.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def run_study(
     audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
     with show_warnings(progress), record_exit(status), ExitStack() as stack:
         if broker and enrolment is not None:
-            stack.callback(Broker(enrolment).stop)
+            refused = partial(audit.write, "broker refused")
+            stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
         _log_notes(study, exchange, progress)
         if enrolment is not None:
             _log_missing_certificates(study, enrolment, progress)
@@ -235,12 +237,13 @@ def _run_rounds(
         for result in report.results:
             if result.status == "refused":
                 progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
-        _log_different_labels(report, stated, progress)
-        _log_different_units(report, units, progress)
+        _log_different(_LABELS, report, stated, progress)
+        _log_different(_UNITS, report, units, progress)
         if report.choice is not None:
             choices.append(report.choice)
             progress.log(report.choice.sentence)
 
+    side.on_refused(lambda reason: audit.write("refused", reason=reason))
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
         side.advertise_study(public_yaml(study))
@@ -271,35 +274,32 @@ def _run_rounds(
     return rows, choices[-1] if choices else UNSET
 
 
-def _log_different_labels(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
-    """Log, once for the same sites, that a number in their labels may not mean the same.
+@dataclass(frozen=True)
+class _Statement:
+    """What a site says of its data in a scalar, and the words for sites that say different things."""
+
+    scalar: str
+    read: Callable[[float | None], str]
+    different: Callable[[Mapping[str, str]], str]
+
+
+# Whether the labels name their structures, and whether images have a size in mm.
+_LABELS = _Statement(LABELS_NAMED, labels_by, different_labels)
+_UNITS = _Statement(IMAGES_IN_MM, unit_by, different_units)
+
+
+def _log_different(
+    statement: _Statement, report: RoundReport, stated: dict[str, str], progress: Progress
+) -> None:
+    """Log, once for the same sites, that their data may not mean the same.
 
     `stated` is what each site has said so far; this round's is added. It is a warning: what one site says
     does not stop the others.
     """
-    before = different_labels(stated)
-    stated.update(
-        {
-            one.site: labels_by(one.scalars[LABELS_NAMED])
-            for one in report.results
-            if LABELS_NAMED in one.scalars
-        }
-    )
-    if (different := different_labels(stated)) and different != before:
-        progress.log(f"round {report.round}: {different}")
-
-
-def _log_different_units(report: RoundReport, stated: dict[str, str], progress: Progress) -> None:
-    """Log, once for the same sites, that the images of some have no size in mm; a warning as that above."""
-    before = different_units(stated)
-    stated.update(
-        {
-            one.site: unit_by(one.scalars[IMAGES_IN_MM])
-            for one in report.results
-            if IMAGES_IN_MM in one.scalars
-        }
-    )
-    if (different := different_units(stated)) and different != before:
+    before = statement.different(stated)
+    saying = [one for one in report.results if statement.scalar in one.scalars]
+    stated.update({one.site: statement.read(one.scalars[statement.scalar]) for one in saying})
+    if (different := statement.different(stated)) and different != before:
         progress.log(f"round {report.round}: {different}")
 
 

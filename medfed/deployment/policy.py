@@ -154,13 +154,13 @@ def _either(names: tuple[str, ...]) -> str:
 def egress_under(study: Study, policy: Policy, validated: int | None = None) -> Egress:
     """Return the allow-list of what may leave a hospital, without what its policy withholds.
 
-    `validated` is the hospital's number of validation cases: scores over fewer cases than the
+    `validated` is the hospital's number of validation patients: scores over fewer than the study's or the
     policy's `smallest_group` are withheld, as are all scores if no rows may leave.
     """
     smallest = max(study.evaluation.smallest_group, policy.smallest_group)
     if policy.rows == "none":
         return egress_of(study, smallest_group=None, withheld=("val",))
-    too_few = validated is not None and validated < policy.smallest_group
+    too_few = validated is not None and validated < smallest
     return egress_of(study, smallest_group=smallest, withheld=("val",) if too_few else ())
 
 

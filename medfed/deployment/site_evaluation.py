@@ -26,7 +26,8 @@ from medfed.wire.weights import Weights, weights_of
 
 def site_config_under_policy(site: SiteFile, study: Study, hospital: SiteCases) -> SiteConfig:
     """Return how this site trains: as the study says, on its own devices, under its own policy."""
-    egress = egress_under(study, site.policy, len(hospital.data.cases("val")))
+    validated = {case.patient for case in hospital.data.cases("val")}
+    egress = egress_under(study, site.policy, len(validated))
     config = site_config_of(study, site.name)
     return replace(config, accelerator=site.accelerator, devices=site.devices, egress=egress)
 

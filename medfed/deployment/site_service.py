@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
-from medfed.deployment.approvals import is_approved
+from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
 from medfed.deployment.policy import egress_under
@@ -38,7 +38,7 @@ from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
-from medfed.federation.site import ChargedPatients, SiteRun, train_site
+from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
 from medfed.files import describe_exposed, private_files, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
@@ -51,6 +51,7 @@ from medfed.pipeline.factory import (
 )
 from medfed.pipeline.planning import check_planned
 from medfed.pipeline.report import report_run
+from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.checkpoints import save_checkpoint
@@ -119,6 +120,8 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     _screen(session)
     began = time.monotonic()
     facts = create_run(folder, study, {name: data})
+    if session.trains:
+        record_trained(folder, {name: session.hospital})
     session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists())
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
@@ -131,7 +134,8 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         compare_local_model(session)
     report_run(folder.path)
     if session.trains:
-        ledger = ledger_of(session.site, session.hospital.secret)
+        with log_ledger_refusals(session.audit, name):
+            ledger = ledger_of(session.site, session.hospital.secret)
         head = ledger.head()
         # A further record of the ledger's last line, in a log that the site's own key signs.
         session.audit.write("ledger", site=name, lines=head.lines, sha256=head.sha256)
@@ -166,6 +170,9 @@ def _connected(session: SiteSession) -> Iterator[Any]:
     """Yield this site's side of the exchange, while the status file says when the hub was last reached."""
     side = session.connect()
     side.on_refused = lambda reason: session.audit.write("hub refused", site=session.name, reason=reason)
+    side.on_broker_refused = lambda reason: session.audit.write(
+        "broker refused", site=session.name, reason=reason
+    )
     try:
         with run_periodically(CONTACT_S, lambda: _record_contact(side, session.status), "medfed-contact"):
             yield side
@@ -190,6 +197,8 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
     )
     own_folder = session.folder.site(name)
     exchange: Any = Rank0Exchange(side, session.folder.path, own_folder, data.left_out_tokens)
+    with log_ledger_refusals(session.audit, name):
+        ledger = ledger_of(site, session.hospital.secret)
     run = SiteRun(
         own_folder,
         resume=True,
@@ -199,7 +208,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
             session.digest,
             data_set(data.patients("train"), session.hospital.secret),
             data.items_by_patient() if study.privacy.trains_privately else (),
-            ledger_of(site, session.hospital.secret),
+            ledger,
         ),
         audit=session.audit,
         callbacks=[SiteProgress(session)],
@@ -270,7 +279,7 @@ def _check_still_approved(session: SiteSession, digest: str) -> None:
     Raises:
         DeclinedError: naming the site.
     """
-    if not is_approved(Path(session.site.out), digest):
+    if not is_approved(Path(session.site.out), digest, head_of(Path(session.site.secret))):
         session.audit.write("approval revoked", site=session.name, study=digest)
         raise DeclinedError(f"site '{session.name}': this hospital revoked its approval of the study")
 

@@ -4,9 +4,9 @@ The images of each patient are averaged first; `n` counts patients, and patients
 of the study are also pooled as the site "all", without hospitals that took no part in training.
 
 **Small groups.** A hospital with fewer than `min_patients` patients in a split is suppressed together with
-the next smallest hospital, so that its row cannot be computed by subtracting the others from "all". Metrics
-that depend on the outcome, such as sensitivity and AUROC, are suppressed if either outcome has fewer than
-`min_patients` patients.
+the next smallest hospital, so that its row cannot be computed by subtracting the others from "all". So is
+each metric that is over fewer patients than the hospital has (with the structure, or of the rarer outcome).
+`disclosure` says what is withheld and why.
 
 **Absence.** Each mean comes with counts of structures that are missed, false positive ("invented") or absent
 in both masks (see `segmentation`). The mean distance covers structures that both masks contain, and its note
@@ -16,23 +16,49 @@ states the exclusions; the median counts missed and false-positive structures as
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from medfed.evaluation.groups import estimates, group_of
-from medfed.evaluation.intervals import Interval, suppressed_groups
+from medfed.evaluation.disclosure import is_too_few, suppressed_sites, withheld_sites
+from medfed.evaluation.groups import Group, estimates, group_of, patients_behind
+from medfed.evaluation.intervals import Interval
 from medfed.evaluation.metrics import (
+    CaseGroup,
     ClassGroup,
     FindingsGroup,
     OperatingPoints,
     SurvivalGroup,
     SurvivalMetrics,
     families,
-    metric_of,
 )
 from medfed.evaluation.patients import Patients, SummarySettings, by_patient
 from medfed.evaluation.probabilities import group_by_model, operating_points
 from medfed.evaluation.row_factory import RowFactory, mark_wide
 from medfed.evaluation.rows import ALL_SITES, CaseRow, Row, unperturbed
+
+# The split, metric and structure of a value, which decide together where it is withheld.
+Measure = tuple[str, str, str | None]
+
+
+class Measurement(NamedTuple):
+    """A row before small groups are withheld: the fewest patients it says something of, and who they are.
+
+    `patients` is None for a row that counts patients or has no value.
+    """
+
+    row: Row
+    patients: int | None
+    whom: str = ""
+
+    @property
+    def lacks_outcome(self) -> bool:
+        """Whether it needs patients of both outcomes, and none is of one."""
+        return bool(self.whom) and self.patients == 0
+
+    @property
+    def measure(self) -> Measure:
+        """What decides where the row is withheld."""
+        return self.row.split, self.row.metric, self.row.structure
 
 
 def aggregate(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
@@ -43,33 +69,55 @@ def aggregate(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
     """
     everything = unperturbed(cases)
     points = operating_points(everything, settings.classes)
-    suppressed = suppressed_sites(everything, settings)
-    rows = []
+    measurements: list[Measurement] = []
     for (model, split), some in group_by_model(everything).items():
         for site, patients in _sites(some, settings.held_out):
             factory = RowFactory(settings.round, site, split, model)
-            if (site, split) in suppressed:
-                note = f"fewer than {settings.min_patients} patients, or suppressed to protect such a site"
-                rows.append(factory.suppressed("patients", note))
-                continue
-            rows += _summarise(factory, by_patient(patients), points.get(model), settings)
+            measurements += _summarise(factory, by_patient(patients), points.get(model), settings)
+    return _without_suppressed(
+        measurements, suppressed_sites(everything, settings.held_out, settings.min_patients), settings
+    )
+
+
+def _without_suppressed(
+    measurements: Sequence[Measurement], suppressed: set[tuple[str, str]], settings: SummarySettings
+) -> list[Row]:
+    """Return the rows, without those of suppressed hospitals and without values that are withheld."""
+    withheld = withheld_measures(measurements, settings)
+    few = f"fewer than {settings.min_patients} patients"
+    rows = []
+    for one in measurements:
+        row = one.row
+        if (row.site, row.split) in suppressed:
+            if row.metric == "patients":
+                note = f"{few}, or suppressed to protect such a site"
+                rows.append(
+                    RowFactory(row.round, row.site, row.split, row.model).suppressed("patients", note)
+                )
+        elif one.patients is not None and (one.lacks_outcome or row.site in withheld.get(one.measure, ())):
+            own = one.lacks_outcome or is_too_few(one.patients, settings.min_patients)
+            note = f"{few}{one.whom}" if own else f"would give that of {few} elsewhere"
+            rows.append(RowFactory(row.round, row.site, row.split, row.model).suppressed(
+                row.metric, note, structure=row.structure
+            ))  # fmt: skip
+        else:
+            rows.append(row)
     return rows
 
 
-def suppressed_sites(cases: Iterable[CaseRow], settings: SummarySettings) -> set[tuple[str, str]]:
-    """Return the (site, split) pairs to suppress: small ones, and those that would reveal a small one."""
-    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for case in cases:
-        patients[case.site, case.split].add(case.patient)
-    suppressed = set()
-    for split in {split for _, split in patients}:
-        sizes = {site: len(names) for (site, its), names in patients.items() if its == split}
-        pooled = {site: size for site, size in sizes.items() if site not in settings.held_out}
-        small = {site for site in sizes.keys() - pooled.keys() if sizes[site] < settings.min_patients}
-        suppressed |= {(site, split) for site in small | suppressed_groups(pooled, settings.min_patients)}
-        if sum(pooled.values()) < settings.min_patients:
-            suppressed.add((ALL_SITES, split))
-    return suppressed
+def withheld_measures(
+    measurements: Iterable[Measurement], settings: SummarySettings
+) -> Mapping[Measure, set[str]]:
+    """Return the sites at which each measure is withheld, for all models alike."""
+    sizes: dict[Measure, dict[str, int]] = defaultdict(dict)
+    for one in measurements:
+        if one.patients:
+            by_site = sizes[one.measure]
+            by_site[one.row.site] = min(one.patients, by_site.get(one.row.site, one.patients))
+    return {
+        measure: withheld_sites(by_site, settings.held_out, settings.min_patients)
+        for measure, by_site in sizes.items()
+    }
 
 
 def _sites(cases: list[CaseRow], held_out: Sequence[str]) -> list[tuple[str, list[CaseRow]]]:
@@ -83,62 +131,45 @@ def _sites(cases: list[CaseRow], held_out: Sequence[str]) -> list[tuple[str, lis
 
 def _summarise(
     factory: RowFactory, patients: Patients, points: OperatingPoints | None, settings: SummarySettings
-) -> list[Row]:
+) -> list[Measurement]:
     number = len(patients.patients)
-    rows = [factory.row("patients", None, Interval(float(number), None, None, number, ""), number)]
+    counted = factory.row("patients", None, Interval(float(number), None, None, number, ""), number)
     group = group_of(patients, settings, points)
-    if isinstance(group, ClassGroup):
-        return rows + _classified(factory, group, settings.min_patients)
-    if isinstance(group, FindingsGroup):
-        return rows + _of_findings(factory, group, settings.min_patients)
     if isinstance(group, SurvivalGroup) and int(group.patients.events.sum()) < settings.min_patients:
         headline = families(SurvivalMetrics)[0].metrics[0].name
-        return [*rows, factory.suppressed(headline, f"fewer than {settings.min_patients} events", number)]
-    return rows + [
-        factory.row(metric, structure, mark_wide(metric, interval), interval.n)
-        for metric, structure, interval in estimates(group)
+        note = f"fewer than {settings.min_patients} events"
+        return [Measurement(counted, None), Measurement(factory.suppressed(headline, note, number), None)]
+    return [
+        Measurement(counted, None),
+        *(_measurement(factory, group, *estimate, settings) for estimate in estimates(group)),
     ]
 
 
-def _classified(factory: RowFactory, group: ClassGroup, min_patients: int) -> list[Row]:
-    """Return a classifier's rows; metrics by outcome are suppressed if an outcome has too few patients."""
-    patients = len(group.y)
-    outcomes = dict(zip(group.names, group.outcomes(), strict=True))
-    rows = []
-    for metric, structure, interval in estimates(group):
-        if structure is None and not group.binary:
-            fewest = min(outcomes.values())
-        else:
-            positives = outcomes[structure or group.names[1]]
-            fewest = min(positives, patients - positives)
-        if fewest < min_patients and metric_of(metric).by_outcome:
-            note = f"fewer than {min_patients} patients with or without the class"
-            rows.append(factory.suppressed(metric, note, patients, structure))
-        else:
-            shown = mark_wide(metric, _with_denominator(interval, patients))
-            rows.append(factory.row(metric, structure, shown, patients))
-    return rows
-
-
-def _of_findings(factory: RowFactory, group: FindingsGroup, min_patients: int) -> list[Row]:
-    """Return the rows of several findings; those of a finding with too few patients are suppressed.
-
-    The means over findings leave such findings out by themselves.
-    """
-    outcomes = {name: group.outcomes(number) for number, name in enumerate(group.names)}
-    rows = []
-    for metric, structure, interval in estimates(group):
-        fewest, labelled = min_patients, interval.n
+def _measurement(
+    factory: RowFactory,
+    group: Group,
+    metric: str,
+    structure: str | None,
+    interval: Interval,
+    settings: SummarySettings,
+) -> Measurement:
+    """Return one metric's row, and the fewest patients that it says something of."""
+    number, whom = interval.n, ""
+    if isinstance(group, ClassGroup):
+        number, whom = len(group.y), " with or without the class"
+    elif isinstance(group, FindingsGroup):
+        whom = " with or without the finding"
         if structure is not None:
-            labelled = sum(outcomes[structure])
-            fewest = min(outcomes[structure]) if metric_of(metric).by_outcome else labelled
-        if fewest < min_patients:
-            note = f"fewer than {min_patients} patients with or without the finding"
-            rows.append(factory.suppressed(metric, note, structure=structure))
-        else:
-            shown = mark_wide(metric, _with_denominator(interval, labelled))
-            rows.append(factory.row(metric, structure, shown, labelled))
-    return rows
+            number = sum(group.outcomes(group.names.index(structure)))
+    if isinstance(group, (ClassGroup, FindingsGroup)):
+        interval = _with_denominator(interval, number)
+    row = factory.row(metric, structure, mark_wide(metric, interval), number)
+    if interval.value is None and not whom:
+        return Measurement(row, None)
+    behind = patients_behind(group, metric, structure, settings.min_patients)
+    if isinstance(group, CaseGroup) and not behind:
+        behind = interval.n  # derived from another metric of the case, such as limits of agreement
+    return Measurement(row, min(behind, interval.n) if interval.value is not None else behind, whom)
 
 
 def _with_denominator(interval: Interval, patients: int) -> Interval:

@@ -1,24 +1,26 @@
 """Paired comparison of two models on the same patients: difference, interval and test.
 
 Values are paired by patient. Each metric defines its test: means over patients use sign-flip permutation
-(`paired_tests`), AUROCs the paired DeLong test, and c-indices the jackknife. The p values that one call
-returns for a metric at a hospital are corrected together (Holm), and `method` gives their number. The
-difference to the untrained model is shown but not tested, because whether training helps is not in question.
+(`paired_tests`), AUROCs the paired DeLong test, and c-indices the jackknife. A row's `p` is of its comparison
+alone, as its interval is, so that the two agree; `p_holm` is corrected over the comparisons that one call
+returns for a metric at a hospital (Holm), whose number `method` gives. The difference to the untrained model
+is shown but not tested, because whether training helps is not in question.
 
 A row's `value` is always model minus `against`, whichever direction is better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.evaluation.aggregate import suppressed_sites
-from medfed.evaluation.groups import group_of, over_structures
+from medfed.evaluation.aggregate import Measurement, withheld_measures
+from medfed.evaluation.disclosure import is_too_few, suppressed_sites
+from medfed.evaluation.groups import Group, group_of, over_structures, patients_behind
 from medfed.evaluation.intervals import holm
 from medfed.evaluation.metrics import (
     CaseGroup,
@@ -46,11 +48,11 @@ def compare(
     If `correct` is false, p values are not corrected, so that they can be corrected together with others.
     """
     everything = [case for case in unperturbed(cases) if case.split == "test"]
-    suppressed = suppressed_sites(everything, settings)
+    suppressed = suppressed_sites(everything, settings.held_out, settings.min_patients)
     by_model: dict[str, dict[str, list[CaseRow]]] = {}
     for case in everything:
         by_model.setdefault(case.model, {}).setdefault(case.site, []).append(case)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     for other in sorted(set(by_model) - {model}):
         for site, members in _members(sorted(by_model[other]), settings.held_out).items():
             if (site, "test") in suppressed:
@@ -60,11 +62,36 @@ def compare(
                 for name in (model, other)
             )
             factory = RowFactory(settings.round, site, "test", model, against=other)
-            differences = [_row(factory, difference) for difference in _differences(ours, theirs, settings)]
-            if other == UNTRAINED:
-                differences = [msgspec.structs.replace(row, p=None) for row in differences]
-            rows += differences
-    return holm_corrected(rows) if correct else rows
+            for difference, patients in _differences(ours, theirs, settings):
+                row = _row(factory, difference)
+                row = msgspec.structs.replace(row, p=None) if other == UNTRAINED else row
+                rows.append(Measurement(row, patients))
+    shown = _shown(rows, by_model, settings)
+    return holm_corrected(shown) if correct else shown
+
+
+def _shown(
+    differences: Sequence[Measurement],
+    by_model: Mapping[str, Mapping[str, list[CaseRow]]],
+    settings: SummarySettings,
+) -> list[Row]:
+    """Return the differences that may be shown: none where the metric of either model is withheld."""
+    measured = {one.measure for one in differences}
+    means = []
+    for model, by_site in by_model.items():
+        for site, members in _members(sorted(by_site), settings.held_out).items():
+            group = group_of(by_patient([case for name in members for case in by_site[name]]), settings)
+            factory = RowFactory(settings.round, site, "test", model)
+            for _, metric, structure in measured:
+                behind = patients_behind(group, metric, structure, settings.min_patients)
+                row = factory.suppressed(metric, "only its size is needed", structure=structure)
+                means.append(Measurement(row, behind))
+    withheld = withheld_measures([*means, *differences], settings)
+    return [
+        one.row
+        for one in differences
+        if one.row.value is None or one.row.site not in withheld.get(one.measure, ())
+    ]
 
 
 def _members(sites: Sequence[str], held_out: Sequence[str]) -> dict[str, list[str]]:
@@ -74,10 +101,16 @@ def _members(sites: Sequence[str], held_out: Sequence[str]) -> dict[str, list[st
     return {**members, ALL_SITES: pooled} if len(pooled) > 1 else members
 
 
-def _differences(ours: list[CaseRow], theirs: list[CaseRow], settings: SummarySettings) -> list[Difference]:
-    shared = {(case.site, case.patient) for case in ours} & {(case.site, case.patient) for case in theirs}
+def _differences(
+    ours: list[CaseRow], theirs: list[CaseRow], settings: SummarySettings
+) -> list[tuple[Difference, int]]:
+    """Return the differences, and of how few patients each says something beside both models' own values."""
+    own = [{(case.site, case.patient) for case in some} for some in (ours, theirs)]
+    shared = own[0] & own[1]
     ours, theirs = ([case for case in some if (case.site, case.patient) in shared] for some in (ours, theirs))
-    if len(shared) < max(settings.min_patients, 1):
+    # Both models' values over all their patients and the difference over the shared ones give the others'.
+    unshared = any(is_too_few(len(some - shared), settings.min_patients) for some in own)
+    if len(shared) < max(settings.min_patients, 1) or unshared:
         return []
     first, second = (group_of(by_patient(cases), settings) for cases in (ours, theirs))
     differences: list[Difference | None] = []
@@ -95,14 +128,26 @@ def _differences(ours: list[CaseRow], theirs: list[CaseRow], settings: SummarySe
         if int(first.patients.events.sum()) >= max(settings.min_patients, 1):
             differences += [family.difference(first, second) for family in families(SurvivalMetrics)]
     elif isinstance(first, CaseGroup) and isinstance(second, CaseGroup):
-        differences += _averaged(first, second)
-    return [difference for difference in differences if difference is not None]
+        return _averaged(first, second)
+    return [
+        (one, min(one.interval.n, *(_behind(group, one, settings) for group in (first, second))))
+        for one in differences
+        if one is not None
+    ]
 
 
-def _averaged(first: CaseGroup, second: CaseGroup) -> list[Difference]:
-    """Return the differences of metrics measured per case."""
+def _behind(group: Group, difference: Difference, settings: SummarySettings) -> int:
+    return patients_behind(group, difference.metric, difference.structure, settings.min_patients)
+
+
+def _averaged(first: CaseGroup, second: CaseGroup) -> list[tuple[Difference, int]]:
+    """Return the differences of metrics measured per case, each with the fewest patients it is about.
+
+    These may be those who have a value of one model only: the others' cancel out.
+    """
     ours, theirs, credited = credit_true_absences(first.patients, second.patients)
     others = over_structures(theirs)
+    measured = [over_structures(group.patients) for group in (first, second)]
     differences = []
     for (structure, metric), values in over_structures(ours).items():
         if not metric_of(metric).compared or (structure, metric) not in others:
@@ -114,7 +159,11 @@ def _averaged(first: CaseGroup, second: CaseGroup) -> list[Difference]:
                 f"{count_patients(number)} in which only one model correctly predicted nothing: 1 against 0"
             )
             interval = interval.with_note(credit)
-        differences.append(Difference(metric, structure, interval, p, "sign-flip permutation"))
+        paired = np.isfinite(values) & np.isfinite(others[structure, metric])
+        alone = [int((np.isfinite(some[structure, metric]) & ~paired).sum()) for some in measured]
+        few = [number for number in alone if is_too_few(number, first.min_patients)]
+        difference = Difference(metric, structure, interval, p, "sign-flip permutation")
+        differences.append((difference, min([interval.n, *few])))
     return differences
 
 
@@ -166,7 +215,7 @@ def _row(factory: RowFactory, difference: Difference) -> Row:
 
 
 def holm_corrected(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, with the p values of each metric, structure and hospital corrected together (Holm).
+    """Return the rows, also with p values corrected over each metric, structure and hospital (Holm).
 
     Each hospital is a separate question: how do the models compare on its patients? A hospital with three
     patients, whose p values cannot be small, must not cost a hospital with three hundred its power.
@@ -180,5 +229,5 @@ def holm_corrected(rows: Sequence[Row]) -> list[Row]:
         p_values = holm([p for index in members if (p := rows[index].p) is not None])
         for index, p in zip(members, p_values, strict=True):
             method = f"{rows[index].method}, Holm over {len(members)} tests"
-            corrected[index] = msgspec.structs.replace(rows[index], p=p, method=method)
+            corrected[index] = msgspec.structs.replace(rows[index], p_holm=p, method=method)
     return corrected

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from medfed.evaluation import metrics
+from medfed.evaluation.disclosure import patients_behind_mean
 from medfed.evaluation.intervals import Floats, Interval
 from medfed.evaluation.metrics import (
     CaseGroup,
@@ -15,6 +16,7 @@ from medfed.evaluation.metrics import (
     FindingsGroup,
     OperatingPoints,
     SurvivalGroup,
+    metric_of,
     unfixed_points,
 )
 from medfed.evaluation.patients import (
@@ -49,7 +51,7 @@ def group_of(patients: Patients, settings: SummarySettings, points: OperatingPoi
         return FindingsGroup(predictions, known, points, resampling, settings.min_patients)
     if RISK in names:
         return SurvivalGroup(survival_predictions(patients), resampling, settings.min_patients)
-    return CaseGroup(patients, resampling)
+    return CaseGroup(patients, resampling, settings.min_patients)
 
 
 def estimates(group: Group) -> list[Estimate]:
@@ -101,6 +103,41 @@ def _of_cases(group: CaseGroup) -> list[Estimate]:
     for family in metrics.families(metrics.CaseMetrics):
         result += family.over_group(group)
     return result
+
+
+def patients_behind(group: Group, metric: str, structure: str | None, min_patients: int) -> int:
+    """Return the fewest patients that a metric of a group says something of; 0 if it has no value.
+
+    Of a metric by outcome these are the patients of the rarer outcome, of a mean over structures perhaps
+    those who lack one (`disclosure.patients_behind_mean`).
+    """
+    if isinstance(group, ClassGroup):
+        return _behind_class(group, metric, structure)
+    if isinstance(group, FindingsGroup):
+        if structure is None:
+            return int(group.predictions.known.any(axis=1).sum())
+        outcomes = group.outcomes(group.names.index(structure))
+        return min(outcomes) if metric_of(metric).by_outcome else sum(outcomes)
+    if isinstance(group, SurvivalGroup):
+        return int(group.patients.events.sum())
+    values = over_structures(group.patients).get((structure, metric))
+    if values is None:
+        return 0
+    patients = int(np.isfinite(values).sum())
+    columns = [column for (name, its), column in group.patients.values.items() if name and its == metric]
+    if structure is not None or not patients or not columns:
+        return patients
+    return patients_behind_mean(np.isfinite(np.stack(columns)), min_patients)
+
+
+def _behind_class(group: ClassGroup, metric: str, structure: str | None) -> int:
+    outcomes, patients = group.outcomes(), len(group.y)
+    if not metric_of(metric).by_outcome:
+        return patients
+    if structure is None and not group.binary:
+        return min(outcomes)
+    positives = outcomes[1] if structure is None else outcomes[list(group.names).index(structure)]
+    return min(positives, patients - positives)
 
 
 def over_structures(patients: Patients) -> dict[tuple[str | None, str], Floats]:

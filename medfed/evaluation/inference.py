@@ -48,11 +48,16 @@ SUBGROUPS = ("sex", "scanner")
 
 @dataclass(frozen=True)
 class SiteCases:
-    """One hospital's data, and the key of its patients' tokens."""
+    """One hospital's data, the key of its patients' tokens, and which cases trained the model."""
 
     name: str
     data: SiteDataModule
     secret: bytes = field(repr=False)
+    seen: frozenset[str] = frozenset()
+
+    def unseen(self, cases: Sequence[Case]) -> list[Case]:
+        """Return those of the cases that did not train the model."""
+        return [case for case in cases if case.token not in self.seen]
 
     def patient(self, case: Case) -> str:
         """Return the token of a case's patient."""

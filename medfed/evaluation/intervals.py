@@ -11,6 +11,9 @@ and skewness. Both are expanded for small samples as Hesterberg (The American St
 derives: the bootstrap's variance is too small by (n - 1) / n, and its normal quantile where a t belongs.
 Without that a 95 % interval of 16 patients covers about 91 %.
 
+**Few patients.** Of fewer than ten patients some resamples are one patient several times over, and their
+quantiles are single patients' values. Such an interval is Student's, with the jackknife's standard error.
+
 **Proportions** have Wilson's interval: a bootstrap of 10 successes in 10 says "1 to 1".
 
 >>> [round(bound, 3) for bound in wilson(10, 10)]
@@ -47,10 +50,12 @@ MAX_UNDEFINED_SHARE = 0.05
 # hospitals are resampled together, which counts the differences between them as chance and errs on the wide
 # side.
 MIN_STRATUM = 5
-# A bootstrap of fewer patients covers less than its nominal level (of five: about 87 % instead of 95 %),
-# which the row's note says.
+# A bootstrap of fewer patients covers less than its nominal level (of five: about 87 % instead of 95 %), and
+# its ends are single patients' values. They have Student's interval, which is still narrow where values are
+# skewed, as the row's note says.
 MIN_RELIABLE = 10
 TOO_NARROW = "so likely too narrow"
+STUDENT = "Student's t, jackknife over patients"
 # Counts are made in blocks of about this many numbers, so that 20,000 patients do not fill the memory.
 MAX_COUNTS = 8_000_000
 
@@ -174,6 +179,8 @@ class Resampling(NamedTuple):
         freedom = patients - len(groups)
         if freedom < 1:
             return alone._replace(note="no interval: a single patient")
+        if patients < MIN_RELIABLE:
+            return _student(statistic, alone, groups, freedom)
         counts = resamples(self.strata, patients, self.draws, self.seed)
         resampled = np.concatenate([statistic(block) for block in counts])
         defined = resampled[np.isfinite(resampled)]
@@ -189,8 +196,28 @@ class Resampling(NamedTuple):
         else:
             levels = _bca_levels(statistic, value, defined, groups, quantile)
         low, high = (float(bound) for bound in np.quantile(defined, levels))
-        small = f"of {patients} patients, {TOO_NARROW}" if patients < MIN_RELIABLE else None
-        return Interval(value, low, high, patients, method, small)
+        return Interval(value, low, high, patients, method)
+
+
+def _student(statistic: Statistic, alone: Interval, groups: list[NDArray[np.intp]], freedom: int) -> Interval:
+    """Return Student's interval with the jackknife's standard error, taken within strata.
+
+    Of a mean it is the usual one. Where it reaches beyond the metric's range, `RowFactory.row` ends it.
+    """
+    assert alone.value is not None
+    left_out = statistic(1.0 - np.eye(alone.n))
+    if not np.isfinite(left_out).all():
+        return alone._replace(note="no interval: undefined without one of the patients")
+    variance = sum(
+        (len(some) - 1) / len(some) * float(((left_out[some] - left_out[some].mean()) ** 2).sum())
+        for some in groups
+    )
+    if variance < 1e-24:
+        return alone._replace(note="no interval: all patients alike")
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(np.sqrt(variance))
+    method = STUDENT + (", within hospitals" if len(groups) > 1 else "")
+    note = f"of {alone.n} patients, {TOO_NARROW}"
+    return Interval(alone.value, alone.value - half, alone.value + half, alone.n, method, note)
 
 
 def _bca_levels(
@@ -263,6 +290,32 @@ def quantile_of(values: ArrayLike, quantile: float) -> Statistic:
         upper = np.minimum((share <= target + 1e-9).sum(axis=1), len(ordered) - 1)
         with np.errstate(invalid="ignore"):
             return np.asarray((ordered[lower] + ordered[upper]) / 2)
+
+    return statistic
+
+
+def central_mean_of(values: ArrayLike, patients: int) -> Statistic:
+    """Return the statistic 'mean of so many patients in the middle'; of one patient it is the median.
+
+    Of an even number of patients around one, the two in the middle count half each.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    order = np.argsort(array, kind="stable")
+    ordered = array[order]
+    finite = np.where(np.isfinite(ordered), ordered, 0.0)
+
+    def statistic(counts: Floats) -> Floats:
+        drawn = np.asarray(counts[:, order], dtype=np.float64)
+        above = np.cumsum(drawn, axis=1)
+        total = above[:, -1:] if len(ordered) else np.zeros((len(counts), 1))
+        half = np.minimum(max(patients, 1), total) / 2
+        inside = np.minimum(above, total / 2 + half) - np.maximum(above - drawn, total / 2 - half)
+        weights = np.clip(inside, 0.0, None)
+        if patients > 1:
+            # A resample that draws one patient so often says that patient's value.
+            weights[weights.max(axis=1, initial=0.0) > weights.sum(axis=1) - 1e-9] = 0.0
+        infinite = (weights > 1e-9) @ np.isinf(ordered).astype(np.float64) > 0
+        return np.where(infinite, np.inf, ratio(weights @ finite, weights.sum(axis=1)))
 
     return statistic
 

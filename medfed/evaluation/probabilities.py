@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from medfed.evaluation import calibration, classification
+from medfed.evaluation.disclosure import suppressed_sites, withheld_sites
 from medfed.evaluation.histograms import ScoreHistogram, count_scores
 from medfed.evaluation.metrics import OperatingPoints
 from medfed.evaluation.patients import (
@@ -116,36 +118,57 @@ def _findings_scaled(
     return scaled, temperatures
 
 
-def _finding_histograms(cases: Iterable[CaseRow], settings: SummarySettings) -> list[ScoreHistogram]:
-    """Return the histograms of each finding, of the patients in whom it was labelled."""
-    some = [case for case in unperturbed(cases) if case.metric == FINDING and case.split == "test"]
-    result = []
-    for (model, _), group in group_by_model(some).items():
-        for site in sorted({case.site for case in group}):
-            patients = by_patient([case for case in group if case.site == site])
-            p, y, known = finding_predictions(patients, settings.classes)
-            for number, name in enumerate(settings.classes):
-                labelled = known[:, number]
-                if labelled.sum() >= max(settings.min_patients, 1):
-                    bins = count_scores(p[labelled, number], y[labelled, number], settings.min_patients)
-                    result.append(ScoreHistogram(settings.round, site, "test", model, bins, name))
-    return result
-
-
 def score_histograms(cases: Iterable[CaseRow], settings: SummarySettings) -> list[ScoreHistogram]:
-    """Return histograms of predicted risk by model and hospital, coarse enough to leave the hospital."""
-    cases = list(cases)
-    some = [case for case in unperturbed(cases) if case.metric == PROBABILITY and case.split == "test"]
-    result = _finding_histograms(cases, settings)
-    for (model, _), group in group_by_model(some).items():
+    """Return histograms of predicted risk by model and hospital, coarse enough to leave the hospital.
+
+    A hospital with too few patients of an outcome has none, nor has one whose histogram would give, beside
+    the pooled values, that of such a hospital.
+    """
+    test = [case for case in unperturbed(cases) if case.split == "test"]
+    least = settings.min_patients
+    suppressed = suppressed_sites(test, settings.held_out, least)
+    sizes: dict[str | None, dict[str, int]] = defaultdict(dict)
+    histograms = []
+    for one, p, y in _scores(test, settings):
+        positives = int(np.count_nonzero(y))
+        fewest = min(positives, len(y) - positives) or len(y)
+        by_site = sizes[one.structure]
+        by_site[one.site] = min(fewest, by_site.get(one.site, fewest))
+        histograms.append(msgspec.structs.replace(one, bins=count_scores(p, y, least)))
+    withheld = {name: withheld_sites(by_site, settings.held_out, least) for name, by_site in sizes.items()}
+    return [
+        one
+        for one in histograms
+        if one.bins and (one.site, "test") not in suppressed and one.site not in withheld[one.structure]
+    ]
+
+
+# A histogram without bins, and its patients' probabilities and outcomes.
+_Scores = tuple[ScoreHistogram, NDArray[np.float64], NDArray[np.bool_]]
+
+
+def _scores(test: Sequence[CaseRow], settings: SummarySettings) -> Iterator[_Scores]:
+    """Yield each model's probabilities and outcomes of each class or finding at each hospital."""
+    for (model, _), group in group_by_model(test).items():
         for site in sorted({case.site for case in group}):
-            patients = by_patient([case for case in group if case.site == site])
-            p, y = class_predictions(patients, settings.classes)
-            if len(y) < settings.min_patients:
-                continue
-            names = class_names(settings.classes, p.shape[1])
-            columns = {1: None} if p.shape[1] == 2 else dict(enumerate(names))
-            for number, name in columns.items():
-                bins = count_scores(p[:, number], y == number, settings.min_patients)
-                result.append(ScoreHistogram(settings.round, site, "test", model, bins, name))
-    return result
+            own = [case for case in group if case.site == site]
+            for column, p, y in _columns(own, settings.classes):
+                yield ScoreHistogram(settings.round, site, "test", model, (), column), p, y
+
+
+def _columns(
+    cases: Sequence[CaseRow], classes: Sequence[str]
+) -> Iterator[tuple[str | None, NDArray[np.float64], NDArray[np.bool_]]]:
+    """Yield the probabilities and outcomes of each class, of two of the second one, or of each finding."""
+    findings = [case for case in cases if case.metric == FINDING]
+    if findings:
+        p, y, known = finding_predictions(by_patient(findings), classes)
+        for number, name in enumerate(classes):
+            labelled = known[:, number]
+            yield name, p[labelled, number], y[labelled, number]
+    probabilities = [case for case in cases if case.metric == PROBABILITY]
+    if probabilities:
+        p, targets = class_predictions(by_patient(probabilities), classes)
+        names = class_names(classes, p.shape[1])
+        for number in (1,) if p.shape[1] == 2 else range(p.shape[1]):
+            yield None if p.shape[1] == 2 else names[number], p[:, number], targets == number

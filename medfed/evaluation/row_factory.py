@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from medfed.evaluation.intervals import Interval, is_wide
+from medfed.evaluation.intervals import STUDENT, Interval, is_wide
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.rows import Row
 
@@ -22,7 +22,11 @@ class RowFactory(NamedTuple):
     def row(
         self, metric: str, structure: str | None, interval: Interval, n: int | None, p: float | None = None
     ) -> Row:
-        """Return the row of an interval; `n` counts the group's patients. A missing value has no method."""
+        """Return the row of an interval; `n` counts the group's patients. A missing value has no method.
+
+        Student's interval ends where the metric's range ends.
+        """
+        interval = interval if self.against else _within_range(metric, interval)
         return Row(
             **self._asdict(),
             metric=metric,
@@ -39,6 +43,15 @@ class RowFactory(NamedTuple):
     def suppressed(self, metric: str, note: str, n: int | None = None, structure: str | None = None) -> Row:
         """Return a row without a value; `note` says why."""
         return self.row(metric, structure, Interval(None, None, None, 0, "", note), n)
+
+
+def _within_range(metric: str, interval: Interval) -> Interval:
+    if interval.low is None or interval.high is None or not interval.method.startswith(STUDENT):
+        return interval
+    known = metric_of(metric)
+    low = interval.low if known.lowest is None else max(interval.low, known.lowest)
+    high = interval.high if known.highest is None else min(interval.high, known.highest)
+    return interval._replace(low=low, high=high)
 
 
 def mark_wide(metric: str, interval: Interval) -> Interval:

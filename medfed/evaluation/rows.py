@@ -68,8 +68,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `site` is the hospital whose patients were evaluated, or `ALL_SITES`. `model` is "federated",
     "local:<site>", "pooled", "untrained", "personal:<site>" or "without:<site>". `n` is the number of
     patients. If `value` is None, `note` gives the reason. `group` is a subgroup ("sex=F"). If the value is a
-    difference (model minus against), `against` names the other model and `p` is the p value of the test,
-    corrected as described in `method`.
+    difference (model minus against), `against` names the other model and `p` is the p value of this
+    comparison alone, as is the interval; `p_holm` is corrected over the comparisons that `method` counts.
     """
 
     round: int
@@ -85,11 +85,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     group: str | None = None
     against: str | None = None
     p: float | None = None
+    p_holm: float | None = None
     method: str | None = None
     note: str | None = None
 
     def __post_init__(self) -> None:
-        _finite(self, ("value", "low", "high", "p"))
+        _finite(self, ("value", "low", "high", "p", "p_holm"))
         if self.value is None and not self.note:
             raise ValueError(
                 f"row {self.metric} of {self.model} at {self.site}: no value, and no note with the reason"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import holm_corrected
+from medfed.evaluation.disclosure import conflict
 from medfed.evaluation.groups import Group, group_of, over_structures
 from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, mean_of, suppressed_groups
 from medfed.evaluation.metrics import (
+    CaseGroup,
     ClassGroup,
     ClassificationMetrics,
     FindingsGroup,
@@ -35,53 +40,103 @@ def subgroups(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
 
     Groups are by attribute, of the study's hospitals together, and of each hospital that took no part. A
     group with fewer than `min_patients` patients is suppressed, and another one with it; so is the metric of
-    a group with fewer than `min_patients` patients of an outcome that the metric depends on.
+    a group with fewer than `min_patients` patients of an outcome that the metric depends on. An attribute
+    from whose groups a value of few patients would follow is suppressed as a whole (`disclosure.conflict`).
     """
     some = [case for case in unperturbed(cases) if (case.model, case.split) == (FEDERATED, "test")]
     places = {ALL_SITES: [case for case in some if case.site not in settings.held_out]}
     places |= {site: [case for case in some if case.site == site] for site in sorted(settings.held_out)}
+    shown = _shown_wholes(some, settings)
     rows = []
     for site, members in places.items():
-        factory = RowFactory(settings.round, site, "test", FEDERATED)
+        if not members:
+            continue
+        place = _place(RowFactory(settings.round, site, "test", FEDERATED), members, settings)
+        if place is None:
+            continue
+        # One hospital alone has no row of all hospitals.
+        whole = str(place.sites[0]) if len(set(place.sites)) == 1 else site
+        if (place.statistic.metric, place.statistic.structure, whole) not in shown:
+            continue
+        published = [place.known & (place.sites == name) for name in sorted(set(place.sites))]
         for name in sorted({name for case in members for name in case.attributes}):
-            rows += _attribute(members, name, factory, settings)
+            found, groups = _attribute(place, name, published, settings.min_patients)
+            rows += found
+            published += groups
     return holm_corrected(rows)
 
 
-def _attribute(
-    cases: list[CaseRow], attribute: str, factory: RowFactory, settings: SummarySettings
-) -> list[Row]:
-    """Return the rows of one attribute's groups."""
-    member = {(case.site, case.patient): case.attributes.get(attribute, "not stated") for case in cases}
-    sizes = {name: list(member.values()).count(name) for name in sorted(set(member.values()))}
-    if len(sizes) < 2:
-        return []
-    suppressed = suppressed_groups(sizes, settings.min_patients)
+def _shown_wholes(cases: Sequence[CaseRow], settings: SummarySettings) -> set[tuple[str, str | None, str]]:
+    """Return the metric, structure and site of each value of all patients that is shown.
+
+    Where it is withheld, its groups would give it.
+    """
+    few_draws = msgspec.structs.replace(settings, draws=1)
+    return {
+        (row.metric, row.structure, row.site) for row in aggregate(cases, few_draws) if row.value is not None
+    }
+
+
+class _Place(NamedTuple):
+    """The patients of one place: each one's hospital, attributes, and whether the metric has a value."""
+
+    factory: RowFactory
+    statistic: SubgroupStatistic
+    resampling: Resampling
+    sites: NDArray[np.str_]
+    known: NDArray[np.bool_]
+    attributes: Sequence[Mapping[str, str]]
+
+
+def _place(factory: RowFactory, cases: list[CaseRow], settings: SummarySettings) -> _Place | None:
+    """Return the patients behind these cases, or None if they have no metric to compare groups by."""
     patients = by_patient(cases)
-    statistic = _subgroup_statistic(group_of(patients, settings))
+    group = group_of(patients, settings)
+    statistic = _subgroup_statistic(group)
     if statistic is None:
-        return []
-    groups = np.array([member[key] for key in zip(patients.sites, patients.patients, strict=True)])
+        return None
+    known = np.ones(len(patients.patients), dtype=bool)
+    if isinstance(group, CaseGroup):
+        known = np.isfinite(over_structures(patients)[statistic.structure, statistic.metric])
+    member = {(case.site, case.patient): case.attributes for case in cases}
+    attributes = [member[key] for key in zip(patients.sites, patients.patients, strict=True)]
+    resampling = settings.resampling(patients.sites)
+    return _Place(factory, statistic, resampling, np.array(patients.sites), known, attributes)
+
+
+def _attribute(
+    place: _Place, attribute: str, published: Sequence[NDArray[np.bool_]], min_patients: int
+) -> tuple[list[Row], list[NDArray[np.bool_]]]:
+    """Return the rows of one attribute's groups, and the patients of the groups that are shown."""
+    statistic = place.statistic
+    groups = np.array([attributes.get(attribute, "not stated") for attributes in place.attributes])
+    inside = {str(name): groups == name for name in sorted(set(groups))}
+    if len(inside) < 2:
+        return [], []
+    sizes = {name: int((mask & place.known).sum()) for name, mask in inside.items()}
+    suppressed = suppressed_groups(sizes, min_patients)
+    note = f"fewer than {min_patients} patients, or suppressed to protect such a group"
+    shown: list[NDArray[np.bool_]] = []
+    for name in sorted(set(inside) - suppressed):
+        mask = inside[name] & place.known
+        if conflict(mask, [*published, *shown], place.known, min_patients):
+            suppressed, shown = set(inside), []
+            note = f"would give that of fewer than {min_patients} patients beside other groups"
+            break
+        shown.append(mask)
     rows: list[Row] = []
-    for name in sizes:
-        labelled = factory._replace(group=f"{attribute}={name}")
+    for name in inside:
+        labelled = place.factory._replace(group=f"{attribute}={name}")
         if name in suppressed:
-            note = f"fewer than {settings.min_patients} patients, or suppressed to protect such a group"
             rows.append(labelled.suppressed(statistic.metric, note, structure=statistic.structure))
         else:
-            resampling = settings.resampling(patients.sites)
-            rows += _group(labelled, statistic, groups == name, resampling, settings.min_patients)
-    return rows
+            rows += _group(labelled, place, inside[name] & place.known, min_patients)
+    return rows, shown
 
 
-def _group(
-    factory: RowFactory,
-    statistic: SubgroupStatistic,
-    inside: NDArray[np.bool_],
-    resampling: Resampling,
-    min_patients: int,
-) -> list[Row]:
+def _group(factory: RowFactory, place: _Place, inside: NDArray[np.bool_], min_patients: int) -> list[Row]:
     """Return one group's metric, and its gap to all others where those are enough patients too."""
+    statistic, resampling = place.statistic, place.resampling
     metric, structure, n = statistic.metric, statistic.structure, int(inside.sum())
     if _has_few(statistic, inside, min_patients):
         note = f"fewer than {min_patients} patients with {statistic.outcome}"
@@ -89,8 +144,10 @@ def _group(
     interval = resampling.within(inside).interval(statistic.build(inside), n)
     rows = [factory.row(metric, structure, interval, n)]
     # Every other group may be suppressed, and then "the others" would be one small group.
-    if len(inside) - n >= min_patients and not _has_few(statistic, ~inside, min_patients):
-        gap, p = _gap(statistic.build(np.ones(len(inside), dtype=bool)), inside, resampling)
+    others = place.known & ~inside
+    if int(others.sum()) >= max(min_patients, 1) and not _has_few(statistic, others, min_patients):
+        known = resampling.within(place.known)
+        gap, p = _gap(statistic.build(place.known), inside[place.known], known)
         rows.append(factory._replace(against=OTHERS).row(metric, structure, gap, n, p))
     return rows
 

@@ -115,9 +115,10 @@ def summarise(run: Path) -> list[rows.Row]:
     cases = rows.unperturbed(every)
     summary = aggregate(cases, settings) + compare(cases, settings) + subgroups(cases, settings)
     summary += robustness(every, settings)
-    summary += [
+    fitted = [
         _temperature_row(model, value, cases, settings) for model, value in sorted(temperatures.items())
     ]
+    summary += [row for row in fitted if (row.n or 0) >= settings.min_patients]
     measured = {case.site for case in every}
     summary += _believable([row for row in reported if row.site not in measured], run, study)
     rows.write(folder.rows, summary)

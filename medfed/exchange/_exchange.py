@@ -78,6 +78,12 @@ class HubSide(HubMessaging, Protocol):
         `ensure_saved` raises if the hub's own copy is not safe on disk.
         """
 
+    def newest_published(self, after: int) -> GlobalModel | None:
+        """Return the newest model of this run that was published, if its round is after that one.
+
+        There is one where the hub's own folder is older than what it published, such as a back-up.
+        """
+
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         """Yield one result per site as they arrive, until all have answered or the deadline has passed.
 

@@ -6,6 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -86,6 +87,10 @@ class HubTransport:
             shutil.rmtree(folder / "letters", ignore_errors=True)
         self._retry("opens", lambda: self._objects.put_control("state", "open", self._run))
 
+    def on_refused(self, write: Callable[[str], None]) -> None:
+        """Have `write` called, once per reason, with what the hub or its broker refused outside a round."""
+        self._warn.on_refused = write
+
     # -- models and updates
 
     def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
@@ -115,8 +120,32 @@ class HubTransport:
         self._max_update_bytes = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
         if isinstance(self._store, LimitsSites):
             # Two rounds: the last update stays until the next round's has been merged.
-            self._retry("limits", partial(self._store.limit_sites, 2 * self._max_update_bytes))
+            for deleted in self._retry(
+                "limits", partial(self._store.limit_sites, 2 * self._max_update_bytes)
+            ):
+                self._warn(deleted, refused=True)
         return manifest.bytes
+
+    def newest_published(self, after: int) -> GlobalModel | None:
+        data = self._retry("looks for its models", lambda: self._objects.get_hub_object("current"))
+        if data is None:
+            return None
+        path = self._spool / "published.global"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            manifest = self._objects.open_manifest(data, HUB)
+            if manifest.run != self._run or manifest.round <= after:
+                return None
+            prefix = self._objects.global_prefix(manifest.round)
+            self._retry("fetches its model", lambda: download(self._store, manifest, prefix, path))
+            model = encoding.read_global(path, self._study)
+        except (WireError, MissingObject) as error:
+            self._warn(f"the model that it published last cannot be read: {error}")
+            return None
+        # The tensors are read now: the file is overwritten by nothing, and goes.
+        weights = {name: model.weights[name].clone() for name in model.weights}
+        path.unlink()
+        return replace(model, weights=weights)
 
     def _restore_lost(self) -> None:
         """Store again what the store has lost: a broker's disk was replaced, or a share was emptied.
@@ -284,12 +313,23 @@ class HubTransport:
             manifest = self._announced[site][1]
             if manifest is None:
                 return False
+            self._warn_if_behind(manifest, site, round)
             self._check(manifest, round)
             prefix = self._objects.update_prefix(site, round)
             return prefetch(self._store, manifest, prefix, self._spool_file(site), overwrite=True) or is_new
         except WireError:
             # It is an earlier round's. If this round's is invalid, its final manifest will say why.
             return False
+
+    def _warn_if_behind(self, manifest: Manifest, site: str, round: int) -> None:
+        """Warn if a site was already further in this run: then this hub's folder is older than the site's."""
+        if manifest.run == self._run and manifest.round > round:
+            self._warn(
+                f"site '{site}' has already sent an update for round {manifest.round} of this run, the hub "
+                f"waits for round {round}: the hub's run folder is a back-up that is older than its sites, "
+                "which accept no older model. Stop the hub and restore the newest copy of the run folder, or "
+                "start a new run (--out)"
+            )
 
     def _spool_file(self, site: str) -> Path:
         return self._spool / f"{site}.update"
@@ -313,7 +353,7 @@ class HubTransport:
                 return None
             message = self._objects.open_control(data, site, "dropped_out")
         except WireError as error:
-            self._warn(f"a drop-out of site '{site}' is refused: {error}")
+            self._warn(f"a drop-out of site '{site}' is refused: {error}", refused=True)
             return None
         if not message.text:
             return None
@@ -346,7 +386,7 @@ class HubTransport:
                     self._objects.open_control(data, site, "heartbeat")
                     self._heartbeats[site] = (data, now)
             except WireError as error:
-                self._warn(f"a heartbeat of site '{site}' is refused: {error}")
+                self._warn(f"a heartbeat of site '{site}' is refused: {error}", refused=True)
 
     def _last_heartbeat(self, site: str) -> bytes | None:
         return self._heartbeats.get(site, (None, 0.0))[0]

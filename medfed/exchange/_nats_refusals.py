@@ -1,7 +1,8 @@
-"""Why a broker and a party reject each other's certificates, in words for a hospital's engineer."""
+"""What goes wrong with a connection to the broker, in words for a hospital's engineer."""
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 
@@ -41,3 +42,13 @@ def first_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno)  # asyncio's own text is "Connect call failed ('10.0.0.1', 4222)"
     return str(error).split("\n")[0][:200]
+
+
+def silence_asyncio() -> None:
+    """Keep asyncio from warning of each connection that ends."""
+    # Whenever a connection ends, asyncio's TLS warns that its stream reader cannot keep it half open.
+    logging.getLogger("asyncio").addFilter(_no_eof_note)
+
+
+def _no_eof_note(record: logging.LogRecord) -> bool:
+    return "returning true from eof_received" not in record.msg

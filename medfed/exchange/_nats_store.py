@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._nats_refusals import explain_refusal, first_line
+from medfed.exchange._nats_refusals import explain_refusal, first_line, silence_asyncio
 from medfed.exchange._nats_streams import (
     FIRST_SITE_BYTES,
     MIN_SITE_BYTES,
@@ -32,7 +32,7 @@ from medfed.exchange._nats_streams import (
     stream_of,
     stream_settings,
 )
-from medfed.exchange._object_store import Buffer, Parts, Unreachable, pass_on
+from medfed.exchange._object_store import Buffer, Parts, Refused, Unreachable, pass_on
 from medfed.wire.signing import HUB, Identity
 
 log = logging.getLogger("medfed.exchange")
@@ -79,12 +79,7 @@ class NatsStore:
     description = "over NATS"
 
     def __init__(
-        self,
-        urls: Sequence[str],
-        identity: Identity,
-        study_digest: str,
-        timeout_s: float = 120.0,
-        proxy: str = "",
+        self, urls: Sequence[str], identity: Identity, digest: str, timeout_s: float = 120.0, proxy: str = ""
     ) -> None:
         for url in urls:
             if not url.startswith(_SCHEMES):
@@ -92,7 +87,7 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
-        self._study = study_digest[:16] or "none"
+        self._study = digest[:16] or "none"
         self._streams: set[str] = set()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
@@ -104,7 +99,7 @@ class NatsStore:
         self._refusal = self._last_error = ""
         self._requests: set[asyncio.Task[Any]] = set()
         self._failures, self._failed = 0, asyncio.Event()
-        _silence_asyncio()
+        silence_asyncio()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="medfed-nats", daemon=True)
         self._thread.start()
@@ -147,7 +142,7 @@ class NatsStore:
             self._run(self._purge, f"UP_{site}", f"up.{self._study}.>")
         self._run(self._purge, "GLOB", f"glob.{self._study}.>")
 
-    def limit_sites(self, max_bytes: int) -> None:
+    def limit_sites(self, max_bytes: int) -> tuple[str, ...]:
         self._wanted_bytes = max(self._wanted_bytes, max_bytes)
         if self._wanted_bytes > self._site_bytes:
             self._site_bytes = self._wanted_bytes
@@ -156,12 +151,14 @@ class NatsStore:
         self._run(self._ensure_stream, "room")
         for site in sites:
             self._run(self._ensure_stream, f"up/{self._study}/{site}")
+        deleted = []
         for stream in self._run(self._stored):
             site = stream.removeprefix("UP_")
             if sites and stream != site and site not in sites:
-                log.warning("what '%s' stored at the broker is deleted: it is no longer enrolled", site)
+                deleted.append(f"what '{site}' stored at the broker is deleted: it is no longer enrolled")
                 self._run(self._change_stream, "DELETE", stream, {})
                 self._streams.discard(stream)
+        return tuple(deleted)
 
     def used_bytes(self) -> dict[str, int]:
         stored = self._run(self._stored)
@@ -210,7 +207,7 @@ class NatsStore:
         answer = json.loads((await self._request(subject, bytes(data), headers)).data)
         error = answer.get("error")
         if error and "exceeded" in str(error.get("description")):
-            raise Unreachable(
+            raise Refused(
                 f"the broker stores no more for '{self._identity.name}' ({error['description']}) until the "
                 "hub clears earlier rounds or the coordinator gives the broker more disk; the hub's "
                 "status.json shows what is used (stored_bytes)"
@@ -277,7 +274,7 @@ class NatsStore:
     def _unreachable(self) -> Unreachable:
         where = f"no connection to the broker at {', '.join(self._urls)}"
         if self._refusal:
-            return Unreachable(f"{where}: {self._refusal}")
+            return Refused(f"{where}: {self._refusal}")
         return Unreachable(
             f"{where}: {self._last_error or 'no answer'}; does the broker run there (`medfed hub --broker`), "
             f"and does every firewall in between allow that port?"
@@ -461,15 +458,6 @@ def _checked(call: Callable[[], _T]) -> _T:
         return call()
     except (concurrent.futures.CancelledError, asyncio.CancelledError):
         raise Unreachable("the connection to the broker was lost") from None
-
-
-def _silence_asyncio() -> None:
-    # Whenever a connection ends, asyncio's TLS warns that its stream reader cannot keep it half open.
-    logging.getLogger("asyncio").addFilter(_no_eof_note)
-
-
-def _no_eof_note(record: logging.LogRecord) -> bool:
-    return "returning true from eof_received" not in record.msg
 
 
 async def _run_unless(failed: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float) -> None:

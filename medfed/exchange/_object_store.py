@@ -19,6 +19,10 @@ class Unreachable(ExchangeError):
     """The store cannot be reached or is full at the moment; the same call may succeed later."""
 
 
+class Refused(Unreachable):
+    """The store, or whoever runs it, does not let this party in, or does not take what it sends."""
+
+
 class MissingObject(ExchangeError):
     """An object that a manifest names does not exist."""
 
@@ -36,8 +40,11 @@ Parts = Sequence[Buffer]
 class LimitsSites(Protocol):
     """A store that bounds what each site may keep in it."""
 
-    def limit_sites(self, max_bytes: int) -> None:
-        """Let each site store at most so many bytes; delete what sites left that are no longer enrolled."""
+    def limit_sites(self, max_bytes: int) -> tuple[str, ...]:
+        """Let each site store at most so many bytes; delete what sites left that are no longer enrolled.
+
+        Returns a sentence for each such site.
+        """
 
     def used_bytes(self) -> dict[str, int]:
         """Return how many bytes each site has in the store."""

@@ -29,7 +29,7 @@ from typing import TextIO, TypeVar
 
 from medfed.errors import ExchangeError
 from medfed.exchange._manifest import open_control
-from medfed.exchange._object_store import ObjectStore, Unreachable
+from medfed.exchange._object_store import ObjectStore, Refused, Unreachable
 from medfed.files import lock, private_folder, require_file_locks, write_whole
 from medfed.wire.signing import HUB, Seal
 from medfed.wire.untrusted_text import for_log
@@ -68,15 +68,19 @@ class WarnOnce:
     def __init__(self, party: str) -> None:
         self._party = party
         self._logged: set[str] = set()
+        # Called once with each text that says what was refused, for an audit log.
+        self.on_refused: Callable[[str], None] = lambda text: None
 
-    def __call__(self, text: str) -> bool:
-        """Log a warning, and return whether it is new."""
+    def __call__(self, text: str, refused: bool = False) -> bool:
+        """Log a warning, and return whether it is new; `refused` says that something was."""
         text = for_log(text)
         # Beyond the limit nothing is new: else who writes ever other texts would fill logs.
         is_new = text not in self._logged and len(self._logged) < MAX_WARNINGS
         if is_new:
             self._logged.add(text)
             log.warning("%s: %s", self._party, text)
+            if refused:
+                self.on_refused(text)
         return is_new
 
 
@@ -104,7 +108,7 @@ class Backoff:
                 ) from None
             self._warn(f"{doing}: its own disk (the run folder) is full; it continues once there is space")
         else:
-            self._warn(f"{doing}: {error}; trying again")
+            self._warn(f"{doing}: {error}; trying again", refused=isinstance(error, Refused))
         time.sleep(self._pause_s)
         self._pause_s = min(self._pause_s * _BACKOFF_FACTOR, MAX_BACKOFF_S)
 

@@ -76,6 +76,9 @@ class SiteTransport:
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
         self.on_refused: Callable[[str], None] = lambda reason: None
+        # Called once per reason for which the broker refused this site.
+        self.on_broker_refused: Callable[[str], None] = lambda reason: None
+        self._warn.on_refused = lambda reason: self.on_broker_refused(reason)
         # The file of the model that was fetched last.
         self.model_path: Path | None = None
         try:

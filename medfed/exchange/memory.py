@@ -168,6 +168,10 @@ class MemoryExchange:
             self._changed.notify_all()
         return len(data)
 
+    def newest_published(self, after: int) -> GlobalModel | None:
+        newest = self._newest_model
+        return newest if newest is not None and newest.round > after else None
+
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         pending = sorted(sites)
         start = time.monotonic()

@@ -78,6 +78,11 @@ def check_needs(update: Update, rule: Rule, weights: Weights) -> None:
         for name, tensor in update.groups[group].items():
             if name not in weights or tensor.shape != weights[name].shape:
                 raise UpdateError(f"{update}: '{name[:80]}' of group '{group}' does not fit the global model")
+            if not tensor.is_floating_point():
+                raise UpdateError(
+                    f"{update}: '{name[:80]}' of group '{group}' has dtype {tensor.dtype}, expected a "
+                    f"floating-point one such as {weights[name].dtype}"
+                )
     rule.check(update)
 
 

@@ -6,6 +6,7 @@ says which it is and how it was judged.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ from medfed.files import replacing
 from medfed.runs.rounds import SiteResult
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
+from medfed.wire.weights import digest
+
+log = logging.getLogger("medfed.federation.checkpoints")
 
 # How many checkpoints stay on disk: the newest, and the one before it in case a power loss tore it.
 MAX_CHECKPOINTS = 2
@@ -44,10 +48,20 @@ class Checkpoint(NamedTuple):
 def load_latest_checkpoint(folder: Path, study_digest: str = "") -> Checkpoint | None:
     """Return the newest checkpoint in a hub's folder, or None.
 
+    One that a power loss cut short, or whose bytes are no longer those that were written, is passed over
+    with a warning.
+
     Raises:
-        RunError: if the newest readable one belongs to another study.
+        RunError: if the newest readable one belongs to another study, or none can be read.
     """
-    return next(_readable(sorted(folder.glob("round-*.safetensors"), reverse=True), study_digest), None)
+    paths = sorted(folder.glob("round-*.safetensors"), reverse=True)
+    found = next(_readable(paths, study_digest), None)
+    if paths and found is None:
+        raise RunError(
+            f"none of the hub's {len(paths)} checkpoints can be read: they are damaged; restore the run "
+            "folder from a back-up and resume, or start a new run in another folder (--out)"
+        )
+    return found
 
 
 def load_best_checkpoint(folder: Path, best: Judged, study_digest: str = "") -> Checkpoint:
@@ -72,7 +86,15 @@ def _readable(paths: Iterable[Path], study_digest: str) -> Iterator[Checkpoint]:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
             tensors = load_file(path)
-        except Exception:  # noqa: BLE001, S112 - cut short by a power loss: the one before it is whole
+            # An earlier medfed wrote none.
+            damaged = digest(tensors) != metadata.get("sha256", digest(tensors))
+        except Exception:  # noqa: BLE001 - whatever is in a torn file, it is damaged
+            damaged = True
+        if damaged:
+            log.warning(
+                "hub: the checkpoint %s is damaged and not used; look after the disk of the run folder",
+                path.name,
+            )
             continue
         if study_digest and metadata["study"] != study_digest:
             raise RunError(
@@ -129,7 +151,11 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State, best: Judg
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():
         tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
-    metadata = {"round": str(current.round), "study": current.study_digest}
+    metadata = {
+        "round": str(current.round),
+        "study": current.study_digest,
+        "sha256": digest(tensors),
+    }
     if best.round:
         metadata["best"] = msgspec.json.encode(best).decode()
     if current.chosen is not None:

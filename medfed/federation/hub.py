@@ -7,6 +7,7 @@ merged round. One round's exchange and merge are in `round.py`.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -17,10 +18,11 @@ from functools import partial
 from pathlib import Path
 
 from medfed.aggregation import State
-from medfed.errors import MedfedError, UpdateError
+from medfed.errors import MedfedError, RunError, UpdateError
 from medfed.exchange import HubSide, ReceivedUpdate
-from medfed.federation.acceptance import accept_numbers
+from medfed.federation.acceptance import EXAMPLES, accept_numbers
 from medfed.federation.checkpoints import (
+    Checkpoint,
     load_best_checkpoint,
     load_latest_checkpoint,
     save_checkpoint,
@@ -34,6 +36,8 @@ from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
+
+log = logging.getLogger("medfed.federation.hub")
 
 RoundCallback = Callable[[RoundReport], None]
 ModelCallback = Callable[[GlobalModel], None]
@@ -70,9 +74,12 @@ def run_hub(
     Raises:
         QuorumError: if too few sites sent a valid update for a round.
         RuleError: if the rule cannot merge the updates.
+        RunError: if the run found in `folder` cannot be resumed, or a checkpoint cannot be written.
     """
     audit = audit or AuditLog(None)
     saved = load_latest_checkpoint(folder, config.study_digest) if folder else None
+    if saved is not None:
+        saved = _newest(exchange, config, saved, audit)
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
     with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
         wait_saved: Callable[[], None] = _nothing_to_save
@@ -134,6 +141,35 @@ def run_hub(
         report = RoundReport(current.round + 1, results, seconds, size, current.merges, True, choice)
         on_round(report)
     return current
+
+
+def _newest(exchange: HubSide, config: HubConfig, saved: Checkpoint, audit: AuditLog) -> Checkpoint:
+    """Return what to go on from: the checkpoint, or the model that this hub published after it.
+
+    The folder may be a back-up, or its newest checkpoint damaged, and sites accept no older model than they
+    have.
+
+    Raises:
+        RunError: if the published model lacks what only checkpoints hold: the rule's state, the best model.
+    """
+    published = exchange.newest_published(saved.model.round)
+    if published is None:
+        return saved
+    where = (
+        f"the hub's newest readable checkpoint is of round {saved.model.round}, but it has published the "
+        f"model of round {published.round}: the run folder is a back-up, or its newest checkpoint is damaged"
+    )
+    needed = sorted(group for group in saved.state if group != EXAMPLES)
+    if needed or config.selection is not None:
+        raise RunError(
+            f"{where}. What else this study's checkpoints hold "
+            f"({', '.join(needed) or 'the best model so far'}) was not published; restore the newest copy "
+            "of the run folder, or start a new run (--out)"
+        )
+    log.warning("hub: %s; it goes on from the published model", where)
+    audit.write("continued", study=config.study_digest, round=published.round, reason=where)
+    model = GlobalModel(published.round, dict(published.weights), study_digest=config.study_digest)
+    return saved._replace(model=model)
 
 
 @dataclass

@@ -61,9 +61,16 @@ def use_rounds_bar(bar: RoundsBar | None) -> None:
 
 def replace_progress_bar(trainer: pl.Trainer) -> bool:
     """Show the rounds' bar instead of the Trainer's, and return whether the Trainer's was disabled."""
-    shared, own = _rounds_bar.get(), trainer.progress_bar_callback
-    if shared is None or not isinstance(own, (RichProgressBar, TQDMProgressBar)) or own.is_disabled:
+    shared = _rounds_bar.get()
+    own: Any = trainer.progress_bar_callback
+    if shared is None or not _is_lightnings(own) or own.is_disabled:
         return False
     own.disable()
     shared.show()
     return True
+
+
+def _is_lightnings(bar: object) -> bool:
+    # By name, so that the bars of the package `lightning` are met, whose classes are others.
+    names = {RichProgressBar.__name__, TQDMProgressBar.__name__}
+    return any(base.__name__ in names for base in type(bar).__mro__)

@@ -37,7 +37,7 @@ from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression, compress_update, decompress_update
 from medfed.wire.compression import State as Residual
 from medfed.wire.messages import HubChannel, SiteChannel
-from medfed.wire.update import GlobalModel, Update, check_update, model_digest, outlier_errors
+from medfed.wire.update import GlobalModel, Update, check_model, check_update, model_digest, outlier_errors
 from medfed.wire.weights import Weights, digest
 
 # -------------------------------------------------------------------------------------------- in the hospital
@@ -69,7 +69,12 @@ class SiteConnection:
 
 
 def receive(connection: SiteConnection, round: int) -> GlobalModel:
-    """Wait for the hub's model of this round or a later one, and return it."""
+    """Wait for the hub's model of this round or a later one, and return it.
+
+    Raises:
+        WireError: if nobody can train from it.
+        PrivacyError: if a part of it is encrypted, and is not the sum of enough hospitals' updates.
+    """
     received = connection.exchange.fetch(connection.site, round)
     received = replace(received, sha256=model_digest(received))
     connection.audit.write(
@@ -79,7 +84,10 @@ def receive(connection: SiteConnection, round: int) -> GlobalModel:
         sha256=received.sha256,
         final=received.final,
     )
-    return connection.privacy.decrypt(received, connection.channel(received.round, received))
+    channel = connection.channel(received.round, received)
+    model = connection.privacy.decrypt(received, channel)
+    with channel.logged_refusals():
+        return check_model(model, channel.who)
 
 
 def send_update(

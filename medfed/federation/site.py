@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from medfed.errors import PrivacyError, RunError
+from medfed.errors import LedgerError, PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import CallbackOptions, SiteConfig
@@ -100,6 +102,28 @@ def train_site(
     Raises:
         PrivacyError: if the ledger has no room for this study, before the first step.
     """
+    with log_ledger_refusals(run.audit, name):
+        return _train_site(name, module, data, exchange, config, run)
+
+
+@contextmanager
+def log_ledger_refusals(audit: AuditLog, site: str) -> Iterator[None]:
+    """Write to the audit log why a hospital's privacy ledger stops it."""
+    try:
+        yield
+    except LedgerError as error:
+        audit.write("ledger refused", site=site, reason=str(error))
+        raise
+
+
+def _train_site(
+    name: str,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    exchange: SiteSide,
+    config: SiteConfig,
+    run: SiteRun,
+) -> dict[str, float]:
     tracker = _budget_tracker(config.privacy, run)
     callbacks = [*run.callbacks]
     fitted: pl.LightningDataModule = data
@@ -181,7 +205,28 @@ def _resume(federated: FederatedCallback, module: pl.LightningModule, run: SiteR
         # It died in its first round: it trains that round again from the model it began with, whatever
         # round the hub is in by now.
         federated.resume_from_round(*_load_initial(run.initial, module))
+    if run.checkpoint.exists():
+        _require_intact(run, federated.site)
     return run.checkpoint.exists() or run.initial.exists()
+
+
+def _require_intact(run: SiteRun, site: str) -> None:
+    """Refuse a checkpoint with other bytes than were written: torch reads a changed number as it stands.
+
+    Raises:
+        RunError: naming what to do.
+    """
+    try:
+        with zipfile.ZipFile(run.checkpoint) as file:
+            whole = file.testzip() is None  # compares each tensor's bytes with its CRC-32
+    except (zipfile.BadZipFile, OSError):
+        whole = False
+    if not whole:
+        raise RunError(
+            f"site '{site}': its checkpoint {run.checkpoint.name} is damaged; restore it from a back-up of "
+            f"the run folder, or delete it and {run.initial.name}: the site then goes on from the hub's "
+            "newest model, with a new optimiser"
+        )
 
 
 def personalise(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from medfed.data.preflight.report import show, write_page
 from medfed.data.preflight.study_checks import StudyRequirements
 from medfed.data.preflight.table import TableRequirements, check_table
 from medfed.data.settings import Images, Table, with_layout
-from medfed.data.splits import simulated_secret
+from medfed.data.splits import folder_secret, simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
 from medfed.pipeline.factory import classes_of, own_data_at, size_check
@@ -103,14 +102,17 @@ def site_of_folder(study: Study, folder: Path) -> str:
 def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnails: bool) -> Preflight:
     """Return the preflight of a folder of images or of a table, for a study if one is given."""
     if study_file is None:
+        if own.secret is None:
+            own = replace(own, secret=folder_secret(folder))
         if is_table(folder):
             return check_table(folder, site_secret=own.secret)
         return _check_images(folder, None, own, thumbnails)
     study = read_study(study_file)
     site = own.name or site_of_folder(study, folder)
-    if own.secret is None and site and not own.name:
+    if own.secret is None:
         # One process has all folders of a simulation, and derives their secrets.
-        own = replace(own, secret=simulated_secret(study.seed, site))
+        secret = simulated_secret(study.seed, site) if site else folder_secret(folder, study.seed)
+        own = replace(own, secret=secret)
     trains = site not in study.held_out
     if isinstance(study.data, Table):
         classes = tuple(getattr(study.task, "classes", ()))
@@ -120,7 +122,8 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
     else:
         if folder.is_file():
             # Raises in the words of training.
-            index_folder(folder, site_secret=own.secret or secrets.token_bytes(32))
+            assert own.secret is not None
+            index_folder(folder, site_secret=own.secret)
         preflight = _check_images(folder, _requirements(study, site, folder, own), own, thumbnails)
     cases = preflight.usable.get("train", 0) if trains else sum(preflight.usable.values())
     return _with_refusals(preflight, own.refusals(study, cases))

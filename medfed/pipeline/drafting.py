@@ -9,7 +9,6 @@ before the first round (as nnU-Net does from one data set: Isensee, Nature Metho
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from medfed.data.layouts import Layout
+from medfed.data.splits import site_name
 from medfed.errors import DataError, StudyError
 from medfed.files import write_whole
 from medfed.pipeline._draft import DRAFT_SEED, Draft
@@ -105,7 +105,7 @@ def parse_sites(arguments: Sequence[str]) -> dict[str, Path]:
         name, sign, folder = argument.partition("=")
         path = Path(folder if sign else argument)
         if not sign:
-            name = re.sub(r"[^a-z0-9_-]+", "-", path.resolve().name.removesuffix(".csv").lower()).strip("-_")
+            name = site_name(path)
         if not name or not name[0].isalpha():
             raise StudyError(f"{argument}: gives no name for a hospital; name it, such as north={argument}")
         if name in sites:

@@ -15,7 +15,9 @@ from medfed.pipeline.create_run import open_run
 from medfed.pipeline.factory import bears_of, hospital_of, module_of, screen_hospital
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.report import report_run
+from medfed.pipeline.seen_cases import all_seen, patients_seen, without_seen
 from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.runs.facts import with_seen
 from medfed.runs.folder import RunFolder
 from medfed.wire.weights import weights_of
 
@@ -33,8 +35,9 @@ def evaluate(
     """Measure a run's models on a hospital's folder and write the report again; return the run folder.
 
     The hospital is called `name` in rows and report. Its test split is measured, or every case
-    with `all_cases`, which is right for a hospital that took no part in the study. `layout`
-    goes before the study's. `own` is what the hospital says of its data in its site file.
+    with `all_cases`, which is right for a hospital that took no part in the study. Patients who
+    trained the model are left out, whatever the folder is called. `layout` goes before the study's.
+    `own` is what the hospital says of its data in its site file.
 
     Raises:
         RunError: if this is not a run folder, or a hospital of that name trained in the run.
@@ -60,7 +63,11 @@ def evaluate(
         )
         screen_hospital(hospital, own.bears or bears_of(study), own.cache)
         models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
-        cases = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
+        hospital, said = without_seen(folder, hospital, trains=False, start=study.start)
+        listed = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
+        cases = hospital.unseen(listed)
+        if listed and not cases:
+            raise DataError(all_seen(hospital, len(listed)))
         if not cases:
             raise DataError(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); "
@@ -71,5 +78,6 @@ def evaluate(
     facts = msgspec.structs.replace(
         facts, held_out=sorted({*facts.held_out, name}), cases={**facts.cases, name: {"test": len(cases)}}
     )
+    facts = with_seen(facts, name, patients_seen(hospital), said) if said else facts
     folder.write_facts(facts)
     return report_run(folder.path)

@@ -23,7 +23,7 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
-from medfed.runs.rounds import RoundReport, append_round
+from medfed.runs.rounds import RoundReport, append_round, without_small_scores
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
@@ -74,11 +74,13 @@ def federate(run: StudyRun) -> Federated:
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
     frozen = weights_of(module_of(study)) if study.trained_only else {}
 
+    few = sites_with_few(run)
     choices: list[ModelChoice] = []
 
     def round_finished(report: RoundReport) -> None:
         run.progress.round(report)
-        append_round(folder.rounds, report)
+        # Whoever simulates sees every score; the file may leave.
+        append_round(folder.rounds, without_small_scores(report, few))
         if report.choice is not None:
             choices.append(report.choice)
             run.progress.log(report.choice.sentence)
@@ -109,6 +111,16 @@ def federate(run: StudyRun) -> Federated:
     weights = {**frozen, **final.weights}
     save_checkpoint(folder.checkpoint(FEDERATED), weights, final.merges)
     return Federated(weights, choices[-1] if choices else UNSET)
+
+
+def sites_with_few(run: StudyRun) -> set[str]:
+    """Return the hospitals with fewer validation patients than a score may be over."""
+    least = run.study.evaluation.smallest_group
+    return {
+        name
+        for name, hospital in run.hospitals.items()
+        if len({case.patient for case in hospital.data.cases("val")}) < least
+    }
 
 
 def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:

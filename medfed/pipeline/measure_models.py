@@ -63,7 +63,10 @@ def measure_all(
 
 
 def measure_site(study: Study, folder: RunFolder, hospital: SiteCases, models: Mapping[str, Weights]) -> None:
-    """Measure the models on one hospital's test cases, or on all cases if it is held out."""
+    """Measure the models on one hospital's test cases, or on all cases if it is held out.
+
+    Cases that trained the model are not among them (`seen_cases`).
+    """
     if hospital.name in study.held_out:
         measure_test_cases(study, folder, hospital, all_cases_of(hospital), models)
         return
@@ -79,7 +82,7 @@ def measure_test_cases(
     study: Study, folder: RunFolder, hospital: SiteCases, cases: Sequence[Case], models: Mapping[str, Weights]
 ) -> None:
     """Measure the models on these cases as test cases, and the federated one on perturbed cases too."""
-    labels = LabelCache(hospital)
+    labels, cases = LabelCache(hospital), hospital.unseen(cases)
     local_models = models_at(study, folder, hospital.name, models)
     for model, weights in local_models.items():
         _append_rows(study, folder, labels, cases, weights, _settings(study, folder, model))

@@ -15,7 +15,7 @@ from medfed.errors import DataError, MedfedError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
 from medfed.files import private_files
-from medfed.pipeline import measure_models, privacy_facts
+from medfed.pipeline import measure_models, privacy_facts, seen_cases
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run, write_study
 from medfed.pipeline.experiments.leave_one_out import models_without_each
 from medfed.pipeline.experiments.local_models import train_local_models
@@ -34,7 +34,7 @@ from medfed.pipeline.planning import PlanFiles, needs_plan, plan_study
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import Ledger
-from medfed.runs.facts import RunFacts, with_missing_model, with_unmeasured
+from medfed.runs.facts import RunFacts, with_missing_model, with_seen, with_unmeasured
 from medfed.runs.folder import RunFolder
 from medfed.runs.notebook import notebook_progress
 from medfed.runs.progress import Progress
@@ -81,6 +81,7 @@ def train(
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)
+        run, facts = _mark_seen(run, facts)
         federated = federate(run)
         facts = msgspec.structs.replace(facts, chosen=federated.choice)
         models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federated.weights}
@@ -119,6 +120,29 @@ def _open(
     if needs_plan(study):
         run = _plan(run)
     return run, facts
+
+
+def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
+    """Record which cases train, and mark those among the cases to measure, under whatever name they come."""
+    study, hospitals = run.study, dict(run.hospitals)
+    trained = {site: hospital for site, hospital in hospitals.items() if site in study.sites}
+    seen_cases.record_trained(run.folder, trained)
+    for site, hospital in run.hospitals.items():
+        marked, said = seen_cases.without_seen(
+            run.folder, hospital, trains=site in study.sites, start=study.start
+        )
+        hospitals[site] = marked
+        if site in study.held_out:
+            listed = measure_models.all_cases_of(marked)
+            run.progress.log(
+                f"{site}: takes no part in training; {len(marked.unseen(listed))} of its {len(listed)} cases "
+                "are measured"
+            )
+        if said:
+            run.progress.log(f"{site}: {said}")
+            facts = with_seen(facts, site, seen_cases.patients_seen(marked), said)
+    run.folder.write_facts(facts)
+    return replace(run, hospitals=hospitals), facts
 
 
 def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCases], dict[str, MedfedError]]:

@@ -7,7 +7,8 @@ that the hub does not have. The combination is linear modulo the ring's modulus,
 combination of the published ciphertexts equals the sum of the tags if they are the sum of these hospitals'
 ciphertexts, and for anything else with probability 2^-40. A linear message authentication code (Carter,
 Wegman, STOC 1977; Agrawal, Boneh: Homomorphic MACs, ACNS 2009). Cost per ciphertext of 2048 numbers: 20
-additions; per site one or two ciphertexts more to send, and the tags of all sites to receive.
+additions; for 400,000 numbers encryption takes 0.24 s of a processor instead of 0.17, decryption 0.14 s
+instead of 0.07. Per site 62 or 123 kB more to send, and the tags of all sites to receive.
 """
 
 from __future__ import annotations

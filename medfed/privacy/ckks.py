@@ -157,7 +157,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         if SUM not in received.groups:
             return received
         rest = {name: group for name, group in received.groups.items() if name != SUM}
-        if not int(received.groups[SUM][EXAMPLES]):
+        if not _examples(received.groups[SUM], channel):
             return replace(received, groups=rest)  # untrained: there is no sum yet
         key = channel.load_secret(KEY)
         if key is None:
@@ -240,6 +240,22 @@ def _ciphertexts(group: Weights) -> list[bytes]:
     return [part for name in sorted(group) if name.isdecimal() for part in _unpacked(group[name])]
 
 
+def _examples(group: Weights, channel: SiteChannel) -> int:
+    """Return the number of examples that the hub states for a sum; 0 of an untrained model.
+
+    Raises:
+        PrivacyError: if it states none.
+    """
+    stated = group.get(EXAMPLES)
+    if stated is None or stated.shape or stated.dtype != torch.int64:
+        with channel.logged_refusals():
+            raise PrivacyError(
+                f"{channel.who}: the merged model does not state the number of examples as a whole number; "
+                "nothing is decrypted"
+            )
+    return int(stated)
+
+
 def _check_sum(received: GlobalModel, key: bytes, channel: SiteChannel) -> None:
     """Check that what the hub published is the sum of enough hospitals' ciphertexts of the round.
 
@@ -264,7 +280,7 @@ def _check_sum(received: GlobalModel, key: bytes, channel: SiteChannel) -> None:
         ts, context = _tenseal(), _hub_context()
         published = combine(ts, context, key, received.round, _ciphertexts(group))
         whole = published == added(ts, context, tags)
-    except (PrivacyError, ValueError, RuntimeError, IndexError) as error:
+    except (PrivacyError, ValueError, TypeError, RuntimeError, IndexError) as error:
         reason = error if isinstance(error, PrivacyError) else "it holds no ciphertexts"
         raise PrivacyError(f"{who}: {reason}; nothing is decrypted") from None
     if not whole or sum(tag.examples for tag in tags) != int(group[EXAMPLES]):

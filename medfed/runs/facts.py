@@ -109,6 +109,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, dict[str, int]] = {}
     # The notes that a reader of the results must know, such as equal rows in two splits.
     warnings: dict[str, list[str]] = {}
+    # Patients per site who were not measured because they trained the model.
+    seen: dict[str, int] = {}
     privacy: PrivacyFacts = PrivacyFacts()
     # Models that could not be trained and sites that could not be measured, each with the reason.
     missing_models: dict[str, str] = {}
@@ -155,6 +157,14 @@ def command_line() -> str:
 def with_missing_model(facts: RunFacts, model: str, error: Exception) -> RunFacts:
     """Return the facts with the reason why a model could not be trained."""
     return msgspec.structs.replace(facts, missing_models={**facts.missing_models, model: str(error)})
+
+
+def with_seen(facts: RunFacts, site: str, patients: int, warning: str) -> RunFacts:
+    """Return the facts with how many of a site's patients trained, or why nobody knows."""
+    known = [one for one in facts.warnings.get(site, []) if one != warning]
+    return msgspec.structs.replace(
+        facts, warnings={**facts.warnings, site: [*known, warning]}, seen={**facts.seen, site: patients}
+    )
 
 
 def with_unmeasured(facts: RunFacts, unmeasured: Mapping[str, str]) -> RunFacts:

@@ -29,6 +29,7 @@ class RunFolder:
     study.yaml      the study with every default written out; study.json without folders, for the report
     run.json        digest, versions, seeds, hardware, command
     rounds.jsonl    one line per round and site
+    trained.json *  keyed digests of the cases that trained
     cases.jsonl *   measurements per patient
     rows.jsonl      measurements over groups of patients; rows.csv and curves.jsonl belong to it
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
@@ -53,6 +54,7 @@ class RunFolder:
     gallery = _Entry("cases.html")
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
+    trained = _Entry("trained.json")
     audit = _Entry("audit.jsonl")
     status = _Entry("status.json")
     withdrawal = _Entry("withdrawn.json")

@@ -163,7 +163,7 @@ def a_site_waits_for_the_first_model_and_gets_its_bits(parties: Parties) -> None
     size = hub.publish(GlobalModel(0, weights(), ("north",), study_digest=parties.study, groups=control))
     model = waiting.result()
     assert (model.round, model.participants, model.final) == (0, ("north",), False)
-    assert model.study == parties.study
+    assert model.study_digest == parties.study
     assert digest(model.weights) == digest(weights())
     assert torch.equal(model.groups["control"]["b"], torch.ones(()))
     assert size > BYTES

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfed.errors import UpdateError
+from medfed.errors import UpdateError, WireError
+from medfed.wire.untrusted_text import for_log
 from medfed.wire.weights import Difference, Weights, digest, norm
 
 # The norm, in multiples of those of the same round, above which an update is refused (see `outlier_errors`).
@@ -19,6 +20,9 @@ DEFAULT_OUTLIER_FACTOR = 1000.0
 
 # The most training examples that one site may state, by default: far beyond what a hospital has.
 MAX_EXAMPLES = 1_000_000
+
+# A tensor of integers holds 63 bits; a larger number of examples is refused, whatever a study's bound is.
+MAX_COUNT_BITS = 62
 
 # The norm, in multiples of the model's own, up to which no update is refused, however small the others are.
 MIN_OUTLIER_IN_MODELS = 10.0
@@ -123,6 +127,28 @@ def model_digest(model: GlobalModel) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def check_model(model: GlobalModel, who: str) -> GlobalModel:
+    """Return the hub's model if a site can train from it; `who` is the site, for the message.
+
+    Raises:
+        WireError: naming the first tensor with values that are not finite, or no floating-point ones.
+    """
+    for name in sorted(model.weights):
+        tensor = model.weights[name]
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            found = f"has dtype {tensor.dtype}, expected a floating-point one"
+        elif not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            found = f"has {bad} of {tensor.numel()} values that are not finite"
+        else:
+            continue
+        raise WireError(
+            f"{who}: '{for_log(name, 80)}' of the hub's model of round {model.round} {found}: the hub merged "
+            "what it should have refused, or sends another model; nothing is trained from it"
+        )
+    return model
+
+
 def check_update(update: Update, against: Weights) -> Update:
     """Return the update if it matches the model.
 
@@ -136,6 +162,11 @@ def check_update(update: Update, against: Weights) -> Update:
         raise UpdateError(
             f"{update}: trained on {update.examples} examples; a merge weights sites by their examples, so "
             f"at least 1 is needed: does this site's training split hold any case?"
+        )
+    if (bits := update.examples.bit_length()) > MAX_COUNT_BITS:
+        # Not written out: a number of thousands of digits is an error of its own.
+        raise UpdateError(
+            f"{update}: states a number of examples of {bits} bits, expected at most {MAX_COUNT_BITS}"
         )
     # A difference is finite where both its operands are; computing it in float64 to check would need
     # a model's memory.

@@ -396,13 +396,13 @@ def test_a_message_in_anothers_name_is_refused(federation):
     share = federation.folder / "share" / "up" / STUDY[:16]
     (share / "north" / "l-keys").mkdir(parents=True)
     (share / "north" / "l-keys" / "m").write_bytes((share / "south" / "l-keys" / "m").read_bytes())
-    (found,) = federation.hub.collect_messages(1, 1, "keys", ["north"], 5)
-    assert "it is signed by 'south', expected 'north'" in str(found.error)
+    (message,) = federation.hub.collect_messages(1, 1, "keys", ["north"], 5)
+    assert "it is signed by 'south', expected 'north'" in str(message.error)
 
 
 def test_a_message_larger_than_any_is_refused(federation):
     share = federation.folder / "share" / "up" / STUDY[:16] / "north" / "l-keys"
     share.mkdir(parents=True)
     (share / "m").write_bytes(bytes(5 << 20))
-    (found,) = federation.hub.collect_messages(1, 1, "keys", ["north"], 5)
-    assert "a message of 5242880 bytes; at most 4194304 are read" in str(found.error)
+    (message,) = federation.hub.collect_messages(1, 1, "keys", ["north"], 5)
+    assert "a message of 5242880 bytes; at most 4194304 are read" in str(message.error)

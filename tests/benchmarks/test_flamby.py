@@ -85,12 +85,12 @@ def test_one_seed_of_fedavg_is_flambys_to_the_patient(flamby):
     # rates and number of updates; only the order of batches differs.
     centres = flamby.heart(REAL)
     model = flamby.run_once(flamby.BENCHMARKS["heart"], flamby.HEART_METHODS["fedavg"], centres, 42)
-    found = flamby.scores(flamby.BENCHMARKS["heart"], model, centres, shared=False)
+    scores = flamby.scores(flamby.BENCHMARKS["heart"], model, centres, shared=False)
     theirs = {"cleveland": 79 / 104, "hungarian": 62 / 89, "switzerland": 11 / 16, "va": 28 / 45}
     patients = {"cleveland": 104, "hungarian": 89, "switzerland": 16, "va": 45}
     for name, value in theirs.items():
-        assert abs(found[name] - value) * patients[name] < 1.5, name
-    assert abs(found[flamby.POOLED] - 191 / 254) * 254 < 2.5
+        assert abs(scores[name] - value) * patients[name] < 1.5, name
+    assert abs(scores[flamby.POOLED] - 191 / 254) * 254 < 2.5
 
 
 # ---------------------------------------------------------------------------------------- survival: lifelines

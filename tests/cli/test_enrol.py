@@ -11,9 +11,9 @@ def said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str, code: int = 0, answer: str = "") -> str:
-        found = CliRunner().invoke(enrol, [*words], input=answer)
-        assert found.exit_code == code, found.output
-        return found.output
+        result = CliRunner().invoke(enrol, [*words], input=answer)
+        assert result.exit_code == code, result.output
+        return result.output
 
     return run
 

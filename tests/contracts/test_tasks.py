@@ -89,5 +89,5 @@ def test_listing_tasks_needs_no_torch() -> None:
         "import sys; from medfed.registry import kinds; kinds('tasks'); "
         "print({'torch', 'monai', 'pytorch_lightning'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

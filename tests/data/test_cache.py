@@ -59,22 +59,22 @@ def example(largest: float = 1.0) -> Prepared:
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     prepared = example()
     cache.save(tmp_path / "entry", prepared)
-    found = cache.load(tmp_path / "entry")
-    assert found is not None
-    assert isinstance(found.image, np.memmap)
-    np.testing.assert_array_equal(found.image, prepared.image.astype(np.float16))
-    np.testing.assert_array_equal(found.label, prepared.label)
-    np.testing.assert_array_equal(found.centres, prepared.centres)
-    np.testing.assert_array_equal(found.affine_ras, prepared.affine_ras)
-    assert found.original_shape == (12, 10, 8)
+    loaded = cache.load(tmp_path / "entry")
+    assert loaded is not None
+    assert isinstance(loaded.image, np.memmap)
+    np.testing.assert_array_equal(loaded.image, prepared.image.astype(np.float16))
+    np.testing.assert_array_equal(loaded.label, prepared.label)
+    np.testing.assert_array_equal(loaded.centres, prepared.centres)
+    np.testing.assert_array_equal(loaded.affine_ras, prepared.affine_ras)
+    assert loaded.original_shape == (12, 10, 8)
 
 
 def test_large_values_stay_float32(tmp_path: Path) -> None:
     prepared = example(largest=3000.0)
     cache.save(tmp_path / "entry", prepared)
-    found = cache.load(tmp_path / "entry")
-    assert found is not None
-    np.testing.assert_array_equal(found.image, prepared.image)
+    loaded = cache.load(tmp_path / "entry")
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded.image, prepared.image)
 
 
 def test_draws_from_disk_are_draws_from_memory(tmp_path: Path) -> None:

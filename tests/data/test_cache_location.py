@@ -132,14 +132,14 @@ def test_nothing_takes_what_lies_there_for_data(tmp_path: Path) -> None:
     def seen() -> tuple:
         index = index_folder(folder, site_secret=SECRET)
         (volume,) = medfed.read(folder)
-        told = deidentify(folder, tmp_path / f"out{len(list(tmp_path.iterdir()))}", site_secret=SECRET)
+        copied = deidentify(folder, tmp_path / f"out{len(list(tmp_path.iterdir()))}", site_secret=SECRET)
         return (
             [case.token for case in index.cases],
             [cache.entry_name(case, "") for case in index.cases],
             [case.token for case in list_folder(folder, SECRET, (1, 0, 0)).cases],
             volume.array.tobytes(),
             volume.info.skipped,
-            told,
+            copied,
         )
 
     before = seen()
@@ -154,9 +154,9 @@ def test_a_site_is_purged_and_its_folder_left_as_it_was(data: Path, tmp_path: Pa
         data, DISK, "segment", site_secret=SECRET, classes=2, cache=find_cache_location(data, SECRET)
     )
     opened.dataset("train")[0], opened.dataset("train")[1]
-    told = CliRunner().invoke(main, ["purge", str(data)])
-    assert told.exit_code == 0, told.output
-    assert ": 2 prepared cases deleted" in told.output
+    result = CliRunner().invoke(main, ["purge", str(data)])
+    assert result.exit_code == 0, result.output
+    assert ": 2 prepared cases deleted" in result.output
     assert sorted(data.rglob("*")) == before
 
 
@@ -178,9 +178,9 @@ def test_a_site_file_finds_all_that_its_site_keeps_and_no_one_elses(
         SiteDataModule.open(data, DISK, "segment", site_secret=secret, classes=2, cache=place).dataset(
             "train"
         )[0]
-    told = CliRunner().invoke(main, ["purge", "--site", str(tmp_path / "site.yaml")])
-    assert told.exit_code == 0, told.output
-    assert told.output.count(": 1 prepared cases deleted") == 2
+    result = CliRunner().invoke(main, ["purge", "--site", str(tmp_path / "site.yaml")])
+    assert result.exit_code == 0, result.output
+    assert result.output.count(": 1 prepared cases deleted") == 2
     assert len(list((tmp_path / "shared").rglob("about.json"))) == 1
     CliRunner().invoke(main, ["purge"])
     assert not list((tmp_path / "shared").rglob("about.json"))

@@ -192,13 +192,13 @@ def test_check_tells_what_training_leaves_out(tmp_path: Path, reason: str) -> No
     folder = folder_of(tmp_path, rows)
     requirements = StudyRequirements("s", images(), "classify", ("no", "yes"))
     bears = Unreadable(max_share=0.2)
-    found = check(folder, site_secret=SECRET, requirements=requirements, bears=bears, processes=1)
-    (problem,) = (one for one in found.problems if one.code == "table_row")
+    preflight = check(folder, site_secret=SECRET, requirements=requirements, bears=bears, processes=1)
+    (problem,) = (one for one in preflight.problems if one.code == "table_row")
     assert re.search(words, problem.cases[0][1])
     assert problem.cases[0][0].startswith("row 2 (")
-    assert found.can_take_part
-    assert found.facts["table"] == {"columns": ["age", "sex"], "with a row": 4, reason: 1}
-    text = page(found)
+    assert preflight.can_take_part
+    assert preflight.facts["table"] == {"columns": ["age", "sex"], "with a row": 4, reason: 1}
+    text = page(preflight)
     assert "Cases without a row that can be used" in text
     assert MARK not in text
     refused = check(
@@ -230,9 +230,9 @@ def test_a_table_that_cannot_be_read_is_refused_by_check_and_training_alike(tmp_
     words = refusal(folder)
     assert "the site's table beside the images has no column 'sex'" in words
     requirements = StudyRequirements("s", images(), "classify", ("no", "yes"))
-    found = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
-    assert not found.can_take_part
-    assert words in page(found).replace("&#39;", "'")
+    preflight = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
+    assert not preflight.can_take_part
+    assert words in page(preflight).replace("&#39;", "'")
 
 
 @pytest.mark.parametrize(

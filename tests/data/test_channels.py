@@ -138,8 +138,8 @@ def test_channels_that_nothing_names_are_told(tmp_path: Path) -> None:
     named = "; make sure that it is the study's (t1, flair)"
     assert any(note.endswith(named) for note in opened(folder, settings(("t1", "flair"))).notes)
     assert any(note.endswith("the same at every hospital") for note in opened(folder, settings(2)).notes)
-    found = check(folder, site_secret=SECRET, processes=1)
-    assert [one.title for one in found.problems if "channels" in one.title.lower()] == [
+    preflight = check(folder, site_secret=SECRET, processes=1)
+    assert [one.title for one in preflight.problems if "channels" in one.title.lower()] == [
         "Channels that nothing names"
     ]
 

@@ -94,6 +94,6 @@ def test_a_recognised_column_keeps_a_patients_cases_together(tmp_path: Path) -> 
         f"{MARK}-{case},{MARK}{number},{MARK}_{case}.nii.gz"
         for case, number in (("a", 1), ("b", 1), ("c", 2))
     ]
-    found = index(folder_of(tmp_path, rows, "case,MRN,image"))
-    assert [case.patient for case in found.cases] == [f"{MARK}1", f"{MARK}1", f"{MARK}2"]
-    assert any("rows of one patient are kept in one split" in note for note in found.notes)
+    indexed = index(folder_of(tmp_path, rows, "case,MRN,image"))
+    assert [case.patient for case in indexed.cases] == [f"{MARK}1", f"{MARK}1", f"{MARK}2"]
+    assert any("rows of one patient are kept in one split" in note for note in indexed.notes)

@@ -194,10 +194,10 @@ def test_a_checkpoint_holds_no_path_and_no_name(tmp_path: Path) -> None:
     trainer.fit(Tiny(), datamodule=data)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     assert dict(data.hparams) == {}
-    held = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    saved = torch.load(tmp_path / "x.ckpt", weights_only=True)
     buffer = io.BytesIO()
-    torch.save({key: value for key, value in held.items() if key != "loops"}, buffer)
-    content = (tmp_path / "x.ckpt").read_bytes() + buffer.getvalue() + repr(held).encode()
+    torch.save({key: value for key, value in saved.items() if key != "loops"}, buffer)
+    content = (tmp_path / "x.ckpt").read_bytes() + buffer.getvalue() + repr(saved).encode()
     for word in (b"south-", b"S01", b"sample_data", b"images/", b".nii", str(SAMPLES).encode()):
         assert word not in content
     for case in data.index.cases:

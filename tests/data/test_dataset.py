@@ -14,8 +14,8 @@ from .hospital_folder import MARK, NATIVE, folder_of, index, refused, row, token
 
 
 def test_a_target_beyond_the_tasks_classes(tmp_path: Path) -> None:
-    found = index(folder_of(tmp_path, [row("a"), row("b", target="2")]))
-    refused(lambda: SiteDataModule(found, NATIVE, "classify", classes=2), DataError, token("b"), "has 2")
+    indexed = index(folder_of(tmp_path, [row("a"), row("b", target="2")]))
+    refused(lambda: SiteDataModule(indexed, NATIVE, "classify", classes=2), DataError, token("b"), "has 2")
 
 
 def read_all(folder: Path, classes: int = 2) -> None:

@@ -31,8 +31,8 @@ def case(token: str = "t1", **attributes: str) -> Case:
     [("1", "0", (1, 0)), ("1.0", "", (1, NAN)), ("n/a", "0.0", (NAN, 0)), ("", "", (NAN, NAN))],
 )
 def test_a_cell_says_present_absent_or_not_labelled(effusion, nodule, expected) -> None:
-    found = findings_of(case(effusion=effusion, nodule=nodule), NAMES, None)
-    assert found == pytest.approx(expected, nan_ok=True)
+    findings = findings_of(case(effusion=effusion, nodule=nodule), NAMES, None)
+    assert findings == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("cell", ["-1", "2", "0.5", MARK, "nan0", "inf"])
@@ -80,10 +80,10 @@ def test_a_column_that_is_not_there_is_refused_and_the_nearest_one_named() -> No
 
 
 def test_a_case_without_any_labelled_finding_is_left_out() -> None:
-    found = read_findings(
+    findings = read_findings(
         [case("a", effusion="", nodule=""), case("b", effusion="1", nodule="")], NAMES, None
     )
-    assert list(found) == ["b"]
+    assert list(findings) == ["b"]
 
 
 def test_columns_of_findings_hold_both_numbers_and_nothing_else() -> None:

@@ -100,17 +100,17 @@ def test_a_class_of_few_patients_and_a_rare_spacing_are_withheld() -> None:
     label.array[0, 0, 0, :] = 5
     strange = np.diag([7.77, 1.0, 3.0, 1.0])
     site.volumes[rare] = (Volume(image.array, strange, image.info), Volume(label.array, strange))
-    found = site.fingerprint(classes=6)
-    assert set(found.voxels) == {0, 1, 2}
-    assert found.withheld == 1
-    assert str(length_bin(7.77)) not in json.loads(to_json(found))["spacing"][0]
-    assert sum(found.spacing[0].values()) == 30
+    own_print = site.fingerprint(classes=6)
+    assert set(own_print.voxels) == {0, 1, 2}
+    assert own_print.withheld == 1
+    assert str(length_bin(7.77)) not in json.loads(to_json(own_print))["spacing"][0]
+    assert sum(own_print.spacing[0].values()) == 30
 
 
 def test_no_bin_of_a_fingerprint_is_small(sites: list[Site]) -> None:
     for site in sites:
-        found = site.fingerprint()
-        for counts in (*found.spacing, *found.size, *found.extent, *found.intensity):
+        own_print = site.fingerprint()
+        for counts in (*own_print.spacing, *own_print.size, *own_print.extent, *own_print.intensity):
             assert all(count >= 10 for count in counts.values())
 
 
@@ -176,11 +176,11 @@ def test_a_damaged_case_is_left_out_within_what_the_site_bears(tmp_path: Path) -
     expected = fingerprint(rest, grid="relative", classes=2, min_count=1)
     Path(str(damaged.image[0])).write_bytes(b"x" * 80)
     told: list[str] = []
-    found = fingerprint(
+    made = fingerprint(
         index, grid="relative", classes=2, min_count=1, bears=Unreadable(max_share=0.125), tell=told.append
     )
-    assert found == expected
-    assert found.cases == len(whole) - 1 == 7
+    assert made == expected
+    assert made.cases == len(whole) - 1 == 7
     assert told == ["1 of 8 cases are left out, as they cannot be used: 1 image unreadable"]
     with pytest.raises(ImageError, match=damaged.token):
         fingerprint(index, grid="relative", classes=2, min_count=1)

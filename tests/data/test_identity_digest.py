@@ -34,6 +34,6 @@ def test_digests_of_another_process_are_not_compared():
     """The key is of this process: elsewhere the same name has another digest, which says nothing here."""
     program = "from medfed.data.identity_digest import identity_digests as d; print(d(b'Smith', [], [])[0])"
     elsewhere = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    here = identity_digests(b"Smith", [], [])
-    assert (elsewhere.stdout.strip(),) != here
-    assert not identities_differ(here, [elsewhere.stdout.strip()], "patient")
+    digests = identity_digests(b"Smith", [], [])
+    assert (elsewhere.stdout.strip(),) != digests
+    assert not identities_differ(digests, [elsewhere.stdout.strip()], "patient")

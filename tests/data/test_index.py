@@ -16,11 +16,11 @@ from .hospital_folder import MARK, SAMPLES, folder_of, index, refused, row, toke
 
 @pytest.mark.parametrize("hospital", ["north", "east", "south", "west", "university"])
 def test_the_sample_hospitals(hospital: str) -> None:
-    found = index(SAMPLES / hospital)
-    assert found.layout == "cases.csv"
-    assert len(found.cases) == 18
-    assert found.patients == 16
-    assert "18 cases of 16 patients" in found.describe()
+    indexed = index(SAMPLES / hospital)
+    assert indexed.layout == "cases.csv"
+    assert len(indexed.cases) == 18
+    assert indexed.patients == 16
+    assert "18 cases of 16 patients" in indexed.describe()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

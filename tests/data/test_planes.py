@@ -43,10 +43,10 @@ def volume(shape: tuple[int, int, int] = (6, 8, 10)) -> Volume:
 
 
 def test_a_plane_keeps_its_columns_and_rows() -> None:
-    found = prepare(plane(5, 3), None, settings_of())
-    assert found.image.shape == (1, 5, 3, 1)
-    assert found.image[0, 4, 2, 0] == 402.0
-    assert found.in_pixels
+    prepared = prepare(plane(5, 3), None, settings_of())
+    assert prepared.image.shape == (1, 5, 3, 1)
+    assert prepared.image[0, 4, 2, 0] == 402.0
+    assert prepared.in_pixels
 
 
 @pytest.mark.parametrize(
@@ -58,20 +58,20 @@ def test_slices_of_a_volume_lie_along_the_last_axis(
 ) -> None:
     settings = settings_of(slices=slices)
     assert settings.axes == letters
-    found = prepare(volume(), None, settings)
-    np.testing.assert_allclose(np.linalg.norm(found.affine_ras[:3, :3], axis=0), spacing)
+    prepared = prepare(volume(), None, settings)
+    np.testing.assert_allclose(np.linalg.norm(prepared.affine_ras[:3, :3], axis=0), spacing)
     # The value at an index is that of the voxel at the same place: LPS voxel x is RAS voxel 5 - x.
     index = dict(zip(letters, (1, 2, 3), strict=True))
     expected = 10_000 * (5 - index["R"]) + 100 * (7 - index["A"]) + index["S"]
-    assert found.image[0, 1, 2, 3] == expected
+    assert prepared.image[0, 1, 2, 3] == expected
 
 
 def test_slices_are_scaled_in_their_plane_and_keep_their_distance() -> None:
-    found = prepare(volume((8, 8, 3)), None, settings_of(slices="axial", spacing_mm=(2.0, 4.0)))
-    assert found.image.shape == (1, 4, 4, 3)
-    np.testing.assert_allclose(np.linalg.norm(found.affine_ras[:3, :3], axis=0), (2, 4, 5))
+    prepared = prepare(volume((8, 8, 3)), None, settings_of(slices="axial", spacing_mm=(2.0, 4.0)))
+    assert prepared.image.shape == (1, 4, 4, 3)
+    np.testing.assert_allclose(np.linalg.norm(prepared.affine_ras[:3, :3], axis=0), (2, 4, 5))
     # A ramp stays one: the values of a slice are those of the next, less one.
-    np.testing.assert_allclose(found.image[..., 1] - found.image[..., 0], 1, atol=0.01)
+    np.testing.assert_allclose(prepared.image[..., 1] - prepared.image[..., 0], 1, atol=0.01)
 
 
 def test_a_plane_of_several_slices_is_refused() -> None:
@@ -84,19 +84,19 @@ def test_a_picture_without_a_size_in_mm_is_not_resampled_to_mm() -> None:
         prepare(plane(8, 8), None, settings_of(spacing_mm=(0.5, 0.5)))
     with pytest.raises(ImageError, match=r"no size in mm.*set data\.spatial_dims to 2"):
         prepare(plane(8, 8), None, settings_of(spatial_dims=3, spacing_mm=(1, 1, 1)))
-    found = prepare(plane(8, 8, spacing_mm=0.25, flags=()), None, settings_of(spacing_mm=(0.5, 0.5)))
-    assert found.image.shape == (1, 4, 4, 1)
-    assert not found.in_pixels
+    prepared = prepare(plane(8, 8, spacing_mm=0.25, flags=()), None, settings_of(spacing_mm=(0.5, 0.5)))
+    assert prepared.image.shape == (1, 4, 4, 1)
+    assert not prepared.in_pixels
 
 
 def test_fit_keeps_proportions_and_the_field_of_view() -> None:
     settings = settings_of(spacing_mm="fit", patch=(32, 32))
-    found = prepare(plane(64, 128), None, settings)
-    assert found.image.shape == (1, 16, 32, 1)
-    np.testing.assert_allclose(np.linalg.norm(found.affine_ras[:3, :2], axis=0), (4, 4))
+    prepared = prepare(plane(64, 128), None, settings)
+    assert prepared.image.shape == (1, 16, 32, 1)
+    np.testing.assert_allclose(np.linalg.norm(prepared.affine_ras[:3, :2], axis=0), (4, 4))
     # The first new pixel covers pixels 0 to 3, whose centre is 1.5; the affine points left and down.
-    np.testing.assert_allclose(found.affine_ras[:3, 3], (-1.5, -1.5, 0))
-    assert whole_input(found.image, settings).shape == (1, 32, 32)
+    np.testing.assert_allclose(prepared.affine_ras[:3, 3], (-1.5, -1.5, 0))
+    assert whole_input(prepared.image, settings).shape == (1, 32, 32)
 
 
 def test_scaling_is_that_of_pillow() -> None:
@@ -111,13 +111,13 @@ def test_a_prediction_returns_to_the_pixels_of_the_file() -> None:
     image = plane(64, 128)
     label = np.zeros((1, 64, 128, 1), np.uint8)
     label[0, 8:24, 40:80] = 1
-    found = prepare(image, Volume(label, image.affine_ras), settings)
-    assert found.label is not None
+    prepared = prepare(image, Volume(label, image.affine_ras), settings)
+    assert prepared.label is not None
     # A new pixel of 4 x 4: 8 to 24 is 2 to 6, 40 to 80 is 10 to 20.
     expected = np.zeros((16, 32), np.uint8)
     expected[2:6, 10:20] = 1
-    np.testing.assert_array_equal(found.label[0, :, :, 0], expected)
-    np.testing.assert_array_equal(restore(found.label, found, nearest=True), label)
+    np.testing.assert_array_equal(prepared.label[0, :, :, 0], expected)
+    np.testing.assert_array_equal(restore(prepared.label, prepared, nearest=True), label)
 
 
 def test_scaled_affine_keeps_the_outer_edges() -> None:
@@ -131,9 +131,9 @@ def test_a_training_item_is_part_of_a_slice_that_holds_a_label() -> None:
     settings = settings_of(slices="axial", patch=(4, 4), foreground=1.0)
     label = np.zeros((1, 6, 8, 10), np.uint8)
     label[0, 2, 3, 7] = 1
-    found = prepare(volume(), Volume(label, volume().affine_ras), settings)
+    prepared = prepare(volume(), Volume(label, volume().affine_ras), settings)
     for seed in range(20):
-        item = sample_patch(found.image, found.label, found.centres, settings, None, seed)
+        item = sample_patch(prepared.image, prepared.label, prepared.centres, settings, None, seed)
         assert item["image"].shape == (1, 4, 4)
         assert item["label"].shape == (1, 4, 4)
         assert int(item["label"].sum()) == 1
@@ -142,9 +142,10 @@ def test_a_training_item_is_part_of_a_slice_that_holds_a_label() -> None:
 
 def test_without_foreground_every_slice_is_drawn() -> None:
     settings = settings_of(slices="axial", patch=(4, 4), foreground=0.0)
-    found = prepare(volume(), Volume(np.zeros((1, 6, 8, 10), np.uint8), volume().affine_ras), settings)
+    prepared = prepare(volume(), Volume(np.zeros((1, 6, 8, 10), np.uint8), volume().affine_ras), settings)
     drawn = [
-        sample_patch(found.image, found.label, found.centres, settings, None, seed)["image"][0, 0, 0] % 100
+        sample_patch(prepared.image, prepared.label, prepared.centres, settings, None, seed)["image"][0, 0, 0]
+        % 100
         for seed in range(200)
     ]
     assert {int(one) for one in drawn} == set(range(10))
@@ -153,8 +154,8 @@ def test_without_foreground_every_slice_is_drawn() -> None:
 def test_whole_slices_are_drawn_without_a_patch() -> None:
     settings = settings_of(slices="axial")
     label = np.zeros((1, 6, 8, 10), np.uint8)
-    found = prepare(volume(), Volume(label, volume().affine_ras), settings)
-    item = sample_patch(found.image, found.label, found.centres, settings, None, 1)
+    prepared = prepare(volume(), Volume(label, volume().affine_ras), settings)
+    item = sample_patch(prepared.image, prepared.label, prepared.centres, settings, None, 1)
     assert item["image"].shape == (1, 6, 8)
 
 
@@ -206,12 +207,12 @@ def test_prepared_planes_are_told_apart_in_the_cache() -> None:
 def test_in_pixels_survives_the_cache(tmp_path) -> None:  # type: ignore[no-untyped-def]
     from medfed.data.cache import load, save
 
-    found = prepare(plane(5, 3), None, settings_of())
-    save(tmp_path / "entry", found)
+    prepared = prepare(plane(5, 3), None, settings_of())
+    save(tmp_path / "entry", prepared)
     again = load(tmp_path / "entry")
     assert again is not None
     assert again.in_pixels
-    assert replace(found, in_pixels=False).in_pixels is False
+    assert replace(prepared, in_pixels=False).in_pixels is False
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -22,8 +22,8 @@ def sites() -> list[Site]:
 
 def test_a_proposal_is_settings_that_a_study_takes(sites: list[Site]) -> None:
     merged = merge([site.fingerprint() for site in sites])
-    found = propose_settings(merged)
-    settings = msgspec.convert({k: v for k, v in found.items() if k != "kind"}, Images)
+    proposed = propose_settings(merged)
+    settings = msgspec.convert({k: v for k, v in proposed.items() if k != "kind"}, Images)
     assert isinstance(settings.normalise, FederatedFingerprint)
     np.testing.assert_allclose(settings.spacing_mm, (1, 1, 3), rtol=0.005)
     values = np.concatenate([site.foreground for site in sites]).astype(np.float64)
@@ -36,7 +36,7 @@ def test_a_patch_fits_the_image_and_the_budget() -> None:
     # Whole when it fits: 64 x 64 x 48 is below 96 cubed.
     assert propose_patch(np.array([64.0, 64, 48]), np.ones(3), 96**3) == [64, 64, 48]
     # A large CT of 0.8 x 0.8 x 3 mm: fewer voxels along the coarse axis.
-    found = propose_patch(np.array([512.0, 512, 130]), np.array([0.8, 0.8, 3.0]), 96**3)
-    assert np.prod(found) <= 96**3
-    assert found[0] == found[1] > 2 * found[2]
-    assert all(number % 8 == 0 for number in found)
+    patch = propose_patch(np.array([512.0, 512, 130]), np.array([0.8, 0.8, 3.0]), 96**3)
+    assert np.prod(patch) <= 96**3
+    assert patch[0] == patch[1] > 2 * patch[2]
+    assert all(number % 8 == 0 for number in patch)

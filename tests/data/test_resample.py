@@ -41,19 +41,19 @@ def test_any_order_and_direction_of_axes(order: tuple[int, ...], signs: tuple[in
         to[world, axis] = sign * spacing[axis]
     to[:3, 3] = [-16.3, 12.2, 113.0]
     array = noise()
-    found = resample(array, AFFINE, to, (8, 10, 6), nearest=False)
-    assert found.dtype == np.float32
-    assert found.flags.c_contiguous
+    resampled = resample(array, AFFINE, to, (8, 10, 6), nearest=False)
+    assert resampled.dtype == np.float32
+    assert resampled.flags.c_contiguous
     assert axis_positions(AFFINE, to, SHAPE, (8, 10, 6)) is not None
-    np.testing.assert_allclose(found, oracle(array, AFFINE, to, (8, 10, 6)), atol=2e-4)
+    np.testing.assert_allclose(resampled, oracle(array, AFFINE, to, (8, 10, 6)), atol=2e-4)
 
 
 def test_two_turned_grids_with_parallel_axes_are_parallel() -> None:
     affine = TURNED @ AFFINE
     to = affine @ np.diag([1.7, 0.4, 0.8, 1.0])
     assert axis_positions(affine, to, SHAPE, (6, 16, 10)) is not None
-    found = resample(noise(), affine, to, (6, 16, 10), nearest=False)
-    np.testing.assert_allclose(found, oracle(noise(), affine, to, (6, 16, 10)), atol=2e-4)
+    resampled = resample(noise(), affine, to, (6, 16, 10), nearest=False)
+    np.testing.assert_allclose(resampled, oracle(noise(), affine, to, (6, 16, 10)), atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_two_turned_grids_with_parallel_axes_are_parallel() -> None:
 )
 def test_turned_and_sheared_grids_are_interpolated_in_three_dimensions(to: np.ndarray) -> None:
     assert axis_positions(AFFINE, to, SHAPE, SHAPE) is None
-    found = resample(noise(), AFFINE, to, SHAPE, nearest=False)
+    resampled = resample(noise(), AFFINE, to, SHAPE, nearest=False)
     # MONAI's coordinates are float32.
-    np.testing.assert_allclose(found, oracle(noise(), AFFINE, to, SHAPE), atol=0.05)
+    np.testing.assert_allclose(resampled, oracle(noise(), AFFINE, to, SHAPE), atol=0.05)
 
 
 def test_monai_gives_the_same_but_for_its_rounding() -> None:
@@ -76,9 +76,9 @@ def test_the_nearest_voxel_keeps_the_type_and_ties_go_to_the_even_one() -> None:
     label = np.arange(8, dtype=np.uint8).reshape(1, 8, 1, 1)
     to = np.diag([2.0, 1, 1, 1])
     to[0, 3] = 0.5  # at 0.5, 2.5, 4.5, 6.5
-    found = resample(label, np.eye(4), to, (4, 1, 1), nearest=True)
-    assert found.dtype == np.uint8
-    assert found.ravel().tolist() == [0, 2, 4, 6]
+    resampled = resample(label, np.eye(4), to, (4, 1, 1), nearest=True)
+    assert resampled.dtype == np.uint8
+    assert resampled.ravel().tolist() == [0, 2, 4, 6]
     to[0, 3] = 0.6
     assert resample(label, np.eye(4), to, (4, 1, 1), nearest=True).ravel().tolist() == [1, 3, 5, 7]
 
@@ -87,8 +87,8 @@ def test_beyond_the_grid_the_border_goes_on() -> None:
     array = np.array([5.0, 7.0], np.float32).reshape(1, 2, 1, 1)
     to = np.eye(4)
     to[0, 3] = -2
-    found = resample(array, np.eye(4), to, (6, 1, 1), nearest=False)
-    assert found.ravel().tolist() == [5, 5, 5, 7, 7, 7]
+    resampled = resample(array, np.eye(4), to, (6, 1, 1), nearest=False)
+    assert resampled.ravel().tolist() == [5, 5, 5, 7, 7, 7]
 
 
 def test_the_same_grid_is_left_as_it_is_and_a_transposed_view_is_taken() -> None:

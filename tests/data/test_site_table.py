@@ -169,6 +169,6 @@ def test_visits_of_a_patient_are_in_one_split_without_a_column_patient(tmp_path:
     ],
 )
 def test_numbers_that_name_something_and_measure_nothing_are_told(values: np.ndarray, words: str) -> None:
-    found = number_findings("area", values.astype(np.float64))
-    assert len(found) == bool(words)
-    assert all(words in one and one.startswith("column 'area'") for one in found)
+    findings = number_findings("area", values.astype(np.float64))
+    assert len(findings) == bool(words)
+    assert all(words in one and one.startswith("column 'area'") for one in findings)

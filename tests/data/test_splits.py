@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from medfed.data.case import Case
 from medfed.data.splits import (
     DEFAULT_FRACTIONS,
+    LEAST_FROM,
     UNASSIGNED,
     assign_splits,
     case_token,
     check_fractions,
     split_position,
+    split_quotas,
 )
 from medfed.errors import DataError
 
@@ -52,9 +55,9 @@ def test_a_token_is_an_hmac_and_no_plain_hash() -> None:
 
 
 def test_all_visits_of_a_patient_are_in_one_split() -> None:
-    found = assign_splits(cases(60, visits=3), SECRET, DEFAULT_FRACTIONS)
-    for patient in {case.patient for case in found}:
-        assert len({case.split for case in found if case.patient == patient}) == 1
+    assigned = assign_splits(cases(60, visits=3), SECRET, DEFAULT_FRACTIONS)
+    for patient in {case.patient for case in assigned}:
+        assert len({case.split for case in assigned if case.patient == patient}) == 1
 
 
 def test_the_order_of_files_does_not_matter() -> None:
@@ -64,17 +67,44 @@ def test_the_order_of_files_does_not_matter() -> None:
     )
 
 
-def test_a_new_patient_moves_no_old_one() -> None:
-    before = split_of(assign_splits(cases(60), SECRET, DEFAULT_FRACTIONS))
-    after = split_of(assign_splits(cases(61), SECRET, DEFAULT_FRACTIONS))
-    assert {patient: after[patient] for patient in before} == before
+@pytest.mark.parametrize("count", range(2, 80))
+def test_a_new_patient_moves_at_most_one_across_each_edge(count: int) -> None:
+    before = split_of(assign_splits(cases(count), SECRET, DEFAULT_FRACTIONS))
+    after = split_of(assign_splits(cases(count + 1), SECRET, DEFAULT_FRACTIONS))
+    moved = {patient for patient in before if after[patient] != before[patient]}
+    # At 25 patients the least of 5 begins, for both splits at once.
+    assert len(moved) <= (2 if count != LEAST_FROM - 1 else 5)
 
 
-def test_shares_are_those_asked_for() -> None:
-    found = split_of(assign_splits(cases(4000), SECRET, (0.6, 0.1, 0.3)))
-    for split, share in (("train", 0.6), ("val", 0.1), ("test", 0.3)):
-        # 4000 draws: the deviation of a share is at most sqrt(0.25 / 4000) = 0.008, five of them 0.04.
-        assert sum(x == split for x in found.values()) / 4000 == pytest.approx(share, abs=0.04)
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, (1, 0, 0)),
+        (2, (1, 1, 0)),
+        (3, (1, 1, 1)),
+        (10, (7, 2, 1)),  # edges at 7 and 8.5
+        (24, (17, 3, 4)),  # 16.8 and 20.4
+        (25, (15, 5, 5)),  # 17.5 and 21.25, and the least of 5
+        (36, (25, 6, 5)),  # 25.2 and 30.6
+        (59, (41, 9, 9)),  # 41.3 and 50.15
+        (400, (280, 60, 60)),
+    ],
+)
+def test_quotas_by_hand(count: int, expected: tuple[int, int, int]) -> None:
+    assert tuple(split_quotas(count, DEFAULT_FRACTIONS).values()) == expected
+    found = Counter(split_of(assign_splits(cases(count), SECRET, DEFAULT_FRACTIONS)).values())
+    assert tuple(found[split] for split in ("train", "val", "test")) == expected
+
+
+def test_given_splits_count_towards_the_least() -> None:
+    assert split_quotas(20, DEFAULT_FRACTIONS, {"test": 10}) == {"train": 12, "val": 5, "test": 3}
+    assert split_quotas(1, DEFAULT_FRACTIONS, {"train": 1, "val": 1}) == {"train": 0, "val": 0, "test": 1}
+
+
+def test_splits_are_pieces_of_the_order_of_positions() -> None:
+    found = split_of(assign_splits(cases(60), SECRET, DEFAULT_FRACTIONS))
+    ranked = sorted(found, key=lambda patient: split_position(SECRET, patient))
+    assert [found[patient] for patient in ranked] == ["train"] * 42 + ["val"] * 9 + ["test"] * 9
 
 
 def test_another_secret_splits_otherwise() -> None:
@@ -106,9 +136,9 @@ def test_given_splits_are_kept_and_shared_with_the_patients_other_visits() -> No
 
     listed = cases(20, visits=2)
     listed[0] = replace(listed[0], split="test")
-    found = assign_splits(listed, SECRET, (1.0, 0.0, 0.0))
-    assert split_of(found)["p0"] == "test"
-    assert [case.split for case in found[:2]] == ["test", "test"]
+    assigned = assign_splits(listed, SECRET, (1.0, 0.0, 0.0))
+    assert split_of(assigned)["p0"] == "test"
+    assert [case.split for case in assigned[:2]] == ["test", "test"]
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5)])

@@ -25,9 +25,9 @@ def test_stand_ins_by_hand() -> None:
 
 
 def test_one_value_for_all_is_said() -> None:
-    (found,) = number_findings("chol", np.zeros(123))
-    assert "one value in all rows" in found
-    assert "data.missing_values.chol" in found
+    (finding,) = number_findings("chol", np.zeros(123))
+    assert "one value in all rows" in finding
+    assert "data.missing_values.chol" in finding
     (few,) = number_findings("bp", np.array([*range(80, 180), 0.0]))
     assert "fewer than 5 rows" in few
 
@@ -47,11 +47,11 @@ def test_short_ids_drawn_by_lot_are_asked_about_and_measurements_are_not() -> No
 
 def test_equal_rows_in_two_splits_are_counted() -> None:
     rows = np.array([[1.0, np.nan, 0], [2, 5, 1], [1, np.nan, 0], [2, 5, 0], [1, np.nan, 0]])
-    (found,) = duplicate_findings(rows, ["train", "train", "test", "test", "test"])
-    assert found.startswith("fewer than 5 rows of the test split (it has 3) equal a training row")
+    (finding,) = duplicate_findings(rows, ["train", "train", "test", "test", "test"])
+    assert finding.startswith("fewer than 5 rows of the test split (it has 3) equal a training row")
     many = np.repeat(rows[:1], 12, axis=0)
-    (found,) = duplicate_findings(many, ["train"] * 6 + ["val"] * 6)
-    assert found.startswith("6 rows of the val split (it has 6)")
+    (finding,) = duplicate_findings(many, ["train"] * 6 + ["val"] * 6)
+    assert finding.startswith("6 rows of the val split (it has 6)")
     assert duplicate_findings(rows[:2], ["train", "test"]) == []
 
 

@@ -65,67 +65,69 @@ AXES = ["RAS", "LPS", "LAS", "PIR", "ASL", "SRP", "ILA"]
 @pytest.mark.parametrize("wanted", ["RAS", "LPS", "SAR"])
 def test_orientation_moves_no_voxel(axes: str, wanted: str) -> None:
     affine = affine_of(axes, (1.5, 2.0, 3.0), (-20, 7, 100))
-    found = prepare(ramp((5, 6, 7), affine), None, settings_of(spacing_mm="native", orientation=wanted))
-    assert "".join(nib.aff2axcodes(found.affine_ras)) == wanted
+    prepared = prepare(ramp((5, 6, 7), affine), None, settings_of(spacing_mm="native", orientation=wanted))
+    assert "".join(nib.aff2axcodes(prepared.affine_ras)) == wanted
     np.testing.assert_allclose(
-        found.image[0], places(found.image.shape[1:], found.affine_ras) @ SLOPES, atol=1e-3
+        prepared.image[0], places(prepared.image.shape[1:], prepared.affine_ras) @ SLOPES, atol=1e-3
     )
 
 
 @pytest.mark.parametrize("axes", AXES)
 def test_spacing_is_the_studys_and_values_stay_in_place(axes: str) -> None:
     affine = affine_of(axes, (1.5, 2.0, 3.0), (-20, 7, 100))
-    found = prepare(ramp((24, 18, 12), affine), None, settings_of(spacing_mm=(2.0, 2.5, 1.0)))
-    np.testing.assert_allclose(np.linalg.norm(found.affine_ras[:3, :3], axis=0), [2.0, 2.5, 1.0], atol=1e-4)
+    prepared = prepare(ramp((24, 18, 12), affine), None, settings_of(spacing_mm=(2.0, 2.5, 1.0)))
+    np.testing.assert_allclose(
+        np.linalg.norm(prepared.affine_ras[:3, :3], axis=0), [2.0, 2.5, 1.0], atol=1e-4
+    )
     inner = (slice(3, -3),) * 3  # beyond the last voxel the border's value goes on
-    expected = places(found.image.shape[1:], found.affine_ras) @ SLOPES
-    np.testing.assert_allclose(found.image[0][inner], expected[inner], atol=2e-3)
+    expected = places(prepared.image.shape[1:], prepared.affine_ras) @ SLOPES
+    np.testing.assert_allclose(prepared.image[0][inner], expected[inner], atol=2e-3)
 
 
 def test_spacing_that_is_the_studys_already_blurs_nothing() -> None:
     rng = np.random.default_rng(0)
     volume = Volume(rng.normal(0, 1, (1, 6, 7, 8)).astype(np.float32), affine_of("RAS", (2, 2, 2), (0, 0, 0)))
-    found = prepare(volume, None, settings_of(spacing_mm=(2.0, 2.0, 2.0)))
-    np.testing.assert_array_equal(found.image, volume.array)
+    prepared = prepare(volume, None, settings_of(spacing_mm=(2.0, 2.0, 2.0)))
+    np.testing.assert_array_equal(prepared.image, volume.array)
 
 
 def test_spacing_along_swapped_axes_is_resampled() -> None:
     # Stored (S, A, R) with 3 mm along S: the study's (3, 2, 2) along R, A, S is another grid.
     affine = affine_of("SAR", (3, 2, 2), (0, 0, 0))
-    found = prepare(ramp((6, 8, 10), affine), None, settings_of(spacing_mm=(3.0, 2.0, 2.0)))
-    np.testing.assert_allclose(np.diag(found.affine_ras)[:3], [3, 2, 2], atol=1e-4)
+    prepared = prepare(ramp((6, 8, 10), affine), None, settings_of(spacing_mm=(3.0, 2.0, 2.0)))
+    np.testing.assert_allclose(np.diag(prepared.affine_ras)[:3], [3, 2, 2], atol=1e-4)
 
 
 def test_a_label_takes_whole_values_at_the_images_places() -> None:
     affine = affine_of("LPS", (1.5, 2.0, 3.0), (40, 30, 20))
     image = ramp((24, 18, 12), affine)
     label = Volume((image.array > 10).astype(np.float32) + (image.array > 20), affine)
-    found = prepare(image, label, settings_of(spacing_mm=(1.0, 1.0, 1.0)))
-    assert found.label is not None
-    assert found.label.dtype == np.uint8
-    assert set(np.unique(found.label)) == {0, 1, 2}
+    prepared = prepare(image, label, settings_of(spacing_mm=(1.0, 1.0, 1.0)))
+    assert prepared.label is not None
+    assert prepared.label.dtype == np.uint8
+    assert set(np.unique(prepared.label)) == {0, 1, 2}
     # The nearest old voxel lies at most half a diagonal away; so far may the image's value be from the edge.
     slack = np.abs(SLOPES) @ np.array([1.5, 2.0, 3.0]) / 2 + 1e-3
     inner = (0, *(slice(3, -3),) * 3)
-    assert (found.image[inner][found.label[inner] >= 1] > 10 - slack).all()
-    assert (found.image[inner][found.label[inner] == 0] < 10 + slack).all()
+    assert (prepared.image[inner][prepared.label[inner] >= 1] > 10 - slack).all()
+    assert (prepared.image[inner][prepared.label[inner] == 0] < 10 + slack).all()
 
 
 def test_centres_are_labelled_voxels() -> None:
     affine = np.eye(4)
     label = np.zeros((1, 5, 6, 7), np.float32)
     label[0, 1, 2, 3] = label[0, 4, 5, 6] = 1
-    found = prepare(ramp((5, 6, 7), affine), Volume(label, affine), settings_of(spacing_mm="native"))
-    assert found.centres.tolist() == [[1, 2, 3], [4, 5, 6]]
+    prepared = prepare(ramp((5, 6, 7), affine), Volume(label, affine), settings_of(spacing_mm="native"))
+    assert prepared.centres.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_nan_becomes_the_smallest_value() -> None:
     volume = ramp((4, 4, 4), np.eye(4))
     volume.array[0, 1, 1, 1], volume.array[0, 2, 2, 2] = np.nan, np.inf
-    found = prepare(volume, None, settings_of(spacing_mm="native"))
+    prepared = prepare(volume, None, settings_of(spacing_mm="native"))
     finite = volume.array[np.isfinite(volume.array)]
-    assert found.image[0, 1, 1, 1] == finite.min()
-    assert found.image[0, 2, 2, 2] == finite.max()
+    assert prepared.image[0, 1, 1, 1] == finite.min()
+    assert prepared.image[0, 2, 2, 2] == finite.max()
 
 
 def test_an_image_without_a_number_is_refused() -> None:
@@ -143,8 +145,8 @@ def test_an_absurd_affine_is_refused_before_memory_is() -> None:
 def test_a_prediction_comes_back_to_its_files_grid(axes: str) -> None:
     affine = affine_of(axes, (1.5, 2.0, 3.0), (-20, 7, 100))
     image = ramp((24, 18, 12), affine)
-    found = prepare(image, None, settings_of(spacing_mm=(1.0, 1.0, 1.0)))
-    back = restore(found.image, found, nearest=False)
+    prepared = prepare(image, None, settings_of(spacing_mm=(1.0, 1.0, 1.0)))
+    back = restore(prepared.image, prepared, nearest=False)
     assert back.shape == image.array.shape
     inner = (0, *(slice(2, -2),) * 3)
     np.testing.assert_allclose(back[inner], image.array[inner], atol=5e-3)
@@ -154,11 +156,11 @@ def test_a_label_there_and_back_is_itself() -> None:
     affine = affine_of("LPS", (2.0, 2.0, 3.0), (9, 8, 7))
     label = np.zeros((1, 20, 20, 14), np.float32)
     label[0, 4:15, 5:12, 3:9] = 1
-    found = prepare(
+    prepared = prepare(
         ramp((20, 20, 14), affine), Volume(label, affine), settings_of(spacing_mm=(0.5, 0.5, 0.5))
     )
-    assert found.label is not None
-    back = restore(found.label, found, nearest=True)
+    assert prepared.label is not None
+    back = restore(prepared.label, prepared, nearest=True)
     overlap = 2 * (back * label).sum() / (back.sum() + label.sum())
     assert overlap > 0.98
 
@@ -172,11 +174,11 @@ def test_cut_is_a_slice() -> None:
 
 
 def test_cut_centres_what_is_too_small() -> None:
-    found = crop_padded(np.ones((1, 2, 3, 8), np.float32), (0, 0, 2), (4, 4, 4), -7)
-    assert found.shape == (1, 4, 4, 4)
-    assert found[0, 1:3, 0:3, :].min() == 1  # 2 of 4 with 1 before, 3 of 4 with 0 before
-    assert (found == 1).sum() == 2 * 3 * 4
-    assert found[0, 0, 0, 0] == -7
+    cropped = crop_padded(np.ones((1, 2, 3, 8), np.float32), (0, 0, 2), (4, 4, 4), -7)
+    assert cropped.shape == (1, 4, 4, 4)
+    assert cropped[0, 1:3, 0:3, :].min() == 1  # 2 of 4 with 1 before, 3 of 4 with 0 before
+    assert (cropped == 1).sum() == 2 * 3 * 4
+    assert cropped[0, 0, 0, 0] == -7
 
 
 def test_centre_crop_by_hand() -> None:
@@ -241,12 +243,12 @@ def test_image_and_label_move_together() -> None:
     label[0, 3:9, 4:12, 5:8] = 1
     settings = Images(patch=(16, 16, 16), augment=augment)
     changes = augmentation(augment, True, "RAS")
-    found = sample_patch(
+    patch = sample_patch(
         label.astype(np.float32), label, np.argwhere(label[0]).astype(np.int32), settings, changes, 4
     )
-    alike = (found["image"] > 0.5) == (found["label"] > 0)
+    alike = (patch["image"] > 0.5) == (patch["label"] > 0)
     assert alike.float().mean() > 0.98
-    assert not torch.equal(found["label"][0], torch.from_numpy(label[0].astype(np.int64)))
+    assert not torch.equal(patch["label"][0], torch.from_numpy(label[0].astype(np.int64)))
 
 
 @pytest.mark.parametrize(
@@ -256,17 +258,17 @@ def test_flips_go_along_the_patients_axes(axis: str, orientation: str, place: in
     augment = Augment(flip=1.0, flip_axes=(axis,), rotate=0, intensity=0, noise=0)  # type: ignore[arg-type]
     image, label, centres = example()
     settings = settings_of(augment=augment)
-    found = sample_patch(image, label, centres, settings, augmentation(augment, True, orientation), 1)
-    np.testing.assert_array_equal(found["image"].numpy(), np.flip(image, 1 + place))
-    np.testing.assert_array_equal(found["label"].numpy(), np.flip(label, 1 + place))
+    patch = sample_patch(image, label, centres, settings, augmentation(augment, True, orientation), 1)
+    np.testing.assert_array_equal(patch["image"].numpy(), np.flip(image, 1 + place))
+    np.testing.assert_array_equal(patch["label"].numpy(), np.flip(label, 1 + place))
 
 
 def test_no_augmentation_leaves_an_image_as_it_is() -> None:
     image, label, centres = example()
-    found = sample_patch(image, label, centres, settings_of(), augmentation("none", True, "RAS"), 1)
-    np.testing.assert_array_equal(found["image"].numpy(), image)
-    assert found["label"].dtype == torch.int64
-    assert type(found["image"]) is torch.Tensor  # plain: no metadata to pickle
+    patch = sample_patch(image, label, centres, settings_of(), augmentation("none", True, "RAS"), 1)
+    np.testing.assert_array_equal(patch["image"].numpy(), image)
+    assert patch["label"].dtype == torch.int64
+    assert type(patch["image"]) is torch.Tensor  # plain: no metadata to pickle
 
 
 def test_augmentation_leaves_the_prepared_volume_alone() -> None:

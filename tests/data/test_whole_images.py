@@ -97,7 +97,7 @@ def test_check_and_training_leave_out_the_same_whole_images(tmp_path: Path) -> N
     data.leave_out(data.screen(), Unreadable())
     assert data.left_out == {"size that the network cannot take": 1}
     requirements = StudyRequirements("s", WHOLE, "segment", ("b", "x"), check_size=multiples_of_4)
-    found = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
-    assert {"unsuitable_size"} <= {problem.code for problem in found.problems}
-    assert found.usable == {"train": 2}
-    assert "with 2 of 3 cases; 1 cannot be used" in found.verdict
+    preflight = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
+    assert {"unsuitable_size"} <= {problem.code for problem in preflight.problems}
+    assert preflight.usable == {"train": 2}
+    assert "with 2 of 3 cases; 1 cannot be used" in preflight.verdict

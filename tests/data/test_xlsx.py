@@ -25,9 +25,9 @@ def excel(rows: list[list[Any]]) -> bytes:
     for row in rows:
         book.active.append(row)
     book.create_sheet("empty")
-    held = io.BytesIO()
-    book.save(held)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
 
 
 def test_a_workbook_gives_the_same_numbers(tmp_path: Path) -> None:

@@ -81,13 +81,13 @@ def test_what_changed_since_the_last_approval_is_told(tmp_path, tiny, study):
     title = f"Changed since the study of this name that was approved here on {day} ({digits})\n"
     assert approvals.describe_changes(tmp_path, study) == f"{title}  nothing\n"
     settings = ["train.rounds=4", "rule={kind: median}", 'task.classes=[background, "le\\u202esion"]']
-    told = approvals.describe_changes(tmp_path, read_study(tiny / "tiny.yaml", settings))
-    assert told.startswith(title)
-    assert "  train.rounds: 3 -> 4\n" in told
-    assert '  rule.kind: "fedavg" -> "median"\n' in told
+    changes = approvals.describe_changes(tmp_path, read_study(tiny / "tiny.yaml", settings))
+    assert changes.startswith(title)
+    assert "  train.rounds: 3 -> 4\n" in changes
+    assert '  rule.kind: "fedavg" -> "median"\n' in changes
     # A name of others cannot reorder the page.
-    assert '"le\\u202esion"' in told
-    assert told.isascii()
+    assert '"le\\u202esion"' in changes
+    assert changes.isascii()
     other = read_study(tiny / "tiny.yaml", ["name=another"])
     assert approvals.describe_changes(tmp_path, other) == ""
 
@@ -98,3 +98,36 @@ def test_a_file_that_is_not_what_was_approved_is_not_compared(tmp_path, study, c
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text(path.read_text().replace("rounds: 3", "rounds: 4"))
     assert approvals.describe_changes(tmp_path, changed) == ""
+
+
+def test_a_revocation_that_was_cut_from_the_record_is_missed(study, tmp_path):
+    known, head = study_digest(study), tmp_path / "secret.approvals"
+    approvals.approve(tmp_path, study, "m.muster", head)
+    record = (tmp_path / "consent.jsonl").read_bytes()
+    approvals.revoke(tmp_path, known, "a.other", head)
+    assert not approvals.is_approved(tmp_path, known, head)
+    assert head.stat().st_mode & 0o777 == 0o600
+    whole = (tmp_path / "consent.jsonl").read_bytes()
+    for left in (record, b"", None):
+        (tmp_path / "consent.jsonl").unlink()
+        if left is not None:
+            (tmp_path / "consent.jsonl").write_bytes(left)
+        for asked in (
+            lambda: approvals.is_approved(tmp_path, known, head),
+            lambda: approvals.approve(tmp_path, study, "a.other", head),
+        ):
+            with pytest.raises(AuditError, match=r"is not among the \d of consent\.jsonl; lines were cut"):
+                asked()
+    (tmp_path / "consent.jsonl").write_bytes(whole)
+    assert not approvals.is_approved(tmp_path, known, head)
+
+
+def test_a_record_ahead_of_its_head_or_of_an_earlier_medfed_is_taken(study, tmp_path):
+    """A power cut between the two writes; and a record that has no head yet."""
+    known, head = study_digest(study), tmp_path / "secret.approvals"
+    approvals.approve(tmp_path, study, "m.muster")
+    assert approvals.is_approved(tmp_path, known, head)
+    assert not head.exists()
+    approvals.approve(tmp_path, study, "m.muster", head)
+    approvals.revoke(tmp_path, known, "a.other")
+    assert not approvals.is_approved(tmp_path, known, head)

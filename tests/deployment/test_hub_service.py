@@ -116,11 +116,13 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
 
 def test_a_hub_says_once_whose_labels_hold_numbers_alone():
     lines: list[str] = []
-    progress, told = SimpleNamespace(log=lines.append), {}
+    progress, stated = SimpleNamespace(log=lines.append), {}
     for round, site, number in ((1, "north", 1.0), (2, "south", 0.0), (3, "south", 0.0), (4, "west", 7.0)):
         result = SiteResult(site, "merged", scalars={LABELS_NAMED: number})
         other = SiteResult("north", "reported", scalars={"val/dice": 1.0})
-        coordinator._log_different_labels(RoundReport(round, (result, other), 0.0, 0), told, progress)
+        coordinator._log_different(
+            coordinator._LABELS, RoundReport(round, (result, other), 0.0, 0), stated, progress
+        )
     (line,) = lines
     assert line.startswith(
         "round 2: the labels of north name their structures, and those of south hold numbers"
@@ -129,9 +131,11 @@ def test_a_hub_says_once_whose_labels_hold_numbers_alone():
 
 def test_a_hub_says_once_whose_images_have_no_size_in_mm():
     lines: list[str] = []
-    progress, told = SimpleNamespace(log=lines.append), {}
+    progress, stated = SimpleNamespace(log=lines.append), {}
     for round, site, number in ((1, "north", 1.0), (2, "south", 0.0), (3, "south", 0.0), (4, "west", 7.0)):
         result = SiteResult(site, "merged", scalars={IMAGES_IN_MM: number})
-        coordinator._log_different_units(RoundReport(round, (result,), 0.0, 0), told, progress)
+        coordinator._log_different(
+            coordinator._UNITS, RoundReport(round, (result,), 0.0, 0), stated, progress
+        )
     (line,) = lines
     assert line.startswith("round 2: the images of south have no size in mm and those of north have one")

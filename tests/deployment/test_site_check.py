@@ -41,9 +41,9 @@ def placed(tmp_path: Path, images: Path, site: str) -> tuple[Path, Path]:
 
 
 def check(study: Path, site: Path) -> tuple[int, str]:
-    told = CliRunner().invoke(main, ["check", "--site", str(site), "--study", str(study)])
-    assert not isinstance(told.exception, Exception), told.exception
-    return told.exit_code, " ".join(told.output.split())
+    result = CliRunner().invoke(main, ["check", "--site", str(site), "--study", str(study)])
+    assert not isinstance(result.exception, Exception), result.exception
+    return result.exit_code, " ".join(result.output.split())
 
 
 def trained(study_file: Path, site_file: Path) -> str:
@@ -116,8 +116,8 @@ def test_a_hospital_that_is_held_out_needs_no_training_case(tmp_path: Path) -> N
     for name, code in (("north", 2), ("west", 1)):
         where = tmp_path / name
         where.mkdir()
-        found, text = check(*placed(where, folder, SITE.replace("north", name)))
-        assert found == code, text
+        exit_code, text = check(*placed(where, folder, SITE.replace("north", name)))
+        assert exit_code == code, text
 
 
 def test_a_site_of_a_simulation_is_checked_with_its_own_overrides_and_splits(tmp_path: Path) -> None:
@@ -137,6 +137,6 @@ def test_a_site_of_a_simulation_is_checked_with_its_own_overrides_and_splits(tmp
 
 
 def test_a_folder_or_a_site_file_is_needed() -> None:
-    told = CliRunner().invoke(main, ["check"])
-    assert told.exit_code == 1
-    assert "name the hospital's folder or table, or its site file with --site" in told.output
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 1
+    assert "name the hospital's folder or table, or its site file with --site" in result.output

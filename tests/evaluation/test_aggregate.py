@@ -17,10 +17,10 @@ from case_rows import class_rows, image_row
 
 
 def rows_of(cases, **options):
-    found = aggregate(
+    summary = aggregate(
         cases, SummarySettings(**{"round": 2, "seed": 1, "min_patients": 1, "draws": 200, **options})
     )
-    return {(row.site, row.metric, row.structure): row for row in found if row.split == "test"}
+    return {(row.site, row.metric, row.structure): row for row in summary if row.split == "test"}
 
 
 def test_a_patients_images_are_one_patient():
@@ -79,14 +79,16 @@ def test_structures_are_averaged_within_the_patient():
 
 
 def test_bland_altman_by_hand():
-    cases = [image_row(str(i), v, "volume_difference_ml") for i, v in enumerate((-1.0, 0.0, 4.0))]
+    differences = (-1.0, 0.0, 4.0, -1.0, 0.0, 4.0, -1.0, 0.0, 4.0, 1.0)
+    cases = [image_row(str(i), v, "volume_difference_ml") for i, v in enumerate(differences)]
     rows = rows_of(cases)
-    deviation = np.std([-1, 0, 4], ddof=1)
+    deviation = np.std(differences, ddof=1)
     assert rows["north", "volume_difference_ml", "lesion"].value == pytest.approx(1.0)
     assert rows["north", "volume_limit_high_ml", "lesion"].value == pytest.approx(1 + 1.96 * deviation)
     assert rows["north", "volume_limit_low_ml", "lesion"].low == pytest.approx(
-        1 - 1.96 * deviation - 1.96 * deviation * np.sqrt(3 / 3)
+        1 - 1.96 * deviation - 1.96 * deviation * np.sqrt(3 / 10)
     )
+    assert ("north", "volume_limit_low_ml", "lesion") not in rows_of(cases[:9])
 
 
 def test_hospitals_are_pooled_without_the_one_that_took_no_part():

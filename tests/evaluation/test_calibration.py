@@ -21,11 +21,11 @@ def test_calibration_equals_statsmodels():
     logit = np.log(p / (1 - p))
     slope = sm.Logit(y, sm.add_constant(logit)).fit(disp=0)
     intercept = sm.GLM(y, np.ones(300), offset=logit, family=sm.families.Binomial()).fit()
-    found = k.calibration(p, y)
-    assert found.slope.value == pytest.approx(slope.params[1], rel=1e-6)
-    assert found.slope.low == pytest.approx(slope.conf_int()[1, 0], rel=1e-5)
-    assert found.intercept.value == pytest.approx(intercept.params[0], rel=1e-6)
-    assert found.intercept.high == pytest.approx(intercept.conf_int()[0, 1], rel=1e-5)
+    curve = k.calibration(p, y)
+    assert curve.slope.value == pytest.approx(slope.params[1], rel=1e-6)
+    assert curve.slope.low == pytest.approx(slope.conf_int()[1, 0], rel=1e-5)
+    assert curve.intercept.value == pytest.approx(intercept.params[0], rel=1e-6)
+    assert curve.intercept.high == pytest.approx(intercept.conf_int()[0, 1], rel=1e-5)
 
 
 def test_temperature_finds_the_overconfidence_that_was_put_in():
@@ -33,9 +33,9 @@ def test_temperature_finds_the_overconfidence_that_was_put_in():
     truth = 1 / (1 + np.exp(-generator.normal(0, 1.5, 20000)))
     y = generator.random(20000) < truth
     confident = 1 / (1 + (1 / truth - 1) ** 2.5)
-    found = k.temperature(confident, y)
-    assert found == pytest.approx(2.5, rel=0.05)
-    softened = k.rescaled(confident, found)
+    fitted = k.temperature(confident, y)
+    assert fitted == pytest.approx(2.5, rel=0.05)
+    softened = k.rescaled(confident, fitted)
     assert np.abs(softened - truth).max() < 0.02
     assert (np.argsort(softened, kind="stable") == np.argsort(confident, kind="stable")).all()
 

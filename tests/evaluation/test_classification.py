@@ -33,17 +33,17 @@ def by_name(found):
 @pytest.mark.parametrize("seed", range(4))
 def test_ranking_metrics_equal_scikit_learn(seed, ties):
     p, y = sample(seed, ties=ties)
-    found = by_name(estimates_of(np.c_[1 - p, p], y, ["no", "yes"], draws=50))
-    assert found[None, "auroc"].value == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
-    assert found[None, "auprc"].value == pytest.approx(sk.average_precision_score(y, p), rel=1e-12)
-    assert found[None, "brier"].value == pytest.approx(sk.brier_score_loss(y, p), rel=1e-12)
-    assert found[None, "f1"].value == pytest.approx(sk.f1_score(y, p >= 0.5), rel=1e-12)
-    assert found[None, "mcc"].value == pytest.approx(sk.matthews_corrcoef(y, p >= 0.5), rel=1e-12)
-    assert found[None, "sensitivity"].value == pytest.approx(sk.recall_score(y, p >= 0.5), rel=1e-12)
-    assert found[None, "specificity"].value == pytest.approx(
+    rows_by_name = by_name(estimates_of(np.c_[1 - p, p], y, ["no", "yes"], draws=50))
+    assert rows_by_name[None, "auroc"].value == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
+    assert rows_by_name[None, "auprc"].value == pytest.approx(sk.average_precision_score(y, p), rel=1e-12)
+    assert rows_by_name[None, "brier"].value == pytest.approx(sk.brier_score_loss(y, p), rel=1e-12)
+    assert rows_by_name[None, "f1"].value == pytest.approx(sk.f1_score(y, p >= 0.5), rel=1e-12)
+    assert rows_by_name[None, "mcc"].value == pytest.approx(sk.matthews_corrcoef(y, p >= 0.5), rel=1e-12)
+    assert rows_by_name[None, "sensitivity"].value == pytest.approx(sk.recall_score(y, p >= 0.5), rel=1e-12)
+    assert rows_by_name[None, "specificity"].value == pytest.approx(
         sk.recall_score(y, p >= 0.5, pos_label=0), rel=1e-12
     )
-    assert found[None, "ppv"].value == pytest.approx(sk.precision_score(y, p >= 0.5), rel=1e-12)
+    assert rows_by_name[None, "ppv"].value == pytest.approx(sk.precision_score(y, p >= 0.5), rel=1e-12)
 
 
 def test_a_resample_is_worth_the_patients_it_repeats():
@@ -63,13 +63,13 @@ def test_delong_variance_equals_its_definition_over_all_pairs():
     ups, downs = p[y], p[~y]
     wins = (ups[:, None] > downs) + 0.5 * (ups[:, None] == downs)
     variance = wins.mean(axis=1).var(ddof=1) / len(ups) + wins.mean(axis=0).var(ddof=1) / len(downs)
-    found = c.delong(p, y)
+    comparison = c.delong(p, y)
     area = wins.mean()
     half = 1.959963985 * np.sqrt(variance) / (area * (1 - area))
     logit = np.log(area / (1 - area))
-    assert found.value == pytest.approx(area)
-    assert found.low == pytest.approx(1 / (1 + np.exp(half - logit)))
-    assert found.high == pytest.approx(1 / (1 + np.exp(-half - logit)))
+    assert comparison.value == pytest.approx(area)
+    assert comparison.low == pytest.approx(1 / (1 + np.exp(half - logit)))
+    assert comparison.high == pytest.approx(1 / (1 + np.exp(-half - logit)))
 
 
 def test_delong_and_bootstrap_agree():
@@ -96,15 +96,18 @@ def test_auroc_intervals_cover_95_percent():
 
 def test_one_class_has_no_auroc_and_says_why():
     p = np.linspace(0.1, 0.9, 8)
-    found = by_name(estimates_of(np.c_[1 - p, p], np.zeros(8, int), ["no", "yes"]))
-    assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "one class only")
-    assert (found[None, "auprc"].value, found[None, "auprc"].note) == (None, "no patient of this class")
-    assert (found[None, "sensitivity"].value, found[None, "sensitivity"].note) == (
+    rows_by_name = by_name(estimates_of(np.c_[1 - p, p], np.zeros(8, int), ["no", "yes"]))
+    assert (rows_by_name[None, "auroc"].value, rows_by_name[None, "auroc"].note) == (None, "one class only")
+    assert (rows_by_name[None, "auprc"].value, rows_by_name[None, "auprc"].note) == (
         None,
         "no patient of this class",
     )
-    assert found[None, "calibration_slope"].note == "one class only"
-    assert found[None, "specificity"].value is not None
+    assert (rows_by_name[None, "sensitivity"].value, rows_by_name[None, "sensitivity"].note) == (
+        None,
+        "no patient of this class",
+    )
+    assert rows_by_name[None, "calibration_slope"].note == "one class only"
+    assert rows_by_name[None, "specificity"].value is not None
 
 
 def test_a_probability_above_one_is_refused_and_not_taken_for_a_logit():
@@ -115,11 +118,11 @@ def test_a_probability_above_one_is_refused_and_not_taken_for_a_logit():
 
 
 def test_perfect_separation_is_not_certainty():
-    found = c.delong([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1])
+    comparison = c.delong([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1])
     # Three disjoint pairs, all right: 0.025 ** (1 / 3).
-    assert found.value == 1.0
-    assert found.low == pytest.approx(0.025 ** (1 / 3))
-    assert found.high == 1.0
+    assert comparison.value == 1.0
+    assert comparison.low == pytest.approx(0.025 ** (1 / 3))
+    assert comparison.high == 1.0
     assert k.calibration([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [0, 0, 0, 1, 1, 1]).slope.value is None
 
 
@@ -142,20 +145,25 @@ def test_many_classes_macro_and_per_class_equal_scikit_learn():
     y = generator.integers(0, 3, 150)
     logits = generator.normal(0, 1, (150, 3)) + 1.3 * np.eye(3)[y]
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    found = by_name(estimates_of(p, y, ["a", "b", "c"], draws=50))
-    assert found[None, "auroc"].value == pytest.approx(
+    rows_by_name = by_name(estimates_of(p, y, ["a", "b", "c"], draws=50))
+    assert rows_by_name[None, "auroc"].value == pytest.approx(
         sk.roc_auc_score(y, p, multi_class="ovr", average="macro"), rel=1e-12
     )
-    assert found["b", "auroc"].value == pytest.approx(sk.roc_auc_score(y == 1, p[:, 1]), rel=1e-12)
-    assert found[None, "balanced_accuracy"].value == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
-    assert found[None, "f1"].value == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
-    assert found[None, "accuracy"].value == pytest.approx((p.argmax(1) == y).mean())
+    assert rows_by_name["b", "auroc"].value == pytest.approx(sk.roc_auc_score(y == 1, p[:, 1]), rel=1e-12)
+    assert rows_by_name[None, "balanced_accuracy"].value == pytest.approx(
+        sk.balanced_accuracy_score(y, p.argmax(1))
+    )
+    assert rows_by_name[None, "f1"].value == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+    assert rows_by_name[None, "accuracy"].value == pytest.approx((p.argmax(1) == y).mean())
 
 
 def test_macro_average_is_undefined_without_a_class_rather_than_over_the_rest():
     p = np.full((6, 3), 1 / 3)
-    found = by_name(estimates_of(p, [0, 1, 0, 1, 0, 1], ["a", "b", "c"]))
-    assert (found[None, "auroc"].value, found[None, "auroc"].note) == (None, "a class without patients")
+    rows_by_name = by_name(estimates_of(p, [0, 1, 0, 1, 0, 1], ["a", "b", "c"]))
+    assert (rows_by_name[None, "auroc"].value, rows_by_name[None, "auroc"].note) == (
+        None,
+        "a class without patients",
+    )
 
 
 def test_the_paired_test_sees_what_it_should():

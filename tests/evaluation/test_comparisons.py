@@ -51,7 +51,10 @@ def test_p_values_of_one_metric_are_corrected_together_and_the_untrained_model_i
         m: sign_flip(ours - np.array([c.value for c in cases if c.model == m]), 0)
         for m in ("local:a", "local:b")
     }
-    assert min(rows[m].p for m in raw) == pytest.approx(min(1.0, 2 * min(raw.values())))
+    # The p beside an interval is of that comparison alone, as the interval is.
+    assert {m: rows[m].p for m in raw} == pytest.approx(raw)
+    assert min(rows[m].p_holm for m in raw) == pytest.approx(min(1.0, 2 * min(raw.values())))
+    assert rows["untrained"].p_holm is None
 
 
 def test_a_pair_without_a_value_is_left_out_and_counted():
@@ -111,9 +114,9 @@ def test_a_hospital_is_a_family_of_its_own():
         for s in ("a", "b")
         for i in range(9)
     ]
-    found = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=100))
-    assert {row.site for row in found} == {"a", "b", "all"}
-    assert all("Holm over 2 tests" in row.method for row in found)
+    comparison = compare(cases, SummarySettings(round=1, seed=0, min_patients=1, draws=100))
+    assert {row.site for row in comparison} == {"a", "b", "all"}
+    assert all("Holm over 2 tests" in row.method for row in comparison)
 
 
 def test_models_of_survival_are_compared_by_c_index_and_brier_score():

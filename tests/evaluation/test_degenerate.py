@@ -31,9 +31,9 @@ def survival_of(risks, times, events, curves=None):
 
 def test_a_constant_model_has_an_auroc_of_one_half_and_no_interval():
     """DeLong's variance is 0 there, and an interval from 0.5 to 0.5 would claim certainty."""
-    found = delong([0.3] * 40, [0, 1] * 20)
-    assert (found.value, found.low, found.high) == (0.5, None, None)
-    assert found.note == "no interval: every patient is ranked equally"
+    comparison = delong([0.3] * 40, [0, 1] * 20)
+    assert (comparison.value, comparison.low, comparison.high) == (0.5, None, None)
+    assert comparison.note == "no interval: every patient is ranked equally"
     slope = calibration.calibration([0.3] * 40, [0, 1] * 20).slope
     assert (slope.value, slope.note) == (None, "no slope: all probabilities are alike")
 
@@ -50,9 +50,9 @@ def test_a_target_that_is_no_class_is_refused_and_not_counted_as_another(targets
 def test_beyond_the_last_follow_up_a_brier_score_is_undefined():
     times, events = [1.0, 2.0, 3.0, 4.0], [1, 0, 1, 0]
     for at in (4.0, 9.0):
-        found = survival_of([1, 2, 3, 4], times, events, {at: [0.5] * 4})
-        assert found[f"brier@{at:g}"].value is None
-        assert found[f"brier@{at:g}"].note == "nobody was followed beyond this time"
+        survival = survival_of([1, 2, 3, 4], times, events, {at: [0.5] * 4})
+        assert survival[f"brier@{at:g}"].value is None
+        assert survival[f"brier@{at:g}"].note == "nobody was followed beyond this time"
     with pytest.raises(DataError, match=r"events must be 0 \(censored\) or 1"):
         c_index_of([1, 2], [1.0, 2.0], [2, 0])
 

@@ -37,11 +37,11 @@ def test_the_pooled_auroc_lies_within_the_stated_bounds(seed, minimum):
 def test_no_bin_that_leaves_is_small():
     for seed in range(20):
         p, y = patients(seed, 60)
-        found = of(p, y, min_patients=5)
-        assert len(found.bins) > 3
-        assert all(cell.n >= 5 for cell in found.bins)
-        assert found.positives == y.sum()
-        assert sum(cell.risk for cell in found.bins) == pytest.approx(p.sum())
+        histogram = of(p, y, min_patients=5)
+        assert len(histogram.bins) > 3
+        assert all(cell.n >= 5 for cell in histogram.bins)
+        assert histogram.positives == y.sum()
+        assert sum(cell.risk for cell in histogram.bins) == pytest.approx(p.sum())
 
 
 def test_fewer_patients_than_a_group_leave_nothing():
@@ -49,25 +49,25 @@ def test_fewer_patients_than_a_group_leave_nothing():
 
 
 def test_patients_in_one_bin_may_be_ranked_either_way():
-    found = of([0.1, 0.9, 0.8], [0, 1, 1], min_patients=3)
-    assert [(cell.low, cell.high) for cell in found.bins] == [(0.0, 0.91)]
-    assert h.auroc_bounds(found) == (0.5, 0.0, 1.0)
+    histogram = of([0.1, 0.9, 0.8], [0, 1, 1], min_patients=3)
+    assert [(cell.low, cell.high) for cell in histogram.bins] == [(0.0, 0.91)]
+    assert h.auroc_bounds(histogram) == (0.5, 0.0, 1.0)
 
 
 def test_bins_that_overlap_are_in_doubt_by_as_much_as_they_overlap():
     # The positive is spread over 0.5 to 1, the negative over 0.25 to 0.75: above it with chance 7 / 8.
     cells = (h.Bin(0.25, 0.75, 0, 1, 0.5), h.Bin(0.5, 1.0, 1, 0, 0.8))
-    found = h.ScoreHistogram(round=1, site="a", split="test", model="federated", bins=cells)
-    assert h.auroc_bounds(found) == (pytest.approx(7 / 8), 0.0, 1.0)
+    histogram = h.ScoreHistogram(round=1, site="a", split="test", model="federated", bins=cells)
+    assert h.auroc_bounds(histogram) == (pytest.approx(7 / 8), 0.0, 1.0)
 
 
 def test_roc_and_reliability_by_hand():
-    found = of([0.05, 0.15, 0.15, 0.95], [0, 0, 1, 1], bins=10)
-    assert h.roc(found)[0] == (0.0, 0.0)
-    assert h.roc(found)[-1] == (1.0, 1.0)
-    assert (0.0, 0.5) in h.roc(found)
-    assert (0.5, 1.0) in h.roc(found)
-    first, second, last = h.reliability(found)
+    histogram = of([0.05, 0.15, 0.15, 0.95], [0, 0, 1, 1], bins=10)
+    assert h.roc(histogram)[0] == (0.0, 0.0)
+    assert h.roc(histogram)[-1] == (1.0, 1.0)
+    assert (0.0, 0.5) in h.roc(histogram)
+    assert (0.5, 1.0) in h.roc(histogram)
+    first, second, last = h.reliability(histogram)
     assert (first.predicted, first.observed, first.n) == (pytest.approx(0.05), 0.0, 1)
     assert (second.predicted, second.observed, second.n) == (pytest.approx(0.15), 0.5, 2)
     assert (last.predicted, last.observed, last.n) == (pytest.approx(0.95), 1.0, 1)
@@ -82,16 +82,16 @@ def test_merging_twice_in_any_order_is_the_same_and_other_models_do_not_add():
 
 
 def test_one_outcome_alone_has_no_curve():
-    found = of([0.1, 0.2], [0, 0])
-    assert h.auroc_bounds(found) is None
-    assert h.roc(found) == []
+    histogram = of([0.1, 0.2], [0, 0])
+    assert h.auroc_bounds(histogram) is None
+    assert h.roc(histogram) == []
 
 
 def test_net_benefit_equals_the_patients_own():
     p, y = patients(1, 100)
-    found = h.net_benefit_of(of(p, y, bins=20))
-    assert len(found) > 10
-    for threshold, model, everyone in found:
+    net_benefit = h.net_benefit_of(of(p, y, bins=20))
+    assert len(net_benefit) > 10
+    for threshold, model, everyone in net_benefit:
         odds, called = threshold / (1 - threshold), p >= threshold
         assert model == pytest.approx((called & y).mean() - odds * (called & ~y).mean())
         assert everyone == pytest.approx(y.mean() - odds * (1 - y.mean()))

@@ -26,27 +26,27 @@ def masks() -> tuple[np.ndarray, np.ndarray]:
 
 def values(unit: str, spacing_mm: tuple[float, float]) -> dict[str, float | None]:
     prediction, reference = masks()
-    found = measure_masks(prediction, reference, spacing_mm, {1: "nodule"}, 1.0, unit=unit)  # type: ignore[arg-type]
-    return {one.metric: one.value for one in found}
+    measured = measure_masks(prediction, reference, spacing_mm, {1: "nodule"}, 1.0, unit=unit)  # type: ignore[arg-type]
+    return {one.metric: one.value for one in measured}
 
 
 def test_distances_and_areas_of_a_plane_by_hand() -> None:
-    found = values("mm", (0.5, 2.0))
+    measured = values("mm", (0.5, 2.0))
     # The farthest edge pixels are three columns of 0.5 mm away; 16 pixels of 1 mm2.
-    assert found["hd95_mm"] == pytest.approx(1.5)
-    assert found["area_mm2"] == pytest.approx(16.0)
-    assert found["reference_area_mm2"] == pytest.approx(16.0)
-    assert found["area_difference_mm2"] == 0.0
-    assert found["dice"] == pytest.approx(2 * 4 / 32)
-    assert not [name for name in found if name.endswith(("_ml", "px"))]
+    assert measured["hd95_mm"] == pytest.approx(1.5)
+    assert measured["area_mm2"] == pytest.approx(16.0)
+    assert measured["reference_area_mm2"] == pytest.approx(16.0)
+    assert measured["area_difference_mm2"] == 0.0
+    assert measured["dice"] == pytest.approx(2 * 4 / 32)
+    assert not [name for name in measured if name.endswith(("_ml", "px"))]
 
 
 def test_pictures_are_measured_in_pixels() -> None:
-    found = values("px", (1.0, 1.0))
-    assert found["hd95_px"] == pytest.approx(3.0)
-    assert found["area_px"] == 16.0
-    assert "nsd_voxel_1px" in found
-    assert not [name for name in found if "mm" in name or name.endswith("_ml")]
+    measured = values("px", (1.0, 1.0))
+    assert measured["hd95_px"] == pytest.approx(3.0)
+    assert measured["area_px"] == 16.0
+    assert "nsd_voxel_1px" in measured
+    assert not [name for name in measured if "mm" in name or name.endswith("_ml")]
 
 
 def test_units_in_titles() -> None:

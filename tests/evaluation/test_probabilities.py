@@ -70,8 +70,8 @@ def test_a_model_without_validation_patients_stays_as_it_is():
 
 def test_histograms_are_made_a_site_and_hold_no_small_bin():
     cases = [row for i in range(40) for row in class_rows(f"p{i}", i / 40, i % 3 == 0)]
-    (found,) = score_histograms(
+    (histograms,) = score_histograms(
         cases, SummarySettings(round=2, seed=0, classes=["healthy", "disease"], min_patients=5)
     )
-    assert all(cell.n >= 5 for cell in found.bins)
-    assert found.positives == 14
+    assert all(cell.n >= 5 for cell in histograms.bins)
+    assert histograms.positives == 14

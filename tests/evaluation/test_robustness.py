@@ -24,13 +24,13 @@ def changed(name, image, spacing_mm=SPACING_MM, seed=0):
 @pytest.mark.parametrize("name", robustness.IMAGE_CHANGES)
 def test_each_change_changes_leaves_its_input_alone_and_repeats(name, image):
     before = image.copy()
-    found = changed(name, image)
+    perturbed = changed(name, image)
     assert np.array_equal(image, before)
-    assert found.shape == image.shape
-    assert found.dtype == np.float32
-    assert np.isfinite(found).all()
-    assert not np.array_equal(found, image)
-    assert np.array_equal(changed(name, image), found)
+    assert perturbed.shape == image.shape
+    assert perturbed.dtype == np.float32
+    assert np.isfinite(perturbed).all()
+    assert not np.array_equal(perturbed, image)
+    assert np.array_equal(changed(name, image), perturbed)
     # A constant image, such as an empty crop, breaks nothing.
     assert np.isfinite(changed(name, np.zeros_like(image))).all()
 
@@ -49,20 +49,20 @@ def test_the_noise_is_a_tenth_of_the_range():
 
 
 def test_every_fourth_slice_along_the_widest_spacing_is_its_neighbours_mean(image):
-    found = changed("every 4th slice lost", image)
+    perturbed = changed("every 4th slice lost", image)
     for z in range(10):
         expected = (image[..., z - 1] + image[..., z + 1]) / 2 if z in (3, 7) else image[..., z]
-        assert np.allclose(found[..., z], expected), z
+        assert np.allclose(perturbed[..., z], expected), z
     turned = changed("every 4th slice lost", image, (3.0, 1.0, 1.0))
     assert np.allclose(turned[:, 3], (image[:, 2] + image[:, 4]) / 2)
     # Equal spacing: along the last axis, as a stack of axial slices is stored.
-    assert np.allclose(changed("every 4th slice lost", image, (1, 1, 1)), found)
+    assert np.allclose(changed("every 4th slice lost", image, (1, 1, 1)), perturbed)
 
 
 def test_contrast_keeps_order_and_ends(image):
-    found = changed("contrast bent (power 1.5)", image)
+    perturbed = changed("contrast bent (power 1.5)", image)
     order = np.argsort(image[0], axis=None)
-    assert (np.diff(found[0].ravel()[order]) >= -1e-3).all()
+    assert (np.diff(perturbed[0].ravel()[order]) >= -1e-3).all()
     low, high = np.percentile(image[0], (0.5, 99.5))
     middle = np.full((1, 4, 4, 4), 0.5, np.float32)
     middle[0, 0, 0, 0], middle[0, 0, 0, 1] = 0.0, 1.0
@@ -77,9 +77,9 @@ def test_a_tables_categories_are_left_as_they_are():
     generator = np.random.default_rng(0)
     features = np.stack([generator.normal(0, 2, 50), generator.integers(0, 2, 50)], axis=1).astype(np.float32)
     for change in robustness.TABLE_CHANGES.values():
-        found = change(features, np.random.default_rng(1))
-        assert np.array_equal(found[:, 1], features[:, 1])
-        assert not np.allclose(found[:, 0], features[:, 0])
+        perturbed = change(features, np.random.default_rng(1))
+        assert np.array_equal(perturbed[:, 1], features[:, 1])
+        assert not np.allclose(perturbed[:, 0], features[:, 0])
     shift = robustness.table_shifted(features, generator)[:, 0] - features[:, 0]
     assert shift == pytest.approx(0.25 * features[:, 0].std(), rel=1e-4)
 

@@ -23,8 +23,8 @@ from medfed.evaluation.segmentation import (
 
 
 def values(prediction, reference, spacing_mm=(1.0, 1.0, 1.0), **options):
-    found = measure_masks(prediction, reference, spacing_mm, {1: "lesion"}, **options)
-    return {item.metric: (item.value, item.note) for item in found}
+    measured = measure_masks(prediction, reference, spacing_mm, {1: "lesion"}, **options)
+    return {item.metric: (item.value, item.note) for item in measured}
 
 
 def blob(seed, shape=(14, 12, 10), threshold=0.55):
@@ -54,13 +54,13 @@ def brute_force(prediction, reference, spacing_mm):
 def test_distances_equal_brute_force_also_where_structures_touch_the_border(seed, spacing_mm):
     prediction, reference = blob(seed), blob(seed + 100)
     reference[:, :, 0] |= reference[:, :, 1]
-    there, back = brute_force(prediction, reference, spacing_mm)
-    found = values(prediction.astype(np.uint8), reference.astype(np.uint8), spacing_mm, tolerance_mm=1.0)
-    pooled = np.concatenate([there, back])
-    directed = max(np.quantile(there, 0.95), np.quantile(back, 0.95))
-    assert found["hd95_mm"][0] == pytest.approx(directed, rel=1e-12)
-    assert found["msd_mm"][0] == pytest.approx(pooled.mean(), rel=1e-12)
-    assert found["nsd_voxel_1mm"][0] == pytest.approx((pooled <= 1.0).mean(), rel=1e-12)
+    expected, back = brute_force(prediction, reference, spacing_mm)
+    measured = values(prediction.astype(np.uint8), reference.astype(np.uint8), spacing_mm, tolerance_mm=1.0)
+    pooled = np.concatenate([expected, back])
+    directed = max(np.quantile(expected, 0.95), np.quantile(back, 0.95))
+    assert measured["hd95_mm"][0] == pytest.approx(directed, rel=1e-12)
+    assert measured["msd_mm"][0] == pytest.approx(pooled.mean(), rel=1e-12)
+    assert measured["nsd_voxel_1mm"][0] == pytest.approx((pooled <= 1.0).mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.8, 1.2, 3.0)])
@@ -74,7 +74,7 @@ def test_voxel_form_equals_monai_on_random_masks(spacing_mm):
 
     for seed in range(5):
         ours, theirs = blob(seed), blob(seed + 50)
-        found = values(ours, theirs, spacing_mm, tolerance_mm=1.5)
+        measured = values(ours, theirs, spacing_mm, tolerance_mm=1.5)
         y_pred, y = (torch.from_numpy(mask)[None, None].float() for mask in (ours, theirs))
         hd95 = compute_hausdorff_distance(
             y_pred, y, include_background=True, percentile=95, spacing=spacing_mm
@@ -83,9 +83,9 @@ def test_voxel_form_equals_monai_on_random_masks(spacing_mm):
             y_pred, y, include_background=True, symmetric=True, spacing=spacing_mm
         )
         near = compute_surface_dice(y_pred, y, [1.5], include_background=True, spacing=spacing_mm)
-        assert found["hd95_mm"][0] == pytest.approx(hd95.item(), rel=1e-5)
-        assert found["msd_mm"][0] == pytest.approx(mean.item(), rel=1e-5)
-        assert found["nsd_voxel_1.5mm"][0] == pytest.approx(near.item(), rel=1e-5)
+        assert measured["hd95_mm"][0] == pytest.approx(hd95.item(), rel=1e-5)
+        assert measured["msd_mm"][0] == pytest.approx(mean.item(), rel=1e-5)
+        assert measured["nsd_voxel_1.5mm"][0] == pytest.approx(near.item(), rel=1e-5)
 
 
 def test_surfel_form_equals_monai_and_differs_from_the_voxel_form():
@@ -93,14 +93,14 @@ def test_surfel_form_equals_monai_and_differs_from_the_voxel_form():
     from monai.metrics import compute_surface_dice
 
     prediction, reference, spacing_mm = blob(3), blob(4), (0.8, 1.2, 3.0)
-    found = values(prediction, reference, spacing_mm, tolerance_mm=1.0, form="surfel")
+    measured = values(prediction, reference, spacing_mm, tolerance_mm=1.0, form="surfel")
     y_pred, y = (torch.from_numpy(mask)[None, None].float() for mask in (prediction, reference))
     expected = compute_surface_dice(
         y_pred, y, [1.0], include_background=True, spacing=spacing_mm, use_subvoxels=True
     )
-    assert found["nsd_surfel_1mm"][0] == pytest.approx(expected.item(), rel=1e-5)
+    assert measured["nsd_surfel_1mm"][0] == pytest.approx(expected.item(), rel=1e-5)
     assert (
-        found["nsd_surfel_1mm"][0]
+        measured["nsd_surfel_1mm"][0]
         != values(prediction, reference, spacing_mm, tolerance_mm=1.0)["nsd_voxel_1mm"][0]
     )
 
@@ -120,21 +120,21 @@ def test_hd95_is_the_larger_direction_not_the_pool_of_both():
     # direction sees it.
     prediction, reference = np.zeros((130, 1), bool), np.zeros((130, 1), bool)
     prediction[:100], reference[:10], reference[105:110] = True, True, True
-    found = values(prediction, reference, (1.0, 1.0))
+    measured = values(prediction, reference, (1.0, 1.0))
     there = np.array([0.0] * 10 + [min(i - 9, 105 - i) for i in range(10, 100)])
     back = np.array([0.0] * 10 + [6.0, 7.0, 8.0, 9.0, 10.0])
-    assert found["hd95_mm"][0] == pytest.approx(max(np.quantile(there, 0.95), np.quantile(back, 0.95)))
-    assert found["hd95_mm"][0] > np.quantile(np.concatenate([there, back]), 0.95)
+    assert measured["hd95_mm"][0] == pytest.approx(max(np.quantile(there, 0.95), np.quantile(back, 0.95)))
+    assert measured["hd95_mm"][0] > np.quantile(np.concatenate([there, back]), 0.95)
 
 
 def test_one_voxel_each_is_as_far_as_pythagoras_says():
     prediction, reference = np.zeros((9, 9, 9), np.uint8), np.zeros((9, 9, 9), np.uint8)
     prediction[0, 0, 0], reference[3, 4, 2] = 1, 1
-    found = values(prediction, reference, (1.0, 1.0, 6.0))
-    assert found["hd95_mm"] == (13.0, None)
-    assert found["msd_mm"] == (13.0, None)
-    assert found["dice"] == (0.0, None)
-    assert found["volume_ml"][0] == pytest.approx(0.006)
+    measured = values(prediction, reference, (1.0, 1.0, 6.0))
+    assert measured["hd95_mm"] == (13.0, None)
+    assert measured["msd_mm"] == (13.0, None)
+    assert measured["dice"] == (0.0, None)
+    assert measured["volume_ml"][0] == pytest.approx(0.006)
 
 
 FULL, EMPTY = np.ones((3, 3, 3), np.uint8), np.zeros((3, 3, 3), np.uint8)
@@ -149,11 +149,11 @@ FULL, EMPTY = np.ones((3, 3, 3), np.uint8), np.zeros((3, 3, 3), np.uint8)
     ],
 )
 def test_absence_is_stated_and_never_a_perfect_distance(prediction, reference, overlap, note):
-    found = values(prediction, reference)
-    assert found["dice"] == (overlap, note)
-    assert found["nsd_voxel_2mm"] == (overlap, note)
-    assert found["hd95_mm"] == (None, note)
-    assert found["msd_mm"] == (None, note)
+    measured = values(prediction, reference)
+    assert measured["dice"] == (overlap, note)
+    assert measured["nsd_voxel_2mm"] == (overlap, note)
+    assert measured["hd95_mm"] == (None, note)
+    assert measured["msd_mm"] == (None, note)
 
 
 def test_volume_difference_has_its_sign_and_true_millilitres():
@@ -172,9 +172,9 @@ def test_lesions_are_counted_one_by_one():
     prediction[18, 1, 1] = True
     # Three lesions (the diagonal pair is one), the first is found; the slab and the point are invented.
     assert count_lesions(prediction, reference) == (3, 1, 2)
-    found = values(prediction, reference)
-    assert found["lesion_sensitivity"][0] == pytest.approx(1 / 3)
-    assert found["false_positives"][0] == 2.0
+    measured = values(prediction, reference)
+    assert measured["lesion_sensitivity"][0] == pytest.approx(1 / 3)
+    assert measured["false_positives"][0] == 2.0
 
 
 def test_no_lesion_in_the_reference_leaves_sensitivity_undefined():
@@ -238,9 +238,9 @@ def test_elements_near_and_far_have_the_distance_that_all_pairs_give(spacing_mm)
     one, two = np.zeros(shape, bool), np.zeros(shape, bool)
     one[2:9, 3:12], two[3:9, 3:13] = True, True  # within a voxel or two of each other
     one[40:55, 30:45] |= generator.random(one[40:55, 30:45].shape) < 0.5  # far from all of the other
-    found = surface_distances(one, two, spacing_mm)
-    there, back = brute_force(one, two, spacing_mm)
-    assert there.min() == 0
-    assert there.max() > 20  # a tree's part, on each of these grids
-    np.testing.assert_allclose(found.to_reference_mm, there, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found.to_prediction_mm, back, rtol=0, atol=1e-9)
+    distances = surface_distances(one, two, spacing_mm)
+    expected, back = brute_force(one, two, spacing_mm)
+    assert expected.min() == 0
+    assert expected.max() > 20  # a tree's part, on each of these grids
+    np.testing.assert_allclose(distances.to_reference_mm, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(distances.to_prediction_mm, back, rtol=0, atol=1e-9)

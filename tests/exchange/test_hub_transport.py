@@ -67,3 +67,43 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(folder_exchange, 
     assert north.fetch("north", 0).round == 0
     north.close()
     hub.close()
+
+
+def test_a_hub_finds_what_it_published_after_its_folder_was_backed_up(folder_exchange, tmp_path):
+    hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
+    assert hub.newest_published(0) is None
+    hub.publish(GlobalModel(0, filled(0.0), study_digest=STUDY))
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
+    hub.disconnect()
+    again = folder_exchange.open_hub(STUDY, tmp_path / "hub")
+    assert again.newest_published(1) is None
+    newest = again.newest_published(0)
+    assert (newest.round, digest(newest.weights)) == (1, digest(filled(1.0)))
+    again.disconnect()
+    other = folder_exchange.open_hub(STUDY, tmp_path / "another run")
+    assert other.newest_published(0) is None
+    other.disconnect()
+
+
+def test_a_hub_that_is_behind_its_sites_says_so(hub_and_north, tmp_path, caplog):
+    hub, north = hub_and_north
+    north.send(filled_update(1.5, round=3))
+    assert list(hub.collect(1, ["north"], 0.3)) == []
+    assert (
+        "'north' has already sent an update for round 3 of this run, the hub waits for round 1" in caplog.text
+    )
+
+
+def test_what_is_refused_outside_a_round_reaches_the_audit_log_once(hub_and_north):
+    hub, north = hub_and_north
+    told: list[str] = []
+    hub.on_refused(told.append)
+    for what in ("heartbeat", "dropped_out"):
+        north._store.put(north._objects.site_object("north", what), b"rubbish")
+    for _ in range(3):
+        hub._read_heartbeats(["north"])
+        assert hub._drop_out(1, "north") is None
+    assert [text.partition(":")[0] for text in told] == [
+        "a heartbeat of site 'north' is refused",
+        "a drop-out of site 'north' is refused",
+    ]

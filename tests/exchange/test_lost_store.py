@@ -26,7 +26,7 @@ def parties(request, tmp_path, monkeypatch):
     exchanges, lose = (folder_exchanges if enrolment is None else nats_exchanges)(tmp_path, enrolment)
     hub = exchanges["hub"].open_hub(STUDY, tmp_path / "hub-run")
     hub.advertise_study("name: a-study")
-    hub.publish(GlobalModel(0, filled(0.0), study=STUDY))
+    hub.publish(GlobalModel(0, filled(0.0), study_digest=STUDY))
     north = exchanges["north"].open_site(STUDY, "north", tmp_path / "north-run")
     assert north.fetch("north", 0).round == 0
     yield hub, north, lose
@@ -94,7 +94,7 @@ def test_a_lost_update_is_sent_again(parties):
     fetched = in_background(lambda: north.fetch("north", 1))
     (arrival,) = hub.collect(1, ["north"], PATIENCE_S)
     assert digest(arrival.update.delta.minuend) == digest(filled(1.5))
-    hub.publish(GlobalModel(1, filled(1.0), study=STUDY))
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
     assert fetched().round == 1
 
 
@@ -116,6 +116,6 @@ def test_chunks_that_are_lost_while_a_model_is_published_are_stored_again(partie
     hub, north, lose = parties
     losses = iter([lose])
     # The hub makes sure of its own copy after the chunks and before the manifest.
-    hub.publish(GlobalModel(1, filled(1.0), study=STUDY), lambda: next(losses, lambda: None)())
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY), lambda: next(losses, lambda: None)())
     in_background(lambda: list(hub.collect(2, ["north"], 5)))
     assert digest(north.fetch("north", 1).weights) == digest(filled(1.0))

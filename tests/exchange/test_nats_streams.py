@@ -27,9 +27,12 @@ def test_a_sites_stream_takes_its_studies_alone_and_refuses_what_is_too_much():
     assert again["subjects"] == ["up.aa.north.>", f"up.{SPACE}.north.>"]
     assert again["max_bytes"] == 900 << 20
     many = {"subjects": [f"up.{number:02}.north.>" for number in range(40)], "max_bytes": -1}
-    kept = stream_settings("UP_north", SPACE, 640 << 20, many)
-    assert kept["subjects"] == [*(f"up.{number}.north.>" for number in range(25, 40)), f"up.{SPACE}.north.>"]
-    assert kept["max_bytes"] == 640 << 20
+    stream = stream_settings("UP_north", SPACE, 640 << 20, many)
+    assert stream["subjects"] == [
+        *(f"up.{number}.north.>" for number in range(25, 40)),
+        f"up.{SPACE}.north.>",
+    ]
+    assert stream["max_bytes"] == 640 << 20
 
 
 def test_a_share_takes_bytes_and_objects_and_nothing_that_is_stored():
@@ -37,9 +40,9 @@ def test_a_share_takes_bytes_and_objects_and_nothing_that_is_stored():
     # 10,000 small objects, and one for each 64 KiB of 8 MiB.
     assert shrunk(before, 8 << 20) == {**before, "max_bytes": 8_388_608, "max_msgs": 10_128}
     assert shrunk(before, 640 << 20) is None
-    told = no_room(256 << 20, 8 << 20, 2)
-    assert "no room to reserve 256 MiB for each of 2 sites and for the models (together 768 MiB)" in told
-    assert ": each may store 8 MiB, as much is kept for the models, and a larger update waits" in told
+    message = no_room(256 << 20, 8 << 20, 2)
+    assert "no room to reserve 256 MiB for each of 2 sites and for the models (together 768 MiB)" in message
+    assert ": each may store 8 MiB, as much is kept for the models, and a larger update waits" in message
     assert "the hub waits for 4 MiB for each" in no_room(256 << 20, 2 << 20, 2)
 
 
@@ -61,7 +64,7 @@ def stores(enrolment, monkeypatch):
         store.close()
 
 
-def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enrolment, stores, caplog):
+def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enrolment, stores):
     hub, north, south = stores["hub"], stores["north"], stores["south"]
     for number in (1, 2):
         south.put(f"up/{SPACE}/south/r00001/c/{number}", bytes(1 << 20))
@@ -77,9 +80,10 @@ def test_one_site_cannot_fill_the_broker_and_a_revoked_ones_data_is_deleted(enro
     hub.limit_sites(8 << 20)
     south.put(f"up/{SPACE}/south/r00001/c/3", bytes(1 << 20))
     enrol.revoke(enrolment.authority, "south")
-    hub.limit_sites(8 << 20)
+    told = hub.limit_sites(8 << 20)
     assert set(hub.used_bytes()) == {"north"}
-    assert "what 'south' stored at the broker is deleted: it is no longer enrolled" in caplog.text
+    assert told == ("what 'south' stored at the broker is deleted: it is no longer enrolled",)
+    assert hub.limit_sites(8 << 20) == ()
     assert hub.get(f"up/{SPACE}/north/r00001/c/1") == bytes(1 << 20)
 
 

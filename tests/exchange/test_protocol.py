@@ -8,7 +8,7 @@ import pytest
 
 from medfed.errors import ExchangeError
 from medfed.exchange import _protocol
-from medfed.exchange._object_store import Unreachable
+from medfed.exchange._object_store import Refused, Unreachable
 from medfed.exchange._protocol import Backoff, Retry, WarnOnce, acquire_lock, read_or_create
 
 
@@ -103,3 +103,21 @@ def test_a_small_file_keeps_its_first_text(tmp_path):
     assert read_or_create(path, "second") == "first"
     path.write_text("")  # as a power cut may leave it
     assert read_or_create(path, "second") == "second"
+
+
+def test_a_brokers_refusal_reaches_the_audit_log_once_and_a_lost_connection_does_not(pauses):
+    errors = [
+        Unreachable("no route"),
+        Refused("the broker rejects 'north'"),
+        Refused("the broker rejects 'north'"),
+    ]
+    warn, told = WarnOnce("site 'north'"), []
+    warn.on_refused = told.append
+
+    def call() -> str:
+        if errors:
+            raise errors.pop(0)
+        return "in"
+
+    assert Retry(warn)("joins", call) == "in"
+    assert told == ["joins: the broker rejects 'north'; trying again"]

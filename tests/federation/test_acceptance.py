@@ -105,6 +105,15 @@ def test_a_first_update_that_outweighs_all_others_is_told():
     assert dominance([update(1501)], {}) == {}
 
 
+@pytest.mark.parametrize("stated", [2**63, 10**30, 1 << 13_000], ids=["2^63", "10^30", "2^13000"])
+def test_a_number_that_no_computer_counts_is_refused_where_a_study_has_no_bound_too(stated, tmp_path):
+    """`torch.tensor(2**63)` raises ValueError, which ended the hub."""
+    _, results, _ = run(lying("evil", 9.0, (stated, 1)), tmp_path, max_examples=None)
+    assert [one["evil"].status for one in results] == ["refused", "merged", "reported"]
+    why = f"states a number of examples of {stated.bit_length()} bits, expected at most 62"
+    assert why in results[0]["evil"].reason
+
+
 # ---------------------------------------------------------------------------------------------- a whole run
 
 
@@ -214,16 +223,16 @@ def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path,
     ],
 )
 def test_a_number_that_no_report_can_show_is_left_out_with_a_note(name, value, why):
-    kept, (note,) = accept_numbers(update(scalars={name: value, "train/loss": 0.5}))
-    assert kept.scalars == {"train/loss": 0.5}
+    accepted, (note,) = accept_numbers(update(scalars={name: value, "train/loss": 0.5}))
+    assert accepted.scalars == {"train/loss": 0.5}
     assert note.startswith("1 of its numbers are left out: ")
     assert why in note
     assert note.isprintable()
 
 
 def test_a_site_sends_a_bounded_number_of_numbers():
-    kept, (note,) = accept_numbers(update(scalars={f"val/x{i}": 1.0 for i in range(MAX_NUMBERS + 9)}))
-    assert len(kept.scalars) == MAX_NUMBERS
+    accepted, (note,) = accept_numbers(update(scalars={f"val/x{i}": 1.0 for i in range(MAX_NUMBERS + 9)}))
+    assert len(accepted.scalars) == MAX_NUMBERS
     assert note.startswith("9 of its numbers are left out: ")
     assert note.endswith(", and 6 more")
 
@@ -263,6 +272,10 @@ def test_what_a_rule_cannot_merge_is_refused_when_it_arrives(rule, scalars, why)
         ({}, "has no group 'control', which the study's rule merges"),
         ({"control": {"x": torch.zeros(1)}}, "'x' of group 'control' does not fit the global model"),
         ({"control": {"w": torch.zeros(3)}}, "'w' of group 'control' does not fit the global model"),
+        (
+            {"control": {"w": torch.ones(2).bool()}},
+            "'w' of group 'control' has dtype torch.bool, expected a fl",
+        ),
     ],
     ids=str,
 )

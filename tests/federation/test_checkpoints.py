@@ -73,3 +73,23 @@ def test_a_disk_that_is_full_is_named_with_the_round_to_resume_from(tmp_path, mo
     with pytest.raises(RunError, match=save_error):
         save_checkpoint(tmp_path, model(7), {})
     assert not (tmp_path / "round-00007.safetensors").exists()
+
+
+def test_a_checkpoint_with_one_changed_bit_is_passed_over_with_a_warning(tmp_path, caplog):
+    for round in (1, 2):
+        save_checkpoint(tmp_path, model(round), {})
+    newest = tmp_path / "round-00002.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-3] ^= 0x10  # in the last tensor's numbers, where safetensors notices nothing
+    newest.write_bytes(bytes(data))
+    assert load_latest_checkpoint(tmp_path, STUDY).model.round == 1
+    assert "the checkpoint round-00002.safetensors is damaged and not used" in caplog.text
+
+
+def test_a_run_without_any_readable_checkpoint_does_not_begin_again(tmp_path):
+    for round in (1, 2):
+        save_checkpoint(tmp_path, model(round), {})
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(RunError, match="none of the hub's 2 checkpoints can be read: they are damaged"):
+        load_latest_checkpoint(tmp_path, STUDY)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
 import torch
 
 from medfed.aggregation.cyclic import Cyclic
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import SiteError
+from medfed.aggregation.fedavgm import FedAvgM
+from medfed.errors import RunError, SiteError
 from medfed.exchange import ReceivedUpdate
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub, sample_sites
-from medfed.wire.update import Update
+from medfed.wire.update import GlobalModel, Update
 
 
 def test_sampling_is_drawn_from_seed_and_round_alone():
@@ -54,6 +58,10 @@ class Script:
         ensure_saved()
         self.published.append(model)
         return 100
+
+    def newest_published(self, after):
+        newest = self.published[-1] if self.published else None
+        return newest if newest is not None and newest.round > after else None
 
     def collect(self, round, sites, deadline_s):
         final = self.published[-1].final
@@ -103,3 +111,29 @@ def test_a_site_that_was_not_asked_and_one_that_reports_nothing_are_in_the_repor
             assert result.status == ("absent" if result.site == "gone" and result.site in asked else expected)
     closing = {result.site: (result.status, result.reason) for result in reports[2].results}
     assert closing["gone"] == ("absent", "site 'gone' stopped")
+
+
+def restored_from(folder, exchange, rule, rounds=3):
+    config = HubConfig(rounds=rounds, sites=("north", "south"), rule=rule)
+    return run_hub(config, exchange, {"w": torch.zeros(1)}, folder=folder)
+
+
+def test_a_hub_restored_from_a_back_up_goes_on_from_the_model_that_it_published(tmp_path, caplog):
+    exchange = Script({"north": 1.0, "south": 3.0})
+    restored_from(tmp_path / "run", exchange, FedAvg(), rounds=1)  # (1 + 3) / 2 a round: 2
+    shutil.copytree(tmp_path / "run", tmp_path / "back-up")
+    exchange.published.append(GlobalModel(2, {"w": torch.tensor([7.0])}))
+    final = restored_from(tmp_path / "back-up", exchange, FedAvg())
+    assert [model.round for model in exchange.published][-2:] == [2, 3]
+    assert float(final.weights["w"]) == 9.0  # the published 7 and one round
+    assert "of round 1, but it has published the model of round 2" in caplog.text
+
+
+def test_a_back_up_of_a_rule_with_a_state_is_refused(tmp_path):
+    exchange = Script({"north": 1.0, "south": 3.0})
+    restored_from(tmp_path, exchange, FedAvgM(), rounds=1)
+    exchange.published.append(GlobalModel(2, {"w": torch.tensor([7.0])}))
+    with pytest.raises(
+        RunError, match=r"What else this study's checkpoints hold \(.+\) was not published; restore"
+    ):
+        restored_from(tmp_path, exchange, FedAvgM())

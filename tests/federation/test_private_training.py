@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import PrivacyError
+from medfed.errors import LedgerError, PrivacyError
+from medfed.exchange import MemoryExchange
 from medfed.federation import private_training
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.checkpoints import load_latest_checkpoint
@@ -32,6 +33,7 @@ from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
 from medfed.privacy.accounting.ledger import BudgetTracker, Ledger, data_set
 from medfed.privacy.client_dp import CLIP, Adaptive, ClientDP
 from medfed.privacy.dp_sgd import DPSGD
+from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.weights import digest, weights_of
 
 # Items 0 to 5 of three patients: two visits, one, three.
@@ -512,3 +514,18 @@ def test_the_last_checkpoint_says_what_was_spent(tmp_path):
     saved = torch.load(tmp_path / "north" / "last.ckpt", weights_only=False)
     assert saved["callbacks"]["PrivateTraining"]["steps"] == 2 * ROUNDS
     assert saved["callbacks"]["PrivateTraining"]["epsilon"] <= 4
+
+
+def test_a_ledger_that_was_changed_stops_the_site_and_is_in_its_audit_log(tmp_path):
+    Ledger(tmp_path).reserve("study", PATIENTS, MechanismSteps(1.0, 1.0, 3))
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"steps":3', b'"steps":1'))
+    audit = AuditLog(tmp_path / "audit.jsonl")
+    patients = ChargedPatients("study", PATIENTS, ITEMS)
+    run = SiteRun(tmp_path, examples=6, patients=patients, audit=audit)
+    config = SiteConfig(1, 1, batch=2, privacy=DPSGD(epsilon=4, accountant="rdp"))
+    with pytest.raises(LedgerError, match="privacy ledger, line") as refused:
+        train_site("north", Logged(), Rows(TABLE), MemoryExchange(""), config, run)
+    (entry,) = entries(tmp_path / "audit.jsonl")
+    assert (entry["event"], entry["site"]) == ("ledger refused", "north")
+    assert entry["reason"] == str(refused.value)

@@ -60,7 +60,7 @@ def flat(gradients: list[torch.Tensor]) -> torch.Tensor:
 def test_patients_at_once_have_the_gradients_of_each_alone(network: Network) -> None:
     module, batches = module_and_batches(network)
     check_layers(module)
-    found, losses = many_gradients(module, batches)
+    gradients, losses = many_gradients(module, batches)
     for number, batch in enumerate(batches):
         alone, loss = single_gradient(module, batch)
         # And by the way anyone would take: a backward pass of this patient's loss by itself.
@@ -71,7 +71,7 @@ def test_patients_at_once_have_the_gradients_of_each_alone(network: Network) -> 
         assert float(plain.norm()) > 0
         # Of the whole gradient's length: a bias before a norm has none but rounding.
         assert float((flat([one[0] for one in alone]) - plain).norm() / plain.norm()) < 1e-5
-        assert float((flat([many[number] for many in found]) - plain).norm() / plain.norm()) < 1e-3
+        assert float((flat([many[number] for many in gradients]) - plain).norm() / plain.norm()) < 1e-3
         torch.testing.assert_close(losses[number], loss, rtol=1e-4, atol=1e-5)
 
 

@@ -9,8 +9,11 @@ import torch
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import QuorumError
-from medfed.wire.update import Update
+from medfed.errors import QuorumError, WireError
+from medfed.exchange import MemoryExchange
+from medfed.federation.round import SiteConnection, receive
+from medfed.wire.audit_log import AuditLog, entries
+from medfed.wire.update import GlobalModel, Update, check_model
 
 WEIGHTS = {"net.weight": torch.zeros(2, 3), "net.bias": torch.zeros(2)}
 
@@ -128,3 +131,26 @@ def test_inputs_are_not_mutated():
     before = {name: tensor.clone() for name, tensor in WEIGHTS.items()}
     medfed.run_federation({"a": site("a"), "b": site("b")}, WEIGHTS, rule=FedAvg(), rounds=2)
     assert all(torch.equal(WEIGHTS[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    "values, found",
+    [
+        (torch.tensor([1.0, float("nan"), float("inf")]), "has 2 of 3 values that are not finite"),
+        (torch.tensor([1, 2, 3]), "has dtype torch.int64, expected a floating-point one"),
+    ],
+    ids=["not finite", "integers"],
+)
+def test_a_model_from_which_nobody_can_train_is_refused_as_the_hubs_fault(values, found, tmp_path):
+    """Trained from, its updates were refused with 'training diverged there', which blames the hospital."""
+    exchange = MemoryExchange("")
+    exchange.publish(GlobalModel(4, {"a": torch.zeros(2), "w": values}))
+    connection = SiteConnection("north", exchange, audit=AuditLog(tmp_path / "audit.jsonl"))
+    with pytest.raises(WireError, match=f"site 'north', round 4: 'w' of the hub's model of round 4 {found}"):
+        receive(connection, 4)
+    assert [line["event"] for line in entries(tmp_path / "audit.jsonl")] == ["received", "hub refused"]
+
+
+def test_a_sum_that_overflows_is_no_value_that_is_not_finite():
+    weights = {"w": torch.full((4,), 3e38)}
+    assert check_model(GlobalModel(0, weights), "x").weights is weights

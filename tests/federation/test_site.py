@@ -18,6 +18,7 @@ from medfed.federation.site import (
     PERSONAL,
     SiteRun,
     _load_initial,
+    _require_intact,
     personalise,
     train_alone,
     train_site,
@@ -199,3 +200,19 @@ def test_a_full_disk_is_told_with_what_is_free_and_leaves_no_part(tmp_path: Path
     with pytest.raises(RunError, match=message):
         trainer.fit(Quadratic(), datamodule=Steps())
     assert [path.name for path in tmp_path.iterdir()] == [run.initial.name]
+
+
+def test_a_checkpoint_with_one_changed_bit_is_refused(tmp_path: Path) -> None:
+    run = SiteRun(tmp_path)
+    torch.save({"state_dict": {"w": torch.ones(1000)}, "step": 3}, run.checkpoint)
+    _require_intact(run, "north")
+    data = bytearray(run.checkpoint.read_bytes())
+    place = data.index(torch.ones(1000).numpy().tobytes())
+    data[place + 402] ^= 0x40
+    run.checkpoint.write_bytes(bytes(data))
+    # torch itself reads another number there.
+    assert float(torch.load(run.checkpoint)["state_dict"]["w"][100]) != 1.0
+    with pytest.raises(
+        RunError, match=r"site 'north': its checkpoint last\.ckpt is damaged; restore it from"
+    ):
+        _require_intact(run, "north")

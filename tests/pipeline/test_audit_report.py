@@ -23,8 +23,8 @@ def test_an_export_is_readable_and_runs_nothing(tmp_path):
     first, second = csv.DictReader(io.StringIO((tmp_path / "audit.csv").read_text()))
     assert (first["bytes"], first["to"], first["more"]) == ("1200", "hub", "scalars: val/dice")
     assert second["site"] == "'=HYPERLINK(1)"
-    found = CliRunner().invoke(main, ["audit", "export", str(path), "--out", str(tmp_path / "audit.html")])
-    assert found.exit_code == 0
+    result = CliRunner().invoke(main, ["audit", "export", str(path), "--out", str(tmp_path / "audit.html")])
+    assert result.exit_code == 0
     page = (tmp_path / "audit.html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page

@@ -39,8 +39,8 @@ def test_check_reads_the_site_files_headings(tmp_path: Path) -> None:
     )
     run = CliRunner()
     assert run.invoke(main, ["check", str(table), "--study", str(study)]).exit_code == 2
-    told = run.invoke(main, ["check", str(table), "--study", str(study), "--site", str(site)])
-    assert told.exit_code == 0, told.output
+    result = run.invoke(main, ["check", str(table), "--study", str(study), "--site", str(site)])
+    assert result.exit_code == 0, result.output
 
 
 def checked(capsys: pytest.CaptureFixture[str], *arguments: Any, **own: Any) -> tuple[int, dict[str, Any]]:
@@ -49,14 +49,14 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: Any, **own: Any) -> 
 
 
 def test_a_folder_that_cannot_be_used_is_an_answer_and_names_no_file(tmp_path: Path, capsys) -> None:
-    code, told = checked(capsys, tmp_path / "Meier", None)
-    assert code == told["exit"] == 2
-    assert "Meier" not in told["verdict"]
+    code, answer = checked(capsys, tmp_path / "Meier", None)
+    assert code == answer["exit"] == 2
+    assert "Meier" not in answer["verdict"]
     study = write_tables(tmp_path)
     page = tmp_path / "north.csv" / "page.html"  # its folder is a file
     assert check(tmp_path / "north.csv", study, True, page) == 2
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"verdict": "a file can't be read or written (errno 17)", "exit": 2}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"verdict": "a file can't be read or written (errno 17)", "exit": 2}
 
 
 def test_a_simulated_sites_folder_is_known_by_its_place(tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_splits_are_those_that_the_simulation_trains_with(tmp_path: Path, capsys
     study = read_study(study_file)
     data = hospital_of(study, "north", study.sites["north"] or "").data
     trained = {split: len(data.cases(split)) for split in ("train", "val", "test")}
-    _, told = checked(capsys, tmp_path / "north.csv", study_file)
-    assert told["facts"]["splits"] == ", ".join(f"{trained[split]} {split}" for split in sorted(trained))
+    _, answer = checked(capsys, tmp_path / "north.csv", study_file)
+    assert answer["facts"]["splits"] == ", ".join(f"{trained[split]} {split}" for split in sorted(trained))
     _, other = checked(
         capsys, tmp_path / "north.csv", study_file, name="north", secret=b"another secret of a site"
     )
-    assert other["facts"]["splits"] != told["facts"]["splits"]
+    assert other["facts"]["splits"] != answer["facts"]["splits"]
 
 
 def test_what_the_policy_refuses_is_said_before_anything_trains(tmp_path: Path, capsys) -> None:
@@ -89,14 +89,14 @@ def test_what_the_policy_refuses_is_said_before_anything_trains(tmp_path: Path, 
         asked.append(cases)
         return ["privacy: expected secure_sum"] if cases < 3 else []
 
-    code, told = checked(capsys, tmp_path / "north.csv", study_file, refusals=refusals)
+    code, answer = checked(capsys, tmp_path / "north.csv", study_file, refusals=refusals)
     assert code == 2
     assert (
-        told["verdict"]
+        answer["verdict"]
         == "This hospital can't take part in 'two-tables': its own site file refuses the study."
     )
-    assert told["problems"][0]["code"] == "policy"
-    assert "expected secure_sum" in json.dumps(told["problems"][0])
-    code, told = checked(capsys, tmp_path / "south.csv", study_file, refusals=refusals)
-    assert "policy" not in {problem["code"] for problem in told["problems"]}
+    assert answer["problems"][0]["code"] == "policy"
+    assert "expected secure_sum" in json.dumps(answer["problems"][0])
+    code, answer = checked(capsys, tmp_path / "south.csv", study_file, refusals=refusals)
+    assert "policy" not in {problem["code"] for problem in answer["problems"]}
     assert asked == [2, 4]  # the training cases of each

@@ -82,9 +82,9 @@ def test_the_table_says_what_the_methods_own_report_says(compared):
                 if (row.model, row.site, row.split, row.metric, row.against, row.group)
                 == (FEDERATED, place, "test", "auroc", None, None)
             )
-            found = table.score(method, place)
-            assert found.n == own.n
-            assert [found.value, found.low, found.high] == pytest.approx(
+            score = table.score(method, place)
+            assert score.n == own.n
+            assert [score.value, score.low, score.high] == pytest.approx(
                 [own.value, own.low, own.high], abs=1e-9
             )
     gap = table.difference("fedadam", "west")

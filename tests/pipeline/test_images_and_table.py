@@ -99,9 +99,9 @@ def scored(study_file: Path, *overrides: str) -> float:
                 if case["split"] == "test":
                     scores.append(float(line["probability of malignant"]))
                     targets.append(case["target"] == "1")
-    found = auroc(np.array(scores), np.array(targets))
-    assert found is not None
-    return found
+    score = auroc(np.array(scores), np.array(targets))
+    assert score is not None
+    return score
 
 
 @pytest.mark.slow

@@ -87,9 +87,9 @@ def test_masks_lie_on_the_images_grid_and_are_what_the_network_says(dicom):
             with torch.inference_mode():
                 p = module(dataset[number]["image"][None]).softmax(dim=1)[0].numpy()
             expected = site.restored(p, case, nearest=False).argmax(axis=0)
-            found = nibabel.load(out / f"{case.token}.nii.gz")
-            assert np.array_equal(np.asarray(found.dataobj), expected)
-            assert np.allclose(found.affine, site.original(case)[0].affine_ras, atol=1e-4)
+            mask = nibabel.load(out / f"{case.token}.nii.gz")
+            assert np.array_equal(np.asarray(mask.dataobj), expected)
+            assert np.allclose(mask.affine, site.original(case)[0].affine_ras, atol=1e-4)
             assert 0 < expected.sum() < expected.size
             seen += 1
     assert seen == 2

@@ -122,8 +122,8 @@ def test_torchscript_and_onnx_compute_what_the_model_computes(tmp_path: Path, pa
     session = onnxruntime.InferenceSession(
         str(tmp_path / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"]
     )
-    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    np.testing.assert_allclose(outputs, expected.numpy(), atol=1e-4)
     export(run, tmp_path / "ts", format="torchscript")
     (path,) = (tmp_path / "ts").rglob("*.ts")
     with torch.inference_mode():

@@ -144,8 +144,8 @@ def test_radiographs_and_pictures_with_a_csv_of_classes_from_new_to_the_report(t
     assert "spatial_dims: 2" in text
     assert "spacing_mm: fit" in text
     for site in HOSPITALS:
-        told = medfed("check", tmp_path / site, "--study", study, exits=(0, 1))
-        assert "can take part in 'films' with 24 cases" in told
+        result = medfed("check", tmp_path / site, "--study", study, exits=(0, 1))
+        assert "can take part in 'films' with 24 cases" in result
     small = ["train.rounds=4", "train.epochs=2", "network.depth=10", "network.width=8", "evaluation.draws=20"]
     small += ["evaluation.smallest_group=1", "evaluation.local_models=false", "evaluation.pooled_model=false"]
     words = [word for one in small for word in ("--set", one)]

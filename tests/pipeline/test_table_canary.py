@@ -86,7 +86,7 @@ def test_nothing_of_a_patient_is_in_a_refusal(
         ["train", str(study), "--out", str(tmp_path / "run")],
         ["new", str(tmp_path / "other.yaml"), f"north={table}", "--target", "disease"],
     ):
-        told = run.invoke(main, arguments)
-        assert_clean(f"what `{arguments[0]}` prints", told.output)
+        result = run.invoke(main, arguments)
+        assert_clean(f"what `{arguments[0]}` prints", result.output)
         if arguments[0] == "train":
-            assert told.exit_code != 0
+            assert result.exit_code != 0

@@ -167,6 +167,18 @@ LIES = {
         lambda: with_sum(merged(sent(1)), **{"tag of broker": sent(1)["south"].groups["ckks"]["tag"]}),
         r"the hub shows 'broker' as a party of the sum, expected hospitals that train in the study \(east, n",
     ),
+    "half floats in a ciphertext's place": (
+        lambda: with_sum(merged(sent(1)), **{"00000": torch.ones(9, dtype=torch.bfloat16)}),
+        "it holds no ciphertexts",
+    ),
+    "a matrix of numbers of examples": (
+        lambda: with_sum(merged(sent(1)), examples=torch.ones(3, 3)),
+        "does not state the number of examples as a whole number",
+    ),
+    "a tag that is a number": (
+        lambda: with_sum(merged(sent(1)), **{"tag of east": torch.tensor(1.0)}),
+        "it holds no ciphertexts",
+    ),
     "another number of examples": (
         lambda: with_sum(merged(sent(1)), examples=torch.tensor(1)),
         NOT_THE_SUM,

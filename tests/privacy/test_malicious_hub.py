@@ -104,9 +104,9 @@ def test_with_certificates_too_no_lie_about_parties_is_believed(identities, priv
     for name, (change, reason) in PARTY_LIES.items():
         hub = MaliciousHub(SITES, seals=identities.__getitem__)
         hub.lie = lying_to(hub, "delta", step, change)
-        found = round_under(privacy, hub, updates, 3)
-        require_refusal(found, "delta", reason, name)
-        assert {"alfa", "bravo", "charlie"} <= set(found.merged), name
+        round_result = round_under(privacy, hub, updates, 3)
+        require_refusal(round_result, "delta", reason, name)
+        assert {"alfa", "bravo", "charlie"} <= set(round_result.merged), name
 
 
 REST = """

@@ -122,11 +122,11 @@ def test_value_and_noise_are_added_on_one_grid_without_error(
     drawn = noise.gaussian((200,), deviation)
     monkeypatch.setattr(noise, "gaussian", lambda shape, asked: drawn.clone())
     values = torch.rand(200, dtype=torch.float64) * sensitivity * contributions
-    found = noise.add_gaussian(values, deviation, sensitivity, contributions)
+    noisy = noise.add_gaussian(values, deviation, sensitivity, contributions)
     step = noise.grid_step(deviation, sensitivity, contributions)
     assert math.log2(step) == int(math.log2(step))
     # By exact arithmetic: each rounded to whole steps, and added.
-    for value, one, result in zip(values.tolist(), drawn.tolist(), found.tolist(), strict=True):
+    for value, one, result in zip(values.tolist(), drawn.tolist(), noisy.tolist(), strict=True):
         exact = round(Fraction(value) / Fraction(step)) + round(Fraction(one) / Fraction(step))
         assert Fraction(result) == exact * Fraction(step)
 

@@ -136,8 +136,8 @@ def test_names_in_an_update(tmp_path_factory, text):
         shown(note, folder)
     data = encoding.encode_update(Update("evil", 1, {"w": torch.ones(2)}, 3, {text: 1.0}), STUDY)
     decoded = encoding.decode_update(data, WEIGHTS, STUDY)
-    kept, _ = accept_numbers(decoded)
-    assert all(name.isprintable() for name in kept.scalars)
+    accepted, _ = accept_numbers(decoded)
+    assert all(name.isprintable() for name in accepted.scalars)
 
 
 @given(text=texts)

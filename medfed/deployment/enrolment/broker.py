@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 from cryptography import x509
 
 from medfed.deployment.enrolment.participants import participant, participants
+from medfed.deployment.enrolment.refusals import RefusalLog
 from medfed.errors import ExchangeError
 from medfed.files import write_whole
 from medfed.wire.credentials import read_federation
@@ -115,9 +117,17 @@ def server() -> Path:
 
 
 class Broker:
-    """A running nats-server, restarted when it ends and reloaded when the participants change."""
+    """A running nats-server, restarted when it ends and reloaded when the participants change.
 
-    def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
+    `on_refused` is called with what the server refused (`refusals.py`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: tuple[str, ...] = (),
+        on_refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self._configuration = write_configuration(folder)
         self._log = folder / BROKER / "nats-server.log"
         self._pid_file = folder / BROKER / "nats-server.pid"
@@ -126,6 +136,7 @@ class Broker:
         # Held while a server is started or stopped: one that was started during `stop` would outlive it.
         self._changing = threading.Lock()
         self._end_previous()
+        self._refusals = RefusalLog(self._log, on_refused)
         self._process = self._start()
         threading.Thread(target=self._supervise, name="medfed-broker", daemon=True).start()
 
@@ -179,6 +190,7 @@ class Broker:
     def _supervise(self) -> None:
         pause, reloads = MIN_BACKOFF_S, 0
         while not self._stopping.wait(pause):
+            self._refusals.poll()
             if self._process.poll() is not None:
                 self._restart()
                 pause = min(2 * pause, MAX_BACKOFF_S)
@@ -213,4 +225,5 @@ class Broker:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            self._refusals.poll()
             self._pid_file.unlink(missing_ok=True)

@@ -129,10 +129,11 @@ class MetricFamily(Kind, frozen=True):
 
 
 class CaseGroup(NamedTuple):
-    """One model's patients at one place, and how they are resampled."""
+    """One model's patients at one place, how they are resampled, and the fewest that a value may be over."""
 
     patients: Patients
     resampling: Resampling
+    min_patients: int = 1
 
 
 class CaseMetrics(MetricFamily, frozen=True):

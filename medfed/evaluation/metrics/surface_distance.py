@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from medfed.evaluation.intervals import Floats, Interval, quantile_of
+from medfed.evaluation.intervals import Floats, Interval, central_mean_of
 from medfed.evaluation.metrics import CaseGroup, CaseValue, Estimate, Metric, SegmentationMetrics
 from medfed.evaluation.segmentation import (
     FALSE_POSITIVE,
@@ -96,10 +96,13 @@ def _median(values: Floats, notes: list[list[str]], group: CaseGroup) -> Interva
             values[patient] = np.inf
     known = ~np.isnan(values)
     patients, infinite = int(known.sum()), int(np.isinf(values).sum())
-    statistic = quantile_of(values[known], 0.5)
+    # A median is one patient's value, or two's: the mean of the middle few is nobody's.
+    middle = min(group.min_patients, patients)
+    statistic = central_mean_of(values[known], group.min_patients)
     if not np.isfinite(statistic(np.ones((1, patients)))[0]):
         note = f"{infinite} of {patients} missed or invented: the median is infinite"
         return Interval(None, None, None, patients, "", note)
     # BCa's jackknife says little about a median; the percentile interval is the usual choice.
     interval = group.resampling.within(known).interval(statistic, patients, kind="percentile")
+    interval = interval.with_note(f"mean of the {middle} middle patients" if middle > 1 else None)
     return interval.with_note(f"{infinite} missed or invented counted as infinite" if infinite else None)

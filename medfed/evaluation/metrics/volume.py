@@ -14,6 +14,9 @@ from medfed.evaluation.intervals import Floats, Interval
 from medfed.evaluation.metrics import CaseGroup, CaseValue, Estimate, Metric, SegmentationMetrics
 from medfed.evaluation.segmentation import StructureMasks
 
+# Limits of agreement of fewer patients say more of the single patients than of the method.
+MIN_FOR_LIMITS = 10
+
 
 def _sizes(what: str, unit: str, rank: int) -> tuple[Metric, ...]:
     """Return the metrics of a size: `what` is volume or area; the names' unit is the title's without "²"."""
@@ -65,14 +68,14 @@ class Volume(SegmentationMetrics, frozen=True, tag="volume"):
         """Return the mean over patients, and of the difference the limits of agreement too."""
         estimates = super().over_patients(name, structure, values, group)
         if "_difference_" in name:
-            estimates += _limits_of_agreement(name, structure, values[np.isfinite(values)])
+            known = values[np.isfinite(values)]
+            if len(known) >= max(MIN_FOR_LIMITS, group.min_patients):
+                estimates += _limits_of_agreement(name, structure, known)
         return estimates
 
 
 def _limits_of_agreement(difference: str, structure: str | None, differences: Floats) -> list[Estimate]:
     n = len(differences)
-    if n < 3:
-        return []
     # The standard error of a limit is about sqrt(3 / n) standard deviations.
     mean, deviation = float(differences.mean()), float(differences.std(ddof=1))
     half = 1.96 * deviation * np.sqrt(3 / n)

@@ -84,8 +84,8 @@ def _statements(run: Run) -> Answers:
     facts, study = run.facts, run.study
     rule = study.kind("rule") or "fedavg"
     task = TASKS.get(facts.task, f"{facts.task or 'prediction'} prediction")
-    technique = f"Federated learning for {task}, {rule} over {len(facts.sites)} hospitals"
-    held_out = ", ".join(facts.held_out)
+    technique = f"Federated learning for {task}, {rule} over {_hospitals(len(run.trained))}"
+    held_out = ", ".join(run.tested_only)
     network = study.kind("network")
     data = study.section("data")
     beside = data.get("table") or {}
@@ -95,16 +95,16 @@ def _statements(run: Run) -> Answers:
     return {
         "technique": technique,
         "model": technique + (f", network {network}" if network else ""),
-        "hospitals": f"Trained at {', '.join(facts.sites)}"
-        + (f"; tested also at {held_out}" if held_out else ""),
-        "held_out": f"{held_out} took no part in training" if held_out else None,
+        "hospitals": _trained_at(run) + (f"; tested also at {held_out}" if held_out else ""),
+        "who_took_part": _who_took_part(run),
+        "held_out": f"{held_out} took no part in training{_seen(run)}" if held_out else None,
         "preprocessing": _preprocessing(run),
         "inputs": _inputs(data),
         "partitions": "By patient, never by image; by a salted hash of the patient where no split is given",
         "network": network or None,
         "software": versions or None,
         "uncertainty": "95 % intervals over patients (bootstrap, DeLong or Wilson, stated a row); tests "
-        "paired by patient, corrected by Holm",
+        "paired by patient, each also corrected by Holm",
         "privacy": privacy,
         "privacy_sentence": privacy.capitalize(),
         "excluded": _excluded(run),
@@ -119,6 +119,41 @@ def _statements(run: Run) -> Answers:
         **_training(run, rule),
         **_results(run),
     }
+
+
+def _hospitals(number: int) -> str:
+    return f"{number} hospital{'' if number == 1 else 's'}"
+
+
+def _trained_at(run: Run) -> str:
+    """Return where the model was trained: the hospitals with a merged update, and those without one."""
+    text = f"Trained at {', '.join(run.trained)}" if run.trained else "No update of a hospital was merged"
+    if run.trained and run.never_merged:
+        text += f"; planned and never merged: {', '.join(run.never_merged)}"
+    return text
+
+
+def _who_took_part(run: Run) -> str | None:
+    """Return each hospital's merged rounds and cases, and how to verify them."""
+    if not run.trained:
+        return None
+    rounds = len({number for numbers in run.merges.values() for number in numbers})
+    cases = {line.site: line.examples for line in run.rounds if line.status == "merged"}
+    parts = []
+    for site, merged in run.merges.items():
+        text = f"{site}: {len(merged)} of {rounds} rounds"
+        parts.append(text + (f", {cases[site]} cases" if cases.get(site) is not None else ""))
+    parts += [f"{site}: none" for site in run.never_merged]
+    return (
+        f"{'; '.join(parts)}. `medfed audit verify` on the run folder computes this again from the merges in "
+        "the audit log, and with --site-log from a hospital's own"
+    )
+
+
+def _seen(run: Run) -> str:
+    """Return how many patients of hospitals that were tested are left out because they trained."""
+    parts = [f"{run.facts.seen[site]} of {site}" for site in run.tested_only if run.facts.seen.get(site)]
+    return f"; patients who did are not measured ({', '.join(parts)})" if parts else ""
 
 
 def _privacy(run: Run) -> str:

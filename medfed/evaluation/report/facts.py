@@ -20,7 +20,9 @@ PRIVATE_KEYS = ("sites", "held_out", "path", "folder", "file", "url", "server", 
 
 def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
     """Return the figures below the headline, as name and text."""
-    figures = [("hospitals trained together", str(len(run.facts.sites)))]
+    trained, planned = len(run.trained), len(run.facts.sites)
+    of = f" of {planned}" if trained < planned else ""
+    figures = [("hospitals trained together", f"{trained}{of}")]
     if run.rounds:
         figures.append(("rounds", str(len({line.round for line in run.training_lines}))))
         if run.facts.chosen and run.facts.chosen.keep == "best":
@@ -71,8 +73,12 @@ def case_table(run: Run) -> dict[str, Any] | None:
     def shown(number: int) -> str:
         return f"< {fewest}" if 0 < number < fewest else str(number)
 
+    never = set(run.never_merged) if run.rounds else set()
     lines = [
-        (site, [shown(counts.get(site, {}).get(split, 0)) for split in splits])
+        (
+            f"{site} (never merged)" if site in never else site,
+            [shown(counts.get(site, {}).get(split, 0)) for split in splits],
+        )
         for site in (*run.facts.sites, *run.facts.held_out)
     ]
     return {"splits": splits, "lines": lines}

@@ -90,7 +90,9 @@ def _focus(rows: list[Row], held_out: Sequence[str]) -> Focus:
     structures = {row.structure for row in rows}
     structure = None if None in structures else min(map(str, structures))
     sites = [row.site for row in rows if row.structure == structure]
-    tested_only = [site for site in held_out if site in sites]
+    # The one with the most patients first: six must not stand before eighty.
+    patients = {row.site: row.n or 0 for row in rows if row.structure == structure}
+    tested_only = sorted((site for site in held_out if site in sites), key=lambda one: (-patients[one], one))
     pooled = [ALL_SITES] if ALL_SITES in sites else []
     rest = sorted(site for site in sites if site not in {*tested_only, ALL_SITES})
     return Focus(rows[0].metric, structure, rows[0].split, latest, tested_only + pooled or rest)

@@ -75,6 +75,13 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def both_p(row: Row) -> str:
+    """Return a difference's p value, and Holm's beside it; a dash if it was not tested."""
+    if row.p is None:
+        return "–"
+    return p_value(row.p) + (f" (Holm {p_value(row.p_holm)})" if row.p_holm is not None else "")
+
+
 def duration(seconds: float) -> str:
     """Return a duration as text."""
     if seconds < 90:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from medfed.evaluation.metrics import Metric
-from medfed.evaluation.report.focus import Focus, FocusRows, focus_of
+from medfed.evaluation.metrics import Metric, metric_of
+from medfed.evaluation.report.focus import Focus, FocusRows, focus_of, focus_on
 from medfed.evaluation.report.formatting import interval, is_narrow, number, p_value
 from medfed.evaluation.report.run import Run, read_run
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, Row
@@ -26,10 +26,31 @@ class Sentence(NamedTuple):
         return f"{self.before}{self.value}{self.after} {self.second}".strip()
 
 
-def headline(run: Path) -> str:
-    """Return a run's finding as one line for the terminal."""
+def headline(run: Path, site: str | None = None) -> str:
+    """Return a run's finding as one line for the terminal; of `site`, if one is named, and of no other."""
     contents = read_run(run)
-    return sentence(contents, focus_of(contents)).text
+    if site is None:
+        return sentence(contents, focus_of(contents)).text
+    own = [row for row in contents.rows if row.site == site]
+    focus = focus_on(own, [site])
+    parts = [sentence(contents, focus).text] if focus is not None else []
+    return " ".join([*parts, *_withheld(own, site, focus is None), *_warnings(contents, site)])
+
+
+def _withheld(own: list[Row], site: str, nothing: bool) -> list[str]:
+    """Return what of a hospital's results is not shown, and why."""
+    reasons = {row.metric: row.note or "" for row in own if row.value is None and row.model == FEDERATED}
+    if nothing:
+        why = reasons.get("patients") or next(iter(reasons.values()), "nothing was measured")
+        return [f"No result at {site} may be shown: {why}. `cases.jsonl` has each patient's, and stays here."]
+    if not reasons:
+        return []
+    names = ", ".join(sorted({metric_of(name).title for name in reasons}))
+    return [f"Not shown at {site}: {names} ({'; '.join(sorted(set(reasons.values())))})."]
+
+
+def _warnings(run: Run, site: str) -> list[str]:
+    return [f"{one[0].upper()}{one[1:].rstrip('.')}." for one in run.facts.warnings.get(site, [])]
 
 
 def sentence(run: Run, focus: Focus | None) -> Sentence:
@@ -53,6 +74,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
 
 def _where(run: Run, site: str) -> str:
     if site in run.facts.held_out:
+        if run.facts.seen.get(site):
+            return f"at {site}, in patients who took no part in training"
         return f"at {site}, a hospital that took no part in training"
     return "over all hospitals of the study" if site == ALL_SITES else f"at {site}"
 
@@ -64,25 +87,35 @@ def _best_local(run: Run, rows: FocusRows, federated: Row, metric: Metric) -> st
     if not known:
         return ""
     best = (min if metric.better == "lower" else max)(known, key=lambda row: row.value or 0.0)
-    text = "The best model that a single hospital trained alone reaches "
-    text += number(best.value, metric, fine=is_narrow(federated))
     difference = rows.valued(federated.site, FEDERATED, against=best.model)
-    if difference is not None:
-        # On cases without the structure a model has a Dice only if it invents one. The two means are then
-        # over different patients, and the difference is over those that both have.
-        other_patients = best.n != federated.n
-        text += f" in {best.n}" if other_patients else ""
-        text += f"; the difference, paired by patient{f' in {difference.n}' if other_patients else ''}, is "
-        text += number(difference.value, metric, sign=True)
-        if difference.low is not None:
-            text += f" (95 % CI {interval(difference, sign=True)})"
-        if difference.p is not None:
-            text += f", p {'' if difference.p < 0.001 else '= '}{p_value(difference.p)}"
+    alone = "the best model that a single hospital trained alone"
+    if difference is None:
+        return f"T{alone[1:]} reaches {number(best.value, metric, fine=is_narrow(federated))}."
+    # On cases without the structure a model has a Dice only if it invents one. The two means are then over
+    # different patients and don't subtract, so the other mean is not given.
+    if best.n == federated.n == difference.n:
+        text = f"T{alone[1:]} reaches {number(best.value, metric, fine=is_narrow(federated))}"
+        text += "; the difference, paired by patient, is "
+    else:
+        text = (
+            f"Against {alone} the difference, in the {difference.n} patients in whom either has a value, is "
+        )
+    text += number(difference.value, metric, sign=True)
+    if difference.low is not None:
+        text += f" (95 % CI {interval(difference, sign=True)})"
+    if difference.p is not None:
+        text += f", p {'' if difference.p < 0.001 else '= '}{p_value(difference.p)}"
+        text += f" ({p_value(difference.p_holm)} by Holm)" if difference.p_holm is not None else ""
     return f"{text}."
 
 
 def _patients(run: Run, focus: Focus, row: Row) -> str:
     text = f"{row.n} patient{'s' if row.n != 1 else ''}"
+    everyone = focus._replace(metric="patients", structure=None).rows(run.rows).valued(row.site, row.model)
+    absent = focus._replace(metric="absent").rows(run.rows).valued(row.site, row.model)
+    if everyone is not None and absent is not None and absent.value and everyone.n != row.n:
+        empty = f"{absent.value:.0f} of {everyone.n} patients were rightly left empty"
+        text = f"the {row.n} of {everyone.n} patients with a {focus.record.title} ({empty})"
     events = focus._replace(metric="events").rows(run.rows).valued(row.site, row.model)
     if events is None:
         return text

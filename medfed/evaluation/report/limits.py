@@ -88,6 +88,10 @@ def _missed(row: Row) -> str:
 def _missing(run: Run) -> list[str]:
     """Return the missing contributions, measurements and models."""
     sentences = []
+    if run.rounds and run.never_merged:
+        sentences.append(
+            f"No update of {', '.join(run.never_merged)} was merged: the model has seen no patient of theirs."
+        )
     lines = run.training_lines
     lost = [line for line in lines if line.status in LOST]
     if lost:

@@ -17,7 +17,7 @@ from medfed.evaluation.comparisons import compare
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.focus import FocusRows, focus_on
-from medfed.evaluation.report.formatting import interval, number, p_value, site_name
+from medfed.evaluation.report.formatting import both_p, interval, number, site_name
 from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import ALL_SITES, CaseRow, Row
 from medfed.files import format_bytes
@@ -112,7 +112,7 @@ def _cell(row: Row | None, sign: bool = False) -> str:
         return "–"
     around = interval(row, sign=sign)
     shown = number(row.value, metric_of(row.metric), sign=sign)
-    return f"{shown}{f' ({around})' if around else ''}{f', p {p_value(row.p)}' if row.p is not None else ''}"
+    return f"{shown}{f' ({around})' if around else ''}{f', p {both_p(row)}' if row.p is not None else ''}"
 
 
 def page(table: MethodTable) -> str:

@@ -15,6 +15,7 @@ from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run_facts
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
+from medfed.runs.provenance import Merges, merges_in_rounds, merges_of, never_merged
 from medfed.runs.rounds import (
     IMAGES_IN_MM,
     LABELS_NAMED,
@@ -36,6 +37,28 @@ class Run(NamedTuple):
     rounds: list[RoundLine]
     curves: list[ScoreHistogram]
     audit_entries: int | None
+    logged_merges: Merges | None = None
+
+    @property
+    def merges(self) -> Merges:
+        """Who trained, in which rounds: by the audit log, else by rounds.jsonl."""
+        return self.logged_merges or merges_in_rounds(self.rounds)
+
+    @property
+    def trained(self) -> list[str]:
+        """The hospitals whose updates were merged, which is who trained, whoever was planned to."""
+        return sorted(self.merges)
+
+    @property
+    def never_merged(self) -> list[str]:
+        """The hospitals that the study planned to train at, without a merged update."""
+        return never_merged(self.merges, self.facts.sites)
+
+    @property
+    def tested_only(self) -> list[str]:
+        """The hospitals that took no part in training and have a result."""
+        measured = {row.site for row in self.rows if row.value is not None}
+        return [site for site in self.facts.held_out if site in measured and site not in self.merges]
 
     @property
     def training_lines(self) -> list[RoundLine]:
@@ -103,4 +126,5 @@ def read_run(path: Path) -> Run:
         read_rounds(folder.rounds),
         histograms.read(folder.curves) if folder.curves.is_file() else [],
         sum(1 for _ in folder.audit.open("rb")) if folder.audit.is_file() else None,
+        merges_of(folder) or None,
     )

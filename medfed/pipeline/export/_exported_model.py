@@ -16,6 +16,7 @@ from medfed.pipeline.create_run import open_run
 from medfed.pipeline.predict import load_model
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
+from medfed.runs.provenance import merges_of
 from medfed.study.study import Study
 
 # Maximum difference between an export's and the module's outputs, relative to the largest output: other
@@ -62,7 +63,7 @@ class ExportedModel:
     """A model to export, with its study and the run's facts.
 
     shape: of one image or row.  columns: what each number of the second input is, if the network also takes
-    columns of a table beside the image.
+    columns of a table beside the image.  trained: the hospitals with a merged update.
     """
 
     study: Study
@@ -71,6 +72,17 @@ class ExportedModel:
     computed: Computed
     shape: tuple[int, ...]
     columns: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
+
+    @property
+    def trained_by(self) -> str:
+        """Who trained the model, as the run's merges say; of a hospital's own model, that hospital."""
+        kind, _, site = self.model.partition(":")
+        if kind == "local":
+            return f"at one hospital, {site}"
+        number = len(self.trained)
+        over = f"over {number} hospital{'' if number == 1 else 's'} ({', '.join(self.trained)})"
+        return f"on the pooled cases of {len(self.facts.sites)} hospitals" if kind == "pooled" else over
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,6 +144,7 @@ class ExportedModel:
             "study": self.study.name,
             "digest": self.facts.digest,
             "model": self.model,
+            "trained": self.trained_by,
             "input": ["batch", *self.shape],
             **({"tabular": self.columns} if self.columns else {}),
             "output": self.output,
@@ -161,4 +174,5 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     computed = Computed(network, OUTPUTS[predicts] == "probabilities", each=predicts == "multilabel").eval()
     beside = getattr(data, "table", None)
     columns = beside.input_names if beside is not None else ()
-    return ExportedModel(study, facts, model, computed, shape, columns)
+    trained = tuple(sorted(merges_of(folder)))
+    return ExportedModel(study, facts, model, computed, shape, columns, trained)

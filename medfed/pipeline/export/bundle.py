@@ -100,8 +100,8 @@ def metadata(exported: ExportedModel, settings: Images) -> dict[str, Any]:
         "required_packages_version": {"nibabel": version("nibabel")},
         "optional_packages_version": {"nibabel": version("nibabel")},
         "task": _title(exported).lower(),
-        "description": f"{exported.model} model of the study {exported.study.name}, trained by medfed over "
-        f"{len(exported.facts.sites)} hospitals",
+        "description": f"{exported.model} model of the study {exported.study.name}, trained by medfed "
+        f"{exported.trained_by}",
         "authors": "to be written by a person",
         "copyright": "to be written by a person",
         "intended_use": "research; not a medical device",
@@ -126,7 +126,7 @@ def readme(exported: ExportedModel, difference: float) -> str:
         study=exported.study.name,
         model=exported.model,
         title=_title(exported),
-        hospitals=len(exported.facts.sites),
+        trained_by=exported.trained_by,
         digest=exported.facts.digest[:12],
         is_segmentation=exported.study.task.predicts == "segment",
         classes=", ".join(exported.classes),

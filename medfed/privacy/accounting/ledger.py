@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from medfed.errors import PrivacyError
+from medfed.errors import LedgerError
 from medfed.privacy.accounting.accountant import (
     ORDERS,
     Accountant,
@@ -94,7 +94,7 @@ class Ledger:
         head: the file that keeps the last line's digest, away from the ledger; by default beside it.
 
     Raises:
-        PrivacyError: if a line was changed, removed or moved, or is not signed; or if the last lines, the
+        LedgerError: if a line was changed, removed or moved, or is not signed; or if the last lines, the
             whole file or the head are missing.
     """
 
@@ -119,7 +119,7 @@ class Ledger:
         Returns how many lines it had.
 
         Raises:
-            PrivacyError: if a line was changed, removed or moved.
+            LedgerError: if a line was changed, removed or moved.
         """
         return _ledger_file(Path(path), secret, head).adopt()
 
@@ -147,7 +147,7 @@ class Ledger:
         With `account` the plan replaces what that run had reserved; what it has spent remains.
 
         Raises:
-            PrivacyError: if a patient's total would exceed the site's ceiling; nothing is written then.
+            LedgerError: if a patient's total would exceed the site's ceiling; nothing is written then.
         """
         with self._file.locked():
             self._check(study_digest, data, plan, account)
@@ -172,11 +172,11 @@ class Ledger:
         """Record what a round's update costs; call it before the update is sent.
 
         Raises:
-            PrivacyError: if there is no such account.
+            LedgerError: if there is no such account.
         """
         with self._file.locked():
             if account not in _accounts(self._file.lines()):
-                raise PrivacyError(f"privacy ledger: no account '{account}'; reserve first")
+                raise LedgerError(f"privacy ledger: no account '{account}'; reserve first")
             for charge in compose(charges):
                 divergences = renyi([charge]).tolist()
                 entry = {"event": "spent", "account": account, "round": round, **asdict(charge)}
@@ -195,7 +195,7 @@ class Ledger:
         before = self._largest_epsilon(data, reserved=True, but=account)
         after = self._largest_epsilon(data, reserved=True, but=account, plan=plan)
         if after > self._ceiling:
-            raise PrivacyError(
+            raise LedgerError(
                 f"study {study_digest[:12]}: its {plan.steps} steps would bring a patient of this hospital "
                 f"from epsilon {before:.3f} to {after:.3f} at delta {self._delta:g}, the hospital's ceiling "
                 f"is {self._ceiling:g} over all studies; nothing was trained. Fewer rounds, a smaller "
@@ -316,7 +316,7 @@ class BudgetTracker:
         """Reserve the remaining steps.
 
         Raises:
-            PrivacyError: if they would carry a patient over the site's ceiling.
+            LedgerError: if they would carry a patient over the site's ceiling.
         """
         self._account = self._ledger.reserve(self._study, self._data, plan, self._account)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from medfed.errors import PrivacyError
+from medfed.errors import LedgerError
 from medfed.files import lock, private_folder, require_file_locks, utc_now, write_whole
 from medfed.wire.audit_log import GENESIS, continues
 
@@ -61,7 +61,7 @@ class LedgerFile:
         """Return the lines, each checked against the one before, and the last ones against the head.
 
         Raises:
-            PrivacyError: naming the first line that was changed, removed, moved or not signed by this
+            LedgerError: naming the first line that was changed, removed, moved or not signed by this
                 hospital; or if lines that the head counts are missing, or the head is.
         """
         # The head first: another process may append a line in between, and a ledger may be ahead of its head.
@@ -69,7 +69,7 @@ class LedgerFile:
         entries = list(self._chain())
         known = known or self.read_head()
         if entries and known is None:
-            raise PrivacyError(
+            raise LedgerError(
                 f"privacy ledger: its head is missing ({len(entries)} lines are there), so nobody can tell "
                 f"whether its last lines were cut off. {_RESTORE}"
             )
@@ -87,7 +87,7 @@ class LedgerFile:
         The chain must be intact. A signed line says from then on that the lines before it count.
 
         Raises:
-            PrivacyError: if a line was changed, removed or moved.
+            LedgerError: if a line was changed, removed or moved.
         """
         with self.locked():
             entries = list(self._chain(adopting=True))
@@ -107,7 +107,7 @@ class LedgerFile:
 
     def _append(self, entries: list[tuple[dict[str, Any], str]], fields: Mapping[str, Any]) -> None:
         if not self.key and any("signature" in entry for entry, _ in entries):
-            raise PrivacyError(
+            raise LedgerError(
                 "privacy ledger: its lines are signed with the hospital's secret, which is not given here; "
                 "write to it through the site's own file"
             )
@@ -143,7 +143,7 @@ class LedgerFile:
             except msgspec.DecodeError:
                 entry = None
             if not continues(entry, previous, number):
-                raise PrivacyError(
+                raise LedgerError(
                     f"privacy ledger, line {number + 1}: does not continue the line before it; a line was "
                     "changed, removed or moved at or before this place. Restore the ledger from a backup: "
                     "without it the spent budget is unknown"
@@ -156,7 +156,7 @@ class LedgerFile:
             previous = hashlib.sha256(line).hexdigest()
             yield entry, previous
         if unsigned and not adopting:
-            raise PrivacyError(
+            raise LedgerError(
                 f"privacy ledger, line {unsigned}: is not signed with this hospital's secret, as an earlier "
                 f"medfed left it, or someone else wrote it. {_RESTORE}"
             )
@@ -164,12 +164,12 @@ class LedgerFile:
     def _check_head(self, known: Head, entries: list[tuple[dict[str, Any], str]]) -> None:
         if known.lines > len(entries):
             gone = f"its last {known.lines - len(entries)} lines are" if entries else "the whole file is"
-            raise PrivacyError(
+            raise LedgerError(
                 f"privacy ledger: {gone} missing; the head that is kept elsewhere counts {known.lines}. "
                 f"{_RESTORE}"
             )
         if known.lines and entries[known.lines - 1][1] != known.sha256:
-            raise PrivacyError(
+            raise LedgerError(
                 f"privacy ledger, line {known.lines}: is another one than the head that is kept elsewhere "
                 f"says; the ledger was replaced from that line or before. {_RESTORE}"
             )
@@ -178,7 +178,7 @@ class LedgerFile:
         """Return the head, or None if there is none.
 
         Raises:
-            PrivacyError: if it was changed.
+            LedgerError: if it was changed.
         """
         if not self.head.exists():
             return None
@@ -188,7 +188,7 @@ class LedgerFile:
         try:
             return msgspec.json.decode(text, type=Head)
         except msgspec.DecodeError:
-            raise PrivacyError(f"privacy ledger, the head: is damaged. {_RESTORE}") from None
+            raise LedgerError(f"privacy ledger, the head: is damaged. {_RESTORE}") from None
 
     def _signed(self, context: bytes, text: bytes) -> bytes:
         if not self.key:
@@ -198,7 +198,7 @@ class LedgerFile:
     def _check_signature(self, context: bytes, signed: bytes, what: str) -> None:
         text, _, signature = signed.rpartition(_SIGNATURE)
         if not hmac.compare_digest(signature, self._signature(context, text + b"}") + b'"}'):
-            raise PrivacyError(
+            raise LedgerError(
                 f"privacy ledger, {what}: its signature is not this hospital's; it was changed, or the "
                 f"site's secret is another than when it was written. {_RESTORE}"
             )

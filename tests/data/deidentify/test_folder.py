@@ -308,8 +308,8 @@ def test_segmentations_and_structure_sets_still_fit_their_image(tmp_path) -> Non
     label.rename(folder / "label.dcm")
     deidentify(folder, tmp_path / "out", site_secret=SECRET)
     (after,) = medfed.read(tmp_path / "out")
-    found = medfed.read_label(tmp_path / "out", after)
-    np.testing.assert_array_equal(found.array, wanted.array)
+    label_read = medfed.read_label(tmp_path / "out", after)
+    np.testing.assert_array_equal(label_read.array, wanted.array)
 
 
 @pytest.mark.parametrize(
@@ -329,8 +329,8 @@ def test_places_that_would_go_wrong_are_refused(tmp_path, target: str, secret: b
 
 
 def test_the_command_tells_counts_and_nothing_else(marked: Path, tmp_path) -> None:
-    told = CliRunner().invoke(main, ["deidentify", str(marked), str(tmp_path / "out")])
-    assert told.exit_code == 0, told.output
-    assert told.output.startswith("6 files of 1 series and 1 patients written")
+    result = CliRunner().invoke(main, ["deidentify", str(marked), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("6 files of 1 series and 1 patients written")
     for mark_ in (WORD, str(NUMBER), DAY, ROOT):
-        assert mark_ not in told.output
+        assert mark_ not in result.output

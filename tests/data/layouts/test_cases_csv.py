@@ -20,14 +20,14 @@ def test_cases_csv_says_it_all(tmp_path: Path) -> None:
         row("b", target="0") + ",64,",
         row("c", split="test") + ",65,new",
     ]
-    found = index(folder_of(tmp_path, rows, "case,patient,image,label,target,split,age,scanner"))
-    first = found.cases[0]
+    indexed = index(folder_of(tmp_path, rows, "case,patient,image,label,target,split,age,scanner"))
+    first = indexed.cases[0]
     assert (first.id, first.patient, first.target, first.split) == (f"{MARK}-a", f"{MARK}a", 1, "val")
     assert first.attributes == {"age": "63", "scanner": "old scanner"}
     assert [path.name for path in first.image] == [f"{MARK}_a.nii.gz"]
-    assert [case.split for case in found.cases] == ["val", "train", "test"]
+    assert [case.split for case in indexed.cases] == ["val", "train", "test"]
     assert (
-        found.describe()
+        indexed.describe()
         == "cases.csv: 3 cases of 3 patients (1 train, 1 val, 1 test), 3 with a label, 3 with a target"
     )
 

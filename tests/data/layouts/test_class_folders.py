@@ -28,17 +28,17 @@ def class_folders(folder: Path, *, parents: tuple[str, ...] = ("",)) -> None:
 
 def test_a_folder_a_class(tmp_path: Path) -> None:
     class_folders(tmp_path)
-    found = index(tmp_path)
-    assert found.layout == "one folder per class"
-    assert found.class_names == ("healthy", "tumour")
-    assert [case.target for case in found.cases] == [0] * 5 + [1] * 4
+    indexed = index(tmp_path)
+    assert indexed.layout == "one folder per class"
+    assert indexed.class_names == ("healthy", "tumour")
+    assert [case.target for case in indexed.cases] == [0] * 5 + [1] * 4
 
 
 def test_a_folder_a_class_below_a_folder_a_split(tmp_path: Path) -> None:
     class_folders(tmp_path, parents=("train", "val", "test"))
-    found = index(tmp_path)
-    assert [(case.split, case.target) for case in found.cases].count(("val", 1)) == 4
-    assert len(found.cases) == 27
+    indexed = index(tmp_path)
+    assert [(case.split, case.target) for case in indexed.cases].count(("val", 1)) == 4
+    assert len(indexed.cases) == 27
 
 
 def test_a_class_may_be_called_lesion(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_folders_that_may_be_patients_are_never_classes_unless_that_is_said(tmp_
         for file in files:
             write_nifti(tmp_path / patient / file.format(patient), np.zeros((4, 4, 4), np.float32))
     refused(lambda: index(tmp_path), DataError, NONE_FITS, "`layout`", "--layout", "class_folders", "nifti")
-    found = index_folder(tmp_path, site_secret=SECRET, layout=ClassFolders())
-    assert found.class_names == tuple(f"{MARK}{number}" for number in range(4))
-    assert len(found.cases) == 4 * len(files)
+    indexed = index_folder(tmp_path, site_secret=SECRET, layout=ClassFolders())
+    assert indexed.class_names == tuple(f"{MARK}{number}" for number in range(4))
+    assert len(indexed.cases) == 4 * len(files)
 
 
 @pytest.mark.parametrize("parents", [("",), ("train", "val", "test")])
@@ -127,11 +127,11 @@ def test_a_folder_of_images_beside_one_of_unmatched_labels_is_no_pair_of_classes
 def test_classes_of_dicom_series_are_read_where_it_is_said(tmp_path: Path) -> None:
     for name, case in (("healthy", "north-01"), ("healthy", "north-02"), ("tumour", "north-03")):
         shutil.copytree(SAMPLES / "north" / "images" / case, tmp_path / name / f"{MARK}{case}")
-    found = index_folder(tmp_path, site_secret=SECRET, layout=ClassFolders())
-    assert [(case.target, case.image[0].name) for case in found.cases] == [
+    indexed = index_folder(tmp_path, site_secret=SECRET, layout=ClassFolders())
+    assert [(case.target, case.image[0].name) for case in indexed.cases] == [
         (0, f"{MARK}north-01"),
         (0, f"{MARK}north-02"),
         (1, f"{MARK}north-03"),
     ]
-    assert found.left_out == {}
-    assert found.class_names == ("healthy", "tumour")
+    assert indexed.left_out == {}
+    assert indexed.class_names == ("healthy", "tumour")

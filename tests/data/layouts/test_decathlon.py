@@ -49,10 +49,10 @@ def test_two_files_of_one_name_cost_their_case_alone(tmp_path: Path, nnunet: boo
     image = "x1_0000.nii" if nnunet else "x1.nii"
     write_nifti(tmp_path / "imagesTr" / image, np.ones((4, 4, 4), np.float32))
     write_nifti(tmp_path / "labelsTr" / "x2.nii", np.ones((4, 4, 4), np.uint8))
-    found = index(tmp_path)
-    assert [case.id for case in found.cases] == ["x1", "x2", "x3"]
-    told = unreadable(found)
-    assert sorted(told) == ["x1", "x2"]
+    indexed = index(tmp_path)
+    assert [case.id for case in indexed.cases] == ["x1", "x2", "x3"]
+    refusals = unreadable(indexed)
+    assert sorted(refusals) == ["x1", "x2"]
     what = "the channel _0000" if nnunet else "its image (as .nii and .nii.gz, or in two formats)"
-    assert told["x1"] == f"it has several files for {what}; keep one"
-    assert told["x2"].startswith("it has several files for its label (as .nii and .nii.gz")
+    assert refusals["x1"] == f"it has several files for {what}; keep one"
+    assert refusals["x2"].startswith("it has several files for its label (as .nii and .nii.gz")

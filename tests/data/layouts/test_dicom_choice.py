@@ -64,18 +64,18 @@ def test_a_study_that_lacks_one_of_the_channels_is_a_case_that_is_refused(tmp_pa
         SeriesChoice(name="t1", description=("*mprage*",)),
         SeriesChoice(name="flair", weighting="flair"),
     )
-    found = index_folder(tmp_path, site_secret=SECRET, layout=DicomTree(series=choices))
-    assert [(case.patient, [source != () for source in case.image]) for case in found.cases] == [
+    indexed = index_folder(tmp_path, site_secret=SECRET, layout=DicomTree(series=choices))
+    assert [(case.patient, [source != () for source in case.image]) for case in indexed.cases] == [
         ("P0", [True, True]),
         ("P1", [False, True]),
         ("P2", [True, True]),
     ]
-    (told,) = unreadable(found).values()
+    (told,) = unreadable(indexed).values()
     assert told.startswith("it has no file for channel 1 of 2")
     assert any(
-        note.startswith("1 studies have no series for 't1' and one for another") for note in found.notes
+        note.startswith("1 studies have no series for 't1' and one for another") for note in indexed.notes
     )
-    assert "1 of 4 studies are left out" in found.notes
+    assert "1 of 4 studies are left out" in indexed.notes
 
 
 def test_series_of_one_description_are_told_apart_by_their_times(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ def test_a_series_of_which_every_header_is_cut_is_a_case_that_is_refused(tmp_pat
         put(tmp_path / str(number), PatientID=f"P{number}", SeriesInstanceUID=generate_uid())
     for path in (tmp_path / "0").iterdir():
         path.write_bytes(path.read_bytes()[:300])
-    found = index(tmp_path)
-    assert len(found.cases) == 3
-    assert any(note.startswith("1 series have no header that can be read") for note in found.notes)
-    refused = [case for case in found.cases if not _readable(case)]
+    indexed = index(tmp_path)
+    assert len(indexed.cases) == 3
+    assert any(note.startswith("1 series have no header that can be read") for note in indexed.notes)
+    refused = [case for case in indexed.cases if not _readable(case)]
     assert [paths_of(case.image[0])[0].parent.name for case in refused] == ["0"]
 
 
@@ -65,8 +65,8 @@ def test_a_cut_header_refuses_each_series_that_may_lack_it(
         put(tmp_path / "flat", SeriesInstanceUID=generate_uid(), StudyInstanceUID="1.2.3")
     last = sorted((tmp_path / "flat").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:300])
-    found = index(tmp_path)
-    assert [_readable(case) for case in found.cases] == [False, False]
+    indexed = index(tmp_path)
+    assert [_readable(case) for case in indexed.cases] == [False, False]
     # Where the header goes as far as the series, only that one is refused.
     whole = sorted((tmp_path / "flat").iterdir())[0].read_bytes()
     last.write_bytes(whole[: whole.index(b"\x28\x00\x02\x00US") + 4])
@@ -81,9 +81,9 @@ def test_a_cut_header_among_several_patients_is_a_case_of_its_own(tmp_path: Path
     last.write_bytes(whole[:300])
     assert sorted(_readable(case) for case in index(tmp_path).cases) == [False, True, True, True]
     last.write_bytes(whole[: whole.index(b"\x18\x00\x50\x00DS") + 4])  # behind the patient's ID
-    found = index(tmp_path)
-    assert [case.patient for case in found.cases if not _readable(case)] == ["P2"]
-    assert len(found.cases) == 3
+    indexed = index(tmp_path)
+    assert [case.patient for case in indexed.cases if not _readable(case)] == ["P2"]
+    assert len(indexed.cases) == 3
 
 
 def test_a_file_that_is_dicom_by_name_only_is_a_refused_case(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_links_to_patients_and_files_without_preamble(tmp_path: Path) -> None:
     site.mkdir()
     for number in range(3):
         os.symlink(store / str(number), site / f"p{number}")
-    found = index(site)
-    assert sorted(case.patient for case in found.cases) == ["P0", "P1", "P2"]
-    for case in found.cases:
+    indexed = index(site)
+    assert sorted(case.patient for case in indexed.cases) == ["P0", "P1", "P2"]
+    for case in indexed.cases:
         assert_in_place(read_image(case.image), shape=(7, 5, 6))
 
 
@@ -130,10 +130,10 @@ def test_what_is_no_volume_is_counted_by_kind_and_stops_nobody(tmp_path: Path) -
         del ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing
 
     write_series(tmp_path / "ct", Series(), screenshot)
-    found = index(tmp_path)
-    (case,) = found.cases
+    indexed = index(tmp_path)
+    (case,) = indexed.cases
     assert_in_place(read_image(case.image), shape=(7, 5, 6))
-    assert found.left_out == {
+    assert indexed.left_out == {
         "DICOM files (a localizer)": 6,
         "DICOM files (a secondary capture, a picture of a screen)": 6,
         "DICOM files (a structured report)": 1,
@@ -150,10 +150,10 @@ def test_a_folder_of_several_series_and_a_series_in_several_folders(tmp_path: Pa
     (tmp_path / "disc2").mkdir()
     for path in spread[5:]:
         path.rename(tmp_path / "disc2" / path.name)
-    found = index(tmp_path)
-    shapes = sorted(read_image(case.image).shape for case in found.cases)
+    indexed = index(tmp_path)
+    shapes = sorted(read_image(case.image).shape for case in indexed.cases)
     assert shapes == [(7, 5, 6), (7, 5, 8), (7, 5, 10)]
-    for case in found.cases:
+    for case in indexed.cases:
         assert_in_place(read_image(case.image))
 
 

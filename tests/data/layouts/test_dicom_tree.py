@@ -21,16 +21,16 @@ def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
             source / "labels" / f"{case}.dcm", tmp_path / "archive" / f"{'ab'[case == 'north-01']}.dcm"
         )
     shutil.copy(source / "images" / "north-03" / "IM0001.dcm", tmp_path / "archive" / "scout.dcm")
-    found = index(tmp_path)
-    assert found.layout == "a tree of DICOM series"
-    labels = {case.patient: case.label and case.label.name for case in found.cases}
+    indexed = index(tmp_path)
+    assert indexed.layout == "a tree of DICOM series"
+    labels = {case.patient: case.label and case.label.name for case in indexed.cases}
     assert labels == {"N01": "b.dcm", "N02": "a.dcm", "N05": None}
-    assert found.left_out == {
+    assert indexed.left_out == {
         "DICOM files (an image of a series of fewer than 5 slices, like a localizer)": 1
     }
-    data = SiteDataModule(found, NATIVE, "segment", classes=2)
+    data = SiteDataModule(indexed, NATIVE, "segment", classes=2)
     assert any("1 cases have no label" in note for note in data.notes)
-    for case in found.cases:
+    for case in indexed.cases:
         if case.label is not None:
             _, label = data.original(case)
             by_table = SiteDataModule(index(source), NATIVE, "segment", classes=2)

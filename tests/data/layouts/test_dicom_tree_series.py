@@ -47,11 +47,11 @@ def test_where_patient_ids_tell_nobody_apart_a_study_is_never_in_two_splits(
                 StudyInstanceUID=study,
                 SeriesInstanceUID=generate_uid(),
             )
-    found = index(tmp_path)
-    assert found.patients == 12
-    assert all(len(splits) == 1 for splits in studies_in_splits(found).values())
-    assert len({case.split for case in found.cases}) > 1
-    (note,) = [note for note in found.notes if "do not say whose they are" in note]
+    indexed = index(tmp_path)
+    assert indexed.patients == 12
+    assert all(len(splits) == 1 for splits in studies_in_splits(indexed).values())
+    assert len({case.split for case in indexed.cases}) > 1
+    (note,) = [note for note in indexed.notes if "do not say whose they are" in note]
     assert note.startswith("24 series")
     assert "count as 12 patients" in note
 
@@ -69,11 +69,11 @@ def test_without_ids_a_frame_of_reference_or_a_name_links_studies(tmp_path: Path
             SeriesInstanceUID=generate_uid(),
             FrameOfReferenceUID=frame,
         )
-    found = index(tmp_path)
-    assert found.patients == 2
+    indexed = index(tmp_path)
+    assert indexed.patients == 2
     assert [
-        len({case.split for case in found.cases if case.patient == who})
-        for who in {case.patient for case in found.cases}
+        len({case.split for case in indexed.cases if case.patient == who})
+        for who in {case.patient for case in indexed.cases}
     ] == [1, 1]
 
 
@@ -86,18 +86,18 @@ def test_ids_that_tell_patients_apart_decide(tmp_path: Path) -> None:
             StudyInstanceUID="1.2.3",
             FrameOfReferenceUID="1.2.4",
         )
-    found = index(tmp_path)
-    assert sorted({case.patient for case in found.cases}) == ["P0", "P1", "P2"]
-    assert not found.notes
+    indexed = index(tmp_path)
+    assert sorted({case.patient for case in indexed.cases}) == ["P0", "P1", "P2"]
+    assert not indexed.notes
 
 
 def test_two_ids_in_one_study_are_one_patient(tmp_path: Path) -> None:
     for number, patient in enumerate(("P1", "P1-b", "P2", "P3")):
         study = "1.2.3" if number < 2 else generate_uid()
         put(tmp_path / patient, PatientID=patient, StudyInstanceUID=study, SeriesInstanceUID=generate_uid())
-    found = index(tmp_path)
-    assert found.patients == 3
-    assert "1 patients have several PatientIDs in one study and count as one each" in found.notes
+    indexed = index(tmp_path)
+    assert indexed.patients == 3
+    assert "1 patients have several PatientIDs in one study and count as one each" in indexed.notes
 
 
 def test_radiographs_are_cases_where_there_are_no_volumes(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_radiographs_are_cases_where_there_are_no_volumes(tmp_path: Path) -> Non
         del ds.ImagePositionPatient, ds.ImageOrientationPatient
 
     write_series(tmp_path / "dx", Series(shape=(3, 5, 7), signed=False, intercept=0, slope=1), radiograph)
-    found = index(tmp_path)
-    assert sorted(case.patient for case in found.cases) == ["P0", "P1", "P2"]
-    assert all(read_image(case.image).shape == (7, 5, 1) for case in found.cases)
+    indexed = index(tmp_path)
+    assert sorted(case.patient for case in indexed.cases) == ["P0", "P1", "P2"]
+    assert all(read_image(case.image).shape == (7, 5, 1) for case in indexed.cases)
     put(tmp_path / "ct")
-    found = index(tmp_path)
-    assert len(found.cases) == 1
-    assert found.left_out == {"DICOM files (a radiograph beside volumes)": 3}
+    indexed = index(tmp_path)
+    assert len(indexed.cases) == 1
+    assert indexed.left_out == {"DICOM files (a radiograph beside volumes)": 3}
 
 
 def test_radiographs_with_inverted_grey_are_no_wrapped_hounsfield_units(tmp_path: Path) -> None:

@@ -19,15 +19,15 @@ def test_images_beside_labels_are_pairs_and_not_two_classes(tmp_path):
         ("b", False, None),
     ]
     (tmp_path / "masks" / "c.nii").touch()
-    told = unreadable(index_folder(tmp_path, site_secret=SECRET))
-    assert list(told) == ["c"]
-    assert "a label of this name and no image" in told["c"]
+    refusals = unreadable(index_folder(tmp_path, site_secret=SECRET))
+    assert list(refusals) == ["c"]
+    assert "a label of this name and no image" in refusals["c"]
     (tmp_path / "masks" / "c.nii").rename(tmp_path / "masks" / "a.nii")
-    told = unreadable(index_folder(tmp_path, site_secret=SECRET))
-    assert told["a"].startswith("it has several files for its label (as .nii and .nii.gz")
+    refusals = unreadable(index_folder(tmp_path, site_secret=SECRET))
+    assert refusals["a"].startswith("it has several files for its label (as .nii and .nii.gz")
     (tmp_path / "images" / "b.nii").touch()
-    told = unreadable(index_folder(tmp_path, site_secret=SECRET))
-    assert told["b"].startswith("it has several files for its image (as .nii and .nii.gz")
+    refusals = unreadable(index_folder(tmp_path, site_secret=SECRET))
+    assert refusals["b"].startswith("it has several files for its image (as .nii and .nii.gz")
 
 
 def test_images_beside_labels_below_the_splits(tmp_path):

@@ -71,19 +71,19 @@ def test_a_pattern_that_does_not_say_enough_is_refused(tmp_path: Path, patterns,
 def test_a_case_without_one_of_its_channels_is_refused_by_token(tmp_path: Path) -> None:
     write(tmp_path, f"{MARK}1/t1.nii.gz", f"{MARK}1/t2.nii.gz", f"{MARK}2/t1.nii.gz")
     image = {"T1": "{patient}/t1.nii.gz", "T2": "{patient}/t2.nii.gz"}
-    told = unreadable(found(tmp_path, image=image))
-    assert list(told) == ["2"]
-    assert "it has no file for channel 2 of 2" in told["2"]
+    refusals = unreadable(found(tmp_path, image=image))
+    assert list(refusals) == ["2"]
+    assert "it has no file for channel 2 of 2" in refusals["2"]
 
 
 def test_a_case_with_several_files_for_one_is_refused_by_token(tmp_path: Path) -> None:
     write(tmp_path, f"{MARK}1/1_t1.nii.gz", f"{MARK}1/2_t1.nii.gz", f"{MARK}2/1_t1.nii.gz")
     write(tmp_path, f"{MARK}2/1_seg.nii.gz", f"{MARK}2/2_seg.nii.gz")
     patterns = {"image": "{patient}/*_t1.nii.gz", "label": "{patient}/*_seg.nii.gz"}
-    told = unreadable(found(tmp_path, **patterns))
-    assert list(told) == ["1", "2"]
-    assert "the pattern of image takes 2 files of it" in told["1"]
-    assert "the pattern of its label takes 2 files" in told["2"]
+    refusals = unreadable(found(tmp_path, **patterns))
+    assert list(refusals) == ["1", "2"]
+    assert "the pattern of image takes 2 files of it" in refusals["1"]
+    assert "the pattern of its label takes 2 files" in refusals["2"]
 
 
 def test_a_layout_is_named_in_a_study_or_on_a_command_line() -> None:

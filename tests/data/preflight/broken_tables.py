@@ -81,9 +81,9 @@ def workbook(*sheets: list[list[Any]]) -> bytes:
         sheet = book.active if number == 0 else book.create_sheet()
         for row in rows:
             sheet.append(row)
-    held = io.BytesIO()
-    book.save(held)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
 
 
 def survival(time: str, event: str) -> BrokenTable:

@@ -105,15 +105,17 @@ def test_check_and_training_leave_out_one_case_for_the_same_reason(tmp_path: Pat
     assert data.left_out == {reason: 1}
     (refused,) = screening.refused
     requirements = StudyRequirements("study", one.settings, one.needs, one.classes)
-    found = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
-    assert "with 2 of 3 cases; 1 cannot be used" in found.verdict, found.problems
-    told = {detail for problem in found.problems for _, detail in problem.cases}
+    preflight = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
+    assert "with 2 of 3 cases; 1 cannot be used" in preflight.verdict, preflight.problems
+    told = {detail for problem in preflight.problems for _, detail in problem.cases}
     assert f"1 of 3 cases are left out, as they cannot be used: 1 {reason}" in told
     # In training's own words, which name the case; `check` names it by its row.
     words = refused.message.removeprefix(f"case {refused.case.token}: ")
     assert words in told
     assert (
-        sum(found.usable.values()) == sum(len(data.cases(split)) for split in ("train", "val", "test")) == 2
+        sum(preflight.usable.values())
+        == sum(len(data.cases(split)) for split in ("train", "val", "test"))
+        == 2
     )
 
 

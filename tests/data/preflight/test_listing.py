@@ -33,11 +33,11 @@ def test_a_broken_table_still_lets_the_other_rows_be_checked(hospital: Hospital)
     (folder / hospital.rows[gone - 2]["image"]).unlink()
     with (folder / "cases.csv").open("a") as file:
         file.write("too,few\n")
-    found = check(folder, site_secret=SECRET, processes=1)
-    assert rows(found, "missing_file") == {gone}
-    told = {name.split(" (")[0] for p in found.problems if p.code == "row" for name, _ in p.cases}
+    preflight = check(folder, site_secret=SECRET, processes=1)
+    assert rows(preflight, "missing_file") == {gone}
+    told = {name.split(" (")[0] for p in preflight.problems if p.code == "row" for name, _ in p.cases}
     assert told == {f"row {odd}", f"row {again}", f"row {last + 1}"}
-    assert rows(found, "corrupt") == {last}
+    assert rows(preflight, "corrupt") == {last}
 
 
 def test_a_folder_of_no_known_layout_is_an_error_and_its_images_are_still_read(
@@ -48,6 +48,6 @@ def test_a_folder_of_no_known_layout_is_an_error_and_its_images_are_still_read(
     folder = hospital.write()
     flat = tmp_path / "flat"
     shutil.copytree(folder / "images", flat)
-    found = check(flat, site_secret=SECRET, processes=1)
-    assert {"folder", "corrupt"} <= codes(found)
-    assert found.facts["read"] == 1
+    preflight = check(flat, site_secret=SECRET, processes=1)
+    assert {"folder", "corrupt"} <= codes(preflight)
+    assert preflight.facts["read"] == 1

@@ -34,15 +34,15 @@ def codes(found: Preflight) -> set[str]:
 def test_a_good_folder_has_no_problem(hospital: Hospital) -> None:
     for _ in range(8):
         hospital.add()
-    found = check(hospital.write(), site_secret=SECRET, processes=1)
-    assert found.problems == ()
-    assert found.exit_code == 0
-    assert found.facts["cases"] == found.facts["patients"] == found.facts["read"] == 8
-    assert found.facts["spacing_mm"]["median"] == [2.0, 2.0, 2.0]
-    assert found.facts["size"]["median"] == [SIZE, SIZE, SIZE]
+    preflight = check(hospital.write(), site_secret=SECRET, processes=1)
+    assert preflight.problems == ()
+    assert preflight.exit_code == 0
+    assert preflight.facts["cases"] == preflight.facts["patients"] == preflight.facts["read"] == 8
+    assert preflight.facts["spacing_mm"]["median"] == [2.0, 2.0, 2.0]
+    assert preflight.facts["size"]["median"] == [SIZE, SIZE, SIZE]
     # A ball of radius 4 voxels, counted here over the grid.
     inside = int(ball().sum())
-    assert found.facts["classes"]["1"]["share"] == pytest.approx(inside / SIZE**3)
+    assert preflight.facts["classes"]["1"]["share"] == pytest.approx(inside / SIZE**3)
 
 
 def test_each_planted_fault_is_told_in_its_row_and_the_others_are_still_read(hospital: Hospital) -> None:
@@ -68,14 +68,14 @@ def test_each_planted_fault_is_told_in_its_row_and_the_others_are_still_read(hos
         "burned_in": hospital.add(text),
         "duplicate": hospital.add(body(0), split="train"),
     }
-    found = check(hospital.write(), site_secret=SECRET, processes=1)
+    preflight = check(hospital.write(), site_secret=SECRET, processes=1)
     for code, row in planted.items():
-        assert rows(found, code) == {row}, code
-    assert found.exit_code == 2
-    assert found.facts["read"] == len(hospital.rows) - 1  # all but the corrupt image
+        assert rows(preflight, code) == {row}, code
+    assert preflight.exit_code == 2
+    assert preflight.facts["read"] == len(hospital.rows) - 1  # all but the corrupt image
     # Text of 4 % of the voxels moves the 99th percentile as well.
     odd = {planted[code] for code in ("constant", "hu_unsigned", "hu_offset", "burned_in")}
-    assert rows(found, "intensity_outlier") == odd
+    assert rows(preflight, "intensity_outlier") == odd
 
 
 def test_singular_geometry_and_an_empty_file(hospital: Hospital) -> None:
@@ -91,9 +91,9 @@ def test_singular_geometry_and_an_empty_file(hospital: Hospital) -> None:
     with path.open("wb") as file:  # nibabel refuses to build this from an affine
         file.write(image.header.binaryblock + b"\0" * 4 + body(1).tobytes(order="F"))
     (folder / hospital.rows[empty - 2]["image"]).write_bytes(b"")
-    found = check(folder, site_secret=SECRET, processes=1)
-    assert rows(found, "singular_affine") == {flat}
-    assert rows(found, "empty_file") == {empty}
+    preflight = check(folder, site_secret=SECRET, processes=1)
+    assert rows(preflight, "singular_affine") == {flat}
+    assert rows(preflight, "empty_file") == {empty}
 
 
 def test_nothing_that_is_told_names_a_patient_a_file_or_a_folder(hospital: Hospital, tmp_path) -> None:
@@ -104,10 +104,10 @@ def test_nothing_that_is_told_names_a_patient_a_file_or_a_folder(hospital: Hospi
     folder = hospital.write()
     (folder / hospital.rows[0]["label"]).unlink()
     out = tmp_path / "page.html"
-    told = CliRunner().invoke(main, ["check", str(folder), "--page", str(out)])
+    result = CliRunner().invoke(main, ["check", str(folder), "--page", str(out)])
     plain = CliRunner().invoke(main, ["check", str(folder), "--json"])
-    assert told.exit_code == plain.exit_code == 2
-    text = told.output + plain.output + out.read_text()
+    assert result.exit_code == plain.exit_code == 2
+    text = result.output + plain.output + out.read_text()
     assert MARK.lower() not in text.lower()
     assert str(tmp_path) not in text
     assert json.loads(plain.output)["exit"] == 2
@@ -131,11 +131,11 @@ def test_real_hippocampi_of_one_centre_are_all_read() -> None:
     root = os.environ.get("MEDFED_REAL_DATA")
     if not root:
         pytest.skip("MEDFED_REAL_DATA does not name the folder with the real data")
-    found = check(Path(root) / "hippocampus", site_secret=SECRET)
+    preflight = check(Path(root) / "hippocampus", site_secret=SECRET)
     # 180 cases; their table lacks the column 'image', and 22 of them come in another scale of intensity.
-    assert found.facts["read"] == found.facts["labels"] == 180
-    assert set(found.facts["classes"]) == {"0", "1", "2"}
-    assert codes(found) == {"folder", "intensity_outlier"}
+    assert preflight.facts["read"] == preflight.facts["labels"] == 180
+    assert set(preflight.facts["classes"]) == {"0", "1", "2"}
+    assert codes(preflight) == {"folder", "intensity_outlier"}
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path) -> None:

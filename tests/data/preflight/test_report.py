@@ -18,12 +18,12 @@ def test_the_page_is_for_its_owner_alone_and_asks_for_nothing_from_outside(
 ) -> None:
     for _ in range(3):
         hospital.add()
-    found = check(hospital.write(), site_secret=SECRET, processes=1, thumbnails=True)
+    preflight = check(hospital.write(), site_secret=SECRET, processes=1, thumbnails=True)
     path = tmp_path / "page.html"
     path.write_text("was readable")
     path.chmod(0o644)
-    write_page(found, path)
+    write_page(preflight, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    text = page(found)
+    text = page(preflight)
     assert text.count("data:image/png;base64,") == 3
     assert not re.search(r"(?:src|href)=\"(?!data:)|<script|https?://", text)

@@ -139,14 +139,16 @@ def verdicts(tmp_path: Path, name: str, breaks: Break) -> tuple[str, list[str], 
     except DataError as error:
         refusal = str(error)
     requirements = StudyRequirements("study", settings, needs, CLASSES)
-    found = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
+    preflight = check(folder, site_secret=SECRET, requirements=requirements, processes=1)
     told = [
-        detail for problem in found.problems if problem.severity == "error" for _, detail in problem.cases
+        detail for problem in preflight.problems if problem.severity == "error" for _, detail in problem.cases
     ]
-    text = repr([(problem.title, problem.cases) for problem in found.problems]) + found.verdict + refusal
+    text = (
+        repr([(problem.title, problem.cases) for problem in preflight.problems]) + preflight.verdict + refusal
+    )
     assert MARK.lower() not in text.lower(), text
     assert str(tmp_path) not in text
-    return refusal, told, found.verdict
+    return refusal, told, preflight.verdict
 
 
 @pytest.mark.parametrize("name", REFUSED)

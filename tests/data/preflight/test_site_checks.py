@@ -24,15 +24,15 @@ def test_a_patient_in_two_splits_and_an_image_in_two(hospital: Hospital) -> None
     twice = hospital.add(split="test", patient="one")
     hospital.add(body(50), split="train")
     copied = hospital.add(body(50), split="val")
-    found = check(hospital.write(), site_secret=SECRET, processes=1)
-    assert rows(found, "patient_in_two_splits") == {twice}
-    assert rows(found, "duplicate_across_splits") == {copied}
+    preflight = check(hospital.write(), site_secret=SECRET, processes=1)
+    assert rows(preflight, "patient_in_two_splits") == {twice}
+    assert rows(preflight, "duplicate_across_splits") == {copied}
 
 
 def test_an_empty_label_of_a_case_with_target_0_is_only_noted(hospital: Hospital) -> None:
     nothing = np.zeros((SIZE,) * 3, np.uint8)
     healthy = hospital.add(label=nothing, target="0")
     lost = hospital.add(label=nothing, target="1")
-    found = check(hospital.write(), site_secret=SECRET, processes=1)
-    assert rows(found, "label_healthy") == {healthy}
-    assert rows(found, "label_empty") == {lost}
+    preflight = check(hospital.write(), site_secret=SECRET, processes=1)
+    assert rows(preflight, "label_healthy") == {healthy}
+    assert rows(preflight, "label_empty") == {lost}

@@ -43,22 +43,22 @@ def test_without_a_study_classes_are_the_names_that_patients_share(tmp_path: Pat
         {"tumour": TUMOUR, "LIVER": LIVER},
         {"Mrs Miller": TUMOUR, "Liver": LIVER},
     )
-    found = check(folder, processes=1)
-    classes = {about["name"]: about["share"] for about in found.facts["classes"].values()}
+    preflight = check(folder, processes=1)
+    classes = {about["name"]: about["share"] for about in preflight.facts["classes"].values()}
     voxels = 6 * 9 * 11
     assert classes["Liver"] * 3 * voxels == 3 * LIVER.sum()
     assert round(classes["Tumour"] * 3 * voxels) == 2 * TUMOUR.sum()
-    details = " ".join(detail for problem in found.problems for _, detail in problem.cases)
+    details = " ".join(detail for problem in preflight.problems for _, detail in problem.cases)
     assert "Mrs Miller,,,1" in (folder / ".medfed" / "cache" / "notes" / "structures.csv").read_text()
-    assert "Miller" not in repr(found.facts) + details
+    assert "Miller" not in repr(preflight.facts) + details
 
 
 def test_with_a_study_its_names_decide(tmp_path: Path) -> None:
     folder = hospital(tmp_path, {"Leber": LIVER, "Tumour": TUMOUR}, {"tumour": TUMOUR, "leber": LIVER})
     classes = ("background", "liver", "tumour")
     wanted = StudyRequirements("organs", SETTINGS, "segment", classes, {"Leber": "liver"})
-    found = check(folder, requirements=wanted, processes=1)
-    counts = {number: about["share"] for number, about in found.facts["classes"].items()}
+    preflight = check(folder, requirements=wanted, processes=1)
+    counts = {number: about["share"] for number, about in preflight.facts["classes"].items()}
     assert round(counts["1"] * 2 * 6 * 9 * 11) == 2 * LIVER.sum()
     assert round(counts["2"] * 2 * 6 * 9 * 11) == 2 * TUMOUR.sum()
     unmapped = check(

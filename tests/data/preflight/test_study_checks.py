@@ -29,9 +29,9 @@ def test_a_study_that_the_hospital_can_join_and_some_that_it_cannot(hospital: Ho
     for _ in range(4):
         hospital.add()
     folder = hospital.write()
-    found = check(folder, site_secret=SECRET, requirements=requirements(), processes=1)
-    assert found.can_take_part is True
-    assert found.exit_code == 0
+    preflight = check(folder, site_secret=SECRET, requirements=requirements(), processes=1)
+    assert preflight.can_take_part is True
+    assert preflight.exit_code == 0
     two = check(folder, site_secret=SECRET, requirements=requirements(channels=2), processes=1)
     assert two.can_take_part is False
     assert rows(two, "channel_count") == {2, 3, 4, 5}
@@ -45,5 +45,5 @@ def test_a_study_that_the_hospital_can_join_and_some_that_it_cannot(hospital: Ho
 def test_a_label_with_a_class_that_the_study_lacks(hospital: Hospital) -> None:
     hospital.add()
     row = hospital.add(label=ball() * 3)
-    found = check(hospital.write(), site_secret=SECRET, requirements=requirements(), processes=1)
-    assert rows(found, "label_classes") == {row}
+    preflight = check(hospital.write(), site_secret=SECRET, requirements=requirements(), processes=1)
+    assert rows(preflight, "label_classes") == {row}

@@ -45,9 +45,9 @@ def workbook(*sheets: list[list[Any]]) -> bytes:
         sheet = book.create_sheet()
         for row in rows:
             sheet.append(row)
-    held = io.BytesIO()
-    book.save(held)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
 
 
 def with_row(row: str) -> bytes:
@@ -206,9 +206,9 @@ def test_a_value_that_stands_for_missing_is_asked_about(tmp_path: Path) -> None:
 
 def test_a_folder_with_a_table_alone_is_a_table(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t40\nsub-02\tn/a\n")
-    told = CliRunner().invoke(main, ["check", str(tmp_path)])
-    assert "This table can be used" in told.output
-    assert "column age" in told.output
+    result = CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert "This table can be used" in result.output
+    assert "column age" in result.output
 
 
 def test_a_table_without_a_training_row_is_refused_where_the_site_trains(tmp_path: Path) -> None:

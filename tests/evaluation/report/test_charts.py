@@ -11,13 +11,13 @@ from medfed.evaluation.report import charts
 
 def lines_of(svg, name):
     """The coordinates (x1, y1, x2, y2) of the lines of one class."""
-    found = re.findall(rf'<line class="{name}" x1="(\S+)" y1="(\S+)" x2="(\S+)" y2="(\S+)"/>', svg)
-    return [tuple(map(float, line)) for line in found]
+    matches = re.findall(rf'<line class="{name}" x1="(\S+)" y1="(\S+)" x2="(\S+)" y2="(\S+)"/>', svg)
+    return [tuple(map(float, line)) for line in matches]
 
 
 def paths_of(svg, name):
-    found = re.findall(rf'<polyline class="{name}" points="([^"]+)"/>', svg)
-    return [[tuple(map(float, point.split(","))) for point in path.split()] for path in found]
+    matches = re.findall(rf'<polyline class="{name}" points="([^"]+)"/>', svg)
+    return [[tuple(map(float, point.split(","))) for point in path.split()] for path in matches]
 
 
 def circles_of(svg):
@@ -88,8 +88,8 @@ def test_a_diagram_has_its_lines_and_points_at_their_values():
 
 def test_the_labels_of_a_scale_stay_within_its_width():
     svg = charts.scale((0.0, 1.0))
-    found = re.findall(r'<text class="tick" x="(\S+)" y="15" text-anchor="(\w+)">(\S+)</text>', svg)
-    assert found == [
+    matches = re.findall(r'<text class="tick" x="(\S+)" y="15" text-anchor="(\w+)">(\S+)</text>', svg)
+    assert matches == [
         ("6", "start", "0"), ("58", "middle", "0.25"), ("110", "middle", "0.5"), ("162", "middle", "0.75"),
         ("214", "end", "1"),
     ]  # fmt: skip

@@ -19,7 +19,7 @@ def rows(*found):
 
 
 def test_personal_models_stand_beside_the_global_one_on_their_own_hospital():
-    found = rows(
+    summary_rows = rows(
         row("north", "federated", 0.8),
         row("north", "personal:north", 0.85),
         row("north", "federated", -0.05, against="personal:north"),
@@ -27,7 +27,7 @@ def test_personal_models_stand_beside_the_global_one_on_their_own_hospital():
         row("north", "personal:south", 0.3),
         row("south", "personal:south", 1.5, metric="hd95_mm"),
     )
-    north, south = experiments.against_federated(found, ["north", "south"], personal)
+    north, south = experiments.against_federated(summary_rows, ["north", "south"], personal)
     assert (north["federated"].value, north["other"].value, north["difference"].value) == (
         0.8,
         0.85,
@@ -37,7 +37,7 @@ def test_personal_models_stand_beside_the_global_one_on_their_own_hospital():
 
 
 def test_contributions_are_the_others_loss_and_hidden_rows_stay_hidden():
-    found = rows(
+    summary_rows = rows(
         row("west", "federated", 0.8),
         row("west", "federated", 0.1, against="without:north"),
         row("all", "federated", 0.8),
@@ -45,20 +45,20 @@ def test_contributions_are_the_others_loss_and_hidden_rows_stay_hidden():
         row("north", "without:north", 0.6),
         row("north", "federated", 0.2, against="without:north"),
     )
-    shown = experiments.contributions(found, ["north"], ["west"])
+    shown = experiments.contributions(summary_rows, ["north"], ["west"])
     assert shown["places"] == [("west", [9]), ("all", [])]
     assert [cell and cell.value for cell in shown["lines"][0]["cells"]] == [0.1, None]
-    (line,) = experiments.against_federated(found, ["north"], without)
+    (line,) = experiments.against_federated(summary_rows, ["north"], without)
     assert (line["other"].value, line["difference"].value, line["alone"]) == (0.6, 0.2, None)
 
 
 def test_robustness_has_a_line_a_change_and_a_column_where_something_was_measured():
-    found = rows(
+    summary_rows = rows(
         row("west", "federated", 0.8),
         row("west", "federated", -0.1, against="unchanged", group="condition=noise of 10 %"),
         row("west", "federated", 0.7, group="sex=F"),
     )
-    shown = experiments.robustness(found, ["west", "all"])
+    shown = experiments.robustness(summary_rows, ["west", "all"])
     assert shown["places"] == ["west"]
     assert [(line["name"], line["cells"][0].value) for line in shown["lines"]] == [("noise of 10 %", -0.1)]
 

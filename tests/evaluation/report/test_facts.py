@@ -16,12 +16,12 @@ def figures_of(facts, rows=(), rounds=()):
 
 
 def test_rounds_bytes_and_time_are_given_where_they_are_known():
-    assert figures_of(RunFacts(sites=["north", "south"])) == {"hospitals trained together": "2"}
+    assert figures_of(RunFacts(sites=["north", "south"])) == {"hospitals trained together": "0 of 2"}
     rounds = [RoundLine(1, "north", "merged", bytes_up=1000), RoundLine(1, "south", "merged", bytes_up=1000)]
     rounds.append(RoundLine(2, "north", "reported", bytes_up=500))
-    figures = figures_of(RunFacts(sites=["north"], seconds=84.2), rounds=rounds)
+    figures = figures_of(RunFacts(sites=["north", "south"], seconds=84.2), rounds=rounds)
     assert figures == {
-        "hospitals trained together": "1", "rounds": "1", "sent by the hospitals, in all": "2.5 kB",
+        "hospitals trained together": "2", "rounds": "1", "sent by the hospitals, in all": "2.5 kB",
         "for the whole run": "84 s",
     }  # fmt: skip
 

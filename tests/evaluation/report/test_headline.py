@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from medfed.evaluation.report.focus import focus_of
-from medfed.evaluation.report.headline import sentence
+from medfed.evaluation.report.headline import headline, sentence
+from medfed.evaluation.rows import write
 from medfed.runs.facts import RunFacts
+from medfed.runs.folder import RunFolder
 
 from .result_rows import result, run_of
 
@@ -55,11 +57,65 @@ def test_it_compares_with_the_best_single_hospital():
     assert words(ours, worse).endswith("trained alone reaches 0.50.")
 
 
-def test_means_over_different_patients_are_given_with_their_patients():
+def test_a_mean_over_other_patients_is_not_given_as_it_would_not_subtract():
     """Without the structure, only a model that invents one has a Dice: the means are over other patients."""
-    versus = result(0.1, against="local:south", n=8, p=0.25)
+    versus = result(0.1, against="local:south", n=11, p=0.002, p_holm=0.008)
     assert words(result(0.8), result(0.7, model="local:south", n=9), versus).endswith(
-        "reaches 0.70 in 9; the difference, paired by patient in 8, is +0.100, p = 0.25."
+        "in 10 patients. Against the best model that a single hospital trained alone the difference, in the "
+        "11 patients in whom either has a value, is +0.100, p = 0.002 (0.008 by Holm)."
+    )
+
+
+def test_patients_without_the_structure_are_told():
+    counted = result(16.0, metric="patients", n=16), result(3.0, metric="absent", n=16)
+    assert words(result(0.8, n=13), *counted) == (
+        "Federated model: Dice 0.80 at north, in the 13 of 16 patients with a Dice (3 of 16 patients were "
+        "rightly left empty)."
+    )
+
+
+def test_of_several_hospitals_that_took_no_part_the_largest_is_the_headline():
+    rows = result(0.9, site="alpha", n=6), result(0.7, site="west", n=80)
+    assert "Dice 0.70 at west" in words(*rows, held_out=["alpha", "west"])
+
+
+def test_where_patients_trained_the_hospital_is_not_said_to_have_taken_no_part():
+    text = words(result(0.7, site="west"), held_out=["west"], seen={"west": 4})
+    assert "at west, in patients who took no part in training, in 10 patients" in text
+
+
+def of_site(tmp_path, site, rows, **facts):
+    folder = RunFolder(tmp_path)
+    folder.write_facts(RunFacts(**facts))
+    write(folder.rows, rows)
+    return headline(tmp_path, site)
+
+
+def test_evaluate_answers_about_the_hospital_that_was_evaluated(tmp_path):
+    rows = [
+        result(0.9, site="alpha", n=80),
+        result(0.5, site="west"),
+        result(None, site="west", metric="hd95_mm"),
+    ]
+    said = of_site(
+        tmp_path,
+        "west",
+        rows,
+        held_out=["alpha", "west"],
+        seen={"west": 4},
+        warnings={"west": ["4 are left out"]},
+    )
+    assert said == (
+        "Federated model: Dice 0.50 at west, in patients who took no part in training, in 10 patients. "
+        "Not shown at west: HD95 (fewer than 5 patients). 4 are left out."
+    )
+
+
+def test_where_nothing_may_be_shown_it_says_why(tmp_path):
+    rows = [result(0.9, site="alpha"), result(None, site="west", metric="patients", n=None)]
+    assert of_site(tmp_path, "west", rows, held_out=["alpha", "west"]) == (
+        "No result at west may be shown: fewer than 5 patients. `cases.jsonl` has each patient's, and stays "
+        "here."
     )
 
 

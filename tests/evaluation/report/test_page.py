@@ -85,8 +85,8 @@ def page_of(run):
 
 def test_the_headline_names_metric_interval_hospital_patients_and_the_best_single_hospital(segment):
     line = report.headline(segment)
-    found = rows.read_rows(segment / "rows.jsonl")
-    whole = [row for row in found if (row.site, row.split, row.metric) == ("west", "test", "dice")]
+    summary_rows = rows.read_rows(segment / "rows.jsonl")
+    whole = [row for row in summary_rows if (row.site, row.split, row.metric) == ("west", "test", "dice")]
     whole = [row for row in whole if row.group is None and row.against is None]
     ours = next(row for row in whole if row.model == "federated")
     alone = max(row.value for row in whole if row.model.startswith("local:"))
@@ -117,10 +117,10 @@ def test_the_tables_are_the_rows(run):
 def test_sections_that_only_some_runs_have_hold_their_rows(segment, tmp_path):
     run = shutil.copytree(segment, tmp_path / "run")
     (run / "cases.jsonl").unlink()
-    found = rows.read_rows(run / "rows.jsonl")
+    summary_rows = rows.read_rows(run / "rows.jsonl")
     ours = next(
         r
-        for r in found
+        for r in summary_rows
         if (r.site, r.model, r.metric, r.group, r.against) == ("north", "federated", "dice", None, None)
         and r.split == "test"
     )
@@ -138,7 +138,7 @@ def test_sections_that_only_some_runs_have_hold_their_rows(segment, tmp_path):
         like(-0.0321, against="personal:north", p=0.25),
         like(-0.0789, site="west", against="unchanged", group="condition=noise of 10 %", p=0.001),
     ]
-    rows.write(run / "rows.jsonl", [*found, *extra])
+    rows.write(run / "rows.jsonl", [*summary_rows, *extra])
     text = report.render(report.read_run(run))
     tables = Page(text).tables
     left = next(table for table in tables if table[0][1:2] == ["Trained without it"])

@@ -11,6 +11,7 @@ from medfed.evaluation.report.limits import limits
 from medfed.evaluation.report.run import read_run
 from medfed.runs.facts import RunFacts
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, RoundLine
+from medfed.wire.audit_log import AuditLog
 
 from .result_rows import result, run_of
 
@@ -19,7 +20,10 @@ def test_a_folder_with_rows_alone_is_read(tmp_path):
     rows.write(tmp_path / "rows.jsonl", [result(0.8)])
     run = read_run(tmp_path)
     assert run == run_of(rows=[result(0.8)])
-    (tmp_path / "audit.jsonl").write_bytes(b"{}\n{}\n")
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.write("began", sites=["north"])
+    log.write("merged", round=1, sites=["north"])
+    assert read_run(tmp_path).merges == {"north": (1,)}
     assert read_run(tmp_path).audit_entries == 2
 
 

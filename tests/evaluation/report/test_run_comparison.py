@@ -60,12 +60,17 @@ def test_the_difference_is_paired_and_its_interval_as_narrow_as_the_pairs(two, t
 def test_the_page_is_the_rows_and_holds_no_patient(two, tmp_path):
     path = run_comparison.write_comparison(two, tmp_path)
     text = path.read_text()
-    found = rows.read_rows(tmp_path / "runs.jsonl")
+    summary_rows = rows.read_rows(tmp_path / "runs.jsonl")
     with open(tmp_path / "runs.csv", newline="") as file:
         assert [float(line["value"] or "nan") for line in csv.DictReader(file)] == pytest.approx(
-            [row.value if row.value is not None else math.nan for row in found], abs=0, rel=0, nan_ok=True
+            [row.value if row.value is not None else math.nan for row in summary_rows],
+            abs=0,
+            rel=0,
+            nan_ok=True,
         )
-    west = next(r for r in found if (r.model, r.site, r.metric, r.against) == ("plain", "west", "dice", None))
+    west = next(
+        r for r in summary_rows if (r.model, r.site, r.metric, r.against) == ("plain", "west", "dice", None)
+    )
     assert f"{west.value:.3f}" in text
     assert f"{west.low:.3f} to {west.high:.3f}" in text
     assert "patient-west" not in text
@@ -90,7 +95,7 @@ def test_names_are_told_apart_and_one_run_is_refused(tmp_path):
 
 
 def test_a_place_to_compare_one_run_in_is_refused(two, tmp_path):
-    told = CliRunner().invoke(main, ["report", str(two[0]), "--out", str(tmp_path / "there")])
-    assert told.exit_code == 2
-    assert "this is for the comparison of several runs" in told.output
+    result = CliRunner().invoke(main, ["report", str(two[0]), "--out", str(tmp_path / "there")])
+    assert result.exit_code == 2
+    assert "this is for the comparison of several runs" in result.output
     assert not (tmp_path / "there").exists()

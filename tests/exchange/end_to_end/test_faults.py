@@ -99,7 +99,7 @@ def test_a_full_broker_is_logged_and_it_continues_once_there_is_space(enrolment,
         arrived = []
         sending = background(lambda: link.north.send(update()))
         collecting = background(lambda: arrived.append(link.arrived()))
-        until(lambda: "the broker did not store it" in caplog.text, "the full disk was logged")
+        until(lambda: "the broker stores no more for 'north'" in caplog.text, "the full disk was logged")
         assert sending.is_alive()
         # The coordinator gives it more room and restarts it.
         settings.write_text(json.dumps({**federation, "disk": "1GB"}))

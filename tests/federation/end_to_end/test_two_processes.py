@@ -1,7 +1,8 @@
-"""Two processes of one site (DDP) exchange once a round."""
+"""Two processes of one site (DDP) exchange once a round, and train from one secret under a sum."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -28,3 +29,35 @@ def test_two_processes_exchange_once_a_round_and_hold_the_same_merged_weights():
     assert ranks == {"0": f"3 weights {hub}", "1": f"0 weights {hub}"}
     # Of twelve cases each process is given six, and trains on a batch of four.
     assert "examples 8" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_sum_train_from_one_secret_that_no_second_run_has():
+    """Without the broadcast each process would draw its own, and their halves of the cases would overlap."""
+    folder = Path(__file__).parent
+    runs = [
+        subprocess.Popen(
+            [sys.executable, str(folder / "ddp_secret_site.py")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
+        for _ in range(2)
+    ]
+    found = []
+    for run in runs:
+        out, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err[-3000:]
+        ranks = [json.loads(line) for line in out.splitlines() if line.startswith('{"rank"')]
+        found.append(sorted(ranks, key=lambda one: one["rank"]))
+    for first, second in found:
+        assert first["secret"] == second["secret"]
+        assert len(first["seen"]) == len(second["seen"]) == 3
+        for one, other in zip(first["seen"], second["seen"], strict=True):
+            assert sorted(one + other) == list(range(12))
+        # Each rank's own draws (augmentation, dropout) differ from the other's.
+        assert not set(first["drawn"]) & set(second["drawn"])
+    (one, _), (other, _) = found
+    assert one["secret"] != other["secret"]
+    assert one["drawn"] != other["drawn"]

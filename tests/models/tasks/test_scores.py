@@ -110,6 +110,6 @@ def test_pieces_by_hand() -> None:
 def test_pieces_touch_by_a_corner_and_images_of_a_batch_do_not() -> None:
     label = torch.zeros(2, 1, 2, 2, 2, dtype=torch.uint8)
     label[0, 0, 0, 0, 0] = label[0, 0, 1, 1, 1] = label[1, 0, 0, 0, 0] = 1
-    kept = remove_components(label, [1], 0, classes=2)
-    assert torch.equal(kept, label)
-    assert kept.dtype == torch.uint8
+    cleaned = remove_components(label, [1], 0, classes=2)
+    assert torch.equal(cleaned, label)
+    assert cleaned.dtype == torch.uint8

@@ -80,31 +80,31 @@ def test_dice_of_whole_volumes_with_each_kind_of_empty_case(tmp_path: Path) -> N
         {"case": ["d"], "image": volume([-1, -1, -1, -1]), "label": volume([0, 0, 0, 0]).byte()},
     ]
     task = Segment(classes=("background", "lesion"), loss=CrossEntropy())
-    found = validate(module_for(task, Thresholds()), batches, tmp_path)
+    scores = validate(module_for(task, Thresholds()), batches, tmp_path)
     # Dice of a is 2 * 1 / (2 + 2); b is a false positive, c is missed; d has none.
-    assert found["val/dice"] == pytest.approx(0.5 / 3)
-    assert (found["val/both_empty"], found["val/false_positives"], found["val/missed"]) == (1, 1, 1)
+    assert scores["val/dice"] == pytest.approx(0.5 / 3)
+    assert (scores["val/both_empty"], scores["val/false_positives"], scores["val/missed"]) == (1, 1, 1)
     # The logits differ by 2: a voxel that is right costs log(1 + e^-2), one that is wrong 2 more.
     wrong = 2 + 1 + 2
     right = torch.nn.functional.softplus(torch.tensor(-2.0)).item()
-    assert found["val/loss"] == pytest.approx(right + 2 * wrong / 16)
+    assert scores["val/loss"] == pytest.approx(right + 2 * wrong / 16)
 
 
 def test_dice_is_absent_where_no_case_defines_it(tmp_path: Path) -> None:
     batch = {"case": ["a"], "image": volume([-1, -1]), "label": volume([0, 0]).byte()}
-    found = validate(module_for(Segment(classes=("background", "lesion")), Thresholds()), [batch], tmp_path)
-    assert "val/dice" not in found
-    assert found["val/both_empty"] == 1
+    scores = validate(module_for(Segment(classes=("background", "lesion")), Thresholds()), [batch], tmp_path)
+    assert "val/dice" not in scores
+    assert scores["val/both_empty"] == 1
 
 
 def test_several_classes_are_scored_by_name(tmp_path: Path) -> None:
     logits = torch.eye(3)[torch.tensor([0, 1, 1, 2])].T.reshape(1, 3, 4, 1, 1)
     batch = {"case": ["a"], "image": volume([0, 0, 0, 0]), "label": volume([0, 1, 2, 2]).byte()}
     task = Segment(classes=("background", "liver", "tumour"))
-    found = validate(module_for(task, Given(logits)), [batch], tmp_path)
-    assert found["val/dice/liver"] == pytest.approx(2 / 3)
-    assert found["val/dice/tumour"] == pytest.approx(2 / 3)
-    assert found["val/dice"] == pytest.approx(2 / 3)
+    scores = validate(module_for(task, Given(logits)), [batch], tmp_path)
+    assert scores["val/dice/liver"] == pytest.approx(2 / 3)
+    assert scores["val/dice/tumour"] == pytest.approx(2 / 3)
+    assert scores["val/dice"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
@@ -151,8 +151,8 @@ def test_deep_supervision_halves_the_weight_level_by_level() -> None:
     losses = [nn.functional.cross_entropy(level, label[:, 0].long()) for level in levels]
     expected = (losses[0] + losses[1] / 2 + losses[2] / 4) / 1.75
     module.log = lambda *args, **settings: None  # type: ignore[method-assign]
-    found = module.training_step({"case": ["a"], "image": image, "label": label}, 0)
-    assert torch.allclose(found, expected)
+    loss = module.training_step({"case": ["a"], "image": image, "label": label}, 0)
+    assert torch.allclose(loss, expected)
 
 
 def test_classification_is_scored_over_the_whole_set(tmp_path: Path) -> None:
@@ -164,17 +164,17 @@ def test_classification_is_scored_over_the_whole_set(tmp_path: Path) -> None:
         {"case": ["a", "b"], "image": logits[:2], "target": target[:2]},
         {"case": ["c", "d"], "image": logits[2:], "target": target[2:]},
     ]
-    found = validate(module, batches, tmp_path)
-    assert found["val/auroc"] == 0.75
-    assert found["val/accuracy"] == 0.5
-    assert found["val/loss"] == pytest.approx(nn.functional.cross_entropy(logits, target).item())
+    scores = validate(module, batches, tmp_path)
+    assert scores["val/auroc"] == 0.75
+    assert scores["val/accuracy"] == 0.5
+    assert scores["val/loss"] == pytest.approx(nn.functional.cross_entropy(logits, target).item())
 
 
 def test_auroc_of_one_class_is_absent(tmp_path: Path) -> None:
     batch = {"case": ["a", "b"], "image": torch.randn(2, 2), "target": torch.tensor([1, 1])}
-    found = validate(module_for(Classify(classes=("healthy", "ill")), nn.Identity()), [batch], tmp_path)
-    assert "val/auroc" not in found
-    assert {"val/loss", "val/accuracy"} == set(found)
+    scores = validate(module_for(Classify(classes=("healthy", "ill")), nn.Identity()), [batch], tmp_path)
+    assert "val/auroc" not in scores
+    assert {"val/loss", "val/accuracy"} == set(scores)
 
 
 def test_one_output_gives_two_probabilities() -> None:
@@ -219,12 +219,12 @@ def test_survival_is_scored_over_the_whole_set(tmp_path: Path) -> None:
         {"case": ["a", "b"], "features": risk[:2], "target": torch.tensor([[1.0, 1], [2, 1]])},
         {"case": ["c", "d"], "features": risk[2:], "target": torch.tensor([[3.0, 1], [4, 0]])},
     ]
-    found = validate(module_for(Survival(), nn.Identity()), batches, tmp_path)
+    scores = validate(module_for(Survival(), nn.Identity()), batches, tmp_path)
     # Six pairs, of which b before c is the wrong way round.
-    assert found["val/c_index"] == pytest.approx(5 / 6)
+    assert scores["val/c_index"] == pytest.approx(5 / 6)
     e = risk.double().exp()[:, 0]
     hand = (e.sum().log() - 3 + e[1:].sum().log() - 1 + e[2:].sum().log() - 2) / 3
-    assert found["val/loss"] == pytest.approx(float(hand))
+    assert scores["val/loss"] == pytest.approx(float(hand))
 
 
 @pytest.mark.parametrize(

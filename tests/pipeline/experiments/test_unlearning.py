@@ -150,8 +150,8 @@ def test_what_cannot_be_retrained_is_refused(place, in_turn):
         )
     with pytest.raises(RunError, match=r"holds a run of study .* give the file and the --set"):
         unlearning.prepare(study_of(place), "south", in_turn, RunFolder(place / "x"))
-    found = CliRunner().invoke(
+    result = CliRunner().invoke(
         main, ["train", str(place / "tiny.yaml"), "--without", "nowhere", "--former", str(in_turn.path)]
     )
-    assert found.exit_code == 1
-    assert "holds a run of study" in found.output
+    assert result.exit_code == 1
+    assert "holds a run of study" in result.output

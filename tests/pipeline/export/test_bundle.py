@@ -104,7 +104,7 @@ def bundle(segment):
 
 
 def monai(*arguments: str) -> str:
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "monai.bundle", *arguments],
         capture_output=True,
         text=True,
@@ -112,8 +112,8 @@ def monai(*arguments: str) -> str:
         check=False,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )
-    assert found.returncode == 0, found.stderr[-3000:]
-    return found.stdout + found.stderr
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
 
 
 @pytest.mark.slow

@@ -21,10 +21,10 @@ def test_onnx_computes_the_same_for_any_number_at_once(name, segment, tmp_path):
     exported = exported_model(done, "federated")
     for batch in (1, 5):
         inputs = exported.example(batch, seed=7)
-        (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+        (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
         with torch.inference_mode():
             logits = exported.computed.network(inputs)
         expected = logits if name == "segment" else logits.softmax(dim=1)
-        assert found == pytest.approx(expected.numpy(), abs=1e-4)
+        assert outputs == pytest.approx(expected.numpy(), abs=1e-4)
     if name == "tabular":
-        assert found.sum(axis=1) == pytest.approx(1)
+        assert outputs.sum(axis=1) == pytest.approx(1)

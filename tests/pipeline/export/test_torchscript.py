@@ -38,10 +38,10 @@ def test_torchscript_computes_without_medfed(segment, tmp_path):
         cwd=tmp_path,
         env=environment,
     )
-    found = torch.load(tmp_path / "y.pt", weights_only=True)
+    saved = torch.load(tmp_path / "y.pt", weights_only=True)
     with torch.inference_mode():
         expected = exported.computed.network(inputs)
-    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(saved, expected, atol=1e-4)
     about = json.loads((out / "model.json").read_text())
     assert about["output"] == "logits"
     assert about["largest_difference_from_the_model"] < 1e-4

@@ -1,0 +1,124 @@
+"""Statistical disclosure control: which values would say something of fewer patients than may be shown.
+
+`smallest_group` (here k) is the fewest patients that a value, bound, plot point or difference may be over. A
+value over fewer is withheld, and so are others from which it would follow:
+
+- **All minus the rest.** A hospital's withheld mean follows from the pooled mean and the other hospitals', so
+  others are withheld with it until they hold k patients together, or the pooled value is. This is decided
+  for each metric and structure by the patients behind that metric: of twelve patients two may have a lesion.
+- **Every model alike.** A difference and one model's mean give the other's, so a hospital that is withheld
+  for one model is withheld for all of them, and in their differences.
+- **The mean over structures.** With the mean of each structure it gives the sum over the patients who lack a
+  structure (`patients_behind_mean`), so these must be none, or k.
+- **Nested groups.** Of two published groups, the patients in one and not in the other must be none, or k, as
+  must those in neither (`conflict`).
+
+Counts of patients (of those tested, of structures missed) are over all patients, and are shown.
+Hundepool et al., Statistical Disclosure Control, Wiley 2012, chapters 4 and 5.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medfed.evaluation.intervals import suppressed_groups
+from medfed.evaluation.rows import ALL_SITES, CaseRow
+
+Mask = NDArray[np.bool_]
+
+# A singular value below this, relative to the largest, is taken as zero.
+RANK_TOLERANCE = 1e-9
+
+
+def is_too_few(patients: int, min_patients: int) -> bool:
+    """Return whether a group may not be shown: it has patients, and fewer than `min_patients`."""
+    return 0 < patients < min_patients
+
+
+def withheld_sites(sizes: Mapping[str, int], held_out: Sequence[str], min_patients: int) -> set[str]:
+    """Return the sites at which one metric is withheld, `ALL_SITES` among them.
+
+    Args:
+        sizes: patients behind the metric at each site; under `ALL_SITES` the fewest behind the pooled value,
+            if it has one.
+        held_out: the hospitals that are not pooled.
+        min_patients: the fewest patients of a value.
+    """
+    pooled = {site: size for site, size in sizes.items() if site not in {*held_out, ALL_SITES}}
+    withheld = {site for site in held_out if is_too_few(sizes.get(site, 0), min_patients)}
+    withheld |= suppressed_groups(pooled, min_patients)
+    if is_too_few(sum(pooled.values()), min_patients) or is_too_few(sizes.get(ALL_SITES, 0), min_patients):
+        withheld.add(ALL_SITES)
+    return withheld
+
+
+def suppressed_sites(
+    cases: Iterable[CaseRow], held_out: Sequence[str], min_patients: int
+) -> set[tuple[str, str]]:
+    """Return the (site, split) pairs to suppress: small ones, and those that would reveal a small one."""
+    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for case in cases:
+        patients[case.site, case.split].add(case.patient)
+    suppressed = set()
+    for split in {split for _, split in patients}:
+        sizes = {site: len(names) for (site, its), names in patients.items() if its == split}
+        withheld = withheld_sites(sizes, held_out, min_patients)
+        suppressed |= {(site, split) for site in withheld}
+    return suppressed
+
+
+def patients_behind_mean(known: ArrayLike, min_patients: int) -> int:
+    """Return the fewest patients of whom the mean over structures says something, beside each structure's.
+
+    With m structures, m times the sum of the patients' means minus the sums of the structures leaves a sum
+    over the patients who lack a structure. Other combinations leave whole patterns of structures, so they
+    are safe if each pattern has `min_patients` patients, or if those with all structures do.
+
+    Args:
+        known: (structures, patients), whether a patient has a value.
+        min_patients: the fewest patients of a value.
+    """
+    table = np.asarray(known, dtype=bool)
+    table = table[:, table.any(axis=0)]
+    patients, complete = int(table.shape[1]), int(table.all(axis=0).sum())
+    incomplete = patients - complete
+    if incomplete == 0 or (complete >= min_patients and incomplete >= min_patients):
+        return patients
+    _, patterns = np.unique(table, axis=1, return_counts=True)
+    smallest = int(patterns.min())
+    return patients if smallest >= min_patients else min(incomplete, smallest)
+
+
+def conflict(group: Mask, published: Iterable[Mask], everyone: Mask, min_patients: int) -> bool:
+    """Return whether a group's mean, beside those of published groups, says something of too few patients.
+
+    Checked are the group, its difference to each published group and what both leave of `everyone`, and
+    whether the sum over any few patients is a combination of the published sums. All are masks over the same
+    patients.
+    """
+    others = list(published)
+    if is_too_few(int(group.sum()), min_patients):
+        return True
+    for other in others:
+        between = int((group ^ other).sum())
+        rest = int(everyone.sum()) - between
+        if is_too_few(between, min_patients) or is_too_few(rest, min_patients):
+            return True
+    return _gives_few(np.stack([everyone, *others, group]), min_patients)
+
+
+def _gives_few(groups: Mask, min_patients: int) -> bool:
+    """Return whether the sum over few patients alike in all groups is a combination of the groups' sums."""
+    patterns, sizes = np.unique(groups[:, groups.any(axis=0)], axis=1, return_counts=True)
+    table = patterns.astype(np.float64)
+    rank = np.linalg.matrix_rank(table, RANK_TOLERANCE)
+    for place in np.flatnonzero(sizes < min_patients):
+        alone = np.zeros((1, table.shape[1]))
+        alone[0, place] = 1.0
+        if np.linalg.matrix_rank(np.vstack([table, alone]), RANK_TOLERANCE) == rank:
+            return True
+    return False

@@ -1,0 +1,112 @@
+"""Who trained a model: the merges that a run recorded, not the hospitals that its study planned.
+
+The hub's audit log has a line for each merge with the sites whose updates went in. Report, model card,
+checklists and exports say who trained from it, and `medfed audit verify` computes it again. A hospital's own
+folder records its own part alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from medfed.errors import AuditError
+from medfed.runs.folder import RunFolder
+from medfed.runs.rounds import RoundLine, read_rounds
+from medfed.wire.audit_log import entries, verify
+
+# The rounds in which each site's update was merged, in order.
+Merges = dict[str, tuple[int, ...]]
+
+
+def merges_in_log(log: Path) -> Merges:
+    """Return the merged rounds of each site in an audit log; a round merged again counts as the last time.
+
+    Raises:
+        AuditError: if the log's chain is broken.
+    """
+    verify(log)
+    rounds: dict[int, list[str]] = {}
+    for entry in entries(log):
+        sites, number = entry.get("sites"), entry.get("round")
+        if entry.get("event") == "merged" and isinstance(sites, list) and isinstance(number, int):
+            rounds[number] = [str(site) for site in sites]
+    return _by_site(rounds)
+
+
+def merges_in_rounds(lines: Iterable[RoundLine]) -> Merges:
+    """Return the merged rounds of each site as rounds.jsonl has them."""
+    rounds: dict[int, list[str]] = {}
+    for line in lines:
+        if line.status == "merged":
+            rounds.setdefault(line.round, []).append(line.site)
+    return _by_site(rounds)
+
+
+def _by_site(rounds: Mapping[int, Iterable[str]]) -> Merges:
+    merges: dict[str, list[int]] = {}
+    for number in sorted(rounds):
+        for site in rounds[number]:
+            merges.setdefault(site, []).append(number)
+    return {site: tuple(numbers) for site, numbers in sorted(merges.items())}
+
+
+def merges_of(folder: RunFolder) -> Merges:
+    """Return who trained a run's model: by its audit log where that has merges, else by rounds.jsonl."""
+    logged = merges_in_log(folder.audit) if folder.audit.is_file() else {}
+    return logged or merges_in_rounds(read_rounds(folder.rounds))
+
+
+def check_provenance(folder: RunFolder) -> Merges:
+    """Return the merges of a run's audit log, to which rounds.jsonl must agree.
+
+    Raises:
+        AuditError: naming the site and the rounds that only one of them has.
+    """
+    logged, told = merges_in_log(folder.audit), merges_in_rounds(read_rounds(folder.rounds))
+    if not logged:
+        return {}
+    for site in sorted({*logged, *told}):
+        differing = sorted(set(logged.get(site, ())) ^ set(told.get(site, ())))
+        if differing:
+            raise AuditError(
+                f"{folder.rounds.name}: site '{site}': round {differing[0]} is merged in only one of it and "
+                f"{folder.audit.name}; the log is the record: restore {folder.rounds.name}, and write the "
+                "report again"
+            )
+    return logged
+
+
+def check_sent(merges: Merges, log: Path, hub_log: Path) -> str:
+    """Return the site of a hospital's own log, whose updates are those that the hub's log says were merged.
+
+    Raises:
+        AuditError: if the hub merged an update that this log did not send, or of another size.
+    """
+    verify(log)
+    sent = {
+        (str(entry["site"]), entry.get("round")): entry.get("bytes")
+        for entry in entries(log)
+        if entry.get("event") == "sent" and "what" not in entry and "site" in entry
+    }
+    sites = {site for site, _ in sent}
+    if len(sites) != 1:
+        raise AuditError(f"{log.name}: holds updates of {len(sites)} sites, expected one hospital's own log")
+    (site,) = sites
+    merged = {
+        entry.get("round"): entry.get("bytes")
+        for entry in entries(hub_log)
+        if entry.get("event") == "merged" and entry.get("site") == site
+    }
+    for number in merges.get(site, ()):
+        if (site, number) not in sent or merged.get(number) != sent[site, number]:
+            raise AuditError(
+                f"site '{site}': the hub merged an update of round {number} that this hospital's log did not "
+                "send, or of another size; ask whoever runs the hub"
+            )
+    return site
+
+
+def never_merged(merges: Merges, planned: Iterable[str]) -> list[str]:
+    """Return the hospitals that the study planned to train at and that no merge has."""
+    return sorted(set(planned) - merges.keys())

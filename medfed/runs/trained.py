@@ -1,0 +1,78 @@
+"""Which cases trained or chose a run's model, as keyed digests of their content: trained.json.
+
+The key is of this run and its file alone, so that digests of two runs cannot be compared, and nobody without
+the file can try out images or rows. The file stays where the cases are: a hospital's own run folder knows its
+own cases, a simulation's knows all, a hub's knows none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from medfed.errors import RunError
+from medfed.files import write_whole
+
+KEY_BYTES = 32
+# How many hex digits a digest keeps.
+DIGITS = 32
+
+
+class TrainedCases(msgspec.Struct, frozen=True):
+    """The key, and the digests of the training and validation cases by site and split."""
+
+    key: str
+    sites: dict[str, dict[str, list[str]]] = {}
+
+    def digest(self, content: bytes) -> str:
+        """Return a content's digest under this run's key."""
+        return hmac.new(bytes.fromhex(self.key), content, hashlib.sha256).hexdigest()[:DIGITS]
+
+    def seen(self, contents: Mapping[str, bytes], besides: str = "") -> set[str]:
+        """Return the tokens of those contents that trained or chose the model.
+
+        Args:
+            contents: content by token.
+            besides: a site whose own cases do not count.
+        """
+        known = {
+            digest
+            for site, splits in self.sites.items()
+            if site != besides
+            for digests in splits.values()
+            for digest in digests
+        }
+        return {token for token, content in contents.items() if self.digest(content) in known}
+
+
+def read_trained(path: Path) -> TrainedCases | None:
+    """Return what a run's trained.json holds, or None if there is none.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TrainedCases)
+    except msgspec.DecodeError as error:
+        raise RunError(f"{path.name}: is damaged: {error}; restore the file") from None
+
+
+def write_trained(path: Path, contents: Mapping[str, Mapping[str, list[bytes]]]) -> TrainedCases:
+    """Add these contents, by site and split, to a run's trained.json, and return all that it holds."""
+    before = read_trained(path) or TrainedCases(os.urandom(KEY_BYTES).hex())
+    sites = {site: dict(splits) for site, splits in before.sites.items()}
+    for site, splits in contents.items():
+        for split, every in splits.items():
+            old = sites.setdefault(site, {}).get(split, [])
+            # Sorted, so that the order says nothing of the folder's.
+            sites[site][split] = sorted({*old, *map(before.digest, every)})
+    trained = TrainedCases(before.key, sites)
+    write_whole(path, msgspec.json.encode(trained), durable=True)
+    return trained

@@ -1,0 +1,261 @@
+"""No file of a run that may leave holds, or gives, a value of fewer patients than `smallest_group`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from medfed.evaluation import rows
+from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.comparisons import compare
+from medfed.evaluation.disclosure import conflict, patients_behind_mean, withheld_sites
+from medfed.evaluation.metrics.absence import COUNTS
+from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.report.page import write_report
+from medfed.evaluation.row_transport import scalars_of
+from medfed.evaluation.rows import CaseRow
+from medfed.evaluation.segmentation import ABSENT
+
+LEAST = 4
+SITES = ("north", "south", "west")
+FILES = ("rows.jsonl", "rows.csv", "curves.jsonl", "report.html", "rounds.jsonl")
+
+
+def settings_of(**changes):
+    given_ = {"round": 3, "seed": 0, "held_out": ["west"], "min_patients": LEAST, "draws": 50}
+    return SummarySettings(**{**given_, **changes})
+
+
+def mask(*places, of=20):
+    return np.isin(np.arange(of), places)
+
+
+def test_withheld_sites_by_hand():
+    # 2 of north's: with south's 5 they are 7, so that neither follows from all minus east.
+    assert withheld_sites({"north": 2, "south": 5, "east": 9, "all": 16}, (), 4) == {"north", "south"}
+    # Nobody else can cover them: all of them together are 2, as is the pooled value.
+    assert withheld_sites({"north": 2, "all": 2}, (), 4) == {"north", "all"}
+    # A hospital that took no part is in no sum; one without such a patient needs no protection.
+    assert withheld_sites({"west": 3, "north": 0, "south": 9}, ("west",), 4) == {"west"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ([(1, 1)] * 16, 16),
+        ([(1, 1)] * 14 + [(1, 0)] * 2, 2),  # 2 T - A - B is the sum of two patients' a
+        ([(1, 1)] * 12 + [(1, 0)] * 2 + [(0, 1)] * 2, 16),  # of 2 + 2 patients
+        ([(1, 1)] * 3 + [(1, 0)] * 9, 3),  # T - A says (b - a) / 2 of three
+        ([(1, 0)] * 6 + [(0, 1)] * 5, 11),
+        ([(0, 0)] * 5 + [(1, 1)] * 6, 6),
+    ],
+)
+def test_the_mean_over_structures_gives_the_patients_who_lack_one(patterns, expected):
+    assert patients_behind_mean(np.array(patterns).T, LEAST) == expected
+
+
+def test_nested_groups_conflict():
+    everyone = mask(*range(20))
+    ten = mask(*range(10))
+    assert not conflict(ten, [], everyone, LEAST)
+    assert conflict(mask(*range(12)), [ten], everyone, LEAST)  # two more patients
+    assert not conflict(mask(*range(14)), [ten], everyone, LEAST)
+    assert not conflict(ten, [ten], everyone, LEAST)  # the same group twice says nothing new
+    assert conflict(mask(*range(11, 20)), [ten], everyone, LEAST)  # all minus both is patient 10
+    # Three groups that overlap pairwise in enough, of which the sum is everyone, patient 19 twice.
+    first, second = mask(*range(7), 19), mask(*range(7, 14), 19)
+    assert conflict(mask(*range(14, 20)), [first, second], everyone, LEAST)
+
+
+def test_lesions_in_two_of_twelve_patients_stay():
+    """The two Dice were sent to the last digit, as the ends of an interval over two."""
+    values = [0.9222032935831914, 0.4492988133764833] + [None] * 10
+    cases = [case("federated", "west", i, "dice", v, "lesion") for i, v in enumerate(values)]
+    measured = {row.metric: row for row in aggregate(cases, settings_of(held_out=()))}
+    assert (measured["dice"].value, measured["dice"].low, measured["dice"].n) == (None, None, None)
+    assert "fewer than 4 patients" in measured["dice"].note
+    assert (measured["absent"].value, measured["absent"].n) == (10, 12)
+    assert not any("dice" in name for name in scalars_of(measured.values()))
+
+
+def case(model, site, number, metric, value, structure, attributes=None, split="test", **more):
+    note = ABSENT if value is None and metric == "dice" else None
+    who = f"{site}-{split}-{number}"
+    return CaseRow(
+        model=model, site=site, split=split, case=who, patient=who, metric=metric, value=value,
+        structure=structure, note=note, attributes=attributes or {}, **more,
+    )  # fmt: skip
+
+
+def segmentations(seed, presence):
+    """Case rows of two structures, present in some of the patients, of two models at three hospitals."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for site in SITES:
+        for number in range(int(generator.integers(1, 13))):
+            about = {"sex": str(generator.choice(["F", "M"])), "scanner": str(generator.choice(["A", "B"]))}
+            present = {name: generator.random() < presence for name in ("liver", "lesion")}
+            for model in ("federated", "local:north"):
+                for name in present:
+                    known = present[name] or generator.random() < 0.1
+                    values = {
+                        "dice": float(generator.random()) if known else None,
+                        "hd95_mm": float(generator.random() * 30) if present[name] else None,
+                        "volume_difference_ml": float(generator.normal()),
+                    }
+                    for metric, value in values.items():
+                        found.append(case(model, site, number, metric, value, name, about))
+    return found
+
+
+def classifications(seed, prevalence):
+    """Case rows of two classes, of two models at three hospitals."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for site, split in itertools.product(SITES, ("val", "test")):
+        for number in range(int(generator.integers(1, 15))):
+            positive = generator.random() < prevalence
+            about = {"sex": str(generator.choice(["F", "M"]))}
+            for model in ("federated", "local:north"):
+                p = float(generator.random())
+                for name, chance, hit in (("no", 1 - p, not positive), ("yes", p, positive)):
+                    more = {"target": float(hit), "split": split}
+                    found.append(case(model, site, number, "probability", chance, name, about, **more))
+    return found
+
+
+def written(run: Path, cases, classes) -> dict[str, str]:
+    """Return the text of every file of a run that may leave, made from these cases."""
+    run.mkdir(exist_ok=True)
+    for name in FILES:
+        (run / name).unlink(missing_ok=True)
+    rows.write(run / "cases.jsonl", cases)
+    task = {"kind": "segment" if classes == ["liver", "lesion"] else "classify", "classes": classes}
+    facts = {"task": task["kind"], "classes": classes, "sites": ["north", "south"], "held_out": ["west"]}
+    (run / "run.json").write_text(json.dumps(facts))
+    study = {"task": task, "evaluation": {"draws": 50, "smallest_group": LEAST}}
+    (run / "study.yaml").write_text(json.dumps(study))
+    write_report(run)
+    return {name: (run / name).read_text() for name in FILES if (run / name).exists()}
+
+
+def numbers_in(text: str) -> np.ndarray:
+    """Return the numbers of a text that have four digits or more after the point."""
+    return np.array([float(one) for one in re.findall(r"-?\d+\.\d{4,}(?:e-?\d+)?", text)])
+
+
+def single_values(cases) -> np.ndarray:
+    """Return the values of single patients, and the differences of two models on one patient."""
+    by_patient: dict[tuple, dict[str, float]] = {}
+    for one in cases:
+        if one.value is not None and one.value not in (0.0, 1.0):
+            by_patient.setdefault((one.site, one.patient, one.metric, one.structure), {})[one.model] = (
+                one.value
+            )
+    values = [value for own in by_patient.values() for value in own.values()]
+    values += [a - b for own in by_patient.values() for a, b in itertools.permutations(own.values(), 2)]
+    return np.array(values)
+
+
+def assert_no_single_patient(files: dict[str, str], cases) -> None:
+    private = np.sort(single_values(cases))
+    for name, text in files.items():
+        for number in numbers_in(text):
+            place = np.searchsorted(private, number)
+            near = private[max(place - 1, 0) : place + 1]
+            where = text.find(f"{number!r}")
+            shown = f"{name} holds a single patient's value: {text[max(where - 200, 0) : where + 50]}"
+            assert not (np.abs(near - number) < 1e-9).any(), shown
+
+
+# A failure names its seed, so nothing has to be shrunk.
+QUICK = settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+SEEDS = st.integers(0, 2**32)
+PRESENCE = st.sampled_from((0.1, 0.3, 0.6, 0.9, 1.0))
+
+
+@QUICK
+@given(seed=SEEDS, presence=PRESENCE)
+def test_no_file_of_a_segmentation_holds_a_single_patients_value(tmp_path, seed, presence):
+    cases = segmentations(seed, presence)
+    assert_no_single_patient(written(tmp_path / "run", cases, ["liver", "lesion"]), cases)
+
+
+@QUICK
+@given(seed=SEEDS, presence=PRESENCE)
+def test_no_file_of_a_classification_holds_a_single_patients_value(tmp_path, seed, presence):
+    cases = classifications(seed, presence / 2)
+    assert_no_single_patient(written(tmp_path / "run", cases, ["no", "yes"]), cases)
+
+
+def sums(cases, shown, patients):
+    """Return each shown mean or difference as the patients' coefficients in its sum, by metric."""
+    values = {(c.model, c.site, c.patient, c.structure): c.value for c in cases if c.metric == "dice"}
+    place = {who: number for number, who in enumerate(patients)}
+    for row in shown:
+        if row.metric != "dice" or row.value is None:
+            continue
+        members = [w for w in patients if w[0] == row.site or (row.site == "all" and w[0] != "west")]
+        coefficients = np.zeros((2, 2, len(patients)))
+        for site, patient in members:
+            for model, sign in ((row.model, 1.0), (row.against, -1.0)):
+                if model is None:
+                    continue
+                known = {
+                    structure: values.get((model, site, patient, structure)) is not None
+                    for structure in ("liver", "lesion")
+                }
+                for number, structure in enumerate(known):
+                    if known[structure] and row.structure in (None, structure):
+                        weight = 1.0 if row.structure else 1.0 / sum(known.values())
+                        which = ("federated", "local:north").index(model)
+                        coefficients[which, number, place[site, patient]] = sign * weight
+        yield coefficients.ravel()
+
+
+@settings(QUICK, max_examples=40)
+@given(seed=SEEDS, presence=PRESENCE)
+def test_no_patients_dice_follows_from_the_rows_by_any_sum_or_difference(seed, presence):
+    """Solve for every patient: no combination of the shown means and differences leaves one value."""
+    cases = [one for one in segmentations(seed, presence) if one.metric == "dice"]
+    # Where one model alone is right to find nothing, its pair is a known 1, which says nothing of a patient.
+    known = {(c.site, c.patient, c.structure) for c in cases if c.value is None}
+    cases = [c for c in cases if (c.site, c.patient, c.structure) not in known] + [
+        msgspec.structs.replace(c, value=None, note=ABSENT)
+        for c in cases
+        if (c.site, c.patient, c.structure) in known
+    ]
+    everyone = sorted({(c.site, c.patient) for c in cases})
+    shown = aggregate(cases, settings_of()) + compare(cases, settings_of())
+    table = np.array(list(sums(cases, shown, everyone)))
+    if not len(table):
+        return
+    rank = np.linalg.matrix_rank(table, 1e-9)
+    size = len(everyone)
+    for number in range(4 * size):
+        alone = np.zeros((1, 4 * size))
+        alone[0, number] = 1.0
+        if table[:, number].any():
+            assert np.linalg.matrix_rank(np.vstack([table, alone]), 1e-9) > rank, everyone[number % size]
+
+
+def test_counts_are_over_all_patients_and_are_shown():
+    cases = [case("federated", "west", i, "dice", 0.5 if i else 0.0, "lesion") for i in range(8)]
+    cases[0] = msgspec.structs.replace(cases[0], note="missed")
+    counted = {row.metric: row for row in aggregate(cases, settings_of(held_out=()))}
+    assert (counted["missed"].value, counted["missed"].n) == (1.0, 8)
+    assert set(COUNTS) <= set(counted)
