@@ -5,6 +5,8 @@
     python benchmarks/privacy.py --only quickstart --rows "no privacy;dp_sgd, epsilon 8"
     python benchmarks/privacy.py --only quickstart --timing      # times three rounds of each mechanism
 
+Short: `--only tabular` takes two minutes and `--only quickstart --timing` three; all rows take hours.
+
 Each study is trained without privacy with a suitable budget (BUDGET in the script), and under each mechanism
 at three epsilons and delta 1e-5, with the changes that a practitioner would make (CHANGES). Under `dp_sgd`,
 each step uses all of a hospital's patients, because the noise shrinks with their number; under `client_dp`

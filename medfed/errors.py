@@ -12,7 +12,8 @@
     ├── WireError         received bytes that are not what they claim to be
     ├── RuleError         updates that a rule cannot merge
     ├── ExchangeError     a message that could not be delivered or fetched
-    │   └── DeadlineError     it did not come in time
+    │   ├── DeadlineError     it did not come in time
+    │   └── EnrolmentError    a federation's folder, key, request or kit that is not as it must be
     ├── QuorumError       fewer sites answered than the study's minimum
     ├── SiteError         training at a site stopped: which site, which round, why
     ├── RunError          a run folder that is missing, of another study, or damaged
@@ -87,6 +88,10 @@ class ExchangeError(MedfedError):
 
 class DeadlineError(ExchangeError):
     """A message did not arrive before its deadline."""
+
+
+class EnrolmentError(ExchangeError):
+    """A federation's folder, key, request or kit is not as it must be; trying again does not help."""
 
 
 class QuorumError(MedfedError):

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from medfed.errors import DeclinedError, ExchangeError, MedfedError, QuorumError
+from medfed.errors import DeclinedError, EnrolmentError, ExchangeError, MedfedError, QuorumError
 from medfed.wire.untrusted_text import for_terminal
 
 REFUSED, DECLINED, TRY_AGAIN, INTERRUPTED = 1, 3, 75, 130
@@ -71,6 +71,8 @@ def exit_code(error: MedfedError | OSError) -> int:
     """Return the exit code of a command that ends in this error (see above)."""
     if isinstance(error, DeclinedError):
         return DECLINED
+    if isinstance(error, EnrolmentError):
+        return REFUSED
     passing = isinstance(error, (ExchangeError, QuorumError)) or (
         isinstance(error, OSError) and error.errno in _PASSING
     )

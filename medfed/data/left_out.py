@@ -37,7 +37,8 @@ def left_out_files(
         explained.update(files)
     for file in sorted(survey.files, key=lambda file: file.format):
         if file.path not in explained and not used.holds(file.path, is_dicom=file.format == "dicom"):
-            groups.setdefault(f"{file.format} files that no case uses", []).append(file.path)
+            what = "archives, which must be unpacked to be used" if file.format == "archive" else ""
+            groups.setdefault(what or f"{file.format} files that no case uses", []).append(file.path)
     return {reason: tuple(files) for reason, files in groups.items() if files}
 
 

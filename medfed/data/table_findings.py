@@ -75,7 +75,7 @@ def _code_findings(name: str, values: NDArray[np.float64]) -> list[str]:
             f"column '{name}' holds whole numbers of {len(str(int(different[0])))} digits: ids and postcodes "
             "look like this; if it is no measurement, remove it or name it in data.ignore"
         ]
-    if _are_short_ids(values):
+    if (different % 10).any() and _are_short_ids(values):
         return [
             f"column '{name}' holds whole numbers of {len(str(int(different[0])))} digits, spread evenly, "
             "and nearly every row has one of its own: random ids look like this; if it is no measurement, "

@@ -23,5 +23,5 @@ class Draft:
 
 def yaml_inline(values: Sequence[Any]) -> str:
     """Return a sequence as a YAML list on one line."""
-    text: str = yaml.safe_dump(list(values), default_flow_style=True, width=1000)
+    text: str = yaml.safe_dump(list(values), default_flow_style=True, width=1000, allow_unicode=True)
     return text.strip()

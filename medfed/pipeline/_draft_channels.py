@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from medfed.data.channels import printable
 from medfed.data.class_names import words_of
 from medfed.data.preflight.preflight import Preflight
+from medfed.data.settings import Unreadable
 from medfed.errors import DataError
 from medfed.pipeline._draft import yaml_inline
 
@@ -17,17 +19,48 @@ def draft_channels(preflights: Mapping[str, Preflight]) -> tuple[str, list[str]]
     Raises:
         DataError: if the hospitals have different numbers of channels, or different ones by name.
     """
-    counts = {number for one in preflights.values() for number in one.facts["channels"]}
-    if len(counts) > 1:
+    usual = {site: _usual_count(one) for site, one in preflights.items()}
+    counts = set(usual.values())
+    if len(counts) > 1 or None in counts:
+        found = "; ".join(f"{site}: {_in_words(one.facts['channels'])}" for site, one in preflights.items())
         raise DataError(
-            f"the hospitals' images have {' and '.join(sorted(counts))} channels; a study needs the same "
+            f"the hospitals' images have different numbers of channels ({found}); a study needs the same "
             "number everywhere"
         )
+    text, warnings = _by_names(preflights, str(counts.pop()))
+    odd = {
+        site: sum(one.facts["channels"].values()) - one.facts["channels"][usual[site]]
+        for site, one in preflights.items()
+    }
+    return text, warnings + [
+        f"{site}: {count} of its images have another number of channels than the others "
+        f"({_in_words(preflights[site].facts['channels'])}); training leaves them out"
+        for site, count in odd.items()
+        if count
+    ]
+
+
+def _usual_count(preflight: Preflight) -> str | None:
+    """Return a hospital's number of channels, or None if more images have another than training bears."""
+    counts: Mapping[str, int] = preflight.facts["channels"]
+    usual = max(counts, key=lambda number: counts[number], default=None)
+    cases = sum(counts.values())
+    if usual is None or cases - counts[usual] > math.ceil(Unreadable().max_share * cases):
+        return None
+    return usual
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} in {count} cases" for number, count in sorted(counts.items()))
+
+
+def _by_names(preflights: Mapping[str, Preflight], count: str) -> tuple[str, list[str]]:
+    """Return `data.channels` of images that have `count` channels, and warnings."""
     named = {site: one.facts["channel_names"] for site, one in preflights.items()}
     named = {site: names for site, names in named.items() if names}
     told = "; ".join(f"{site}: {printable(names)}" for site, names in named.items())
     different = len({frozenset(map(words_of, names)) for names in named.values()}) > 1
-    if counts == {"1"}:
+    if count == "1":
         warning = f"the hospitals call their images differently ({told}); make sure that they are of one kind"
         return "1", [warning] if different else []
     if different:
@@ -43,6 +76,6 @@ def draft_channels(preflights: Mapping[str, Preflight]) -> tuple[str, list[str]]
         if not preflights[site].facts["in_pixels"]
     ]
     if not named:
-        return counts.pop(), warnings
+        return count, warnings
     first = next(iter(named.values()))
     return yaml_inline(first), warnings

@@ -101,8 +101,9 @@ def _preflight_warnings(preflights: Preflights) -> list[str]:
     for site, one in preflights.items():
         count = sum(problem.severity == "error" for problem in one.problems)
         if count:
+            kinds = "1 kind" if count == 1 else f"{count} kinds"
             warnings.append(
-                f"{site}: its folder has {count} kinds of errors; `medfed check` lists them and what to do"
+                f"{site}: its folder has {kinds} of errors; `medfed check` lists them and what to do"
             )
     return warnings
 

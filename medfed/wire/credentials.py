@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import ExchangeError
+from medfed.errors import EnrolmentError
 
 # The broker's ports: NATS over TLS, and WebSocket over TLS for hospitals that let only 443 out.
 NATS_PORT, WEBSOCKET_PORT = 4222, 443
@@ -77,12 +77,12 @@ def read_federation(folder: Path) -> Federation:
     """Return the federation that a coordinator's folder describes.
 
     Raises:
-        ExchangeError: if the folder describes none.
+        EnrolmentError: if the folder describes none.
     """
     try:
         return msgspec.json.decode((folder / "federation.json").read_bytes(), type=Federation)
     except (OSError, msgspec.MsgspecError) as error:
-        raise ExchangeError(
+        raise EnrolmentError(
             f"this folder holds no federation ({type(error).__name__}); `medfed enrol init` makes one"
         ) from None
 

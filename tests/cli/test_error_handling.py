@@ -11,7 +11,15 @@ from click.testing import CliRunner
 
 from medfed.cli import error_handling
 from medfed.cli.error_handling import Commands
-from medfed.errors import DataError, DeadlineError, DeclinedError, ExchangeError, QuorumError, StudyError
+from medfed.errors import (
+    DataError,
+    DeadlineError,
+    DeclinedError,
+    EnrolmentError,
+    ExchangeError,
+    QuorumError,
+    StudyError,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +88,7 @@ def test_an_interrupted_command_says_how_to_continue(name, options, remedy):
     [
         (StudyError("x"), 1),
         (DeclinedError("x"), 3),
+        (EnrolmentError("x"), 1),  # an exchange's error that no waiting mends
         (ExchangeError("x"), 75),
         (DeadlineError("x"), 75),
         (QuorumError("x"), 75),

@@ -50,6 +50,22 @@ def test_one_channel_of_different_names_is_a_warning_and_several_are_refused() -
 
 def test_different_numbers_of_channels_are_refused() -> None:
     with pytest.raises(
-        DataError, match=r"^the hospitals' images have 1 and 2 channels; a study needs the same"
+        DataError, match=r"channels \(north: 1 in 5 cases; south: 2 in 5 cases\); a study needs the same"
     ):
         draft_channels(folders(north=(1, []), south=(2, [])))
+
+
+def test_an_image_that_training_leaves_out_does_not_decide() -> None:
+    """One 4D image among twelve refused the whole draft."""
+    of = {"channels": {"1": 11, "5": 1}, "channel_names": [], "in_pixels": False}
+    text, (warning,) = draft_channels({"north": SimpleNamespace(facts=of)})
+    assert text == "1"
+    assert warning == (
+        "north: 1 of its images have another number of channels than the others (1 in 11 cases, "
+        "5 in 1 cases); training leaves them out"
+    )
+    of["channels"] = {"1": 10, "5": 2}  # of twelve, one may be left out
+    with pytest.raises(
+        DataError, match=r"different numbers of channels \(north: 1 in 10 cases, 5 in 2 cases\)"
+    ):
+        draft_channels({"north": SimpleNamespace(facts=of)})

@@ -53,9 +53,10 @@ def choose_layout(survey: Survey, given: Layout | None = None) -> Layout:
             f"the site's data folder ({survey.describe()}) fits several layouts: {listed}; {HOW_TO_SAY}"
         )
     listed = "; ".join(f"{kind_of(layout)}: {layout.needs}" for layout in layouts())
+    unpack = "unpack the archives; " if any(file.format == "archive" for file in survey.files) else ""
     raise DataError(
         f"the site's data folder ({survey.describe()}) holds nothing that medfed knows for certain; "
-        f"{HOW_TO_SAY}. There are: {listed}"
+        f"{unpack}{HOW_TO_SAY}. There are: {listed}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -37,12 +38,20 @@ SPLIT_FOLDERS = {
 }
 
 
+def composed(name: str) -> str:
+    """Return a name with each letter and its accents as one character.
+
+    A Mac and what copied from it write `u` and two dots where others write `ü`: the same name to a person.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def stem(path: Path) -> str:
-    """Return a file's name without its (double) ending."""
+    """Return a file's name without its (double) ending, composed."""
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
-            return path.name[: -len(ending)]
-    return path.stem
+            return composed(path.name[: -len(ending)])
+    return composed(path.stem)
 
 
 def visible(folder: Path) -> list[Path]:

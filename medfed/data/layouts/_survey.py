@@ -18,7 +18,7 @@ from typing import Literal
 from medfed.data.cache_location import skip_cache_folder
 
 Format = Literal[
-    "nifti", "dicom", "png", "jpeg", "tiff", "metaimage", "nrrd", "table", "json", "empty", "other"
+    "nifti", "dicom", "png", "jpeg", "tiff", "metaimage", "nrrd", "table", "json", "archive", "empty", "other"
 ]
 
 # Formats that hold an image's voxels, or a label's.
@@ -44,7 +44,15 @@ _ENDINGS: tuple[tuple[str, Format], ...] = (
     (".tsv", "table"),
     (".xlsx", "table"),
     (".json", "json"),
+    (".zip", "archive"),
+    (".7z", "archive"),
+    (".rar", "archive"),
+    (".tar", "archive"),
+    (".tgz", "archive"),
+    (".tar.gz", "archive"),
 )
+# A ZIP file's first bytes. They are an Excel workbook's, too.
+_ZIP = b"PK\x03\x04"
 # A link that would lead back to where it lies.
 CIRCLE = "links to a folder in which they lie"
 
@@ -144,7 +152,7 @@ def file_format(path: Path) -> Format:
             return form
     if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM" or _starts_as_dicom(head):
         return "dicom"
-    return ending or "other"
+    return ending or ("archive" if head.startswith(_ZIP) else "other")
 
 
 def _starts_as_dicom(head: bytes) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
-from medfed.data.csv_table import check_columns, parse_split, parse_target, read_rows
+from medfed.data.csv_table import EMPTY_CELLS, check_columns, parse_split, parse_target, read_rows
 from medfed.data.identifiers import PLACEHOLDERS
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.data.layouts._survey import Survey
@@ -103,13 +103,14 @@ def read_row(
         if not all(path.exists() for path in paths):
             remedy = f"correct the path in the column '{column}' or restore the file"
             errors.append(ImageError(f"its {column} is not there; {remedy}"))
-    identity = row["case"] or f"row {number}"
+    identity, target = row["case"] or f"row {number}", row.get("target", "")
     case = ListedCase(
         id=identity,
         patient=_patient(row) or identity,
         image=images,
         label=label,
-        target=_parsed(parse_target, row["target"], errors) if "target" in row else None,
+        # A folder to segment may have the column, too: a task that needs classes counts who has none.
+        target=_parsed(parse_target, target, errors) if target.lower() not in EMPTY_CELLS else None,
         split=_parsed(parse_split, row.get("split", ""), errors) or UNASSIGNED,
         attributes=MappingProxyType({name: cell for name, cell in row.items() if name not in CASE_COLUMNS}),
     )

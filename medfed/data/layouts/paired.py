@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from medfed.data.case import Fault, ImageSource
-from medfed.data.layouts._files import SPLIT_FOLDERS, in_split, is_image, split_folders, stem
+from medfed.data.layouts._files import SPLIT_FOLDERS, composed, in_split, is_image, split_folders, stem
 from medfed.data.layouts._layout import NO_PATIENTS, CaseListing, Layout, ListedCase
 from medfed.data.layouts._numbered_channels import in_order, several_labels, split_number, usual_count
 from medfed.data.layouts._roles import IMAGE_WORDS, LABEL_WORDS, is_label_word, is_role, shared_name
@@ -109,7 +109,7 @@ def _keys(survey: Survey, parent: tuple[str, ...], folder: str, roles: frozenset
 
 
 def _key(file: File, depth: int, roles: frozenset[str]) -> _Key:
-    return (*file.parts[depth:-1], shared_name(stem(file.path), roles))
+    return (*map(composed, file.parts[depth:-1]), shared_name(stem(file.path), roles))
 
 
 def _unnumbered(key: _Key) -> _Key:

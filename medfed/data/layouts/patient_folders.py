@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from medfed.data.case import Fault
-from medfed.data.layouts._files import in_split, is_image, split_folders, stem
+from medfed.data.layouts._files import composed, in_split, is_image, split_folders, stem
 from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
 from medfed.data.layouts._numbered_channels import one_of
 from medfed.data.layouts._roles import STRUCTURE_FOLDERS, is_label_word, is_role, plain
@@ -127,7 +127,7 @@ def _by_role(own: tuple[str, ...], files: Sequence[File]) -> dict[str, tuple[Pat
 
 def _role(name: str, own: tuple[str, ...]) -> str:
     """Return a file's role: 'P1_t1' in P1 is 't1', and so is 't1' and 'x_7_t1' by its last word."""
-    for folder in reversed(own):
+    for folder in map(composed, reversed(own)):
         if name.lower().startswith(folder.lower()) and len(name) > len(folder):
             return plain(name[len(folder) :])
     for known in (is_label_word, is_role):

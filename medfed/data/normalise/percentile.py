@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
@@ -35,9 +35,10 @@ class Percentile(Normalise, tag="percentile", frozen=True):
         if whole is None:
             low, high = np.percentile(voxels, [self.low, self.high])
             return _scaled(voxels, low, high)
-        counts = np.bincount(whole.reshape(-1))
+        counts = _counts(whole)
         low, high = (_counted_percentile(counts, percent) for percent in (self.low, self.high))
-        return _scaled(np.arange(len(counts), dtype=np.float32), low, high)[whole]
+        # Indexing by `whole` makes 8 bytes of each of its numbers first.
+        return _scaled(np.arange(len(counts), dtype=np.float32), low, high).take(whole, mode="clip")
 
 
 def _scaled(voxels: Voxels, low: np.floating, high: np.floating) -> Voxels:
@@ -48,18 +49,33 @@ def _scaled(voxels: Voxels, low: np.floating, high: np.floating) -> Voxels:
     return np.asarray((voxels.clip(low, high) - low) / (high - low) * 2 - 1, np.float32)
 
 
-def _as_whole_numbers(voxels: Voxels) -> NDArray[np.uint16] | None:
-    """Return voxels as uint16 if they are whole numbers in its range, as pictures are; else None.
+def _as_whole_numbers(voxels: Voxels) -> NDArray[np.unsignedinteger[Any]] | None:
+    """Return voxels as uint8 or uint16 if they are whole numbers of its range, as pictures are; else None.
 
     Counting them takes a third of the time of sorting them, and gives the same percentiles.
     """
     import numpy as np
 
-    some = voxels.reshape(-1)[:SAMPLED_VOXELS]
-    if not (some == np.trunc(some)).all() or voxels.min() < 0 or voxels.max() > np.iinfo(np.uint16).max:
+    some, highest = voxels.reshape(-1)[:SAMPLED_VOXELS], voxels.max()
+    if not (some == np.trunc(some)).all() or voxels.min() < 0 or highest > np.iinfo(np.uint16).max:
         return None
-    whole = voxels.astype(np.uint16)
+    small = highest <= np.iinfo(np.uint8).max
+    whole: NDArray[np.unsignedinteger[Any]] = voxels.astype(np.uint8) if small else voxels.astype(np.uint16)
     return whole if (whole == voxels).all() else None
+
+
+def _counts(whole: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.intp]:
+    """Return how often each number from 0 to the highest occurs.
+
+    numpy counts copies of 8 bytes; torch counts bytes, which takes a third of the time.
+    """
+    import numpy as np
+
+    if whole.dtype == np.uint8:
+        import torch
+
+        return torch.bincount(torch.from_numpy(whole.reshape(-1))).numpy()
+    return np.bincount(whole.reshape(-1))
 
 
 def _counted_percentile(counts: NDArray[np.intp], percent: float) -> np.floating:

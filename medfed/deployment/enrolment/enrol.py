@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from medfed.deployment.enrolment.broker import write_configuration
 from medfed.deployment.enrolment.participants import Participant, participant, participants
-from medfed.errors import ExchangeError
+from medfed.errors import EnrolmentError, ExchangeError
 from medfed.files import private_folder, write_whole
 from medfed.wire import revocations
 from medfed.wire.credentials import (
@@ -74,16 +74,16 @@ def init(
     `hosts` are the names or addresses under which hospitals reach the broker.
 
     Raises:
-        ExchangeError: if the folder already has an authority, or a name is invalid.
+        EnrolmentError: if the folder already has an authority, or a name is invalid.
     """
     if (folder / "authority.key").exists():
-        raise ExchangeError("enrol init: this folder already has an authority; choose another folder")
+        raise EnrolmentError("enrol init: this folder already has an authority; choose another folder")
     if not _FEDERATION.fullmatch(name):
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol init: '{name}': a federation's name has 1 to 40 lowercase letters, digits and '-'"
         )
     if not hosts:
-        raise ExchangeError("enrol init: give at least one host under which hospitals reach the broker")
+        raise EnrolmentError("enrol init: give at least one host under which hospitals reach the broker")
     hosts = [host.removeprefix("[").removesuffix("]") for host in hosts]
     private_folder(folder)
     key = Ed25519PrivateKey.generate()
@@ -113,7 +113,7 @@ def sign(folder: Path, request: Path, kit: Path, days: int = PARTY_DAYS) -> Part
     """Write the kit that answers a hospital's request; compare `request_fingerprint` with the hospital first.
 
     Raises:
-        ExchangeError: if the request is unreadable, or its name is not a valid site name.
+        EnrolmentError: if the request is unreadable, or its name is not a valid site name.
     """
     signing_request = _request(request)
     site = _common_name_of(signing_request)
@@ -136,7 +136,7 @@ def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
     The hub's and the broker's lists are updated, and the signed one that goes to every hospital.
 
     Raises:
-        ExchangeError: if the site has no such valid certificate, or if authority.key is not here; hub and
+        EnrolmentError: if the site has no such valid certificate, or if authority.key is not here; hub and
             broker refuse the site all the same then.
     """
     chosen = [
@@ -146,7 +146,7 @@ def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
     ]
     if not chosen:
         valid = ", ".join(_valid_sites(folder)) or "none"
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol revoke: site '{site}' has no valid certificate; sites that have one: {valid}"
         )
     path = folder / HUB / "revoked.txt"
@@ -156,7 +156,7 @@ def revoke(folder: Path, site: str, serial: str = "") -> list[Participant]:
     try:
         refresh(folder)
     except ExchangeError as error:
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol revoke: hub and broker refuse site '{site}' from now on, the hospitals do not yet: "
             f"{error}"
         ) from None
@@ -170,7 +170,7 @@ def refresh(folder: Path) -> datetime:
     renewed, under the same keys.
 
     Raises:
-        ExchangeError: if authority.key is not here.
+        EnrolmentError: if authority.key is not here.
     """
     authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
     key, path = _authority_key(folder), folder / HUB / revocations.FILE
@@ -193,7 +193,7 @@ def _authority_key(folder: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key((folder / "authority.key").read_bytes(), password=None)
     except OSError:
-        raise ExchangeError(
+        raise EnrolmentError(
             "this folder has no authority.key, which signs certificates and the list of revoked ones; copy "
             "hub/revoked.txt to where it is, run `medfed enrol refresh` there, and copy hub/revoked.crl back"
         ) from None
@@ -215,7 +215,7 @@ def request(folder: Path, site: str) -> tuple[Path, str]:
     """Create a private key and a certificate request; return the request's path and fingerprint.
 
     Raises:
-        ExchangeError: if the site's name is invalid.
+        EnrolmentError: if the site's name is invalid.
     """
     _check_site_name(site, "enrol site:")
     private_folder(folder)
@@ -234,7 +234,7 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
     `authority`, if given, is the fingerprint that the coordinator reads out; the kit's must equal it.
 
     Raises:
-        ExchangeError: if the kit is unreadable or expired, or belongs to another key or authority.
+        EnrolmentError: if the kit is unreadable or expired, or belongs to another key or authority.
     """
     try:
         startup_kit = msgspec.json.decode(kit.read_bytes(), type=StartupKit)
@@ -242,27 +242,27 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
         issuer = x509.load_pem_x509_certificate(startup_kit.authority.encode())
         certificate.verify_directly_issued_by(issuer)
     except Exception as error:  # noqa: BLE001 - cryptography's errors have no common class
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol accept: the kit is unreadable ({type(error).__name__}); ask for it again"
         ) from None
     if startup_kit.format != KIT_FORMAT:
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol accept: the kit's format is '{startup_kit.format[:30]}', this medfed reads '{KIT_FORMAT}'"
         )
     issued_by = fingerprint(issuer.public_key())
     if authority and _without_spaces(authority) != _without_spaces(issued_by):
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol accept: the kit was issued by the authority {issued_by}, expected {authority}; "
             "do not use it"
         )
     if role(certificate) != SITE:
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol accept: the kit's certificate states the role '{role(certificate)}', expected '{SITE}'; "
             "ask the coordinator to sign the request again, with this version of medfed"
         )
     until = certificate.not_valid_after_utc
     if until < datetime.now(UTC):
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol accept: the kit's certificate expired on {until:%Y-%m-%d %H:%M} UTC, and the clock here "
             f"says {datetime.now(UTC):%Y-%m-%d %H:%M}; ask the coordinator for a new kit, or correct this "
             "machine's clock"
@@ -272,7 +272,7 @@ def accept(folder: Path, kit: Path, authority: str = "") -> Participant:
         if path.exists() and _public(path) == certificate.public_key():
             break
     else:
-        raise ExchangeError(
+        raise EnrolmentError(
             "enrol accept: the kit does not belong to a key in this folder; accept it where `medfed enrol "
             "site` was run, or make a new request"
         )
@@ -315,12 +315,12 @@ def _request(path: Path) -> x509.CertificateSigningRequest:
     try:
         signing_request = x509.load_pem_x509_csr(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ExchangeError(
+        raise EnrolmentError(
             f"enrol sign: the request is unreadable ({type(error).__name__}); ask for it again"
         ) from None
     is_ed25519 = isinstance(signing_request.public_key(), Ed25519PublicKey)
     if not (is_ed25519 and signing_request.is_signature_valid):
-        raise ExchangeError(
+        raise EnrolmentError(
             "enrol sign: the request was not made by `medfed enrol site`: its key or its signature is invalid"
         )
     return signing_request
@@ -333,7 +333,7 @@ def _common_name_of(signing_request: x509.CertificateSigningRequest) -> str:
 
 def _check_site_name(name: str, where: str) -> None:
     if not _SITE.fullmatch(name) or name.lower() in (HUB, BROKER):
-        raise ExchangeError(
+        raise EnrolmentError(
             f"{where} '{name[:80]}'; a site's name has 1 to 64 letters, digits, '-' or '_', and is not "
             "'hub' or 'broker'"
         )

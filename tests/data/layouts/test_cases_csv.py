@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from medfed.data.datamodule import SiteDataModule
+from medfed.data.index import index_folder
+from medfed.data.screening import usable_cases
 from medfed.data.settings import Images
 from medfed.errors import DataError
 
-from ..hospital_folder import MARK, NATIVE, folder_of, index, refused, row, token
+from ..hospital_folder import MARK, NATIVE, SECRET, folder_of, index, refused, row, token, write_nifti
 
 
 def test_cases_csv_says_it_all(tmp_path: Path) -> None:
@@ -59,3 +61,17 @@ def test_a_missing_file_costs_its_case_only(tmp_path: Path, what: str) -> None:
 def test_a_duplicate_case(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row("a"), row("b"), row("a", image=f"{MARK}_c.nii.gz")])
     refused(lambda: index(folder), DataError, "row 4", "as row 2", token("a"), "id of its own")
+
+
+@pytest.mark.parametrize("empty", ["", "NA", "n/a"])
+def test_a_case_without_a_class_is_a_case_without_a_class(tmp_path: Path, empty: str) -> None:
+    """An empty column 'target' refused a folder whose labels are to be segmented."""
+    for name in ("a", "b", "l"):
+        write_nifti(tmp_path / f"{name}.nii.gz", np.zeros((3, 3, 3), np.uint8))
+    rows = ("case,image,label,target", f"a,a.nii.gz,l.nii.gz,{empty}", "b,b.nii.gz,l.nii.gz,1")
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    found = index_folder(tmp_path, site_secret=SECRET)
+    assert [case.target for case in found.cases] == [None, 1]
+    cases, notes = usable_cases(found, "classify", 2)
+    assert ([case.id for case in cases], notes) == (["b"], ("1 cases have no target and are left out",))
+    assert len(usable_cases(found, "segment", 2)[0]) == 2

@@ -92,3 +92,12 @@ def test_two_kinds_of_labels_are_not_chosen_from(tmp_path: Path, ends) -> None:
     for number in range(2):
         write(tmp_path, f"P{number}/ct.nii.gz", *(f"P{number}/P{number}{end}.nii.gz" for end in ends))
     refused(lambda: index(tmp_path), DataError, "2 kinds of labels", "pattern")
+
+
+def test_a_folder_named_on_a_mac_is_named_in_its_files(tmp_path):
+    for n in range(3):
+        for role in ("t1", "flair", "seg"):
+            write(tmp_path, f"Mu\u0308ller{n}/M\u00fcller{n}_{role}.nii.gz")
+    found = index_folder(tmp_path, site_secret=SECRET)
+    assert found.channels == ("flair", "t1")
+    assert [(len(case.image), case.label is not None) for case in found.cases] == [(2, True)] * 3

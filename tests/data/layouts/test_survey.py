@@ -8,7 +8,9 @@ import socket
 
 import pytest
 
+from medfed.data.index import index_folder
 from medfed.data.layouts._survey import IMAGE_FORMATS, Survey, file_format
+from medfed.errors import DataError
 
 PREAMBLE = b"\0" * 128 + b"DICM"
 
@@ -124,3 +126,12 @@ def test_nothing_printed_names_a_file(tmp_path):
 
 def test_images_are_the_formats_that_hold_voxels():
     assert {"table", "json", "empty", "other"}.isdisjoint(IMAGE_FORMATS)
+
+
+def test_archives_are_to_be_unpacked(tmp_path):
+    for name in ("a.zip", "b.tar.gz", "c.7z", "IM0001"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04" if name == "IM0001" else b"anything")
+    (tmp_path / "d.xlsx").write_bytes(b"PK\x03\x04")
+    assert Survey.of(tmp_path).describe() == "4 archive, 1 table"
+    with pytest.raises(DataError, match=r"\(4 archive, 1 table\) holds nothing .*; unpack the archives; say"):
+        index_folder(tmp_path, site_secret=b"7" * 32)
