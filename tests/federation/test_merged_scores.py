@@ -80,6 +80,7 @@ def assert_scored(sent, models, rounds):
         (1, {"check_val_every_n_epoch": 2}, [2, 3]),
         (2, {"check_val_every_n_epoch": 2}, [1, 2, 3]),
         (1, {"check_val_every_n_epoch": 5}, [3]),
+        (1, {"val_check_interval": 5, "check_val_every_n_epoch": None, "min_epochs": 3}, [3]),
         # Twice in an epoch of 4 batches: the first is of local weights, the second of merged ones.
         (1, {"val_check_interval": 0.5}, [1, 2, 3]),
         # In the middle of epochs only.
@@ -93,6 +94,11 @@ def assert_scored(sent, models, rounds):
 )
 def test_each_score_is_that_of_the_model_it_is_sent_of(epochs, settings, scored):
     assert_scored(*federated(epochs=epochs, **settings), scored)
+
+
+def test_a_score_is_not_sent_again_of_the_next_model():
+    # Of four rounds the second and fourth are validated: the third model has no score, and not the second's.
+    assert_scored(*federated(rounds=4, check_val_every_n_epoch=2), [2, 4])
 
 
 def test_a_missing_score_is_said(caplog):

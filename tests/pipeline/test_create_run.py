@@ -127,3 +127,24 @@ def test_a_folder_with_files_is_not_written_into(study):
         RunError, match="run: is not empty; resume the run with --resume, or give another --out"
     ):
         choose_folder(study, Path("run"), resume=False)
+
+
+def test_comparison_models_are_neither_dropped_nor_added_on_resume(tmp_path):
+    """A comparison that disappoints could otherwise be left out of the report."""
+    from medfed.pipeline.create_run import choose_folder, create_run
+    from medfed.study.reading import parse_study
+
+    text = (
+        "name: risk\nsites: {north: null, south: null}\n"
+        "data: {kind: table, features: [a], target: y}\n"
+        'task: {kind: tabular, classes: ["no", "yes"]}\n'
+        "network: {kind: fully_connected, hidden: [4]}\ntrain: {rounds: 1, batch: 4}\n"
+    )
+    study = parse_study(text, "study.yaml")
+    folder = choose_folder(study, tmp_path / "run", resume=False)
+    create_run(folder, study, {})
+    assert choose_folder(study, tmp_path / "run", resume=True) == folder
+    for changed in ("local_models: false", "pooled_model: false", "robustness: false"):
+        other = parse_study(f"{text}evaluation: {{{changed}}}\n", "study.yaml")
+        with pytest.raises(RunError, match="holds a run of study"):
+            choose_folder(other, tmp_path / "run", resume=True)

@@ -45,7 +45,7 @@ def test_the_hub_knows_rounds_sites_and_sampling() -> None:
     hub = hub_config_of(SPEC)
     assert (hub.rounds, hub.sites, hub.evaluating) == (4, ("north", "south"), ("west",))
     assert (hub.fraction, hub.minimum, hub.deadline_s, hub.seed) == (0.5, 2, 60, 7)
-    assert hub.study == study_digest(SPEC)
+    assert hub.study_digest == study_digest(SPEC)
 
 
 def test_a_site_trains_by_the_study() -> None:

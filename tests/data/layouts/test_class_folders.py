@@ -88,7 +88,7 @@ def test_two_patients_with_many_images_each_are_no_classes(
                 number += 1
                 path = tmp_path / parent / name / f"IMG_{number:04}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(b"")
+                path.write_bytes(b"\x89PNG\r\n\x1a\n")
     refused(lambda: index(tmp_path), DataError, NONE_FITS, "class_folders", "--layout")
 
 

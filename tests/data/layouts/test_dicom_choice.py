@@ -100,7 +100,7 @@ def test_series_of_one_description_are_told_apart_by_their_times(tmp_path: Path)
 
 def test_a_series_of_two_echoes_is_of_no_choice_of_one(tmp_path: Path) -> None:
     def two(ds: Dataset, k: int) -> None:
-        ds.EchoTime = 12 if k < 3 else 90
+        ds.EchoTime = 90 if k < 3 else 12
 
     write_series(tmp_path / "both", Series(shape=(6, 5, 7), modality="MR", slope=1.0, intercept=0.0), two)
     listing = DicomTree(series=(SeriesChoice(name="t2", echo_ms=(60, 120)),)).read(Survey.of(tmp_path))
