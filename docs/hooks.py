@@ -54,6 +54,8 @@ def _path(name: str) -> str:
     import medfed
 
     value = getattr(medfed, name)
+    if inspect.ismodule(value):
+        return value.__name__
     return f"{value.__module__}.{value.__qualname__}"
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medfed.data.datamodule import SiteDataModule
     from medfed.data.read import read, read_label
     from medfed.data.volume import Volume
+    from medfed.deployment.enrolment import enrol
     from medfed.errors import (
         AuditError,
         DataError,
@@ -37,9 +38,13 @@ if TYPE_CHECKING:
         UpdateError,
         WireError,
     )
+    from medfed.exchange.folder import Folder
     from medfed.exchange.memory import MemoryExchange
+    from medfed.exchange.nats import Nats
     from medfed.federation.callback import FederatedCallback
+    from medfed.federation.config import CallbackOptions, HubConfig
     from medfed.federation.model_selection import ModelSelection
+    from medfed.federation.own_scripts import Hub, open_site
     from medfed.federation.simulation import run_federation
     from medfed.pipeline.evaluate import evaluate
     from medfed.pipeline.train import train
@@ -52,6 +57,7 @@ __version__: str
 
 __all__ = [
     "AuditError",
+    "CallbackOptions",
     "DataError",
     "DeadlineError",
     "DeclinedError",
@@ -60,12 +66,16 @@ __all__ = [
     "ExchangeError",
     "FedAvg",
     "FederatedCallback",
+    "Folder",
+    "Hub",
+    "HubConfig",
     "ImageError",
     "LabelError",
     "LedgerError",
     "MedfedError",
     "MemoryExchange",
     "ModelSelection",
+    "Nats",
     "PrivacyError",
     "QuorumError",
     "RegistryError",
@@ -80,8 +90,10 @@ __all__ = [
     "UpdateError",
     "Volume",
     "WireError",
+    "enrol",
     "evaluate",
     "load",
+    "open_site",
     "read",
     "read_label",
     "read_study",
@@ -92,16 +104,23 @@ __all__ = [
 
 # The module of each public name; the errors' is medfed.errors.
 _MODULES = {
+    "CallbackOptions": "medfed.federation.config",
     "FedAvg": "medfed.aggregation.fedavg",
     "FederatedCallback": "medfed.federation.callback",
+    "Folder": "medfed.exchange.folder",
+    "Hub": "medfed.federation.own_scripts",
+    "HubConfig": "medfed.federation.config",
     "MemoryExchange": "medfed.exchange.memory",
     "ModelSelection": "medfed.federation.model_selection",
+    "Nats": "medfed.exchange.nats",
     "SiteDataModule": "medfed.data.datamodule",
     "Study": "medfed.study.study",
     "Update": "medfed.wire.update",
     "Volume": "medfed.data.volume",
+    "enrol": "medfed.deployment.enrolment",
     "evaluate": "medfed.pipeline.evaluate",
     "load": "medfed.wire.weights",
+    "open_site": "medfed.federation.own_scripts",
     "read": "medfed.data.read",
     "read_label": "medfed.data.read",
     "read_study": "medfed.study.reading",

@@ -249,6 +249,7 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
         "audit", "leakage", world.run, "--site", "north", "--steps", "1", "--shadows", "0", "--cases", "1",
         "--out", out / "leakage",
     ),
+    "demo": "synthetic hospitals alone: it reads no hospital's data",
     "enrol": "certificates alone: it reads no hospital's data",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ import medfed
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
+from medfed.cli.demo import demo
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """One model over many hospitals; images stay where they are.
 
-    A first look:  medfed train configs/quickstart.yaml
+    A first look:  medfed demo
     """
     click.get_current_context().with_resource(private_files())
 
@@ -87,7 +88,7 @@ def train(
 def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
     from medfed.pipeline.train import train as train_study
 
-    with _progress(options.quiet) as progress:
+    with show_progress(options.quiet) as progress:
         run = train_study(
             study,
             out=options.out,
@@ -98,7 +99,7 @@ def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
             former=options.former,
             progress=progress,
         )
-    _print_result(run)
+    print_result(run)
 
 
 def _take_part(site: Path, accept: str, quiet: bool) -> None:
@@ -109,17 +110,17 @@ def _take_part(site: Path, accept: str, quiet: bool) -> None:
         return click.confirm("Does this hospital take part?", default=False)
 
     _interrupt_on_sigterm()
-    with _progress(quiet) as progress:
+    with show_progress(quiet) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
     if run is not None:
-        _print_result(run)
+        print_result(run)
 
 
 def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> None:
     from medfed.evaluation.report.method_table import text
     from medfed.pipeline import compare
 
-    with _progress(options.quiet) as progress:
+    with show_progress(options.quiet) as progress:
         table, folder = compare.compare(
             study,
             methods,
@@ -133,7 +134,7 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> No
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
+def show_progress(quiet: bool) -> Iterator[Progress]:
     """Show progress until the block ends."""
     from medfed.runs.progress import progress_display
 
@@ -144,7 +145,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
         display.stop()
 
 
-def _print_result(run: RunFolder, site: str | None = None) -> None:
+def print_result(run: RunFolder, site: str | None = None) -> None:
     from medfed.evaluation.report import headline
 
     click.echo(for_terminal(headline(run.path, site)))
@@ -177,7 +178,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
     _interrupt_on_sigterm()
-    with _progress(options.quiet) as progress:
+    with show_progress(options.quiet) as progress:
         run = run_study(
             study,
             enrolment=enrolment,
@@ -188,7 +189,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
             retrain=None if options.without is None else RetrainWithout(options.without, options.former),
             progress=progress,
         )
-    _print_result(run)
+    print_result(run)
 
 
 @main.command(short_help="Measure a run's models on another hospital.")
@@ -213,7 +214,7 @@ def evaluate(
 
     own, folder = own_choices(site, data)
     run = evaluate_run(run_folder, folder, name=name, all_cases=all_cases, layout=layout, own=own)
-    _print_result(run, name)
+    print_result(run, name)
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")
@@ -293,7 +294,7 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
             f"--out {out}: this is for the comparison of several runs; the report of one run is in its folder"
         )
     for folder in run_folders:
-        _print_result(report_run(folder))
+        print_result(report_run(folder))
     if len(run_folders) > 1:
         from medfed.evaluation.report.run_comparison import write_comparison
 
@@ -432,6 +433,7 @@ def kinds(folder: str | None, schema: bool) -> None:
         click.echo()
 
 
+main.add_command(demo)
 main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)

@@ -49,6 +49,9 @@ class SiteTransport:
     # The hub's state is read at a merge; reading it earlier would cost a message per training step.
     closed = False
 
+    # After how long a wait for the hub ends; None never.
+    max_wait_s: float | None = None
+
     # Whoever trains is in the study to which the hospital agreed, not in what the hub or the store says.
     parties: tuple[str, ...] = ()
 
@@ -387,8 +390,14 @@ class SiteTransport:
     ) -> _T:
         """Return the first result of `attempt` that is not None, pausing longer as time passes."""
         began, backoff = time.monotonic(), Backoff(self._warn)
+        first, limit = began, self.max_wait_s
         while True:
             self._presence.raise_if_replaced()
+            if limit is not None and time.monotonic() - first > limit:
+                raise ExchangeError(
+                    f"site '{self._site}': no {what} came from the hub within {limit:g} s; does the hub run, "
+                    "under the same study? Start this site again with its folder, and it goes on"
+                )
             try:
                 result = attempt()
                 if result is not None:

@@ -32,6 +32,7 @@ from medfed.federation.model_selection import ModelSelection
 from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
 from medfed.privacy import Privacy
 from medfed.registry import kind_named
+from medfed.runs.notebook import notebook_progress
 from medfed.runs.rounds import RoundReport
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.messages import SiteChannel
@@ -132,7 +133,18 @@ def run_federation(
     names = tuple(sorted(sites))
     defaults: dict[str, Any] = {"minimum": len(names), "deadline_s": DEFAULT_DEADLINE_S}
     config = HubConfig(rounds, names, kind_named("aggregation", rule), **{**defaults, **settings})
-    return simulate(sites, weights, config, on_round=on_round)
+    shown = notebook_progress()
+    score = config.selection.score if config.selection is not None else "val/loss"
+    shown.start("federation in this process", dict.fromkeys(names, 0), rounds, score)
+
+    def round_finished(report: RoundReport) -> None:
+        shown.round(report)
+        on_round(report)
+
+    try:
+        return simulate(sites, weights, config, on_round=round_finished)
+    finally:
+        shown.stop()
 
 
 def simulate(

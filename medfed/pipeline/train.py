@@ -36,6 +36,7 @@ from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import Ledger
 from medfed.runs.facts import RunFacts, with_missing_model, with_seen, with_unmeasured
 from medfed.runs.folder import RunFolder
+from medfed.runs.notebook import notebook_progress
 from medfed.runs.progress import Progress
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -70,7 +71,7 @@ def train(
         QuorumError: if too few sites were left; the run can be resumed.
         RunError: if the run folder is taken, or holds a run of another study.
     """
-    began, progress = time.monotonic(), progress or Progress()
+    began, progress = time.monotonic(), progress or notebook_progress()
     if not isinstance(study, Study):
         study = read_study(study, overrides)
     again = None

@@ -56,13 +56,19 @@ class _Row:
     bytes_down: int = 0
     connected: bool = False
 
+    @property
+    def words(self) -> str:
+        """The status, with the share of the round's steps that are done while the site trains."""
+        done = f" {self.step / self.steps:.0%}" if self.status == "training" and self.steps else ""
+        return self.status + done
+
 
 _FAILED = ("refused", "absent")
 
 
 @dataclass
-class _Table:
-    """The state behind both displays."""
+class ProgressTable:
+    """The state behind every display: one row per site, and how far the study is."""
 
     title: str = ""
     rounds: int = 0
@@ -77,7 +83,7 @@ class _Table:
     round_remaining_s: float | None = None
 
     @classmethod
-    def begin(cls, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> _Table:
+    def begin(cls, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> ProgressTable:
         """Return the state at the start of a phase."""
         rows = {site: _Row(cases) for site, cases in sites.items()}
         return cls(title, rounds, metric, began=time.monotonic(), rows=rows)
@@ -96,6 +102,15 @@ class _Table:
                 row.status = "training" if is_connected else "not connected"
         self.round_remaining_s = remaining_s
         return changes
+
+    def train(self, site: str, step: int, steps: int) -> None:
+        """Store that a site trains, and no other one: sites of one process take turns."""
+        row = self.rows.get(site)
+        if row is not None:
+            for other in self.rows.values():
+                if other.status == "training":
+                    other.status = "waiting"
+            row.status, row.step, row.steps = "training", step, steps
 
     def update(self, report: RoundReport) -> list[str]:
         """Store a round; return new notes, and why sites failed unless they had in the round before."""
@@ -145,10 +160,10 @@ class PlainProgress(Progress):
     """One line per round, for a log file or a pipe."""
 
     def __init__(self) -> None:
-        self._table = _Table()
+        self._table = ProgressTable()
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
-        self._table = _Table.begin(title, sites, rounds, metric)
+        self._table = ProgressTable.begin(title, sites, rounds, metric)
         names = [f"{site} ({cases} cases)" if cases else site for site, cases in sites.items()]
         self.log(f"{title}: {', '.join(names)}")
 
@@ -190,24 +205,19 @@ class LiveProgress(Progress):
         from rich.console import Console
 
         self._console = Console()
-        self._table = _Table()
+        self._table = ProgressTable()
         self._live: Live | None = None
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         from rich.live import Live
 
         self.stop()
-        self._table = _Table.begin(title, sites, rounds, metric)
+        self._table = ProgressTable.begin(title, sites, rounds, metric)
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
         self._live.start()
 
     def training(self, site: str, step: int, steps: int) -> None:
-        row = self._table.rows.get(site)
-        if row is not None:
-            for other in self._table.rows.values():
-                if other.status == "training":
-                    other.status = "waiting"
-            row.status, row.step, row.steps = "training", step, steps
+        self._table.train(site, step, steps)
 
     def waiting(
         self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
