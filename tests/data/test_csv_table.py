@@ -58,7 +58,7 @@ def test_an_unknown_split(tmp_path: Path, word: str, near: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "word"), [("", "is empty"), (MARK, "no class number"), ("-1", "no class"), ("0.5", "no class")]
+    ("cell", "word"), [(MARK, "no class number"), ("-1", "no class"), ("0.5", "no class")]
 )
 def test_a_target_that_is_none(tmp_path: Path, cell: str, word: str) -> None:
     refused(

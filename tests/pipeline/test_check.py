@@ -68,7 +68,8 @@ def test_a_simulated_sites_folder_is_known_by_its_place(tmp_path: Path) -> None:
 
 def test_splits_are_those_that_the_simulation_trains_with(tmp_path: Path, capsys) -> None:
     study_file = write_tables(tmp_path)
-    rows = "".join(f"P{n},{n / 10},{n % 2}\n" for n in range(60))
+    # Patients have 1 to 7 rows, so that the numbers of rows tell which patients are in a split.
+    rows = "".join(f"P{n},{n / 10},{n % 2}\n" * (n % 7 + 1) for n in range(60))
     (tmp_path / "north.csv").write_text("patient,x,ill\n" + rows)  # no column with splits: the secret decides
     study = read_study(study_file)
     data = hospital_of(study, "north", study.sites["north"] or "").data

@@ -48,7 +48,7 @@ def merged_by_hand(study: Study, sites: dict[str, list[tuple[float, int]]]) -> t
 def test_the_model_is_the_mean_by_hand_and_is_saved(tmp_path: Path) -> None:
     progress = Noted()
     run = replace(opened(tmp_path), progress=progress)
-    weights = federate(run)
+    weights = federate(run).weights
     found = [float(tensor) for _, tensor in sorted(weights.items(), reverse=True)]
     assert found == pytest.approx(merged_by_hand(run.study, CASES), abs=1e-6)
     saved = torch.load(run.folder.checkpoint("federated"), weights_only=True)["state_dict"]
@@ -71,7 +71,7 @@ def test_a_hospital_without_usable_data_is_left_out_of_the_mean(tmp_path: Path) 
         run.hospital("north")
     assert run.hospital("south") is left["south"]
     assert set(run.data) == {"south"}
-    weights = federate(run)
+    weights = federate(run).weights
     expected = merged_by_hand(run.study, {"south": CASES["south"]})
     assert [float(t) for _, t in sorted(weights.items(), reverse=True)] == pytest.approx(expected, abs=1e-6)
     absent = [report for report in read_rounds(run.folder.rounds) if report.site == "north"]
