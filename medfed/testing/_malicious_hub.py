@@ -375,7 +375,8 @@ def round_under(
             hub.publish(GlobalModel(1, outcome.weights, study_digest=STUDY))
         except MedfedError as error:
             found.outcome = error
-        hub.close()
+        finally:
+            hub.close()
         for thread in threads:
             thread.join()
         for site, log in logs.items():
