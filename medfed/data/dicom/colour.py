@@ -156,7 +156,7 @@ def _photometric(packed: bytes, file: DicomFile, encoding: Encoding) -> bytes:
 def _jpeg_colours(packed: bytes) -> tuple[bytes, bool, int | None]:
     """Return the names of a JPEG's components, a byte each, whether it is JFIF, and Adobe's transform."""
     at, is_jfif, adobe = 2, False, None
-    while at + 10 <= len(packed) and packed[at] == 0xFF:
+    while at + 16 <= len(packed) and packed[at] == 0xFF:
         marker, length = packed[at + 1], int.from_bytes(packed[at + 2 : at + 4], "big")
         if marker == 0xFF:  # a fill byte
             at += 1
@@ -186,7 +186,9 @@ def _native(file: DicomFile, encoding: Encoding) -> NDArray[np.uint8]:
             f"the pixel data of a colour picture hold {encoding.length} bytes, {rows} x {columns} pixels need"
             f" {expected}; truncated, or its PhotometricInterpretation is wrong"
         )
-    data = np.frombuffer(file.read(encoding.at, encoding.length), np.uint8)
+    data = np.frombuffer(
+        file.read(encoding.at, encoding.length).ljust(expected + expected % 2, b"\0"), np.uint8
+    )
     if has_swapped_bytes(file):
         data = data.view("<u2").byteswap().view(np.uint8)
     data = data[:expected]

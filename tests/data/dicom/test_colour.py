@@ -233,3 +233,10 @@ def test_the_order_of_colours_needs_no_word(tmp_path):
     assert unnamed_note(index, inputs=3) == ""
     volume = Index(tmp_path, "cases.csv", (case_of(tmp_path / "a.nii.gz"),))
     assert "nothing in the folder names the channels" in unnamed_note(volume, inputs=3)
+
+
+def test_components_called_rgb_are_rgb_whatever_the_header_says(tmp_path):
+    original = get_testdata_file("SC_rgb_dcmtk_+eb+cr.dcm")  # a JPEG whose components are R, G and B
+    ds = pydicom.dcmread(original)
+    ds.PhotometricInterpretation = "YBR_FULL"
+    np.testing.assert_array_equal(planes(write(ds, tmp_path / "a.dcm")), planes(original))
