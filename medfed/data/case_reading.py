@@ -21,7 +21,7 @@ from medfed.data.refusals import (
 )
 from medfed.data.regrid import moved_channel
 from medfed.data.settings import Images
-from medfed.data.volume import Volume
+from medfed.data.volume import COLOUR, Volume
 from medfed.errors import ImageError, LabelError
 
 # Two channels of one case share a grid if no corner differs by more than this fraction of the smallest voxel
@@ -47,6 +47,7 @@ def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Vo
         if settings is not None and channels != settings.inputs:
             raise ChannelCountError(
                 f"the image has {channels} channels, the study's data.channels is {settings.inputs}"
+                f"{_about_colour(image, settings)}"
             )
         label = None
         overlap = "later" if settings is None else _reading(settings).overlap
@@ -58,6 +59,15 @@ def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Vo
             with _as_label_errors():
                 label = read_masks(case.masks, image, classes, overlap=overlap, resample=resample)
     return image, label
+
+
+def _about_colour(image: Volume, settings: Images) -> str:
+    """Return what a refusal adds for an image in colour in a study of grey ones, or ''."""
+    if COLOUR not in image.info.flags or settings.inputs != 1:
+        return ""
+    if (image.array == image.array[:1]).all():
+        return "; it is grey and stored in colour, its three channels are alike: export it in one channel"
+    return "; it is in colour: leave it out, export it in grey, or set data.channels to 3 for all images"
 
 
 @contextmanager

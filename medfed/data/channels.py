@@ -20,8 +20,8 @@ from medfed.data.layouts import is_image_word
 from medfed.data.settings import Images
 from medfed.errors import DataError
 
-# Pictures hold the colours red, green and blue in one file, always in this order.
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+# Pictures and DICOM hold the colours red, green and blue in one file, always in this order.
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima")
 
 # How the notes begin that nothing names the channels, and that their names have decided.
 UNNAMED = "nothing in the folder names the channels of a case"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from medfed.data.read_options import ReadOptions
 from medfed.data.size_limits import check_size
-from medfed.data.volume import Info, Volume
+from medfed.data.volume import COLOUR, Info, Volume
 from medfed.errors import ImageError, MedfedError
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def _read(data: bytes, options: ReadOptions) -> Volume:
         if image.format == "TIFF":
             array = _as_declared(array, image, bits)
             flags += ["inverted"] if _tiff(image, _PHOTOMETRIC) == _WHITE_IS_ZERO else []
+    flags += [COLOUR] if array.shape[2] == 3 else []
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         flags.append("nan")
         if np.isinf(array).any():

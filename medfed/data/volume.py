@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# The flag of an image whose three channels are red, green and blue.
+COLOUR = "colour"
+
 
 @dataclass(frozen=True, slots=True)
 class Info:
@@ -20,7 +23,7 @@ class Info:
         flags: short words: burned_in, recognizable, tilt, resampled, lossy, single_slice, projection,
             inverted, nan, no_rescale, not_hu, real_world_values, real_world_values_unused, suv, overlap,
             qform_differs, other_frame_of_reference, cropped, pixels (the spacing counts pixels, not mm),
-            exif_turned, resampled_channels,
+            exif_turned, resampled_channels, colour (its channels are red, green and blue),
             detector_spacing (a radiograph's size at its detector).
         label_names: what the file itself calls its values: a seg.nrrd's segments, a mask's colours.
         identities: keyed digests by which another patient's label is refused; they mean nothing outside this

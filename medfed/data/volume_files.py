@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medfed.data.cache_location import walk_once
 from medfed.data.dicom import tags
+from medfed.data.dicom.colour import is_colour, read_colour
 from medfed.data.dicom.directory import listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
 from medfed.data.dicom.volumes import assemble_volumes, describe_non_image
@@ -85,6 +86,8 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
         raise ImageError(_unknown_format(_first_bytes(path)))
     if tags.DIRECTORY in file.elements:
         return _read_files(listed_files(file), options)
+    if is_colour(file) and not options.as_label:
+        return [read_colour(file, options)]
     note = describe_non_image(file)
     if note is not None:
         raise ImageError(f"not an image: {note}")
@@ -97,6 +100,7 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
 def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
     skipped: list[str] = []
     dicoms: list[DicomFile] = []
+    colours: list[DicomFile] = []
     others: dict[str, _Reader] = {}
     inodes: set[tuple[int, int]] = set()
     voxels = _voxel_files(paths)
@@ -104,7 +108,9 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
         note = _file_note(path, inodes)
         file = open_dicom(path) if note is None else None
         reader = _reader_of(path) if note is None and file is None else None
-        if file is not None:
+        if file is not None and is_colour(file) and not options.as_label:
+            colours.append(file)
+        elif file is not None:
             note = describe_non_image(file)
             dicoms += [file] if note is None else []
         elif reader is not None:
@@ -117,6 +123,10 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
     others, notes = _without_pictures(others, bool(dicoms))
     skipped += notes
     volumes += [reader(path, options) for path, reader in others.items()]
+    if volumes:
+        skipped += [describe_non_image(file) or "a colour picture beside other images" for file in colours]
+    else:
+        volumes = [read_colour(file, options) for file in colours]
     if not volumes:
         rest = f"only {len(skipped)} other files, the first {skipped[0]}" if skipped else "no file at all"
         raise ImageError(f"there is no volume, {rest}; name an image file ({FORMATS}), or a folder of them")

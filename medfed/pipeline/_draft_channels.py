@@ -73,7 +73,7 @@ def _by_names(preflights: Mapping[str, Preflight], count: str) -> tuple[str, lis
         f"{site}: nothing in its folder names the channels of a case; make sure that they are in the order "
         "of the study"
         for site in unnamed
-        if not preflights[site].facts["in_pixels"]
+        if not preflights[site].facts["colours"]
     ]
     if not named:
         return count, warnings

@@ -156,13 +156,15 @@ def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
     ]
     if set(known) <= {"CT"} and lowest and all(low < MAX_LOWEST_HU for low in lowest):
         return True, [
-            f"NIfTI names no modality; all images hold values below {MAX_LOWEST_HU} and were taken for CT in "
-            "HU"
+            f"the images' format names no modality; all images hold values below {MAX_LOWEST_HU} and"
+            " were taken for CT in HU"
         ]
     if len(known) > 1:
         return False, [f"{' and '.join(known)} in one study: each image is normalised by its own values"]
     if not known:
-        return False, ["NIfTI names no modality; the images were taken for MR, or anything but CT in HU"]
+        return False, [
+            "the images' format names no modality; the images were taken for MR, or anything but CT in HU"
+        ]
     return False, []
 
 

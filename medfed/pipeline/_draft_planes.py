@@ -17,7 +17,7 @@ MAX_SIDE_PX = 256
 SIDE_STEP = 32
 # Up to this many pixels, a network keeps the full resolution in its first layer.
 SMALL_SIDE_PX = 64
-# The range of 8-bit pictures, whose colours keep their meaning if all channels are scaled alike.
+# The range of 8-bit images, whose colours keep their meaning if all channels are scaled alike.
 BYTE_RANGE = (0, 255)
 
 
@@ -105,6 +105,6 @@ def plane_normalisation(preflights: Preflights, channels: str) -> str:
     ranges = [one.facts["intensity"] for one in preflights.values() if one.facts["intensity"]]
     low, high = BYTE_RANGE
     bytes_only = all(one["least"][0] >= low and one["most"][2] <= high for one in ranges)
-    if channels == "3" and bytes_only and any(one.facts["in_pixels"] for one in preflights.values()):
+    if channels == "3" and bytes_only and any(one.facts["colours"] for one in preflights.values()):
         return f"{{kind: window, low: {low}, high: {high}}}   # colours of 8 bits, scaled alike"
     return "{kind: percentile}"

@@ -17,7 +17,7 @@ from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models, privacy_facts, seen_cases
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run, write_study
-from medfed.pipeline.experiments.leave_one_out import models_without_each
+from medfed.pipeline.experiments.leave_one_out import models_without_each, studies_without
 from medfed.pipeline.experiments.local_models import train_local_models
 from medfed.pipeline.experiments.pooled import pooled_model
 from medfed.pipeline.experiments.unlearning import Retraining, prepare_retraining, retraining
@@ -78,6 +78,8 @@ def train(
     if without is not None:
         again = retraining(study, without, Path(former) if former is not None else None, resume)
         study = again.study
+    if leave_one_out:
+        studies_without(study)  # refused before anything is trained
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)

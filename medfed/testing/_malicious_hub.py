@@ -2,8 +2,9 @@
 
 `MaliciousHub` is an exchange whose hub may send anything, to any site, at any step: `lie` gets each message
 before it is sent and returns another. It has the keys of the hub, the broker, an enrolled stranger and the
-sites that collude. What it tries is in `PARTY_LIES` and `FORWARDING_LIES`: each is told to one site, which
-must refuse with a reason and an audit entry, while the round goes on with the others.
+sites that collude. What it tries is in `PARTY_LIES`, `FORWARDING_LIES` and `LIST_LIES`: each is told to one
+site, which must refuse with a reason and an audit entry, while the round goes on with the others. It can also
+repeat an earlier run under that run's number (`REPLAYS`), and ask for a second sum of a round.
 
 A mechanism forwards sites' messages as `RelayedMessages`, so that these lies reach it without an edit here.
 """
@@ -15,6 +16,7 @@ import threading
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +27,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import MedfedError
-from medfed.exchange import DropOut, MemoryExchange
+from medfed.errors import MedfedError, QuorumError
+from medfed.exchange import DropOut, MemoryExchange, ReceivedUpdate
 from medfed.federation.config import HubConfig
 from medfed.federation.round import RoundOutcome, SiteConnection, aggregate_round, receive, send_update
 from medfed.privacy import Privacy
@@ -69,7 +71,8 @@ class MaliciousHub(MemoryExchange):
     """An exchange whose hub sends what `lie` returns, and to `deceived` sites the model `other_model` makes.
 
     `seals` gives each party's seal, for a test with certificates; by default each has a key of this object.
-    `sent` holds what the honest hub would have sent to each site, by step.
+    `sent` holds what the honest hub would have sent to each site, by step, `steps` the steps it collected,
+    with '' for the updates. It ignores the answers of the step `discarded` once, then what `hidden` trains.
     """
 
     def __init__(
@@ -84,7 +87,14 @@ class MaliciousHub(MemoryExchange):
         self.lie, self.seals = lie, seals
         self.deceived, self.other_model = deceived, other_model
         self.sent: dict[str, dict[str, bytes]] = {}
+        self.steps: list[str] = []
+        self.discarded, self.hidden = "", ""
+        self._discards = True
         self._true_model = ""
+
+    def repeat(self, earlier: MaliciousHub) -> None:
+        """Take the number of an earlier run, whose sites had the same certificates."""
+        self._run, self._keys = earlier._run, earlier._keys
 
     def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
         self._true_model = model_digest(model)
@@ -106,6 +116,10 @@ class MaliciousHub(MemoryExchange):
     def collect_messages(
         self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
     ) -> Iterator[ReceivedMessage]:
+        self.steps.append(step)
+        if step == self.discarded and self._discards:
+            self._discards = False
+            return
         # It does not mind that a site trains from another model: it sent that model.
         for received in super().collect_messages(round, attempt, step, sites, deadline_s):
             if received.message is not None:
@@ -113,6 +127,12 @@ class MaliciousHub(MemoryExchange):
                 data = msgspec.json.encode(Statement(self._true_model, statement.content))
                 received = replace(received, message=msgspec.structs.replace(received.message, data=data))
             yield received
+
+    def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
+        self.steps.append("")
+        for received in super().collect(round, sites, deadline_s):
+            if self._discards or received.site != self.hidden:
+                yield received
 
     def _seal(self, party: str) -> Seal:
         return self.seals(party) if self.seals is not None else super()._seal(party)
@@ -257,6 +277,54 @@ FORWARDING_LIES: dict[str, tuple[Change, str]] = {
 }
 
 
+# What is told instead of the lists of sites in a message, by field; called with them and the victim.
+Lists = Mapping[str, list[str]]
+ListChange = Callable[[Lists, str], Lists]
+
+_OF_THE_LIST = "the hub.s list|the hub asks for|shares of both kinds|are needed"
+
+
+def _filled(lists: Lists, make: Callable[[list[str]], list[str]]) -> Lists:
+    return {field: make(sites) if sites else sites for field, sites in lists.items()}
+
+
+def _dropped(lists: Lists, victim: str) -> Lists:
+    """Move one site that is there to the list of those that are not, or leave it out."""
+    gone = min(site for sites in lists.values() for site in sites if site != victim)
+    return {field: [site for site in sites if site != gone] or [gone] for field, sites in lists.items()}
+
+
+def _both(lists: Lists, victim: str) -> Lists:
+    return dict.fromkeys(lists, sorted({site for sites in lists.values() for site in sites}))
+
+
+# About who is in a sum, once keys and shares are there: lists of sites in any message of the hub.
+LIST_LIES: dict[str, tuple[ListChange, str]] = {
+    "a member after the shares": (
+        lambda lists, victim: _filled(lists, lambda sites: [*sites, STRANGER]),
+        _OF_THE_LIST,
+    ),
+    "a member twice": (lambda lists, victim: _filled(lists, lambda sites: [sites[0], *sites]), _OF_THE_LIST),
+    "a dropout that is none": (_dropped, _OF_THE_LIST),
+    "shares of both kinds": (_both, _OF_THE_LIST),
+}
+
+# What is forwarded when an earlier run is repeated under its own number, given what the victim was told then
+# and is told now. Old keys and new boxes do not fit.
+Replay = Callable[[str, Forwarded, Forwarded], Forwarded]
+_OLD = "lacks this site's own|was shown other keys|no key that opens here"
+
+
+def _but_its_own(victim: str, then: Forwarded, now: Forwarded) -> Forwarded:
+    return {party: now.get(party, old) if party == victim else old for party, old in then.items()}
+
+
+REPLAYS: dict[str, tuple[Replay, str]] = {
+    "all of an earlier run": (lambda victim, then, now: then, _OLD),
+    "all but its own of an earlier run": (_but_its_own, _OLD),
+}
+
+
 # ---------------------------------------------------------------------------------------- a round under a lie
 
 
@@ -302,19 +370,34 @@ def round_under(
             thread.start()
         config = HubConfig(1, sites, FedAvg(), privacy, minimum=minimum, study_digest=STUDY, outlier=None)
         try:
-            state = privacy.init(weights)
-            outcome = aggregate_round(hub, config, state, current, sites, AuditLog(None))
+            outcome = _aggregated(hub, config, current)
             found.outcome = outcome
             hub.publish(GlobalModel(1, outcome.weights, study_digest=STUDY))
         except MedfedError as error:
             found.outcome = error
-        hub.close()
+        finally:
+            hub.close()
         for thread in threads:
             thread.join()
         for site, log in logs.items():
             lines = entries(log) if log.exists() else []
             found.logged[site] = [line["reason"] for line in lines if line["event"] == "hub refused"]
     return found
+
+
+def _aggregated(hub: MaliciousHub, config: HubConfig, current: GlobalModel) -> RoundOutcome:
+    """Merge a round; if its hub discarded an answer, merge it again."""
+
+    def once() -> RoundOutcome:
+        state = config.privacy.init(current.weights)
+        return aggregate_round(hub, config, state, current, config.sites, AuditLog(None))
+
+    if not hub.discarded:
+        return once()
+    with suppress(QuorumError):
+        once()
+        raise AssertionError(f"the hub merged without the answers for '{hub.discarded}'")
+    return once()
 
 
 def lying_to(hub: MaliciousHub, victim: str, step: str, change: Change) -> Lie:
@@ -328,6 +411,56 @@ def lying_to(hub: MaliciousHub, victim: str, step: str, change: Change) -> Lie:
         return msgspec.json.encode(content)
 
     return lie
+
+
+def lying_about_lists(victim: str, step: str, change: ListChange) -> Lie:
+    """Return the lie that changes the lists of sites in what the hub tells one site at one step."""
+
+    def lie(site: str, at: str, data: bytes) -> bytes:
+        if (site, at) != (victim, step):
+            return data
+        return msgspec.json.encode({**msgspec.json.decode(data), **change(lists_in(data), victim)})
+
+    return lie
+
+
+def lists_in(data: bytes) -> Lists:
+    """Return the lists of sites in a message of the hub, by field; none if no list names a site."""
+    try:
+        content = msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        return {}
+    lists = {
+        field: value
+        for field, value in (content.items() if isinstance(content, dict) else ())
+        if isinstance(value, list) and all(isinstance(one, str) for one in value)
+    }
+    return lists if any(lists.values()) else {}
+
+
+def listing_steps(hub: MaliciousHub, site: str) -> dict[str, Lists]:
+    """Return the steps at which the hub told a site who is in the sum, and the lists."""
+    told = {step: lists_in(sent[site]) for step, sent in hub.sent.items() if site in sent}
+    return {step: lists for step, lists in told.items() if lists}
+
+
+def replaying(earlier: MaliciousHub, victim: str, step: str, replay: Replay) -> Lie:
+    """Return the lie that forwards to one site, at one step, what an earlier run's hub forwarded to it."""
+    then = forwarded_in(earlier.sent[step][victim])
+    assert then is not None, f"the earlier run forwarded nothing at step '{step}'"
+
+    def lie(site: str, at: str, data: bytes) -> bytes:
+        now = forwarded_in(data)
+        if (site, at) != (victim, step) or now is None:
+            return data
+        return msgspec.json.encode({**msgspec.json.decode(data), "letters": replay(victim, then, now)})
+
+    return lie
+
+
+def steps_after_updates(hub: MaliciousHub) -> list[str]:
+    """Return the steps in which the hub collects messages after the updates."""
+    return hub.steps[hub.steps.index("") + 1 :]
 
 
 def forwarding_steps(hub: MaliciousHub, site: str) -> list[str]:
@@ -349,11 +482,17 @@ def require_refusal(found: LiedRound, victim: str, reason: str, what: str) -> No
 
 __all__ = [
     "FORWARDING_LIES",
+    "LIST_LIES",
     "PARTY_LIES",
+    "REPLAYS",
     "LiedRound",
     "MaliciousHub",
     "forwarding_steps",
+    "listing_steps",
+    "lying_about_lists",
     "lying_to",
+    "replaying",
     "require_refusal",
     "round_under",
+    "steps_after_updates",
 ]

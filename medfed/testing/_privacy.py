@@ -27,13 +27,19 @@ from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.testing._contract import OF_EVERY_KIND, Contract, NotApplicable
 from medfed.testing._malicious_hub import (
     FORWARDING_LIES,
+    LIST_LIES,
     PARTY_LIES,
+    REPLAYS,
     LiedRound,
     MaliciousHub,
     forwarding_steps,
+    listing_steps,
+    lying_about_lists,
     lying_to,
+    replaying,
     require_refusal,
     round_under,
+    steps_after_updates,
 )
 from medfed.wire.update import GlobalModel, Update, check_update
 from medfed.wire.weights import Difference, Weights, digest
@@ -210,6 +216,52 @@ def sites_refuse_parties_that_train_from_another_model(privacy: Privacy) -> None
     )
     found = _lied(planned, deceived)
     require_refusal(found, SITES[0], "trains from model .*, this site from .*: the hub sent them", "models")
+    assert not found.merged
+
+
+@check_privacy.check
+def a_site_refuses_other_lists_of_who_is_in_the_sum(privacy: Privacy) -> None:
+    planned, honest, victim = privacy.planned(ROUNDS), MaliciousHub(SITES), SITES[-1]
+    _lied(planned, honest)
+    listing = listing_steps(honest, victim)
+    if not listing:
+        raise NotApplicable("its hub lists no sites")
+    for step, lists in listing.items():
+        for name, (change, reason) in LIST_LIES.items():
+            if change(lists, victim) == lists:
+                continue  # two kinds of shares where the message has one list
+            hub = MaliciousHub(SITES, lie=lying_about_lists(victim, step, change))
+            found = _lied(planned, hub)
+            require_refusal(found, victim, reason, f"step '{step}', {name}")
+            assert set(SITES[:-1]) <= set(found.merged), f"step '{step}', {name}: {found.outcome}"
+
+
+@check_privacy.check
+def a_site_refuses_what_was_said_in_an_earlier_run(privacy: Privacy) -> None:
+    planned, earlier, victim = privacy.planned(ROUNDS), MaliciousHub(SITES), SITES[-1]
+    _lied(planned, earlier)
+    steps = forwarding_steps(earlier, victim)
+    if not steps:
+        raise NotApplicable("its sites exchange no messages")
+    for step in steps:
+        for name, (replay, reason) in REPLAYS.items():
+            hub = MaliciousHub(SITES, lie=replaying(earlier, victim, step, replay))
+            hub.repeat(earlier)
+            require_refusal(_lied(planned, hub), victim, reason, f"step '{step}', {name}")
+
+
+@check_privacy.check
+def sites_unmask_no_second_sum_of_a_round_over_others(privacy: Privacy) -> None:
+    planned, honest = privacy.planned(ROUNDS), MaliciousHub(SITES)
+    _lied(planned, honest)
+    steps = steps_after_updates(honest)
+    if not steps:
+        raise NotApplicable("its hub asks the sites for nothing after their updates")
+    hub = MaliciousHub(SITES)
+    hub.discarded, hub.hidden = steps[-1], SITES[-1]
+    found = _lied(planned, hub)
+    for site in SITES[:-1]:
+        require_refusal(found, site, "a second sum of this round over other sites", "a second sum")
     assert not found.merged
 
 

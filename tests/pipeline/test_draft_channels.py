@@ -13,7 +13,7 @@ from medfed.pipeline._draft_channels import draft_channels
 def folders(**sites: tuple[int, list[str]]):
     """Return preflights with these numbers and names of channels."""
     return {
-        site: SimpleNamespace(facts={"channels": {str(n): 5}, "channel_names": names, "in_pixels": False})
+        site: SimpleNamespace(facts={"channels": {str(n): 5}, "channel_names": names, "colours": False})
         for site, (n, names) in sites.items()
     }
 
@@ -33,9 +33,7 @@ def test_channels_without_names_are_counted_with_a_warning_for_each_hospital() -
 
 
 def test_colours_of_pictures_need_no_names() -> None:
-    pictures = {
-        "north": SimpleNamespace(facts={"channels": {"3": 5}, "channel_names": [], "in_pixels": True})
-    }
+    pictures = {"north": SimpleNamespace(facts={"channels": {"3": 5}, "channel_names": [], "colours": True})}
     assert draft_channels(pictures) == ("3", [])
 
 
@@ -57,7 +55,7 @@ def test_different_numbers_of_channels_are_refused() -> None:
 
 def test_an_image_that_training_leaves_out_does_not_decide() -> None:
     """One 4D image among twelve refused the whole draft."""
-    of = {"channels": {"1": 11, "5": 1}, "channel_names": [], "in_pixels": False}
+    of = {"channels": {"1": 11, "5": 1}, "channel_names": [], "colours": False}
     text, (warning,) = draft_channels({"north": SimpleNamespace(facts=of)})
     assert text == "1"
     assert warning == (

@@ -59,13 +59,13 @@ def test_images_with_and_without_mm_are_not_compared_in_distances() -> None:
 
 
 def test_colours_of_eight_bits_are_scaled_alike_and_all_else_by_percentiles() -> None:
-    def one(least: float, most: float, in_pixels: bool = True):
+    def one(least: float, most: float, colours: int = 1):
         intensity = {"least": [least, 0, 0], "most": [0, 0, most]}
-        return {"north": folder(spread([8, 8, 1]), in_pixels=in_pixels, intensity=intensity)}
+        return {"north": folder(spread([8, 8, 1]), colours=colours, intensity=intensity)}
 
     window, percentile = "{kind: window, low: 0, high: 255}", "{kind: percentile}"
     assert plane_normalisation(one(0, 255), "3").startswith(window)
     assert plane_normalisation(one(0, 255), "1") == percentile
     assert plane_normalisation(one(0, 256), "3") == percentile
     assert plane_normalisation(one(-1, 255), "3") == percentile
-    assert plane_normalisation(one(0, 255, in_pixels=False), "3") == percentile
+    assert plane_normalisation(one(0, 255, colours=0), "3") == percentile

@@ -43,7 +43,21 @@ def test_both_sites_agree_and_each_purpose_has_its_own_key():
     assert one == derived(shared, "mask")
 
 
-@pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little")])
+P = 2**255 - 19
+# Every point of small order (Bernstein, https://cr.yp.to/ecdh.html#validate), also as numbers above P; X25519
+# ignores the highest bit (RFC 7748, section 5).
+ORDER_8 = (
+    325606250916557431795983626356110631294008115727848805560023387167927233504,
+    39382357235489614581723060781553021112529911719440698176882885853963445705823,
+)
+SMALL_ORDER = [
+    (number + high).to_bytes(32, "little")
+    for number in (0, 1, *ORDER_8, P - 1, P, P + 1)
+    for high in (0, 2**255)
+]
+
+
+@pytest.mark.parametrize("point", SMALL_ORDER, ids=bytes.hex)
 def test_a_key_of_small_order_is_refused(point):
     with pytest.raises(PrivacyError, match="its public key is not a usable X25519 key"):
         agreed_key(X25519PrivateKey.generate(), point, "mask")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import msgspec
@@ -13,8 +13,10 @@ from contract import CHECKS_OF_EVERY_KIND, broken
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy._key_exchange import RelayedMessages, to_bytes
 from medfed.privacy._privacy import PlainSession
+from medfed.privacy._secagg import Members
 from medfed.privacy.accounting.accountant import MechanismSteps
 from medfed.testing import check_privacy
+from medfed.wire.messages import HubChannel
 
 torch.set_num_threads(1)
 
@@ -114,6 +116,35 @@ class Credulous(Rounded, frozen=True, tag="credulous"):
         return PlainSession(self, channel.sites, deadline_s)
 
 
+@dataclass(frozen=True)
+class Asking:
+    """A session that asks the sites of a sum for an answer, and merges whatever they say."""
+
+    channel: HubChannel
+    plain: PlainSession
+
+    def __getattr__(self, name):
+        return getattr(self.plain, name)
+
+    def reveal(self, updates, weights):
+        sites = sorted(update.site for update in updates)
+        self.channel.send(1, "members", dict.fromkeys(sites, to_bytes(Members(sites))))
+        list(self.channel.collect(1, "answer", sites, 5))
+        return self.plain.reveal(updates, weights)
+
+
+class Obedient(Rounded, frozen=True, tag="obedient"):
+    """Answers for every list of sites that the hub sends."""
+
+    def protectors(self, channel):
+        yield self
+        if channel.receive({"members": 1}) is not None:
+            channel.send(1, "answer", b"yes")
+
+    def open_session(self, channel, deadline_s):
+        return Asking(channel, PlainSession(self, channel.sites, deadline_s))
+
+
 WRONG = {
     Shrunk: {"without_noise_the_merged_model_is_that_of_no_privacy"},
     Broken: {
@@ -132,6 +163,11 @@ WRONG = {
     Credulous: {
         "a_site_refuses_what_a_lying_hub_forwards_and_the_round_goes_on",
         "sites_refuse_parties_that_train_from_another_model",
+        "a_site_refuses_what_was_said_in_an_earlier_run",
+    },
+    Obedient: {
+        "a_site_refuses_other_lists_of_who_is_in_the_sum",
+        "sites_unmask_no_second_sum_of_a_round_over_others",
     },
     Growing: {"planning_again_changes_nothing"},
     Terse: {

@@ -55,22 +55,25 @@ class CodedFrame(NamedTuple):
     allocated: int
     stored: int
     signed: bool
+    samples: int = 1
+    photometric: str = "MONOCHROME2"
 
 
 def decode_in_process(packed: bytes, coded: CodedFrame) -> NDArray[Any]:
-    """Return the words of one frame, (rows, columns), decoded in this process."""
+    """Return the words of one frame, (rows, columns) or (rows, columns, samples), decoded in this process."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
     options: dict[str, Any] = {
         "rows": coded.rows,
         "columns": coded.columns,
-        "samples_per_pixel": 1,
+        "samples_per_pixel": coded.samples,
         "number_of_frames": 1,
         "bits_allocated": coded.allocated,
         "bits_stored": coded.stored,
         "pixel_representation": int(coded.signed),
-        "photometric_interpretation": "MONOCHROME2",
+        "photometric_interpretation": coded.photometric,
+        "planar_configuration": 0,
         "pixel_keyword": "PixelData",
     }
     array: NDArray[Any]
@@ -257,10 +260,13 @@ def _decode_with_gdcm(packed: bytes, coded: CodedFrame) -> bytes:
     image.SetNumberOfDimensions(2)
     image.SetDimensions((coded.columns, coded.rows, 1))
     image.SetDataElement(element)
-    kind = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    kind = gdcm.PhotometricInterpretation.GetPIType(coded.photometric)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    if coded.samples > 1:
+        image.SetPlanarConfiguration(0)
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(coded.syntax)))
-    image.SetPixelFormat(gdcm.PixelFormat(1, coded.allocated, coded.stored, coded.stored - 1, coded.signed))
+    pixel = (coded.samples, coded.allocated, coded.stored, coded.stored - 1, coded.signed)
+    image.SetPixelFormat(gdcm.PixelFormat(*pixel))
     words: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM returns bytes as text
     return words
 

@@ -25,7 +25,7 @@ def frame_bytes(file: DicomFile, encoding: Encoding, index: int) -> bytes:
         ImageError: if the fragments are damaged, or do not match the number of frames.
     """
     fragments = _frame_fragments(file, encoding, index)
-    announced = encoding.rows * encoding.columns * encoding.allocated // 8
+    announced = encoding.frame_bytes
     if sum(size for _, size in fragments) > 4 * announced + (1 << 20):
         raise ImageError(
             f"a compressed frame is far larger than its announced {announced} bytes; the file is damaged"
@@ -116,10 +116,10 @@ def check_codestream(packed: bytes, syntax: str, encoding: Encoding) -> None:
             "the compressed pixels do not start as their transfer syntax requires; the file is damaged"
         )
     rows, columns, components = size
-    if (rows, columns) != (encoding.rows, encoding.columns) or components != 1:
+    if (rows, columns) != (encoding.rows, encoding.columns) or components != encoding.samples:
         raise ImageError(
             f"the compressed image is {rows} x {columns} with {components} components, the header announces"
-            f" {encoding.rows} x {encoding.columns} with 1; the file is damaged"
+            f" {encoding.rows} x {encoding.columns} with {encoding.samples}; the file is damaged"
         )
 
 

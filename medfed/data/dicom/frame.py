@@ -47,6 +47,7 @@ class Encoding:
     pixel_tag: int
     at: int
     length: int
+    samples: int = 1  # of each pixel: 3 in colour
 
     @property
     def pixels(self) -> int:
@@ -66,7 +67,7 @@ class Encoding:
     @property
     def frame_bytes(self) -> int:
         """The number of bytes of one uncompressed frame."""
-        return (self.pixels * self.allocated + 7) // 8
+        return (self.pixels * self.samples * self.allocated + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ def parse_encoding(file: DicomFile) -> Encoding:
         pixel_tag=tag,
         at=at,
         length=length,
+        samples=header.integer(tags.SAMPLES) or 1,
     )
 
 
@@ -289,7 +291,7 @@ def _frame(
         image_type=keys.image_type,
         position_mm=_position(group(tags.PLANE_POSITION)),
         axes=_orientation(group(tags.PLANE_ORIENTATION)),
-        spacing_mm=_spacing(measures, modality),
+        spacing_mm=pixel_spacing(measures, modality),
         thickness_mm=_length(measures, tags.SLICE_GAP) or _length(measures, tags.THICKNESS),
         slope=slope,
         intercept=intercept,
@@ -297,7 +299,7 @@ def _frame(
         mapped=None if mapping is None else (mapping.first, mapping.last),
         padding=_padding(header),
         rescale_type=values.text(tags.RESCALE_TYPE),
-        flags=(*_flags(file), *real_flags, *_spacing_flags(measures, modality)),
+        flags=(*declared_flags(file), *real_flags, *_spacing_flags(measures, modality)),
     )
 
 
@@ -307,7 +309,8 @@ def _patient(header: Elements) -> tuple[bytes, bytes, bytes]:
     return header.text(tags.PATIENT_ID), name, header.text(tags.BIRTH_DATE)
 
 
-def _flags(file: DicomFile) -> tuple[str, ...]:
+def declared_flags(file: DicomFile) -> tuple[str, ...]:
+    """Return the flags of what a header declares: burnt-in text, a face, lossy compression."""
     header = file.elements
     declared = {
         "burned_in": header.text(tags.BURNED_IN) == b"YES",
@@ -442,7 +445,8 @@ def _unit_vector(vector: tuple[float, ...]) -> Triple:
     return x / length, y / length, z / length
 
 
-def _spacing(header: Elements, modality: bytes) -> tuple[float, float] | None:
+def pixel_spacing(header: Elements, modality: bytes = b"") -> tuple[float, float] | None:
+    """Return the distances of rows and of columns in mm, None without any; or refuse implausible ones."""
     values = header.numbers(tags.PIXEL_SPACING, 2)
     if not values and modality in PROJECTIONS:
         values = header.numbers(tags.IMAGER_SPACING, 2)

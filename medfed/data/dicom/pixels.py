@@ -243,6 +243,27 @@ def _decode_frame(file: DicomFile, encoding: Encoding, index: int, subprocess: b
     if encoding.allocated == 1 and file.syntax in JPEG_2000:
         # A segmentation's bits, which a codestream of one bit per pixel holds as bytes of 0 and 1.
         encoding = replace(encoding, allocated=8, stored=1, high_bit=0)
+    packed, words = decode_packed(file, encoding, index, subprocess)
+    if file.syntax in JPEG_2000 and encoding.signed:
+        _check_sign(packed, words, encoding)
+    return words
+
+
+def decode_packed(
+    file: DicomFile, encoding: Encoding, index: int = 0, subprocess: bool = False
+) -> tuple[bytes, NDArray[Any]]:
+    """Return the compressed bytes of a frame, and its words, (rows, columns) or (rows, columns, samples).
+
+    Raises:
+        ImageError: if they cannot be decoded, or are not of the size that the header announces.
+    """
+    _check_syntax(file, encoding)
+    packed = _packed_frame(file, encoding, index, "a compressed frame")
+    check_codestream(packed, file.syntax, encoding)
+    return packed, decode(packed, file.syntax, encoding, subprocess)
+
+
+def _check_syntax(file: DicomFile, encoding: Encoding) -> None:
     if encoding.allocated < 8 or file.syntax not in DECODERS:
         raise ImageError(
             f"transfer syntax {file.syntax} is not supported; export the images as Explicit VR Little Endian"
@@ -253,12 +274,6 @@ def _decode_frame(file: DicomFile, encoding: Encoding, index: int, subprocess: b
             f"JPEG Extended of {encoding.stored} bits is not supported, because its decoders give wrong"
             " values; export the images as Explicit VR Little Endian or JPEG 2000"
         )
-    packed = _packed_frame(file, encoding, index, "a compressed frame")
-    check_codestream(packed, file.syntax, encoding)
-    words = decode(packed, file.syntax, encoding, subprocess)
-    if file.syntax in JPEG_2000 and encoding.signed:
-        _check_sign(packed, words, encoding)
-    return words
 
 
 def _packed_frame(file: DicomFile, encoding: Encoding, index: int, what: str) -> bytes:
@@ -295,7 +310,7 @@ def _inflated(file: DicomFile, encoding: Encoding, index: int) -> NDArray[Any]:
 
 
 def decode(packed: bytes, syntax: str, encoding: Encoding, subprocess: bool = False) -> NDArray[Any]:
-    """Return one compressed frame's words, (rows, columns).
+    """Return one compressed frame's words, (rows, columns), in colour (rows, columns, samples).
 
     Raises:
         ImageError: if the decoder is not installed, fails, or yields another size.
@@ -303,15 +318,18 @@ def decode(packed: bytes, syntax: str, encoding: Encoding, subprocess: bool = Fa
     package, plugin = DECODERS[syntax]
     if not _installed(syntax, plugin):
         raise ImageError(f"transfer syntax {syntax} needs the Python package {package}; install it")
-    coded = CodedFrame(syntax, plugin, *encoding.shape, encoding.allocated, encoding.stored, encoding.signed)
+    bits, samples = (encoding.allocated, encoding.stored), encoding.samples
+    photometric = "MONOCHROME2" if samples == 1 else encoding.photometric.decode("ascii", "replace")
+    coded = CodedFrame(syntax, plugin, *encoding.shape, *bits, encoding.signed, samples, photometric)
+    shape = encoding.shape if samples == 1 else (*encoding.shape, samples)
     word = np.dtype(f"u{encoding.word_bytes}")
     if subprocess or plugin == "gdcm":
         array = np.frombuffer(decode_in_subprocess(packed, coded), np.uint8)
         if array.size == encoding.frame_bytes:
-            array = array.view(word).reshape(encoding.shape)
+            array = array.view(word).reshape(shape)
     else:
         array = _decode_in_process(packed, coded)
-    if array.shape != encoding.shape or array.dtype.itemsize != word.itemsize:
+    if array.shape != shape or array.dtype.itemsize != word.itemsize:
         raise ImageError(
             f"the compressed pixels decode to {array.shape} of {array.dtype.itemsize} bytes, the header"
             f" announces {encoding.rows} x {encoding.columns} of {word.itemsize}; the file is damaged"

@@ -70,7 +70,7 @@ def read_structure_set(file: DicomFile, like: Volume, options: LabelOptions) -> 
                     f"{slices} without a contour between those of structure {number}: nothing is interpolated"
                 )
     if not regions and not omitted:
-        raise LabelError("the structure set holds no closed contour; export it again with its contours")
+        raise LabelError("the structure set holds no closed contour of three points or more; export it again")
     return paint_regions(regions, like, options.overlap, skipped, flags)
 
 

@@ -19,6 +19,7 @@ from medfed.data.preflight.case import CaseFacts, format_mm
 from medfed.data.preflight.issues import Finding
 from medfed.data.preflight.listing import Listing
 from medfed.data.settings import Images
+from medfed.data.volume import COLOUR
 from medfed.data.whole_images import CheckSize
 from medfed.errors import DataError
 
@@ -59,7 +60,7 @@ def study_findings(
     yield from _grid_findings(settings, listing, good)
     if isinstance(settings.normalise, Window):
         for number, facts in good.items():
-            if facts.modality not in ("CT", ""):
+            if facts.modality not in ("CT", "") and COLOUR not in facts.flags:
                 detail = f"{facts.modality}, and the study normalises with a window in HU"
                 yield Finding("study_fit", listing.names[number], detail)
 

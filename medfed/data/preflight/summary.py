@@ -13,6 +13,7 @@ from medfed.data.planes import PIXELS
 from medfed.data.preflight.case import CaseFacts
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.listing import Listing
+from medfed.data.volume import COLOUR
 
 # The modality of images whose format states none.
 UNKNOWN_MODALITY = "unknown (NIfTI)"
@@ -63,6 +64,7 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "channels": _counts(str(facts.channels) for facts in good),
         "spacing_mm": _range([facts.spacing_mm for facts in good]),
         "in_pixels": sum(PIXELS in facts.flags for facts in good),
+        "colours": sum(COLOUR in facts.flags for facts in good),
         "size": _range([facts.shape for facts in good]),
         "intensity": _range(
             [(f.quantiles[1], f.quantiles[50], f.quantiles[-2]) for f in good if f.quantiles]

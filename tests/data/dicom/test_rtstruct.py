@@ -71,7 +71,7 @@ def test_a_disc_agrees_with_its_equation(tmp_path):
         ({1: [(7, square(1, 5))]}, "5.0 mm beyond the image"),
         ({1: [(0.5, square(1, 5))]}, "between two slices, 1.25 mm"),
         ({5: [(0, square(1, 5))]}, "values 5; the task has classes 0 to 2"),
-        ({1: [(0, [(1, 1), (2, 2)])]}, "no closed contour"),
+        ({1: [(0, [(1, 1), (2, 2)])]}, "no closed contour of three points or more"),
         ({}, "no closed contour"),
     ],
 )

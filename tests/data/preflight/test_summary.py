@@ -103,7 +103,7 @@ def test_facts_are_of_the_cases_that_could_be_read():
     }
     # The quantiles are the percentiles 0 to 100: shown are the 1st, the median and the 99th.
     assert summary["intensity"]["median"] == [1.0, 50.0, 99.0]
-    assert (summary["in_pixels"], summary["channels"]) == (1, {"1": 3})
+    assert (summary["in_pixels"], summary["colours"], summary["channels"]) == (1, 0, {"1": 3})
 
 
 def test_each_class_has_its_cases_and_its_share_of_all_voxels():

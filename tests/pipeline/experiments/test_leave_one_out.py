@@ -112,3 +112,10 @@ def test_checkpoints_names_are_models():
     assert [model_of(stem) for stem in ("federated", "pooled", "local-a-b", "without-x", "personal-x")] == [
         "federated", "pooled", "local:a-b", "without:x", "personal:x",
     ]  # fmt: skip
+
+
+def test_a_second_sum_is_refused_before_anything_is_trained(tmp_path):
+    overrides = [*SHORT, "privacy.kind=secure_sum", "sampling.minimum=3"]
+    with pytest.raises(StudyError, match="--leave-one-out would make two sums"):
+        run.train(TABULAR, out=tmp_path / "run", overrides=overrides, leave_one_out=True)
+    assert not (tmp_path / "run").exists()
