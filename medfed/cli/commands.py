@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import medfed
+from medfed.cli._output import print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
@@ -25,8 +24,6 @@ from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
-    from medfed.runs.folder import RunFolder
-    from medfed.runs.progress import Progress
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -131,25 +128,6 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> No
         )
     click.echo(for_terminal(text(table)))
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
-
-
-@contextmanager
-def show_progress(quiet: bool) -> Iterator[Progress]:
-    """Show progress until the block ends."""
-    from medfed.runs.progress import progress_display
-
-    display = progress_display(quiet)
-    try:
-        yield display
-    finally:
-        display.stop()
-
-
-def print_result(run: RunFolder, site: str | None = None) -> None:
-    from medfed.evaluation.report import headline
-
-    click.echo(for_terminal(headline(run.path, site)))
-    click.echo(f"report: {run.report}")
 
 
 def _interrupt_on_sigterm() -> None:

@@ -16,7 +16,7 @@ def demo(folder: Path, no_open: bool) -> None:
 
     It takes some minutes and needs neither data nor network. Nobody was ever a patient of these hospitals.
     """
-    from medfed.cli.commands import print_result, show_progress
+    from medfed.cli._output import print_result, show_progress
     from medfed.pipeline.demo import demo as run_demo
 
     with show_progress(quiet=False) as progress:

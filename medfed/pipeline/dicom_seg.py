@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import medfed
 from medfed.data.cache_location import files_below
 from medfed.data.case import Case, paths_of
 from medfed.data.layouts._survey import file_format
@@ -58,7 +58,7 @@ def dicom_segmentation(
         instance_number=1,
         manufacturer="medfed",
         manufacturer_model_name="medfed",
-        software_versions=medfed.__version__,
+        software_versions=version("medfed"),
         device_serial_number="none",
         series_description="medfed segmentation: not for clinical use",
         omit_empty_frames=True,
@@ -70,7 +70,7 @@ def _segment_descriptions(names: Sequence[str]) -> list[Any]:
     from pydicom.sr.codedict import codes
 
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="medfed", version=medfed.__version__, family=codes.DCM.ArtificialIntelligence
+        name="medfed", version=version("medfed"), family=codes.DCM.ArtificialIntelligence
     )
     return [
         highdicom.seg.SegmentDescription(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from medfed.cli import commands, main
+from medfed.cli import _output, main
 from medfed.cli import demo as command
 from medfed.pipeline import demo as work
 
@@ -17,7 +17,7 @@ def test_the_report_is_opened_unless_told_not_to(tmp_path, monkeypatch, words, o
     pages = []
     run = SimpleNamespace(report=tmp_path / "report.html")
     monkeypatch.setattr(work, "demo", lambda folder, progress: run)
-    monkeypatch.setattr(commands, "print_result", lambda run: None)
+    monkeypatch.setattr(_output, "print_result", lambda run: None)
     monkeypatch.setattr("webbrowser.open", pages.append)
     result = CliRunner().invoke(main, ["demo", str(tmp_path / "new"), *words])
     assert result.exit_code == 0, result.output

@@ -10,6 +10,7 @@ import pytest
 from commands import PROCESSES, Across, run
 from hospitals import STUDY
 
+from medfed.cli.error_handling import DECLINED
 from medfed.federation.egress import TRAINING
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -64,7 +65,7 @@ def test_policy_approval_and_revocation_across_processes(across):
 
     # A hospital whose policy says no: each reason here, none of them at the hub.
     refused = command(across, "train", "--site", "west.yaml", "--accept", known)
-    assert refused.returncode == 1
+    assert refused.returncode == DECLINED
     assert "the study trains 2 rounds, this hospital allows 1 (policy.max_rounds)" in refused.stderr
     assert "this hospital requires 'dp_sgd' (policy.privacy)" in refused.stderr
     log = across.site_run("west") / "audit.jsonl"
@@ -73,12 +74,12 @@ def test_policy_approval_and_revocation_across_processes(across):
 
     # A hospital in which nobody has approved: the study in words, and nothing sent.
     asked = command(across, "train", "--site", "north.yaml")
-    assert asked.returncode == 1
+    assert asked.returncode == DECLINED
     assert f"--accept {known}" in asked.stderr
     (page,) = (across.folder / "runs-north").glob("*.txt")
     assert known in page.read_text()
     wrong = command(across, "train", "--site", "north.yaml", "--accept", "0" * 64)
-    assert wrong.returncode == 1
+    assert wrong.returncode == DECLINED
     assert "approve that one" in wrong.stderr
 
     # A study that was changed on its way: north says so, writes it down, and takes part once the true

@@ -100,7 +100,7 @@ def test_what_is_encrypted_opens_at_a_site_to_the_model_of_one_process(place):
     assert torch.equal(final.weights["a"], model()["a"])
     assert SUM in final.groups
     side = place.record("north").open_site(STUDY, "north", place.folder / "north")
-    opened = privacy.decrypt(final, SiteChannel(side, "north", final.round, AuditLog(None)))
+    opened = privacy.decrypt(final, SiteChannel(side, "north", final.round, parties=SITES))
     side.close()
     for name, tensor in one.weights.items():
         torch.testing.assert_close(opened.weights[name], tensor, rtol=0, atol=CLOSE)

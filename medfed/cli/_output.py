@@ -1,0 +1,35 @@
+"""What several commands print: progress while they run, and the result of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from medfed.wire.untrusted_text import for_terminal
+
+if TYPE_CHECKING:
+    from medfed.runs.folder import RunFolder
+    from medfed.runs.progress import Progress
+
+
+@contextmanager
+def show_progress(quiet: bool) -> Iterator[Progress]:
+    """Show progress until the block ends."""
+    from medfed.runs.progress import progress_display
+
+    display = progress_display(quiet)
+    try:
+        yield display
+    finally:
+        display.stop()
+
+
+def print_result(run: RunFolder, site: str | None = None) -> None:
+    """Print the headline of a run, or what it says of one site, and where its report is."""
+    from medfed.evaluation.report import headline
+
+    click.echo(for_terminal(headline(run.path, site)))
+    click.echo(f"report: {run.report}")
