@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from broker_enrolment import free_ports
 
+from medfed.deployment.approvals import STUDIES
 from medfed.deployment.enrolment import enrol
 from medfed.wire.weights import digest as weights_digest
 
@@ -93,7 +94,9 @@ class Across:
         return self.folder / "run"
 
     def site_run(self, site: str) -> Path:
-        return next(path for path in (self.folder / f"runs-{site}").iterdir() if path.is_dir())
+        # Beside the run folder is that of what was approved.
+        folders = (self.folder / f"runs-{site}").iterdir()
+        return next(path for path in folders if path.is_dir() and path.name != STUDIES)
 
     def start(self, party: str, accept: str = "") -> None:
         if party == "hub":
