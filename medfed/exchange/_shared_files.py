@@ -79,7 +79,8 @@ class LocalFiles:
             # Looked at again: it may have been replaced since.
             if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_OBJECT_BYTES:
                 raise _unsafe(name, f"a file of {status.st_size} bytes")
-            return file.read(MAX_OBJECT_BYTES)
+            # Not up to the limit: a buffer of that size would be made for each chunk.
+            return file.read(status.st_size)
 
     def write(self, name: str, parts: Parts, if_absent: bool) -> None:
         parent, _, last = name.rpartition("/")
