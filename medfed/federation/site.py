@@ -103,7 +103,46 @@ def train_site(
         PrivacyError: if the ledger has no room for this study, before the first step.
     """
     with log_ledger_refusals(run.audit, name):
-        return _train_site(name, module, data, exchange, config, run)
+        tracker = _budget_tracker(config.privacy, run)
+        callbacks = [*run.callbacks]
+        fitted: pl.LightningDataModule = data
+        if isinstance(config.privacy, DPSGD):
+            assert tracker is not None
+            assert run.patients is not None
+            fitted = PrivateData(data, run.patients.items, config.batch)
+            callbacks.append(PrivateTraining(name, config.privacy, fitted, tracker, log=run.log))
+        elif tracker is not None:
+            callbacks.append(_RoundCharges(name, config, tracker))
+        federated = _callback(name, exchange, config, run, tracker)
+        resume = _resume(federated, module, run)
+        saver = _CheckpointSaver(run, federated, config.local_epochs)
+        trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
+        connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
+        received = receive(connection, 0)
+        if received.scoring:
+            # Training ended while this site was down; the hub chooses the best model once it has all scores.
+            federated.scores = _scores(trainer, module, data, received.weights)
+            received = federated.report_scores(received)
+        if received.final or not resume:
+            # The untrained model's scores begin a curve; those of a study that ended while this site was
+            # down end it.
+            federated.scores = _scores(trainer, module, data, received.weights)
+        if received.final:
+            if resume and run.checkpoint.exists() and not (run.folder / PERSONAL).exists():
+                # The study ended while this site was down: its personalised model is saved and reported now.
+                saved = torch.load(run.checkpoint, map_location="cpu", weights_only=True)
+                federated.restore_final(module, received, saved)
+                federated.scores |= personalise(module, data, config, federated, run.folder)
+            federated.close(received)
+            return federated.scores
+        checkpoint = run.checkpoint if resume and run.checkpoint.exists() else None
+        trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint)
+        if federated.chosen_before_last:
+            federated.scores = _scores(trainer, module, data, weights_of(module))
+        federated.scores |= personalise(module, data, config, federated, run.folder)
+        if trainer.is_global_zero:
+            federated.close()
+        return federated.scores
 
 
 @contextmanager
@@ -114,56 +153,6 @@ def log_ledger_refusals(audit: AuditLog, site: str) -> Iterator[None]:
     except LedgerError as error:
         audit.write("ledger refused", site=site, reason=str(error))
         raise
-
-
-def _train_site(
-    name: str,
-    module: pl.LightningModule,
-    data: pl.LightningDataModule,
-    exchange: SiteSide,
-    config: SiteConfig,
-    run: SiteRun,
-) -> dict[str, float]:
-    tracker = _budget_tracker(config.privacy, run)
-    callbacks = [*run.callbacks]
-    fitted: pl.LightningDataModule = data
-    if isinstance(config.privacy, DPSGD):
-        assert tracker is not None
-        assert run.patients is not None
-        fitted = PrivateData(data, run.patients.items, config.batch)
-        callbacks.append(PrivateTraining(name, config.privacy, fitted, tracker, log=run.log))
-    elif tracker is not None:
-        callbacks.append(_RoundCharges(name, config, tracker))
-    federated = _callback(name, exchange, config, run, tracker)
-    resume = _resume(federated, module, run)
-    saver = _CheckpointSaver(run, federated, config.local_epochs)
-    trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
-    connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
-    received = receive(connection, 0)
-    if received.scoring:
-        # Training ended while this site was down; the hub chooses the best model once it has all scores.
-        federated.scores = _scores(trainer, module, data, received.weights)
-        received = federated.report_scores(received)
-    if received.final or not resume:
-        # The untrained model's scores begin a curve; those of a study that ended while this site was
-        # down end it.
-        federated.scores = _scores(trainer, module, data, received.weights)
-    if received.final:
-        if resume and run.checkpoint.exists() and not (run.folder / PERSONAL).exists():
-            # The study ended while this site was down: its personalised model is saved and reported now.
-            saved = torch.load(run.checkpoint, map_location="cpu", weights_only=True)
-            federated.restore_final(module, received, saved)
-            federated.scores |= personalise(module, data, config, federated, run.folder)
-        federated.close(received)
-        return federated.scores
-    checkpoint = run.checkpoint if resume and run.checkpoint.exists() else None
-    trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint)
-    if federated.chosen_before_last:
-        federated.scores = _scores(trainer, module, data, weights_of(module))
-    federated.scores |= personalise(module, data, config, federated, run.folder)
-    if trainer.is_global_zero:
-        federated.close()
-    return federated.scores
 
 
 def _callback(

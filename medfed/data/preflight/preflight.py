@@ -256,7 +256,8 @@ def _training_findings(
     if opened.index is None:
         return (), [Finding("folder", "", opened.error)]
     needs = requirements.needs if requirements is not None else None
-    trains = requirements is None or requirements.trains
+    # Without a study nobody can say whether this hospital will train, or models are only measured on it.
+    trains = requirements is not None and requirements.trains
     try:
         labelled = _labelled(opened.index, requirements)
         count = count_of(opened.classes)
@@ -266,9 +267,15 @@ def _training_findings(
             check_extents(used, known, requirements.settings, requirements.batch)
     except DataError as error:
         return (), [Finding("folder", "", str(error))]
-    counts = count_reasons(refused)
-    left_out = left_out_line(counts, len(opened.index.cases))
-    return used, [Finding("note", "", left_out)] if counts else []
+    notes = []
+    if counts := count_reasons(refused):
+        notes.append(left_out_line(counts, len(opened.index.cases)))
+    if requirements is None and not any(case.split == "train" for case in used):
+        notes.append(
+            f"no training case ({opened.index.describe()}): models can only be measured here (`held_out` of "
+            "a study); to train, mark cases as 'train' in the column 'split'"
+        )
+    return used, [Finding("note", "", note) for note in notes]
 
 
 def _labelled(index: Index, requirements: StudyRequirements | None) -> frozenset[str]:

@@ -38,15 +38,18 @@ def headline(run: Path, site: str | None = None) -> str:
 
 
 def _withheld(own: list[Row], site: str, nothing: bool) -> list[str]:
-    """Return what of a hospital's results is not shown, and why."""
-    reasons = {row.metric: row.note or "" for row in own if row.value is None and row.model == FEDERATED}
+    """Return what of a hospital's results is not shown, and why; of subgroups their number."""
+    hidden = [row for row in own if row.value is None and row.model == FEDERATED]
+    reasons = {row.metric: row.note or "" for row in hidden if row.group is None}
+    groups = {(row.metric, row.group) for row in hidden if row.group is not None}
     if nothing:
         why = reasons.get("patients") or next(iter(reasons.values()), "nothing was measured")
         return [f"No result at {site} may be shown: {why}. `cases.jsonl` has each patient's, and stays here."]
-    if not reasons:
-        return []
-    names = ", ".join(sorted({metric_of(name).title for name in reasons}))
-    return [f"Not shown at {site}: {names} ({'; '.join(sorted(set(reasons.values())))})."]
+    shown = {metric_of(name).title: note for name, note in reasons.items()}
+    listed = [f"{title} ({note})" for title, note in sorted(shown.items())]
+    if groups:
+        listed.append(f"{len(groups)} results of subgroups")
+    return [f"Not shown at {site}: {', '.join(listed)}."] if listed else []
 
 
 def _warnings(run: Run, site: str) -> list[str]:

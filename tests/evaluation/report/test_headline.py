@@ -111,6 +111,16 @@ def test_evaluate_answers_about_the_hospital_that_was_evaluated(tmp_path):
     )
 
 
+def test_a_metric_that_is_hidden_in_subgroups_alone_is_not_said_to_be_hidden(tmp_path):
+    rows = [
+        result(0.5, site="west"),
+        result(None, site="west", group="sex=F"),
+        result(None, site="west", group="sex=M"),
+    ]
+    said = of_site(tmp_path, "west", rows, held_out=["west"])
+    assert said.endswith("Not shown at west: 2 results of subgroups.")
+
+
 def test_where_nothing_may_be_shown_it_says_why(tmp_path):
     rows = [result(0.9, site="alpha"), result(None, site="west", metric="patients", n=None)]
     assert of_site(tmp_path, "west", rows, held_out=["alpha", "west"]) == (
