@@ -17,6 +17,7 @@ from medfed.errors import DeclinedError, ExchangeError, StudyError, WireError
 from medfed.exchange import DropOut
 from medfed.federation.round import SiteConnection, drop_out
 from medfed.files import write_whole
+from medfed.pipeline.labelled import drawn_of
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import public_yaml, start_digest, study_digest
@@ -67,16 +68,38 @@ def parse_offer(text: str, known: str, site: SiteFile) -> Study:
 
 
 def check_member(study: Study, site: SiteFile) -> None:
-    """Raise if a study has no site of this site file's name.
+    """Raise if a study has no site of this site file's name, or takes it to draw more than it does.
 
     Raises:
-        StudyError: naming the study's sites.
+        StudyError: naming the study's sites, or the structures.
     """
     if site.name not in study.sites and site.name not in study.held_out:
         others = ", ".join(sorted({*study.sites, *study.held_out}))
         raise StudyError(
             f"study '{study.name}' has no site '{site.name}' (it has {others}); correct the name in the site "
             f"file, or ask the coordinator to add the site"
+        )
+    _check_labelled(study, site)
+
+
+def _check_labelled(study: Study, site: SiteFile) -> None:
+    """Raise if a study takes a structure as absent wherever this hospital did not draw it.
+
+    Raises:
+        StudyError: with the line that the study needs.
+    """
+    labelled_at = getattr(study.task, "labelled_at", None)
+    if not site.labelled or labelled_at is None:
+        return
+    classes = study.task.classes  # type: ignore[attr-defined]
+    drawn = drawn_of(study, site.labelled)
+    undrawn = [classes[number] for number in labelled_at(site.name) if classes[number] not in drawn]
+    if undrawn:
+        raise StudyError(
+            f"site '{site.name}': its site file says that it draws {', '.join(site.labelled)} (labelled), "
+            f"but the study takes its labels to show {', '.join(undrawn)} too and would learn that there is "
+            f"none; ask for `task.labelled: {{{site.name}: [{', '.join(drawn)}]}}` in the study, or correct "
+            "the site file"
         )
 
 
