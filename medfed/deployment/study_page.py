@@ -22,7 +22,7 @@ from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
 from medfed.registry import kind_of, summary
-from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT
+from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
 from medfed.study.study import Study
 from medfed.wire.templates import render
@@ -33,6 +33,7 @@ _TENSOR_OVERHEAD_BYTES = 120
 
 # What a site says of the format of its files, and the number of a mechanism that has an epsilon.
 _FORMAT = (LABELS_NAMED, IMAGES_IN_MM)
+_APART = (*_FORMAT, WITHHELD)
 EPSILON = "privacy/epsilon"
 
 # How many characters of names stand in one line.
@@ -73,6 +74,8 @@ class OwnPart:
         allowed = {name for name in self.egress.scalars if not name.startswith(self.egress.withheld)}
         if EPSILON not in self.study.privacy.scalars:  # it is on the list of whatever trains, and never sent
             allowed.discard(EPSILON)
+        if not self.results:
+            allowed.discard(WITHHELD)
         return sorted(self.study.privacy.filter_scalars(dict.fromkeys(allowed, 0.0)))
 
     @property
@@ -155,7 +158,7 @@ def _beside(part: OwnPart) -> Iterator[str]:
         yield f"no scores: they stay here{why}"
     if scores and any(name.startswith("val/personal") for name in numbers) and _is_personal(study):
         yield "the same scores of the model that is personalised here (val/personal/...)"
-    training = [name for name in numbers if not name.startswith(("val", LEFT_OUT)) and name not in _FORMAT]
+    training = [name for name in numbers if not name.startswith(("val", LEFT_OUT)) and name not in _APART]
     if training:
         yield from _listed("about training, one of each", training)
     yield from _of_files(numbers)
@@ -205,6 +208,7 @@ def _results(part: OwnPart) -> Iterator[str]:
         f"  all patients, and by sex, age band of {AGE_BAND_YEARS} years, spacing and scanner (as this "
         "hospital's table names it)"
     )
+    yield f"  and how many results stay because they are over fewer patients ({WITHHELD})"
 
 
 def _is_personal(study: Study) -> bool:
