@@ -135,6 +135,7 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
     egress = replace(connection.egress, sealed=(*connection.egress.sealed, *connection.privacy.sends))
     with _log_withheld(connection, update):
         leaving = enforce(update, weights, egress)
+        withheld = len({*update.scalars} - {*leaving.scalars})
         packed, residual = compress_update(connection.compress, leaving, residual)
     transmission = connection.exchange.transmission(packed)
     connection.audit.write(
@@ -149,6 +150,7 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
         examples=leaving.examples,
         scalars=sorted(leaving.scalars),
         groups=sorted(leaving.groups),
+        **({"withheld": withheld} if withheld else {}),
     )
     connection.exchange.send(packed)
     return residual
