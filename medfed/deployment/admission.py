@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
-from medfed.deployment.policy import describe, refusals
+from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
+from medfed.deployment.study_page import OwnPart, describe
 from medfed.errors import DeclinedError, ExchangeError, StudyError, WireError
 from medfed.exchange import DropOut
 from medfed.federation.round import SiteConnection, drop_out
@@ -158,7 +159,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
     head = head_of(Path(session.site.secret))
     if is_approved(out, known, head):
         return
-    page = "\n".join(filter(None, (describe(study, known), describe_changes(out, study, head))))
+    page = "\n".join(filter(None, (describe(own_part(session), known), describe_changes(out, study, head))))
     if accept:
         if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
             raise DeclinedError(
@@ -179,6 +180,13 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         )
     approve(out, study, getpass.getuser(), head)
     session.audit.write("agreed", study=known, by=getpass.getuser())
+
+
+def own_part(session: SiteSession) -> OwnPart:
+    """Return the study as this hospital takes part in it, for its page."""
+    data = session.hospital.data
+    validated = len({case.patient for case in data.cases("val")})
+    return OwnPart(session.study, session.site, data.examples if session.trains else None, validated)
 
 
 def _other_approved(out: Path, known: str) -> str:

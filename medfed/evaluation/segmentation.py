@@ -51,8 +51,12 @@ MAX_COSINE = 1e-3
 NEIGHBOURHOOD_VOXELS = 250
 OFFSETS_PER_STEP = 16
 
+# The tolerance of the surface Dice where a study states none.
+TOLERANCE_MM = 2.0
+
 Form = Literal["voxel", "surfel"]
 Unit = Literal["mm", "px"]
+UNITS: tuple[Unit, ...] = ("mm", "px")
 
 
 class Surfaces(NamedTuple):
@@ -95,6 +99,15 @@ class StructureMasks:
     def surfaces(self) -> Surfaces:
         """Distances between the two surfaces; requires that `absence` is None."""
         return surface_distances(self.prediction, self.reference, self.spacing_mm, self.form)
+
+
+def surface_dice_name(form: Form, tolerance: float, unit: Unit) -> str:
+    """Return the name of the surface Dice at a tolerance.
+
+    >>> surface_dice_name("voxel", 2.0, "mm")
+    'nsd_voxel_2mm'
+    """
+    return f"nsd_{form}_{tolerance:g}{unit}"
 
 
 def spacing_of(affine: ArrayLike) -> tuple[float, ...]:

@@ -22,6 +22,10 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         sentences += without_structure(run.rows, focus.split)
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
+    sentences += [
+        f"{site} sent {number} of its results to nobody: they are over too few patients."
+        for site, number in sorted(run.withheld.items())
+    ]
     sentences += _missing(run) + _left_out(run)
     for different in (run.different_labels, run.different_units):
         if different:
@@ -44,7 +48,7 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
 
 def suppressed_values(run: Run) -> int:
     """Return the number of values that are suppressed because they come from too few patients."""
-    return sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or ""))
+    return sum(row.is_suppressed for row in run.rows)
 
 
 def _held_out(run: Run, focus: Focus | None) -> list[str]:
