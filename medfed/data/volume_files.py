@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from medfed.data.cache_location import walk_once
 from medfed.data.dicom import tags
 from medfed.data.dicom.colour import is_colour, read_colour
 from medfed.data.dicom.directory import listed_files
@@ -21,6 +20,7 @@ from medfed.data.pictures import is_picture, read_picture
 from medfed.data.read_options import ReadOptions
 from medfed.data.refusals import EmptyFileError
 from medfed.data.volume import Volume
+from medfed.data.walk import walk_once
 from medfed.errors import ImageError
 
 _ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # the header's size in either byte order

@@ -81,7 +81,8 @@ def by_echo(series: Series) -> Series:
         groups: dict[str, list[ListingHeader]] = defaultdict(list)
         for member in members:
             groups[f"{uid}/echo {member.echo_number} of {member.echo_ms:g} ms"].append(member)
-        if len(groups) > 1 and all(sum(one.slices for one in group) >= MIN_SLICES for group in groups.values()):
+        fewest = min(sum(one.slices for one in group) for group in groups.values())
+        if len(groups) > 1 and fewest >= MIN_SLICES:
             echoes |= {(patient, key): group for key, group in groups.items()}
         else:
             echoes[patient, uid] = members

@@ -111,7 +111,7 @@ def test_a_series_of_two_echoes_is_of_no_choice_of_one(tmp_path: Path) -> None:
 
 
 def test_the_echoes_of_one_series_are_never_mixed_and_can_be_chosen_by_their_times(tmp_path: Path) -> None:
-    """A dual-echo series, its files in one folder and interleaved by name: 100 in one echo, 900 in the other."""
+    """A dual-echo series in one folder, interleaved by name: about 100 in one echo, 900 in the other."""
     values = {1: 100, 2: 900}
 
     def dual(echo: int) -> Edit:
