@@ -57,6 +57,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     read: how images are read here, more strictly than the study says, and the most memory for one:
     {uneven: refuse, max_bytes: 4000000000}.
     layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
+    labelled: the structures that this hospital draws, by the studies' names, if not all of them; what it does
+    not draw is not measured here, and a study that would learn from it that there is none is refused.
     """
 
     name: SiteName
@@ -75,6 +77,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     table: str | None = None
     read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
+    labelled: list[str] = []
 
     @property
     def own_data(self) -> OwnData:
