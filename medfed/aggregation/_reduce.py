@@ -26,7 +26,7 @@ from medfed.aggregation._site_tensor import SiteTensor, site_tensor
 from medfed.aggregation._updates import describe, newest_round
 from medfed.errors import RuleError
 from medfed.wire.update import Update
-from medfed.wire.weights import Difference, Weights, is_running_statistic
+from medfed.wire.weights import Difference, Weights, is_running_statistic, size_in_bytes
 
 # Sites added by one call: their rows, as float64, are summed with their factors by one matrix product, which
 # reads and writes the sum once for all of them.
@@ -110,7 +110,7 @@ def weighted_sum_blocks(
     `statistics` are the factors for batch norm's running statistics, for rules whose factors
     don't sum to one.
     """
-    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    model_bytes = size_in_bytes(weights)
     for name, tensor in weights.items():
         tensor_factors = statistics if statistics is not None and is_running_statistic(name) else factors
         sites_in_memory = _sites_in_memory(sites, tensor, model_bytes // 2)
@@ -334,7 +334,7 @@ def squared_norms(sites: Sequence[Update], weights: Weights) -> list[float]:
         RuleError: naming the first site whose norm is not finite.
     """
     norms = [0.0] * len(sites)
-    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    model_bytes = size_in_bytes(weights)
     for name, tensor in weights.items():
         elements = tensor.numel()
         double = torch.empty(min(BLOCK_ELEMENTS, elements), dtype=torch.float64)

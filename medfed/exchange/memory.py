@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,12 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
 from medfed.exchange._exchange import Exchange, ReceivedUpdate, Transmission, early_update
+from medfed.exchange._idle_threads import end_idle_threads
 from medfed.exchange._mailbox import SECRET_MODE
+from medfed.exchange._update_store import DEFAULT_MEMORY_BYTES, StoredUpdate, store
 from medfed.files import write_whole
 from medfed.wire import encoding
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
 from medfed.wire.signing import HUB, Seal, SessionSeal
-from medfed.wire.update import GlobalModel, Update
+from medfed.wire.update import GlobalModel, Update, model_digest
 
 
 class Memory(Exchange, tag="memory", frozen=True):
@@ -51,20 +54,23 @@ class MemoryExchange:
     updates for earlier rounds are kept, and the models from which they and the sites' training started.
     `caller` returns the site whose function runs in the calling thread, '' if it is none's.
     `secrets` is the folder below which each site stores its own, so that a run resumes; without it they last
-    as long as this object. `parties` are the sites that train.
+    as long as this object. `parties` are the sites that train. Of a round's encoded updates, `memory_bytes`
+    are held in memory and the rest in files.
     """
 
     signed = True
+    in_one_process = True
 
     def __init__(
         self,
         study_digest: str = "",
         idle: Callable[[], AbstractContextManager[None]] = nullcontext,
-        on_bytes: Callable[[bytes], None] = lambda data: None,
+        on_bytes: Callable[[bytes], None] | None = None,
         secrets: Path | None = None,
         asynchronous: bool = False,
         parties: tuple[str, ...] = (),
         caller: Callable[[], str] = lambda: "",
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> None:
         self.parties = parties
         self._caller = caller
@@ -72,7 +78,9 @@ class MemoryExchange:
         self._idle, self._on_bytes, self._asynchronous = idle, on_bytes, asynchronous
         self._changed = threading.Condition()
         self.closed = False
-        self._newest: tuple[int, bytes] | None = None
+        # The newest model: its round, its bytes until a site asks for it, and then as all sites receive it.
+        self._newest: tuple[int, bytes | GlobalModel] | None = None
+        self._memory_bytes = memory_bytes
         self._newest_model: GlobalModel | None = None
         # For asynchronous collection: models by round, the round that each site fetched
         # last, updates collected.
@@ -80,7 +88,7 @@ class MemoryExchange:
         self._fetched: dict[str, int] = {}
         self._collected: set[tuple[int, str]] = set()
         # Updates by round and site with their time of arrival, and reasons for dropping out by site.
-        self._updates: dict[tuple[int, str], tuple[bytes, float]] = {}
+        self._updates: dict[tuple[int, str], tuple[StoredUpdate, float]] = {}
         self._dropped_out: dict[str, str] = {}
         # Round and bytes of updates that were sent before their round began, by site.
         self._early: dict[str, tuple[int, int]] = {}
@@ -105,37 +113,58 @@ class MemoryExchange:
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         self._require_own_name(site)
-        with self._idle(), self._changed:
-            self._changed.wait_for(lambda: self.closed or self._is_over(round))
+        if not self._is_over(round):  # else nothing is waited for, and no other site trains meanwhile
+            with self._idle(), self._changed:
+                self._changed.wait_for(lambda: self.closed or self._is_over(round))
+        with self._changed:
             if self._newest is None or self._newest[0] < round:
                 raise ExchangeError(
                     f"site '{site}' waits for round {round}, but the hub has closed the study"
                 )
-            self._fetched[site], data = self._newest
-        return encoding.decode_global(data, self._study)
+            self._fetched[site], published = self._newest
+            if isinstance(published, GlobalModel):
+                return published
+            decoded = encoding.decode_global(published, self._study)
+            decoded = replace(decoded, sha256=model_digest(decoded))
+            self._newest = self._newest[0], decoded
+            return decoded
+
+    def wait_for_first_model(self) -> None:
+        """Wait until the hub has published a model, or has closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or self._newest is not None)
 
     def transmission(self, update: Update) -> Transmission:
         return Transmission("hub, in this process", *encoding.measure_update(update, self._study))
 
     def send(self, update: Update) -> None:
         self._require_own_name(update.site)
-        data = encoding.encode_update(update, self._study)
+        pieces = list(encoding.update_pieces(update, self._study))
         with self._changed:
             if self.closed:
                 raise ExchangeError(
                     f"site '{update.site}' sends for round {update.round}, but the hub has closed"
                 )
-            self._on_bytes(data)
+            if self._on_bytes is not None:
+                self._on_bytes(b"".join(pieces))
             if update.round > (-1 if self._newest is None else self._newest[0]) + 1:
-                self._early[update.site] = update.round, len(data)
+                self._early[update.site] = update.round, sum(len(piece) for piece in pieces)
             elif (update.round, update.site) not in self._collected:
-                self._updates.setdefault((update.round, update.site), (data, time.monotonic()))
+                self._keep(update, pieces)
             self._changed.notify_all()
+
+    def _keep(self, update: Update, pieces: Sequence[bytes | memoryview]) -> None:
+        """Store an update; one that was sent twice counts once."""
+        key = update.round, update.site
+        if key not in self._updates:
+            used = sum(stored.in_memory for stored, _ in self._updates.values())
+            self._updates[key] = store(pieces, self._memory_bytes - used), time.monotonic()
 
     def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
         reason = DropOut(reason)  # as across machines: other words are refused
         with self._changed:
-            self._on_bytes(reason.encode())
+            if self._on_bytes is not None:
+                self._on_bytes(reason.encode())
             self._dropped_out[site] = detail or reason
             self._changed.notify_all()
 
@@ -160,7 +189,8 @@ class MemoryExchange:
         ensure_saved()
         data = encoding.encode_global(model)
         with self._changed:
-            self._on_bytes(data)
+            if self._on_bytes is not None:
+                self._on_bytes(data)
             self._newest = (model.round, data)
             self._newest_model = model
             if self._asynchronous:
@@ -192,6 +222,7 @@ class MemoryExchange:
                 remaining = None if deadline_s is None else start + deadline_s - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return
+                end_idle_threads()
                 self._changed.wait_for(lambda: self.closed or bool(answered()), timeout=remaining)
                 arrived = {site: self._updates.get((round, site)) for site in answered()}
             if self.closed and not arrived:
@@ -209,6 +240,7 @@ class MemoryExchange:
         while updates < count and not answered.issuperset(sites):
             with self._changed:
                 remaining = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
+                end_idle_threads()
                 self._changed.wait_for(
                     lambda: self.closed or self._oldest(round, sites, answered), timeout=remaining
                 )
@@ -236,7 +268,7 @@ class MemoryExchange:
         self,
         round: int,
         site: str,
-        update: tuple[bytes, float] | None,
+        update: tuple[StoredUpdate, float] | None,
         start: float,
         trained_from: GlobalModel | None,
     ) -> ReceivedUpdate:
@@ -245,18 +277,18 @@ class MemoryExchange:
             if early is not None:
                 return early_update(site, round, *early)
             return ReceivedUpdate(site, None, self._drop_out(site, round))
-        data, arrived = update
+        stored, arrived = update
         try:
             if trained_from is None:
                 raise UpdateError(
                     "it was trained from a model that the hub no longer holds, for example after a restart "
                     "of the hub; the site continues from the newest one"
                 )
-            decoded = encoding.decode_update(data, trained_from.weights, self._study)
+            decoded = stored.decode(trained_from.weights, self._study)
         except MedfedError as error:
             named = type(error)(f"site '{site}', round {round}: {error}")
-            return ReceivedUpdate(site, None, named, len(data))
-        return ReceivedUpdate(site, decoded, None, len(data), arrived - start)
+            return ReceivedUpdate(site, None, named, stored.size)
+        return ReceivedUpdate(site, decoded, None, stored.size, arrived - start)
 
     def _drop_out(self, site: str, round: int) -> SiteError:
         return SiteError(f"site '{site}', round {round}: {self._dropped_out.get(site, '')}")
@@ -361,7 +393,8 @@ class MemoryExchange:
         if key in self._messages and self._messages[key][0].when >= message.when:
             return
         sealed = seal_message(message, self._seal(message.party))
-        self._on_bytes(sealed)
+        if self._on_bytes is not None:
+            self._on_bytes(sealed)
         self._messages[key] = (message, sealed)
         self._changed.notify_all()
 

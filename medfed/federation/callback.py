@@ -22,11 +22,18 @@ from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation import merged_scores
 from medfed.federation.acceptance import MAX_GROWTH
-from medfed.federation.closing import chosen_before_last, fetch_once, report_numbers, stop_reason
+from medfed.federation.closing import (
+    chosen_before_last,
+    fetch_once,
+    fetch_selected,
+    report_numbers,
+    stop_reason,
+)
 from medfed.federation.config import CallbackOptions, default_egress
 from medfed.federation.egress import TRAINING, declared_scores, keep_undeclared
 from medfed.federation.examples import Pass, count_examples, disagreement
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
+from medfed.federation.idle_memory import idle_memory
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.federation.same_model import (
@@ -469,9 +476,8 @@ class FederatedCallback(pl.Callback):
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> GlobalModel:
         """Load the hub's model of this round or later, of a round in which this site trains; return it."""
-        received = fetch_once(trainer, self._connection, round)
-        while not received.ends_training and not received.selects(self.site):
-            received = fetch_once(trainer, self._connection, received.round + 1)
+        with idle_memory(self._connection.exchange, module, self._received):
+            received = fetch_selected(trainer, self._connection, round)
         if self._checks:
             check_same_model(self.site, self._weights_in(module), received, self._classes)
             check_halves(self.site, self._own_method, self._reported, received)

@@ -44,6 +44,14 @@ def fetch_once(trainer: pl.Trainer, connection: SiteConnection, round: int) -> G
     return received
 
 
+def fetch_selected(trainer: pl.Trainer, connection: SiteConnection, round: int) -> GlobalModel:
+    """Return the hub's model of this round or later that this site trains from, or that ends training."""
+    received = fetch_once(trainer, connection, round)
+    while not received.ends_training and not received.selects(connection.site):
+        received = fetch_once(trainer, connection, received.round + 1)
+    return received
+
+
 def _as_plain_dict(received: GlobalModel) -> dict[str, Any]:
     plain = {"weights": dict(received.weights), "groups": {n: dict(g) for n, g in received.groups.items()}}
     return {**vars(received), **plain}

@@ -137,6 +137,16 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
         leaving = enforce(update, weights, egress)
         withheld = len({*update.scalars} - {*leaving.scalars})
         packed, residual = compress_update(connection.compress, leaving, residual)
+    if connection.audit.is_written:  # else nobody needs to know the size and digest beforehand
+        _log_sent(connection, packed, leaving, weights, withheld)
+    connection.exchange.send(packed)
+    return residual
+
+
+def _log_sent(
+    connection: SiteConnection, packed: Update, leaving: Update, weights: Weights, withheld: int
+) -> None:
+    """Write to the audit log what leaves: its size, its digest, and what is in it."""
     transmission = connection.exchange.transmission(packed)
     connection.audit.write(
         "sent",
@@ -152,8 +162,6 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
         groups=sorted(leaving.groups),
         **({"withheld": withheld} if withheld else {}),
     )
-    connection.exchange.send(packed)
-    return residual
 
 
 def drop_out(connection: SiteConnection, reason: DropOut, detail: str = "") -> None:

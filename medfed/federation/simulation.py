@@ -10,6 +10,7 @@ sites are left, raised; a function that returns before the study has ended withd
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import threading
@@ -26,6 +27,8 @@ import torch
 from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange, detail_of
+from medfed.exchange._idle_threads import end_idle_threads
+from medfed.federation.allocator import share_one_pool
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.model_selection import ModelSelection
@@ -37,13 +40,16 @@ from medfed.runs.rounds import RoundReport
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.messages import SiteChannel
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Weights
+from medfed.wire.weights import Weights, size_in_bytes
 
 # How long a study that ends early waits for a site to notice it: one step of training, or its validation.
 MAX_STEP_S = 60.0
 
 # How long `run_federation` waits by default for the sites in one round, and for their functions at the end.
 DEFAULT_DEADLINE_S = 24 * 3600.0
+
+# How much the models of ended sites take before they are searched for and freed, which takes a while.
+MAX_UNCOLLECTED_BYTES = 256 << 20
 
 SiteFunction = Callable[[MemoryExchange], None]
 
@@ -58,6 +64,15 @@ class SiteScheduler:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._uncollected = 0
+
+    def forget(self, exchange: MemoryExchange) -> None:
+        """Free the models of sites that have ended, which their Trainers' circular references keep."""
+        model = exchange.newest_model
+        self._uncollected += 0 if model is None else size_in_bytes(model.weights)
+        if self._uncollected > MAX_UNCOLLECTED_BYTES:
+            gc.collect()
+            self._uncollected = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -67,12 +82,14 @@ class SiteScheduler:
             try:
                 yield
             finally:
+                end_idle_threads()
                 _restore(states)
 
     @contextmanager
     def idle(self) -> Iterator[None]:
         """Let other sites train while this one waits, then restore its random states."""
         states = _random_states()
+        end_idle_threads()
         self._lock.release()
         try:
             yield
@@ -156,7 +173,7 @@ def simulate(
     on_round: RoundCallback = lambda report: None,
     on_model: ModelCallback = lambda current: None,
     audit: AuditLog | None = None,
-    on_bytes: Callable[[bytes], None] = lambda data: None,
+    on_bytes: Callable[[bytes], None] | None = None,
 ) -> GlobalModel:
     """Return the final model of a federation of functions, with every setting of a hub (see `run_hub`).
 
@@ -190,6 +207,7 @@ def simulate(
         )
         for item in sites.items()
     ]
+    share_one_pool()
     for thread in threads:
         thread.start()
 
@@ -333,8 +351,11 @@ def _run_site(
     _running_site.set(site)
     use_rounds_bar(bar)
     try:
+        # Each site builds its model when it is its turn to train from it, and not all of them before.
+        failures.exchange.wait_for_first_model()
         with scheduler.turn():
             function(failures.exchange)
+            scheduler.forget(failures.exchange)
     except BaseException as error:  # noqa: BLE001 - it is logged, and decides about the study
         if isinstance(error, ExchangeError) and failures.exchange.closed:
             return  # the hub closed the study: its own error gives the reason

@@ -99,6 +99,11 @@ class AuditLog:
         if path is not None and path.exists():
             self._read(path.read_bytes())
 
+    @property
+    def is_written(self) -> bool:
+        """Whether there is a file; without one nothing is written."""
+        return self._path is not None
+
     def write(self, event: str, **fields: Any) -> None:
         """Append one line; it is on disk when this returns."""
         if self._path is None:

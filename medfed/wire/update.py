@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medfed.errors import UpdateError, WireError
 from medfed.wire.untrusted_text import for_log
-from medfed.wire.weights import Difference, Weights, digest, norm
+from medfed.wire.weights import Difference, Weights, approximate_norm, digest, norm
 
 # The norm, in multiples of those of the same round, above which an update is refused (see `outlier_errors`).
 DEFAULT_OUTLIER_FACTOR = 1000.0
@@ -232,7 +232,7 @@ def outlier_errors(updates: Sequence[Update], weights: Weights, factor: float) -
     examined; both limits are far beyond it. They stop what a fault or a lie has multiplied, but no attacker
     who knows them: robust rules do.
     """
-    norms = [norm(update.delta) for update in updates]
+    norms = [approximate_norm(update.delta) for update in updates]
     numbers = sum(tensor.numel() for tensor in weights.values())
     model = max(norm(weights), MIN_MEAN_MAGNITUDE * numbers**0.5)
     if len(norms) > 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +182,36 @@ def load(module: nn.Module, weights: Weights) -> None:
                 f"'{for_log(name)}' {found} in {type(module).__name__}, the weights to load have shape "
                 f"{tuple(values.shape)}; build the network that the weights were trained with"
             )
+        _allocate(own[name])
         target.copy_(values)
+
+
+def size_in_bytes(weights: Weights) -> int:
+    """Return how much memory the tensors take together."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+
+def release(module: nn.Module, names: Iterable[str]) -> None:
+    """Give back the memory of the module's tensors of these names, until `load` fills them again.
+
+    A tensor whose memory others share that are not among the names keeps it. Until then the tensors have
+    their shapes and no values, which must not be read.
+    """
+    own = getattr(module, "_orig_mod", module).state_dict(keep_vars=True)
+    released = set(names)
+    kept = {tensor.untyped_storage().data_ptr() for name, tensor in own.items() if name not in released}
+    for name in released & own.keys():
+        storage = own[name].untyped_storage()
+        if storage.data_ptr() not in kept:
+            storage.resize_(0)
+
+
+def _allocate(tensor: Tensor) -> None:
+    """Give a tensor memory again that was released; that of all others is large enough already."""
+    steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = int(tensor.storage_offset() + sum(steps) + 1) * tensor.element_size() if tensor.numel() else 0
+    if tensor.untyped_storage().nbytes() < needed:
+        tensor.untyped_storage().resize_(needed)
 
 
 class Difference(Mapping[str, Tensor]):
@@ -227,6 +257,25 @@ def norm(weights: Weights) -> float:
                 block.sub_(values[1][span])
             total += float(torch.dot(block, block))
     return float(total**0.5)
+
+
+def approximate_norm(weights: Weights) -> float:
+    """Return the Euclidean norm over all tensors together, to about six digits, in a quarter of the time.
+
+    Float32 tensors are subtracted and squared in float32; where that overflows, the result is `norm`'s.
+    """
+    sides = (weights.minuend, weights.subtrahend) if isinstance(weights, Difference) else (weights,)
+    buffer, total = torch.empty(_BLOCK), 0.0
+    for name in weights:
+        values = [side[name].reshape(-1) for side in sides]
+        if any(value.dtype != torch.float32 for value in values):
+            total += norm({name: weights[name]}) ** 2
+            continue
+        for start in range(0, values[0].numel(), _BLOCK):
+            parts = [value[start : start + _BLOCK] for value in values]
+            block = torch.sub(*parts, out=buffer[: len(parts[0])]) if len(parts) == 2 else parts[0]
+            total += float(torch.linalg.vector_norm(block)) ** 2
+    return float(total**0.5) if isfinite(total) else norm(weights)
 
 
 def digest(weights: Weights) -> str:
