@@ -23,6 +23,7 @@ from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_evaluation import (
@@ -39,7 +40,7 @@ from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
-from medfed.files import describe_exposed, private_files, utc_time
+from medfed.files import describe_exposed, private_files, utc_now, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import (
@@ -118,6 +119,7 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     admission.enforce_policy(session)
     admission.require_approval(session, accept, ask)
     _screen(session)
+    _note_changed_data(session)
     began = time.monotonic()
     facts = create_run(folder, study, {name: data})
     if session.trains:
@@ -163,6 +165,19 @@ def _screen(session: SiteSession) -> None:
     for line in data.notes[told:]:
         session.progress.log(f"{session.name}: {line}")
     admission.enforce_policy(session)
+
+
+def _note_changed_data(session: SiteSession) -> None:
+    """Tell, in the log, the audit log and the report, if the data are not those of before a restart."""
+    data, name = session.hospital.data, session.name
+    state, sentence = record_data(session.folder.site(name), session.hospital, utc_now())
+    if sentence:
+        session.audit.write("data changed", site=name, reason=sentence)
+        session.progress.log(
+            f"{name}: {sentence}. It goes on with those there are now; if that is not meant, stop it, put "
+            "the former data back and start it again"
+        )
+    data.warnings += state.changes
 
 
 @contextmanager
