@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -57,6 +57,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     read: how images are read here, more strictly than the study says, and the most memory for one:
     {uneven: refuse, max_bytes: 4000000000}.
     layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
+    give_up_hours: the site stops after so many hours without a sign of life from the hub, or without a study
+    that is offered; null waits for ever.
     """
 
     name: SiteName
@@ -75,6 +77,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     table: str | None = None
     read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
+    give_up_hours: Annotated[float, msgspec.Meta(gt=0)] | None = 168.0
 
     @property
     def own_data(self) -> OwnData:
@@ -85,6 +88,11 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def given_layout(self) -> Layout | None:
         """The layout that the site gives, or None."""
         return None if self.layout is None else layout_of(self.layout)
+
+
+def give_up_s(site: SiteFile) -> float | None:
+    """Return after how many seconds without a sign of life from the hub this site gives up."""
+    return None if site.give_up_hours is None else site.give_up_hours * 3600
 
 
 def as_read_here(study: Study, site: SiteFile) -> Study:

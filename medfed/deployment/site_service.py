@@ -33,6 +33,7 @@ from medfed.deployment.site_evaluation import (
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
+from medfed.deployment.study_choice import choose_study
 from medfed.errors import DataError, DeclinedError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
@@ -82,7 +83,8 @@ def take_part(
     Raises:
         StudyError: if the site file cannot be used.
         DeclinedError: if the hospital's policy or people refuse the study.
-        ExchangeError: if the hub cannot be believed, or closed the study.
+        ExchangeError: if the hub cannot be believed.
+        EndedError: if the hub closed the study, or shows no sign of life for the site's `give_up_hours`.
         DataError: if the hospital's folder cannot be used.
     """
     site = read_site(site_file)
@@ -97,7 +99,7 @@ def take_part(
             progress.log(f"site {site.name}: {exposed}")
         progress.log(f"site {site.name} asks the hub for the study")
         with admission.log_invalid_offer(site):
-            known, text = site.exchange.advertised_study()
+            known, text, _ = choose_study(site, accept, progress.log)
             study = admission.parse_offer(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:FOLDER_DIGITS]}")
         if folder.facts.exists() and folder.read_facts().is_finished:

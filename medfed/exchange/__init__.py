@@ -12,7 +12,15 @@ encoded and decides nothing: `federation/hub.py` chooses who takes part and what
 """
 
 from medfed.exchange._drop_out import DropOut, detail_of, reason_of
-from medfed.exchange._exchange import Exchange, HubSide, ReceivedUpdate, SiteSide, SupportsAsync, Transmission
+from medfed.exchange._exchange import (
+    Exchange,
+    HubSide,
+    Offer,
+    ReceivedUpdate,
+    SiteSide,
+    SupportsAsync,
+    Transmission,
+)
 from medfed.exchange.memory import MemoryExchange
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "Exchange",
     "HubSide",
     "MemoryExchange",
+    "Offer",
     "ReceivedUpdate",
     "SiteSide",
     "SupportsAsync",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from medfed.errors import MedfedError
 from medfed.exchange._drop_out import DropOut
@@ -95,6 +95,17 @@ class HubSide(HubMessaging, Protocol):
         """Release every waiting party; a waiting site raises ExchangeError."""
 
 
+class Offer(NamedTuple):
+    """A study that the hub offers: its digest, its text, and whether its hub runs at the moment.
+
+    `is_live` is only looked at where there are several.
+    """
+
+    digest: str
+    text: str
+    is_live: bool = True
+
+
 @runtime_checkable
 class SupportsAsync(Protocol):
     """A hub side that can also collect updates without rounds, for asynchronous aggregation."""
@@ -131,6 +142,19 @@ class Exchange(Kind, frozen=True):
         """Return a site's side for a study (its digest); `folder` holds what must survive a restart."""
         raise NotImplementedError
 
-    def advertised_study(self) -> tuple[str, str]:
-        """Return digest and text of the study that the hub advertises, for a site to approve."""
+    def offered_studies(
+        self,
+        site: str,
+        *,
+        known: Collection[str] = (),
+        max_wait_s: float | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> list[Offer]:
+        """Return the studies that the hub offers to a site to approve, waiting for one.
+
+        Besides those that are `known` to the site, by digest, if the hub still holds them.
+
+        Raises:
+            EndedError: if there is none within `max_wait_s`.
+        """
         raise NotImplementedError

@@ -42,7 +42,7 @@ class Place:
         self.study = read_study(folder / "study.yaml")
         self.digest = study_digest(self.study)
         self.hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(self.digest, folder / "hub")
-        self.hub.advertise_study(public_yaml(self.study))
+        self.hub.advertise_study(public_yaml(self.study), ["north", "west"])
         self.site(data)
 
     def site(self, data: Path, name: str = "north", more: str = "") -> Path:
@@ -209,7 +209,7 @@ def test_a_study_without_this_hospital_is_refused(place, tiny):
 def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
     # As one would do who can write to storage where nothing is signed: other words under the agreed digest.
     changed = public_yaml(place.study).replace("rounds: 3", "rounds: 300")
-    place.hub.advertise_study(changed)
+    place.hub.advertise_study(changed, ["north"])
     with pytest.raises(
         ExchangeError, match=f"offers study {place.digest[:12]}, but the file it sends is study"
     ) as caught:

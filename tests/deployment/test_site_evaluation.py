@@ -149,7 +149,7 @@ def lead_to_the_end(folder, text: str, data, more: str = ""):
     study = read_study(folder / "study.yaml")
     known = study_digest(study)
     hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub")
-    hub.advertise_study(public_yaml(study))
+    hub.advertise_study(public_yaml(study), sorted({*study.sites, *study.held_out}))
     hub.publish(GlobalModel(3, weights_of(module_of(study)), final=True, study_digest=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
