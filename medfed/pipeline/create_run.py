@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from medfed.files import describe_exposed, private_folder, utc_now, write_whole
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.factory import network_of
 from medfed.registry import kind_of
-from medfed.runs.facts import PrivacyFacts, RunFacts, command_line, hardware, package_versions
+from medfed.runs.command_line import shown_command, typed_command
+from medfed.runs.facts import PrivacyFacts, RunFacts, hardware, package_versions
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest, to_dict
 from medfed.study.reading import read_study
@@ -120,11 +122,20 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         started=utc_now(),
         versions=package_versions(),
         hardware=hardware(),
-        command=command_line(),
+        command=_record_command(folder),
         withdrawn=folder.read_withdrawal() or UNSET,
     )
     folder.write_facts(facts)
     return facts
+
+
+def _record_command(folder: RunFolder) -> str:
+    """Keep the line that was typed in command.txt, and return all of this run's lines without folders."""
+    former = folder.read_facts().command if folder.facts.is_file() else ""
+    if typed := typed_command(sys.argv):
+        known = folder.command.read_text(encoding="utf-8") if folder.command.is_file() else ""
+        write_whole(folder.command, f"{known}{typed}\n")
+    return "\n".join(line for line in (former, shown_command(sys.argv)) if line)
 
 
 def finish_run(folder: RunFolder, facts: RunFacts, began: float) -> None:

@@ -12,6 +12,9 @@ import yaml
 
 from medfed.study.study import Study
 
+# The keys of `evaluation` that say what is trained or measured beside the federated model, and stays there.
+COMPARISONS = ("local_models", "pooled_model", "robustness", "seeds")
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,9 +29,12 @@ def study_digest(study: Study) -> str:
 
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
+    Nor does it cover with what the federated model is compared (`COMPARISONS`): nobody else sees it, and it
+    may change when a run is resumed.
     """
     # A number may be a key (`classes: {1: liver}`), which JSON has as a text only.
     plain = msgspec.to_builtins(_canonical(study), str_keys=True)
+    plain["evaluation"] = {key: value for key, value in plain["evaluation"].items() if key not in COMPARISONS}
     return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
 
 

@@ -90,11 +90,18 @@ def test_missing_contributions_measurements_and_models_are_named():
     lines = [RoundLine(1, "north", "merged"), RoundLine(1, "south", "late"), RoundLine(2, "north", "merged")]
     lines += [RoundLine(2, "south", "refused"), RoundLine(2, "east", "not sampled")]
     facts = RunFacts(unmeasured={"south": "no test patients"}, missing_models={"local:south": "no update"})
-    assert limits_of(facts, rounds=lines)[1:-1] == [
+    assert limits_of(facts, rounds=lines)[1:-2] == [
         "2 of 5 contributions are missing, of south; the model has seen less of their patients.",
         "Nothing was measured at south: no test patients.",
         "south alone is missing from the comparison: no update.",
     ]
+
+
+def test_a_single_training_says_that_its_luck_was_not_measured():
+    lines = [RoundLine(1, "north", "merged")]
+    said = "how far its results spread was not measured"
+    assert said in limits_of(rounds=lines)[-2]
+    assert not any(said in one for one in limits_of(rows=[result(0.8, model="seed:4")], rounds=lines))
 
 
 def test_cases_left_out_are_counted_by_reason():
