@@ -22,7 +22,7 @@ from medfed.registry import kind_of
 from medfed.runs.command_line import shown_command, typed_command
 from medfed.runs.facts import PrivacyFacts, RunFacts, hardware, package_versions
 from medfed.runs.folder import RunFolder
-from medfed.study.canonical import study_digest, to_dict
+from medfed.study.canonical import comparisons_of, study_digest, to_dict
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 
@@ -123,6 +123,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         versions=package_versions(),
         hardware=hardware(),
         command=_record_command(folder),
+        comparisons=_comparisons(folder, study),
         withdrawn=folder.read_withdrawal() or UNSET,
     )
     folder.write_facts(facts)
@@ -136,6 +137,12 @@ def _record_command(folder: RunFolder) -> str:
         known = folder.command.read_text(encoding="utf-8") if folder.command.is_file() else ""
         write_whole(folder.command, f"{known}{typed}\n")
     return "\n".join(line for line in (former, shown_command(sys.argv)) if line)
+
+
+def _comparisons(folder: RunFolder, study: Study) -> list[str]:
+    """Return the comparisons that the study makes or that this run was to make before it was resumed."""
+    former = folder.read_facts().comparisons if folder.facts.is_file() else []
+    return sorted({*former, *comparisons_of(to_dict(study)["evaluation"])})
 
 
 def finish_run(folder: RunFolder, facts: RunFacts, began: float) -> None:

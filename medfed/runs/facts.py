@@ -116,6 +116,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     started: str = ""
     versions: dict[str, str] = {}
     hardware: str = ""
+    # The comparisons that the run was ever to make: one that disappoints may not go without a word.
+    comparisons: list[str] = []
     # The lines that began and resumed the run, without folders; command.txt has them as they were typed.
     command: str = ""
     chosen: ModelChoice | UnsetType = UNSET

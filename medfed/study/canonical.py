@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def public_yaml(study: Study) -> str:
     """Return the study file that the hub sends to the sites: what they approve, without folders."""
     text: str = yaml.safe_dump(_canonical(study), sort_keys=False, allow_unicode=True)
     return text
+
+
+def comparisons_of(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return which comparisons a study's section `evaluation` asks for."""
+    return [
+        name for name in COMPARISONS if evaluation.get(name) is True or int(evaluation.get(name) or 0) > 1
+    ]
 
 
 def start_digest(start: str) -> str:

@@ -121,3 +121,14 @@ def test_the_best_single_hospital_is_chosen_on_the_patients_it_is_reported_on():
     assert limits_of(rows=[result(0.7, model="local:north")])[1] == (
         "The best single hospital's model was chosen on the patients it is reported on, which favours it."
     )
+
+
+def test_a_comparison_that_was_dropped_on_resume_is_told():
+    facts, said = RunFacts(comparisons=["local_models", "seeds"]), "a comparison by "
+    kept = {"privacy": "dp_sgd", "evaluation": {"local_models": True, "seeds": 3}}
+    assert not any(said in one for one in limits_of(facts, study=kept))
+    dropped = {"privacy": "dp_sgd", "evaluation": {"local_models": False, "seeds": 3}}
+    assert limits_of(facts, study=dropped)[-2] == (
+        "This run was also to make a comparison by local_models, which was left out when it was resumed: "
+        "ask why."
+    )
