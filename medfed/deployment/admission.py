@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
 from medfed.deployment.policy import describe, refusals
 from medfed.deployment.site_file import SiteFile
@@ -19,7 +17,7 @@ from medfed.federation.round import SiteConnection, drop_out
 from medfed.files import write_whole
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.runs.folder import RunFolder
-from medfed.study.canonical import public_yaml, start_digest, study_digest
+from medfed.study.canonical import is_digest, public_yaml, start_digest, study_digest
 from medfed.study.reading import parse_study
 from medfed.study.study import Study
 from medfed.wire.signing import Identity
@@ -55,15 +53,20 @@ def log_invalid_offer(site: SiteFile) -> Iterator[None]:
 def parse_offer(text: str, known: str, site: SiteFile) -> Study:
     """Return the study that the hub offers; its digest must be `known`, and this site must be in it."""
     study = parse_study(text, "the hub's study")
+    start = study.given_start
+    if start is not None and not is_digest(start.path):
+        # A path here would let a hub have this site read any of its files, to compute the study's digest.
+        raise ExchangeError(
+            "the hub's study gives its start by a path; a hub that runs this version of medfed gives the "
+            "SHA-256 of the weights alone; ask the coordinator"
+        )
     if study_digest(study) != known:
         raise ExchangeError(
             f"the hub offers study {known[:APPROVAL_DIGITS]}, but the file it sends is study "
             f"{study_digest(study)[:APPROVAL_DIGITS]}; do hub and site run the same version of medfed?"
         )
     check_member(study, site)
-    if study.start is None:
-        return study
-    return msgspec.structs.replace(study, start=_start_checkpoint(study, study.start, site))
+    return study if start is None else study.starting_from(_start_checkpoint(study, start.path, site))
 
 
 def check_member(study: Study, site: SiteFile) -> None:
@@ -83,10 +86,11 @@ def check_member(study: Study, site: SiteFile) -> None:
 def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:
     """Return the path of the checkpoint that the study begins with, which never comes from the hub."""
     expected = start_digest(start)
-    needs = f"study '{study.name}' begins with the weights in a checkpoint of SHA-256 {expected}"
+    needs = f"study '{study.name}' begins with the weights in a file of SHA-256 {expected}"
     if site.start is None:
         raise StudyError(
-            f"{needs}; get that file from the coordinator and name it in the site file (start: FILE)"
+            f"{needs}; get that file (or the bundle that holds it) from the coordinator and name it in the "
+            "site file (start: FILE)"
         )
     try:
         digest = start_digest(site.start)
@@ -94,6 +98,8 @@ def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:
         raise StudyError(
             f"{needs}; the file that start names in the site file cannot be read: {error.strerror}"
         ) from None
+    except StudyError as error:
+        raise StudyError(f"{needs}; what start names in the site file cannot be used: {error}") from None
     if digest != expected:
         raise StudyError(
             f"{needs}; the file that start names in the site file is another or damaged: SHA-256 {digest}"

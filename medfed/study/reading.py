@@ -11,8 +11,12 @@ import msgspec
 from medfed.errors import MedfedError, StudyError
 from medfed.study._explain import Lines, describe_value, explain, nearest
 from medfed.study._yaml import apply_override, load_yaml
+from medfed.study.start import with_bundle_network
 from medfed.study.study import Study
 from medfed.study.validation import validate
+
+# What a study file should be, in errors.
+EXPECTED = "a study (keys such as name, task, sites)"
 
 # Keys under which a list of names may stand in place of names with folders.
 LISTED_KEYS = ("sites", "held_out")
@@ -20,32 +24,45 @@ LISTED_KEYS = ("sites", "held_out")
 _Record = TypeVar("_Record")
 
 
-def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+def read_study(path: str | Path, overrides: Sequence[str] = (), *, needs_start: bool = True) -> Study:
     """Return the study in a YAML file; `overrides` are such as 'train.epochs=3'.
 
-    Folders in the file are relative to the file; in the study they are absolute.
+    Folders in the file are relative to the file; in the study they are absolute. Without `needs_start` the
+    file that the study starts from may be gone: a trained model needs it no more.
 
     Raises:
         StudyError: naming the file, line and key, what was found, what is allowed, and the nearest name.
     """
     path = Path(path)
-    study = parse_study(read_text(path), path.name, overrides)
-    folder = path.resolve().parent
+    study = parse_yaml(read_text(path), path.name, Study, EXPECTED, overrides)
+    study = _resolved(study, path.name, path.resolve().parent, needs_start)
+    validate(study, path.name)
+    return study
+
+
+def _resolved(study: Study, name: str, folder: Path, needs_start: bool) -> Study:
+    """Return a study with absolute paths, and the network of its bundle written out."""
 
     def absolute(sites: Mapping[str, str | None]) -> dict[str, str | None]:
         return {site: data and str((folder / data).resolve()) for site, data in sites.items()}
 
-    start = None if study.start is None else str((folder / study.start).resolve())
-    if start is not None and not Path(start).is_file():
-        raise StudyError(f"{path.name}: start: no such file; give a checkpoint, relative to the study file")
-    return msgspec.structs.replace(
-        study, sites=absolute(study.sites), held_out=absolute(study.held_out), start=start
-    )
+    study = msgspec.structs.replace(study, sites=absolute(study.sites), held_out=absolute(study.held_out))
+    if (start := study.given_start) is None:
+        return study
+    place = (folder / start.path).resolve()
+    if needs_start and not place.exists():
+        raise StudyError(
+            f"{name}: start: no such file; give a checkpoint or bundle, relative to the study file"
+        )
+    try:
+        return with_bundle_network(study.starting_from(str(place)))
+    except StudyError as error:
+        raise StudyError(f"{name}: {error}") from None
 
 
 def parse_study(text: str, name: str = "study.yaml", overrides: Sequence[str] = ()) -> Study:
-    """Return the study in a YAML text, as `read_study` does; `name` is the file's name in errors."""
-    study = parse_yaml(text, name, Study, "a study (keys such as name, task, sites)", overrides)
+    """Return the study in a YAML text, its paths as they are; `name` is the file's name in errors."""
+    study = parse_yaml(text, name, Study, EXPECTED, overrides)
     validate(study, name)
     return study
 
