@@ -157,7 +157,7 @@ def _other_classes(loaded: LoadedStart, classes: tuple[str, ...], head: str) -> 
     kept = any(line.what == "loaded" and line.name.startswith(f"{head}.") for line in loaded.tensors)
     if head and kept and classes and loaded.classes and not same:
         yield (
-            f"the bundle's outputs are {', '.join(loaded.classes)}, the study's classes {', '.join(classes)}: "
+            f"the bundle's outputs: {', '.join(loaded.classes)}; the study's classes: {', '.join(classes)}; "
             "its last layer was loaded nevertheless; `start: {anew: [head]}` starts it anew"
         )
 

@@ -111,8 +111,8 @@ class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
         of = f", bundle {self.bundle}" if self.bundle else ""
         licence = f"licence {self.licence}" if self.licence else "no licence stated"
         return (
-            f"Training started from {self.file}{of} (SHA-256 {self.sha256[:12]}, {licence}): {self.share:.1%} "
-            "of the network's numbers are from it."
+            f"Training started from {self.file}{of} (SHA-256 {self.sha256[:12]}, {licence}): "
+            f"{self.share:.1%} of the network's numbers are from it."
         )
 
 

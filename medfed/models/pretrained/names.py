@@ -64,7 +64,7 @@ def _rename(found: Shapes, renamed: Mapping[str, str]) -> dict[str, str]:
             if f".{old}." in dotted:
                 unused.discard(old)
                 dotted = dotted.replace(f".{old}.", f".{new}." if new else ".")
-        name = dotted.strip(".")
+        name = dotted[1:-1]
         if name in names:
             raise StudyError("start.names: two tensors of the file would have the same name here")
         names[name] = original
