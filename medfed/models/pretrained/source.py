@@ -70,8 +70,8 @@ def weights_digest(path: str | Path) -> str:
         StudyError: as `find_source`.
     """
     found = Path(path)
-    inner = found / WEIGHTS[0] if found.is_dir() else found
-    known = inner.stat() if inner.exists() else None
+    files = [found / name for name in WEIGHTS] if found.is_dir() else [found]
+    known = next((file.stat() for file in files if file.exists()), None)
     return _digest(str(path), (known.st_mtime_ns, known.st_size, known.st_ino) if known else None)
 
 

@@ -47,7 +47,7 @@ def test_another_head_is_refused_unless_the_study_bears_it(tmp_path):
     with pytest.raises(
         StudyError,
         match=r"start: old.pt is of another network: 'head.weight' has shape \(14, 4\); 'head.bias' has "
-        r"shape \(14,\), this study's network has \(2, 4\); 76.2% agree; .* `start: {path: ..., least: 0.76}`",
+        r"shape \(14,\), this study's network has \(2, 4\); 76.2% agree; .*`start: {path: ..., least: 0.76}`",
     ):
         load_start(net, start(tmp_path))
     loaded = load_start(net, start(tmp_path, least=0.76))
