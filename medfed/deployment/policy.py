@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,9 +21,10 @@ from medfed.errors import StudyError
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
 from medfed.pipeline.factory import egress_of
-from medfed.registry import kind_of, kinds, summary
+from medfed.registry import Kind, kind_of, kinds, package_of, summary
 from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT
 from medfed.study.canonical import start_digest
+from medfed.study.plugins import loaded_plugin
 from medfed.study.study import Study
 from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_text_template
@@ -186,8 +187,29 @@ def describe(study: Study, digest: str) -> str:
         beside=list(_beside(study)),
         results=_leaves(study, ROWS),
         bound=_bound(study),
+        plugins=[loaded_plugin(name, str(one.digest)) for name, one in sorted(study.plugins.items())],
+        packages=_other_packages(study),
     )
     return page.removesuffix("\n")
+
+
+def _other_packages(study: Study) -> list[str]:
+    """Return the installed packages beside medfed of which a study uses kinds, with their versions."""
+    found = {package_of(kind) for kind in _kinds_of(study)}
+    return sorted(package for package in found if package is not None)
+
+
+def _kinds_of(value: object) -> Iterator[Kind]:
+    """Yield the kinds that a study's records hold."""
+    if isinstance(value, Kind):
+        yield value
+    if isinstance(value, msgspec.Struct):
+        value = [getattr(value, name) for name in value.__struct_fields__]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _kinds_of(one)
 
 
 def _leaves(study: Study, scalar: str) -> bool:
