@@ -12,13 +12,15 @@ import msgspec
 
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
 from medfed.deployment.own_code import parse_allowed
-from medfed.deployment.policy import describe, refusals
+from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
+from medfed.deployment.study_page import OwnPart, describe
 from medfed.errors import DeclinedError, ExchangeError, StudyError, WireError
 from medfed.exchange import DropOut
 from medfed.federation.round import SiteConnection, drop_out
 from medfed.files import write_whole
+from medfed.pipeline.labelled import drawn_of
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import public_yaml, start_digest, study_digest
@@ -86,16 +88,38 @@ def _decline_code(text: str, known: str, site: SiteFile, reason: str) -> None:
 
 
 def check_member(study: Study, site: SiteFile) -> None:
-    """Raise if a study has no site of this site file's name.
+    """Raise if a study has no site of this site file's name, or takes it to draw more than it does.
 
     Raises:
-        StudyError: naming the study's sites.
+        StudyError: naming the study's sites, or the structures.
     """
     if site.name not in study.sites and site.name not in study.held_out:
         others = ", ".join(sorted({*study.sites, *study.held_out}))
         raise StudyError(
             f"study '{study.name}' has no site '{site.name}' (it has {others}); correct the name in the site "
             f"file, or ask the coordinator to add the site"
+        )
+    _check_labelled(study, site)
+
+
+def _check_labelled(study: Study, site: SiteFile) -> None:
+    """Raise if a study takes a structure as absent wherever this hospital did not draw it.
+
+    Raises:
+        StudyError: with the line that the study needs.
+    """
+    labelled_at = getattr(study.task, "labelled_at", None)
+    if not site.labelled or labelled_at is None:
+        return
+    classes = study.task.classes  # type: ignore[attr-defined]
+    drawn = drawn_of(study, site.labelled)
+    undrawn = [classes[number] for number in labelled_at(site.name) if classes[number] not in drawn]
+    if undrawn:
+        raise StudyError(
+            f"site '{site.name}': its site file says that it draws {', '.join(site.labelled)} (labelled), "
+            f"but the study takes its labels to show {', '.join(undrawn)} too and would learn that there is "
+            f"none; ask for `task.labelled: {{{site.name}: [{', '.join(drawn)}]}}` in the study, or correct "
+            "the site file"
         )
 
 
@@ -154,7 +178,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
     head = head_of(Path(session.site.secret))
     if is_approved(out, known, head):
         return
-    page = "\n".join(filter(None, (describe(study, known), describe_changes(out, study, head))))
+    page = "\n".join(filter(None, (describe(own_part(session), known), describe_changes(out, study, head))))
     if accept:
         if len(accept) < APPROVAL_DIGITS or not known.startswith(accept.lower()):
             raise DeclinedError(
@@ -175,6 +199,13 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
         )
     approve(out, study, getpass.getuser(), head)
     session.audit.write("agreed", study=known, by=getpass.getuser())
+
+
+def own_part(session: SiteSession) -> OwnPart:
+    """Return the study as this hospital takes part in it, for its page."""
+    data = session.hospital.data
+    validated = len({case.patient for case in data.cases("val")})
+    return OwnPart(session.study, session.site, data.examples if session.trains else None, validated)
 
 
 def _other_approved(out: Path, known: str) -> str:

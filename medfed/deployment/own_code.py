@@ -12,7 +12,7 @@ import msgspec
 
 from medfed.deployment.site_file import SiteFile
 from medfed.errors import DeclinedError, StudyError
-from medfed.registry import use_kinds
+from medfed.registry import Kind, package_of, use_kinds
 from medfed.study.plugins import Plugin, added_by
 from medfed.study.reading import load_all, parse_study, plugins_in
 from medfed.study.study import Study
@@ -73,3 +73,22 @@ def parse_run_study(text: str, name: str, site: SiteFile) -> Study:
     study = parse_study(text, name, added=added)
     use_kinds(added)
     return msgspec.structs.replace(study, plugins=own)
+
+
+def other_packages(study: Study) -> list[str]:
+    """Return the installed packages beside medfed of which a study uses kinds, with their versions."""
+    found = {package_of(kind) for kind in _kinds_of(study)}
+    return sorted(package for package in found if package is not None)
+
+
+def _kinds_of(value: object) -> Iterator[Kind]:
+    """Yield the kinds that a study's records hold."""
+    if isinstance(value, Kind):
+        yield value
+    if isinstance(value, msgspec.Struct):
+        value = [getattr(value, name) for name in value.__struct_fields__]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _kinds_of(one)

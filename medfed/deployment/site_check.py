@@ -29,6 +29,7 @@ def choices_of(site: SiteFile) -> OwnChoices:
         words=site.classes,
         bears=site.policy.unreadable,
         cache=site.cache,
+        labelled=tuple(site.labelled),
         as_read_here=partial(as_read_here, site=site),
         refusals=partial(_refusals, site),
     )

@@ -68,6 +68,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
     plugins: the packages whose code studies may run here, each by the digest of its files, with the folder of
     this hospital's own copy: {age: {path: plugins/age, digest: "sha256:..."}}.
+    labelled: the structures that this hospital draws, by the studies' names, if not all of them; what it does
+    not draw is not measured here, and a study that would learn from it that there is none is refused.
     """
 
     name: SiteName
@@ -87,6 +89,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
     plugins: dict[PluginName, AllowedPlugin] = {}
+    labelled: list[str] = []
 
     @property
     def own_data(self) -> OwnData:

@@ -14,8 +14,8 @@ from hospitals import STUDY
 from medfed.cli import main
 from medfed.deployment import site_service as hospital
 from medfed.deployment.approvals import approve, describe_changes
-from medfed.deployment.policy import describe
 from medfed.deployment.site_file import read_site
+from medfed.deployment.study_page import OwnPart, describe
 from medfed.errors import DeclinedError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.pipeline.factory import module_of
@@ -156,7 +156,7 @@ def test_the_page_names_the_code_and_does_not_promise_what_medfed_cannot_hold(pl
     plain = msgspec.structs.replace(
         place.study, plugins={}, task=kinds("tasks")["segment"](classes=("b", "l"))
     )
-    assert "Own code" not in describe(plain, "0")
+    assert "Own code" not in describe(OwnPart(plain, read_site(place.site())), "0")
 
 
 def test_an_agreed_study_trains_with_the_hospitals_own_copy(place):

@@ -115,6 +115,17 @@ class Frame:
     flags: tuple[str, ...]
     tile: Tile | None = None  # of a mosaic; `encoding` is that of the tile
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether it says where in the patient it is."""
+        return self.position_mm is not None and self.axes is not None
+
+    @property
+    def is_inverted(self) -> bool:
+        """Whether its low values are shown white: of a radiograph or another picture, not of a slice."""
+        picture = self.modality in PROJECTIONS or not self.is_placed
+        return picture and self.encoding.photometric == b"MONOCHROME1"
+
 
 def parse_frames(file: DicomFile) -> list[Frame]:
     """Return the image planes of one file: one, or all frames of an enhanced object.
@@ -350,7 +361,7 @@ def _classic_keys(header: Elements) -> _Keys:
     }
     hard_key = (
         header.text(tags.FRAME_UID),
-        header.text(0x00180086),
+        header.text(tags.ECHO_NUMBER),
         _rounded(header.number(0x00180081)),
         header.count(0x00200100),
         header.number(0x00189087),
