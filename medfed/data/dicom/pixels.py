@@ -22,7 +22,7 @@ from medfed.data.dicom.decoder_process import (
 )
 from medfed.data.dicom.encapsulated import JPEG_2000, RLE, check_codestream, frame_bytes
 from medfed.data.dicom.file import DicomFile, inflate
-from medfed.data.dicom.frame import Encoding, Frame
+from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 from medfed.data.size_limits import FRAME_UNLIMITED_RATIO_BYTES, check_size
 from medfed.errors import ImageError
@@ -185,7 +185,7 @@ def write_modality_values(
 
 
 def is_inverted(frame: Frame) -> bool:
-    """Whether a frame's low values are shown white: those of a radiograph or another picture, not of a slice."""
+    """Whether a frame's low values are shown white: of a radiograph or another picture, not of a slice."""
     picture = frame.modality in PROJECTIONS or frame.position_mm is None or frame.axes is None
     return picture and frame.encoding.photometric == b"MONOCHROME1"
 
