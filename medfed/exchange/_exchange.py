@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, UpdateError
 from medfed.exchange._drop_out import DropOut
 from medfed.registry import Kind
 from medfed.wire.messages import HubMessaging, SiteMessaging
@@ -23,6 +23,17 @@ class ReceivedUpdate:
     error: MedfedError | None = None
     bytes_up: int = 0
     seconds: float = 0.0
+
+
+def early_update(site: str, round: int, sent_for: int, bytes_up: int) -> ReceivedUpdate:
+    """Return the refusal of an update that a site sent for a later round than the one that is collected."""
+    why = UpdateError(
+        f"site '{site}', round {round}: it has already sent an update for round {sent_for} of this run, "
+        "which has not begun. Either it sent that too early, or the hub's run folder is a back-up that is "
+        "older than its sites, which accept no older model: then stop the hub and restore the newest copy "
+        "of the run folder, or start a new run (--out)"
+    )
+    return ReceivedUpdate(site, None, why, bytes_up)
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,15 @@ class Exchange(Kind, frozen=True):
     """How sites and the hub exchange models and updates."""
 
     folder: ClassVar[str] = "exchange"
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether what each party writes is signed, so that nobody in between can speak as another."""
+        return bool(getattr(self, "credentials", ""))
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return to which hosts or folders this party connects, without passwords, for people to read."""
+        return ()
 
     def open_hub(self, study_digest: str, folder: Path) -> HubSide:
         """Return the hub's side for a study (its digest); `folder` holds what must survive a restart."""

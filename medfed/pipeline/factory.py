@@ -34,7 +34,7 @@ from medfed.models.networks._vanishing import check_vanishing
 from medfed.models.pretrained.load import LoadedStart
 from medfed.models.tasks import Training
 from medfed.registry import kind_of
-from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT
+from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import study_digest
 from medfed.study.network import untrained_network
 from medfed.study.study import Study
@@ -365,7 +365,7 @@ def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, 
             reports,
             study.privacy.scalars,
             (f"{LEFT_OUT}{reason}" for reason in REASONS.values()),
-            (LABELS_NAMED, IMAGES_IN_MM),
+            (LABELS_NAMED, IMAGES_IN_MM, WITHHELD),
         ),
         groups=local.sends if local is not None else (),
         smallest_group=smallest_group,

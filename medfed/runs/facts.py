@@ -186,6 +186,14 @@ def with_missing_model(facts: RunFacts, model: str, error: Exception) -> RunFact
     return msgspec.structs.replace(facts, missing_models={**facts.missing_models, model: str(error)})
 
 
+def with_warning(facts: RunFacts, site: str, warning: str) -> RunFacts:
+    """Return the facts with what a reader of a site's results must know; of an empty text, as they are."""
+    known = facts.warnings.get(site, [])
+    if not warning or warning in known:
+        return facts
+    return msgspec.structs.replace(facts, warnings={**facts.warnings, site: [*known, warning]})
+
+
 def with_seen(facts: RunFacts, site: str, patients: int, warning: str) -> RunFacts:
     """Return the facts with how many of a site's patients trained, or why nobody knows."""
     known = [one for one in facts.warnings.get(site, []) if one != warning]

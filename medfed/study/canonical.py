@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from medfed.errors import StudyError
 from medfed.models.pretrained.source import weights_digest
 from medfed.study.study import Study
 
@@ -27,9 +28,14 @@ def study_digest(study: Study) -> str:
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
     """
+    return digest_of(_canonical(study))
+
+
+def digest_of(plain: dict[str, Any]) -> str:
+    """Return the digest of a study's canonical form, such as `public_yaml` writes it."""
     # A number may be a key (`classes: {1: liver}`), which JSON has as a text only.
-    plain = msgspec.to_builtins(_canonical(study), str_keys=True)
-    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+    named = msgspec.to_builtins(plain, str_keys=True)
+    return hashlib.sha256(msgspec.json.encode(named, order="sorted")).hexdigest()
 
 
 def public_yaml(study: Study) -> str:
@@ -62,4 +68,15 @@ def _canonical(study: Study) -> dict[str, Any]:
         # The content of the weights counts, not where a hospital stores them.
         digest = start_digest(start.path)
         plain["start"] = digest if isinstance(study.start, str) else {**plain["start"], "path": digest}
+    plain["plugins"] = _plugin_digests(study)
+    if not study.plugins:  # a study without any keeps the digest by which it was approved
+        del plain["plugins"]
     return plain
+
+
+def _plugin_digests(study: Study) -> dict[str, dict[str, str]]:
+    """Return the digest of each plug-in, sorted by name: where a party's copy is, is its own matter."""
+    for name, plugin in study.plugins.items():
+        if plugin.digest is None:
+            raise StudyError(f"plugins.{name}: it was not read yet; read the study with read_study")
+    return {name: {"digest": str(study.plugins[name].digest)} for name in sorted(study.plugins)}

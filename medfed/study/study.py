@@ -21,6 +21,7 @@ from medfed.models.pretrained import Start
 from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
 from medfed.registry import union
+from medfed.study.plugins import Plugin, PluginName
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 if TYPE_CHECKING:
@@ -171,7 +172,9 @@ class Study(_Section, frozen=True, kw_only=True):
     such as [{kind: top_k, share: 0.01}, {kind: int8}]; rounding errors are added to the next round's
     update.  site_overrides: what single hospitals do differently.  start: the file with the initial
     weights: another run's checkpoints/federated.ckpt, a .pt or .safetensors file, or a MONAI Bundle; or
-    {path: ..., least: 0.9} where not all of the network is in it.
+    {path: ..., least: 0.9} where not all of the network is in it.  plugins: the folders of packages with
+    kinds of one's own, relative to the file, such as [../parts]; their code runs here. Across hospitals only
+    the digest of each is sent, and each site file says where the site's own copy is.
     """
 
     name: SiteName
@@ -190,6 +193,7 @@ class Study(_Section, frozen=True, kw_only=True):
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
     start: str | Start | None = None
+    plugins: dict[PluginName, Plugin] = {}
 
     @property
     def trained_only(self) -> bool:

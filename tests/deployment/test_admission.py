@@ -23,6 +23,7 @@ from medfed.exchange.folder import Folder
 from medfed.pipeline.factory import module_of
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
+from medfed.runs.rounds import WITHHELD
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import parse_study, read_study
 from medfed.wire.audit_log import entries, verify
@@ -130,6 +131,17 @@ def test_a_sites_files_are_its_owners_alone_whatever_the_umask(place):
     assert {path.stat().st_mode & 0o777 for path in own if path.is_dir()} == {0o700}
     # What the hub must read in the shared folder is as the umask says.
     assert {path.stat().st_mode & 0o777 for path in place.sent} == {0o666}
+
+
+def test_results_of_too_few_patients_stay_and_the_rest_of_the_study_goes_on(place):
+    # One test patient, and the default policy sends nothing over fewer than ten.
+    weights = weights_of(module_of(place.study))
+    place.hub.publish(GlobalModel(3, weights, final=True, study_digest=place.digest))
+    folder = hospital.take_part(place.folder / "site.yaml", accept=place.digest)
+    (arrival,) = place.hub.collect(4, ["north"], 30)
+    assert arrival.update.scalars[WITHHELD] >= 1
+    assert not any(name.startswith("row/") for name in arrival.update.scalars)
+    assert (folder.path / "report.html").exists()
 
 
 def test_a_refusal_is_respected(place):
