@@ -6,10 +6,12 @@ import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
+from medfed.deployment.own_code import parse_allowed
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
@@ -22,12 +24,15 @@ from medfed.pipeline.labelled import drawn_of
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import public_yaml, start_digest, study_digest
-from medfed.study.reading import parse_study
+from medfed.study.reading import study_name
 from medfed.study.study import Study
 from medfed.wire.signing import Identity
 
 # How many digits of a study's digest name its run folder, and how many a person must type to approve it.
 FOLDER_DIGITS, APPROVAL_DIGITS = 8, 12
+
+# What the hub's study is called in errors.
+OFFER = "the hub's study"
 
 # Shows a study in words and returns whether someone approves it.
 Ask = Callable[[str], bool]
@@ -56,7 +61,11 @@ def log_invalid_offer(site: SiteFile) -> Iterator[None]:
 
 def parse_offer(text: str, known: str, site: SiteFile) -> Study:
     """Return the study that the hub offers; its digest must be `known`, and this site must be in it."""
-    study = parse_study(text, "the hub's study")
+    try:
+        study = parse_allowed(text, OFFER, site)
+    except DeclinedError as error:
+        _decline_code(text, known, site, str(error))
+        raise
     if study_digest(study) != known:
         raise ExchangeError(
             f"the hub offers study {known[:APPROVAL_DIGITS]}, but the file it sends is study "
@@ -66,6 +75,16 @@ def parse_offer(text: str, known: str, site: SiteFile) -> Study:
     if study.start is None:
         return study
     return msgspec.structs.replace(study, start=_start_checkpoint(study, study.start, site))
+
+
+def _decline_code(text: str, known: str, site: SiteFile, reason: str) -> None:
+    """Log that the site file does not allow a study's code, and tell the hub not to wait for this site."""
+    folder = RunFolder(Path(site.out) / f"{study_name(text, OFFER)}-{known[:FOLDER_DIGITS]}")
+    audit = open_audit_log(site, folder)
+    audit.write("declined", study=known, site=site.name, reason=reason)
+    side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
+    drop_out(SiteConnection(site.name, side, audit=audit), DropOut.POLICY)
+    side.close()
 
 
 def check_member(study: Study, site: SiteFile) -> None:

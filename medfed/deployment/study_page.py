@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.data.settings import Table
+from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.inference import AGE_BAND_YEARS
@@ -24,6 +25,7 @@ from medfed.files import format_bytes
 from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
+from medfed.study.plugins import loaded_plugin
 from medfed.study.study import Study
 from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_text_template
@@ -111,6 +113,8 @@ def describe(part: OwnPart, digest: str) -> str:
         settings=_settings(study),
         bound=_bound(study),
         through=list(_through(part)),
+        plugins=[loaded_plugin(name, str(one.digest)) for name, one in sorted(study.plugins.items())],
+        packages=other_packages(study),
     )
     return page.removesuffix("\n")
 

@@ -21,7 +21,7 @@ from medfed.registry import kind_of
 from medfed.runs.facts import PrivacyFacts, RunFacts, command_line, hardware, package_versions
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest, to_dict
-from medfed.study.reading import read_study
+from medfed.study.reading import read_run_study
 from medfed.study.study import Study
 
 log = logging.getLogger("medfed.pipeline.create_run")
@@ -34,7 +34,7 @@ def open_run(run: str | Path | RunFolder) -> tuple[RunFolder, RunFacts, Study]:
         RunError: if this is not a run folder.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
-    return folder, folder.read_facts(), read_study(folder.study)
+    return folder, folder.read_facts(), read_run_study(folder.study)
 
 
 def check_empty(folder: Path, remedy: str) -> None:
@@ -139,4 +139,5 @@ def write_study(folder: RunFolder, study: Study) -> None:
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     public = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
     public["start"] = study.start and Path(study.start).name
+    public["plugins"] = {name: {"digest": plugin.digest} for name, plugin in study.plugins.items()}
     write_whole(folder.public_study, msgspec.json.encode(public))

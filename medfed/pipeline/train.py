@@ -39,7 +39,8 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.notebook import notebook_progress
 from medfed.runs.progress import Progress
 from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
+from medfed.study.plugins import loaded_plugin
+from medfed.study.reading import read_study, use_study
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
@@ -72,8 +73,12 @@ def train(
         RunError: if the run folder is taken, or holds a run of another study.
     """
     began, progress = time.monotonic(), progress or notebook_progress()
-    if not isinstance(study, Study):
+    if isinstance(study, Study):
+        use_study(study)
+    else:
         study = read_study(study, overrides)
+    for line in describe_plugins(study):
+        progress.log(line)
     again = None
     if without is not None:
         again = retraining(study, without, Path(former) if former is not None else None, resume)
@@ -101,6 +106,15 @@ def train(
     ledgers = {site: Ledger(folder.site(site)) for site in run.study.sites}
     finish_run(folder, privacy_facts.with_spent_budget(facts, run.study, ledgers), began)
     return report_run(folder.path)
+
+
+def describe_plugins(study: Study) -> list[str]:
+    """Return one line for each plug-in of a study, whose code runs in this process."""
+    known = [loaded_plugin(name, str(plugin.digest)) for name, plugin in study.plugins.items()]
+    return [
+        f"plug-in '{one.name}': its code runs here, and adds {'; '.join(one.adds)} ({one.digest})"
+        for one in known
+    ]
 
 
 def _open(

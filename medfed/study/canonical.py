@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from medfed.errors import StudyError
 from medfed.study.study import Study
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -27,9 +28,14 @@ def study_digest(study: Study) -> str:
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
     """
+    return digest_of(_canonical(study))
+
+
+def digest_of(plain: dict[str, Any]) -> str:
+    """Return the digest of a study's canonical form, such as `public_yaml` writes it."""
     # A number may be a key (`classes: {1: liver}`), which JSON has as a text only.
-    plain = msgspec.to_builtins(_canonical(study), str_keys=True)
-    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+    named = msgspec.to_builtins(plain, str_keys=True)
+    return hashlib.sha256(msgspec.json.encode(named, order="sorted")).hexdigest()
 
 
 def public_yaml(study: Study) -> str:
@@ -53,4 +59,15 @@ def _canonical(study: Study) -> dict[str, Any]:
     if study.start is not None:
         # The content of the checkpoint counts, not where a hospital stores it.
         plain["start"] = start_digest(study.start)
+    plain["plugins"] = _plugin_digests(study)
+    if not study.plugins:  # a study without any keeps the digest by which it was approved
+        del plain["plugins"]
     return plain
+
+
+def _plugin_digests(study: Study) -> dict[str, dict[str, str]]:
+    """Return the digest of each plug-in, sorted by name: where a party's copy is, is its own matter."""
+    for name, plugin in study.plugins.items():
+        if plugin.digest is None:
+            raise StudyError(f"plugins.{name}: it was not read yet; read the study with read_study")
+    return {name: {"digest": str(study.plugins[name].digest)} for name in sorted(study.plugins)}

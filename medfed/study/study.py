@@ -20,6 +20,7 @@ from medfed.models.optimisers.adamw import AdamW
 from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
 from medfed.registry import union
+from medfed.study.plugins import Plugin, PluginName
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ class Study(_Section, frozen=True, kw_only=True):
     measure the final model.  compress: the methods that shrink an update on its way to the hub, in order,
     such as [{kind: top_k, share: 0.01}, {kind: int8}]; rounding errors are added to the next round's
     update.  site_overrides: what single hospitals do differently.  start: a checkpoint with the initial
-    weights, such as another run's checkpoints/federated.ckpt.
+    weights, such as another run's checkpoints/federated.ckpt.  plugins: the folders of packages with kinds
+    of one's own, relative to the file, such as [../parts]; their code runs here. Across hospitals only the
+    digest of each is sent, and each site file says where the site's own copy is.
     """
 
     name: SiteName
@@ -182,6 +185,7 @@ class Study(_Section, frozen=True, kw_only=True):
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
     start: str | None = None
+    plugins: dict[PluginName, Plugin] = {}
 
     @property
     def trained_only(self) -> bool:
