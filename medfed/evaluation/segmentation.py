@@ -9,9 +9,10 @@ counts such cases:
     absent     present      0                    none        false positive
     absent     absent       none                 none        absent in both
 
-No value silently becomes NaN or 1, and none is dropped. (In MONAI 1.6 the mean HD95 over a missed, a perfect
-and a false-positive structure is 0.0 mm because NaNs are ignored, and its Dice ignores false positives on an
-empty reference.)
+No value silently becomes NaN or 1, and none is dropped. This is of one case; a group's mean overlap is over
+the patients whose reference contains the structure, and the others are its specificity (`patients`). (In
+MONAI 1.6 the mean HD95 over a missed, a perfect and a false-positive structure is 0.0 mm because NaNs are
+ignored, and its Dice ignores false positives on an empty reference.)
 
 **Distances.** In the `voxel` form, the default, a surface consists of the mask's voxels that have a face
 neighbour outside the mask; the image border counts as outside. Distances are measured between voxel centres,

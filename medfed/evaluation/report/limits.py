@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from medfed.evaluation.patients import OVERLAP, RIGHTLY_EMPTY
 from medfed.evaluation.report.focus import Focus
 from medfed.evaluation.report.formatting import interval, model_name, site_name
 from medfed.evaluation.report.rounds import LOST
@@ -16,6 +19,7 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         if focus.split != "test":
             sentences.append("There is no test split: these patients were seen while the model was chosen.")
         sentences += _uncertain(run, focus)
+        sentences += without_structure(run.rows, focus.split)
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
     sentences += [
@@ -53,8 +57,9 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
         return ["No hospital was held out: performance at a hospital that took no part is unknown."]
     if focus is None:
         return []
-    rows = focus.rows(run.rows)
-    patients = sum(row.n or 0 for site in hospitals if (row := rows.get(site, FEDERATED)) is not None)
+    rows = focus._replace(metric="patients", structure=None).rows(run.rows), focus.rows(run.rows)
+    known = [rows[0].valued(site, FEDERATED) or rows[1].get(site, FEDERATED) for site in hospitals]
+    patients = sum(row.n or 0 for row in known if row is not None)
     number = f"{len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''}"
     tested = f"It was tested at {number} that took no part, in {patients} patients."
     if len(hospitals) < 3:
@@ -79,6 +84,28 @@ def _uncertain(run: Run, focus: Focus) -> list[str]:
         )
     missed = [row for row in ours if row.metric == "missed" and row.value and row.split == focus.split]
     return sentences + [_missed(row) for row in missed]
+
+
+def without_structure(rows: Iterable[Row], split: str) -> list[str]:
+    """Return at which hospitals no patient has a structure, so that no overlap can be measured there."""
+    ours = {
+        (row.site, row.structure, row.metric): row
+        for row in rows
+        if (row.model, row.split, row.group, row.against) == (FEDERATED, split, None, None)
+    }
+    sentences = []
+    for (site, structure, metric), row in sorted(ours.items(), key=lambda item: str(item[0])):
+        patients = ours.get((site, None, "patients"))
+        nobody = metric == RIGHTLY_EMPTY and patients is not None and patients.n == row.n
+        overlap = ours.get((site, structure, OVERLAP))
+        if nobody and row.value is not None and (overlap is None or overlap.value is None):
+            sentences.append(
+                f"No patient at {site_name(site)} has {structure or 'the structure'} in the reference, so "
+                f"there is no Dice; nothing was predicted in {round(row.value * (row.n or 0))} of {row.n}. "
+                "If it is not drawn there, say what is (`labelled` in the site file, `medfed evaluate "
+                "--labelled`): then it is not measured."
+            )
+    return sentences
 
 
 def _missed(row: Row) -> str:
