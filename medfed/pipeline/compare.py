@@ -29,7 +29,7 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
 from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
+from medfed.study.reading import read_run_study, read_study
 from medfed.study.study import Study
 from medfed.study.validation import validate
 
@@ -154,7 +154,7 @@ def _is_finished(folder: RunFolder, study: Study) -> bool:
     facts = folder.read_facts()
     if not facts.is_finished or facts.digest != study_digest(study):
         return False
-    return read_study(folder.study).evaluation == study.evaluation
+    return read_run_study(folder.study).evaluation == study.evaluation
 
 
 def _cost(run: RunFolder) -> Cost:
