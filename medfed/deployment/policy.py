@@ -1,4 +1,4 @@
-"""A hospital's policy on studies, and the description of a study for its privacy officer.
+"""A hospital's policy on studies: which it takes part in, and what may leave.
 
 A policy is part of a hospital's own site file. `refusals` checks every study against it before training: an
 empty list lets the study pass; otherwise each sentence names what the study asks for, what the policy allows,
@@ -8,30 +8,20 @@ and the key of the site file.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from medfed.data.settings import Table, Unreadable
+from medfed.data.settings import Unreadable
 from medfed.errors import StudyError
-from medfed.federation.egress import ROWS, Egress
-from medfed.files import format_bytes
+from medfed.federation.egress import Egress
 from medfed.pipeline.factory import egress_of
-from medfed.registry import kind_of, kinds, summary
-from medfed.runs.rounds import LABELS_NAMED, LEFT_OUT
-from medfed.study.canonical import start_digest
+from medfed.registry import kind_of, kinds
 from medfed.study.study import Study
-from medfed.wire.templates import render
-from medfed.wire.untrusted_text import for_text_template
 
 Count = Annotated[int, Meta(ge=1)]
-
-# The approximate bytes of name, offsets and header per tensor on the wire.
-_TENSOR_OVERHEAD_BYTES = 120
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,106 +152,3 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
         return egress_of(study, smallest_group=None, withheld=("val",))
     too_few = validated is not None and validated < smallest
     return egress_of(study, smallest_group=smallest, withheld=("val",) if too_few else ())
-
-
-# ---------------------------------------------------------------------------------------------- description
-
-
-def describe(study: Study, digest: str) -> str:
-    """Return the study as a page of plain text for a privacy officer, before the hospital agrees to it."""
-    tensors, numbers, size = egress_size(study)
-    page = render(
-        Path(__file__).with_name("study_page.txt.jinja"),
-        show=for_text_template,
-        filters={"kind": kind_of, "summary": lambda one: summary(type(one)), "bytes": format_bytes},
-        study=study,
-        digest=digest,
-        task=_task(study),
-        data=_data(study),
-        start=start_digest(study.start) if study.start else None,
-        tensors=tensors,
-        numbers=f"{numbers:,}",
-        size=size,
-        settings=_settings(study),
-        beside=list(_beside(study)),
-        results=_leaves(study, ROWS),
-        bound=_bound(study),
-    )
-    return page.removesuffix("\n")
-
-
-def _leaves(study: Study, scalar: str) -> bool:
-    """Return whether a number of this name leaves under the study's privacy."""
-    return bool(study.privacy.filter_scalars({scalar: 0.0}))
-
-
-def _beside(study: Study) -> Iterator[str]:
-    """Yield what leaves each round beside the network's weights, by what the study's privacy lets through."""
-    yield {
-        "sent": "the number of training cases behind them",
-        "summed": "the number of training cases behind them, of which only all hospitals' sum can be read",
-        "alike": "not the number of its training cases: every hospital counts the same",
-    }[study.privacy.shows_examples]
-    yield (
-        "scores over all of its validation cases, one of each"
-        if _leaves(study, f"val/{study.task.main_score or 'loss'}")
-        else "no scores: they stay here"
-    )
-    if _leaves(study, LABELS_NAMED):
-        yield "whether its labels name their structures, and whether its images have a size in mm"
-    if _leaves(study, LEFT_OUT):
-        yield "how many cases it left out because they cannot be used, by reason"
-
-
-def _bound(study: Study) -> str:
-    """Return how many hospitals must stay and how many may help a lying hub, for this study's own number."""
-    colluding = getattr(study.privacy, "colluding", None)
-    if colluding is None:
-        return ""
-    begin = max(1, math.ceil(study.sampling.fraction * len(study.sites) - 1e-9))
-    return (
-        f"with this study's {begin} hospitals per round, at least {study.privacy.required(begin)} must stay "
-        f"to its end; at most {colluding} of the {begin} may help a hub that lies"
-    )
-
-
-def egress_size(study: Study) -> tuple[int, int, int]:
-    """Return the tensors, numbers and bytes that leave a hospital per round, before protection."""
-    import torch
-
-    from medfed.models.networks._adapters import prepare_training
-    from medfed.models.networks._shapes_only import ShapesOnly
-    from medfed.study.network import untrained_network
-    from medfed.wire.weights import shared_tensors
-
-    # What nobody approved yet must not fill the memory.
-    with torch.random.fork_rng(), ShapesOnly():
-        network = untrained_network(study)
-        prepare_training(network, None, study.train.lora, study.train.only)
-    weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
-    size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
-    return len(weights), sum(tensor.numel() for tensor in weights.values()), size
-
-
-def _task(study: Study) -> str:
-    classes = getattr(study.task, "classes", ())
-    return f"{kind_of(study.task)} ({', '.join(classes)})" if classes else kind_of(study.task)
-
-
-def _data(study: Study) -> str:
-    data = study.data
-    if isinstance(data, Table):
-        targets = [name for name in (data.target, data.time, data.event) if name]
-        return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
-    unit = "pixels" if data.spatial_dims == 2 else "voxels"
-    patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
-    count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
-    names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
-    pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
-    columns = f"; beside each image, of a table: {', '.join(data.table.features)}" if data.table else ""
-    return f"images of {count}{names}{pet}, {patch}, on this hospital's machine{columns}"
-
-
-def _settings(study: Study) -> list[tuple[str, object]]:
-    plain = msgspec.to_builtins(study.privacy)
-    return [(key, value) for key, value in plain.items() if key != "kind"]

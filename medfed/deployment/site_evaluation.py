@@ -10,6 +10,7 @@ from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.inference import SiteCases
+from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
@@ -19,6 +20,7 @@ from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, site_config_of
 from medfed.pipeline.measure_models import measure_site, write_baselines
 from medfed.runs.checkpoints import load_checkpoint, save_checkpoint
+from medfed.runs.rounds import WITHHELD
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights, weights_of
@@ -57,7 +59,10 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
         min_patients=max(session.site.policy.smallest_group, study.evaluation.smallest_group),
         draws=study.evaluation.draws,
     )
-    return scalars_of(row for row in aggregate(cases, settings) if row.site == session.name)
+    rows = [row for row in aggregate(cases, settings) if row.site == session.name]
+    if withheld := sum(one.is_suppressed and metric_of(one.metric).comparable for one in rows):
+        progress.log(f"{withheld} results stay here: they are, or would give, those of too few patients")
+    return {**scalars_of(rows), **({WITHHELD: float(withheld)} if withheld else {})}
 
 
 def compare_local_model(session: SiteSession) -> None:

@@ -97,6 +97,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             )
 
     @property
+    def is_suppressed(self) -> bool:
+        """Whether it has no value because that would be over too few patients, or would give such a one."""
+        return self.value is None and "fewer than" in (self.note or "")
+
+    @property
     def key(self) -> tuple[object, ...]:
         """The values of the fields that identify the row."""
         return _ROW_KEY(self)

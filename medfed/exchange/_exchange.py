@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, UpdateError
 from medfed.exchange._drop_out import DropOut
 from medfed.wire.messages import HubMessaging, SiteMessaging
 from medfed.wire.update import GlobalModel, Update
@@ -21,6 +21,17 @@ class ReceivedUpdate:
     error: MedfedError | None = None
     bytes_up: int = 0
     seconds: float = 0.0
+
+
+def early_update(site: str, round: int, sent_for: int, bytes_up: int) -> ReceivedUpdate:
+    """Return the refusal of an update that a site sent for a later round than the one that is collected."""
+    why = UpdateError(
+        f"site '{site}', round {round}: it has already sent an update for round {sent_for} of this run, "
+        "which has not begun. Either it sent that too early, or the hub's run folder is a back-up that is "
+        "older than its sites, which accept no older model: then stop the hub and restore the newest copy "
+        "of the run folder, or start a new run (--out)"
+    )
+    return ReceivedUpdate(site, None, why, bytes_up)
 
 
 @dataclass(frozen=True)

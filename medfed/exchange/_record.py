@@ -24,6 +24,15 @@ class Exchange(Kind, frozen=True):
     # needs medfed's half at the hub is refused where a study is read and where a callback begins to fit.
     own_hub: ClassVar[bool] = True
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether what each party writes is signed, so that nobody in between can speak as another."""
+        return bool(getattr(self, "credentials", ""))
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return to which hosts or folders this party connects, without passwords, for people to read."""
+        return ()
+
     def open_hub(self, study_digest: str, folder: Path) -> HubSide:
         """Return the hub's side for a study (its digest); `folder` holds what must survive a restart."""
         raise NotImplementedError

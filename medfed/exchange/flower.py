@@ -59,6 +59,9 @@ class Flower(Exchange, frozen=True, tag="flower"):
     unchanged: tuple[str, ...] = ("num_batches_tracked",)
     metrics: tuple[str, ...] = ()
 
+    def addresses(self) -> tuple[str, ...]:
+        return (self.handoff,)
+
     def open_hub(self, study_digest: str, folder: Path) -> NoReturn:
         raise ExchangeError(no_hub("flower", "a Flower SuperLink and its ServerApp"))
 

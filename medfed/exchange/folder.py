@@ -41,6 +41,9 @@ class Folder(Exchange, frozen=True, tag="folder"):
     poll_s: Annotated[float, msgspec.Meta(gt=0)] = 0.5
     options: dict[str, Any] = {}  # noqa: RUF012
 
+    def addresses(self) -> tuple[str, ...]:
+        return (without_password(self.url),)
+
     def open_hub(self, study_digest: str, folder: Path) -> HubTransport:
         return HubTransport(self._store(), load_seal(self.credentials), study_digest, folder)
 
@@ -52,6 +55,15 @@ class Folder(Exchange, frozen=True, tag="folder"):
 
     def _store(self) -> FolderStore:
         return FolderStore(self.url, self.poll_s, self.options)
+
+
+def without_password(url: str) -> str:
+    """Return a URL without the name, password and query by which a storage is entered."""
+    if "://" not in url:
+        return url
+    scheme, rest = url.split("://", 1)
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 # The pause between two polls: this share of the time waited so far, at least the minimum, at most

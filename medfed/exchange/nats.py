@@ -13,6 +13,7 @@ from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._protocol import wait_for_advertised_study
 from medfed.exchange._record import Exchange
 from medfed.exchange._site_transport import SiteTransport
+from medfed.exchange.folder import without_password
 from medfed.wire.credentials import broker_urls
 from medfed.wire.signing import HUB, Identity
 
@@ -29,6 +30,11 @@ class Nats(Exchange, frozen=True, tag="nats"):
     urls: list[str] = []  # noqa: RUF012
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
     proxy: str = ""
+
+    def addresses(self) -> tuple[str, ...]:
+        urls = self.urls or (broker_urls(Path(self.credentials)) if self.credentials else [])
+        listed = tuple(map(without_password, urls))
+        return (*listed, f"through the proxy {without_password(self.proxy)}") if self.proxy else listed
 
     def open_hub(self, study_digest: str, folder: Path) -> HubTransport:
         identity = self._identity()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from medfed.errors import EgressError, StudyError
+from medfed.runs.rounds import WITHHELD
 from medfed.wire.update import Update
 from medfed.wire.weights import Weights
 
@@ -61,11 +62,11 @@ class Egress:
 def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
     """Return the update without what this hospital withholds; the rest must be on its list.
 
+    Withheld results of an evaluation are counted in `WITHHELD`.
+
     Raises:
         EgressError: naming the site, the round and the first tensor, group or number that is not.
     """
-    scalars = {name: value for name, value in update.scalars.items() if not name.startswith(egress.withheld)}
-    rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}
     who = f"update of site '{update.site}' for round {update.round}"
     _check_tensors(who, "", update.delta, weights)
     for group, tensors in update.groups.items():
@@ -76,9 +77,15 @@ def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
                 f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy "
                 "mechanism declares its groups in `sends`. Nothing was sent"
             )
-    _check_numbers(who, {name: value for name, value in scalars.items() if name not in rows}, egress.scalars)
-    _check_rows(who, rows, egress.smallest_group)
-    return replace(update, scalars=scalars)
+    scalars = {name: value for name, value in update.scalars.items() if not name.startswith(egress.withheld)}
+    rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}
+    numbers = {name: value for name, value in scalars.items() if name not in rows}
+    _check_numbers(who, numbers, egress.scalars)
+    _check_rows(who, rows)
+    small = _too_small(rows, egress.smallest_group)
+    if small:
+        numbers[WITHHELD] = numbers.get(WITHHELD, 0.0) + sum(name.endswith("/value") for name in small)
+    return replace(update, scalars={**numbers, **{name: rows[name] for name in rows if name not in small}})
 
 
 def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> None:
@@ -154,21 +161,20 @@ def keep_undeclared(scalars: Mapping[str, float], names: Collection[str]) -> tup
     return {name: value for name, value in scalars.items() if name in names}, sentence
 
 
-def _check_rows(who: str, scalars: Mapping[str, float], smallest: int | None) -> None:
-    """Check that a hospital sends results of an evaluation, each over enough patients."""
-    if scalars and smallest is None:
-        raise EgressError(
-            f"{who}: holds {len(scalars)} results of an evaluation, and this hospital sends none "
-            "(policy.rows). Nothing was sent"
-        )
+def _check_rows(who: str, scalars: Mapping[str, float]) -> None:
+    """Check the form of a hospital's results of an evaluation."""
     for name, value in scalars.items():
         if not _ROW.fullmatch(name) or not isinstance(value, (int, float)) or not isfinite(value):
             raise EgressError(
                 f"{who}: a result of an evaluation has another form than medfed's. Nothing was sent"
             )
-        patients = scalars.get(f"{name.rpartition('/')[0]}/n", 0)
-        if smallest is not None and patients < smallest:
-            raise EgressError(
-                f"{who}: a result is over {patients:g} patients, and this hospital sends none over fewer "
-                f"than {smallest} (policy.smallest_group). Nothing was sent"
-            )
+
+
+def _too_small(scalars: Mapping[str, float], smallest: int | None) -> set[str]:
+    """Return the names of the results that stay: over fewer than `smallest` patients, or all if it is None.
+
+    What may not leave stays, and the rest leaves: a study is not ended by it after its last round.
+    """
+    if smallest is None:
+        return {*scalars}
+    return {name for name in scalars if scalars.get(f"{name.rpartition('/')[0]}/n", 0) < smallest}

@@ -39,7 +39,8 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.notebook import notebook_progress
 from medfed.runs.progress import Progress
 from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
+from medfed.study.plugins import loaded_plugin
+from medfed.study.reading import read_study, use_study
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
@@ -72,8 +73,12 @@ def train(
         RunError: if the run folder is taken, or holds a run of another study.
     """
     began, progress = time.monotonic(), progress or notebook_progress()
-    if not isinstance(study, Study):
+    if isinstance(study, Study):
+        use_study(study)
+    else:
         study = read_study(study, overrides)
+    for line in describe_plugins(study):
+        progress.log(line)
     again = None
     if without is not None:
         again = retraining(study, without, Path(former) if former is not None else None, resume)
@@ -103,6 +108,15 @@ def train(
     return report_run(folder.path)
 
 
+def describe_plugins(study: Study) -> list[str]:
+    """Return one line for each plug-in of a study, whose code runs in this process."""
+    known = [loaded_plugin(name, str(plugin.digest)) for name, plugin in study.plugins.items()]
+    return [
+        f"plug-in '{one.name}': its code runs here, and adds {'; '.join(one.adds)} ({one.digest})"
+        for one in known
+    ]
+
+
 def _open(
     study: Study, folder: RunFolder, again: Retraining | None, progress: Progress, resume: bool
 ) -> tuple[StudyRun, RunFacts]:
@@ -115,10 +129,13 @@ def _open(
         prepare_retraining(again, folder, progress)
     facts = create_run(folder, study, {site: hospital.data for site, hospital in hospitals.items()})
     facts = with_unmeasured(facts, {site: str(error) for site, error in unusable.items()})
+    for line in facts.start.lines if facts.start else ():
+        progress.log(line)
     for note in facts.privacy.notes:
         progress.log(f"privacy: {note}")
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
-    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
+    began = {"start": facts.start.sha256} if facts.start else {}
+    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
     if needs_plan(study):
         run = _plan(run)
     return run, facts
@@ -131,7 +148,7 @@ def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
     seen_cases.record_trained(run.folder, trained)
     for site, hospital in run.hospitals.items():
         marked, said = seen_cases.without_seen(
-            run.folder, hospital, trains=site in study.sites, start=study.start
+            run.folder, hospital, trains=site in study.sites, start=study.start_path
         )
         hospitals[site] = marked
         if site in study.held_out:

@@ -141,6 +141,11 @@ class Privacy(Kind, frozen=True):
         return self
 
     @property
+    def bytes_per_number(self) -> float:
+        """How many bytes a number of the model takes at most, as this mechanism sends it."""
+        return 4.0
+
+    @property
     def min_sites(self) -> int:
         """The smallest number of sites that must answer a round; a field where a study sets it."""
         return 1

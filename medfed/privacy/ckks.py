@@ -103,6 +103,10 @@ class Ckks(Privacy, tag="ckks", frozen=True):
                 "the key is made; set it to 1"
             )
 
+    @property
+    def bytes_per_number(self) -> float:
+        return MAX_CIPHERTEXT_BYTES / SLOTS
+
     def notes(self) -> tuple[str, ...]:
         return (
             "the hub never holds the trained model: its checkpoints and measurements have the untrained "

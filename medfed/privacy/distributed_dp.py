@@ -152,6 +152,10 @@ class DistributedDP(ClientNoise, tag="distributed_dp", frozen=True):
         for protector in protectors(self._settings, channel):
             yield _NoisedUpdate(self, protector, noised)
 
+    @property
+    def bytes_per_number(self) -> float:
+        return self.bits / 8
+
     def required(self, sites: int) -> int:
         return max(self.min_sites, required_sites(self.threshold, sites, self.colluding))
 

@@ -108,6 +108,10 @@ class SecureSum(Privacy, tag="secure_sum", frozen=True):
     def protectors(self, channel: SiteChannel) -> Iterator[UpdateProtector]:
         yield from protectors(self._settings, channel)
 
+    @property
+    def bytes_per_number(self) -> float:
+        return self.bits / 8
+
     def required(self, sites: int) -> int:
         return self._settings.required(sites)
 

@@ -29,6 +29,9 @@ _LABELS_BY = {1.0: "names", 0.0: "numbers"}
 IMAGES_IN_MM = "images/in_mm"
 _UNITS = {1.0: "mm", 0.0: "px"}
 
+# The number by which a site says how many of its results stay there, because they are over too few patients.
+WITHHELD = "results/withheld"
+
 
 def labels_by(number: float | None) -> str:
     """Return what the classes in a site's labels go by, as its `LABELS_NAMED` says: '' if it does not."""

@@ -15,12 +15,15 @@ import pytest
 from hospitals import STUDY
 
 from medfed.deployment import site_service as hospital
+from medfed.deployment.admission import parse_offer
 from medfed.deployment.approvals import approve, is_approved, revoke
+from medfed.deployment.site_file import SiteFile
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.pipeline.factory import module_of
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
+from medfed.runs.rounds import WITHHELD
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import parse_study, read_study
 from medfed.wire.audit_log import entries, verify
@@ -130,6 +133,17 @@ def test_a_sites_files_are_its_owners_alone_whatever_the_umask(place):
     assert {path.stat().st_mode & 0o777 for path in place.sent} == {0o666}
 
 
+def test_results_of_too_few_patients_stay_and_the_rest_of_the_study_goes_on(place):
+    # One test patient, and the default policy sends nothing over fewer than ten.
+    weights = weights_of(module_of(place.study))
+    place.hub.publish(GlobalModel(3, weights, final=True, study_digest=place.digest))
+    folder = hospital.take_part(place.folder / "site.yaml", accept=place.digest)
+    (arrival,) = place.hub.collect(4, ["north"], 30)
+    assert arrival.update.scalars[WITHHELD] >= 1
+    assert not any(name.startswith("row/") for name in arrival.update.scalars)
+    assert (folder.path / "report.html").exists()
+
+
 def test_a_refusal_is_respected(place):
     shown = []
     with pytest.raises(StudyError, match="was not approved; nothing was trained and nothing was sent"):
@@ -214,3 +228,12 @@ def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_i
     assert not taking.is_alive()
     assert len(written(place.folder / "runs", "hub refused")) == 1
     assert RunFolder(next((place.folder / "runs").glob("tiny-*/"))).checkpoint("federated").exists()
+
+
+@pytest.mark.parametrize("start", ["/dev/zero", "../secret", "{path: /dev/zero, least: 0.5}"])
+def test_a_hub_that_names_a_file_of_this_site_as_the_start_is_refused_unread(tmp_path, start):
+    """To compute the study's digest the file would be read, and /dev/zero has no end."""
+    text = TINY + f"sites: [north, south]\nstart: {start}\n"
+    site = SiteFile(name="north", data=str(tmp_path), exchange=Folder(url=str(tmp_path)))
+    with pytest.raises(ExchangeError, match="the hub's study gives its start by a path"):
+        parse_offer(text, "0" * 64, site)

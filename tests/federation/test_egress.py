@@ -23,6 +23,7 @@ from medfed.federation.simulation import simulate
 from medfed.local_training.scaffold import CONTROL
 from medfed.pipeline.factory import egress_of
 from medfed.privacy import NoPrivacy
+from medfed.runs.rounds import WITHHELD
 from medfed.study.reading import read_study
 from medfed.wire import encoding as wire
 from medfed.wire.audit_log import AuditLog, entries
@@ -129,20 +130,32 @@ def test_a_mechanism_that_adds_what_it_does_not_declare_is_refused(site):
 ROW = "row/test/federated/dice//sex=F/"
 
 
-def test_results_leave_over_groups_of_enough_patients_only():
-    listed = Egress(scalars=frozenset(), smallest_group=10)
+def test_results_leave_over_groups_of_enough_patients_only_and_the_others_are_counted():
+    listed = Egress(scalars=frozenset({"val/dice"}), smallest_group=10)
     row = {f"{ROW}value": 0.8, f"{ROW}n": 10.0}
     assert enforce(update(scalars=row), WEIGHTS, listed).scalars == row
-    with pytest.raises(
-        EgressError, match="a result is over 9 patients, and this hospital sends none over fewer"
-    ):
-        enforce(update(scalars={**row, f"{ROW}n": 9.0}), WEIGHTS, listed)
-    with pytest.raises(EgressError, match="a result is over 0 patients"):
-        enforce(update(scalars={f"{ROW}value": 0.8}), WEIGHTS, listed)
+    few = {f"row/test/federated/hd95_mm/lesion//{field}": 9.0 for field in ("value", "low", "high", "n")}
+    unstated = {"row/test/federated/missed/lesion//value": 9.0}
+    others = {**row, "val/dice": 0.5}
+    sent = enforce(update(scalars={**others, **few, **unstated}), WEIGHTS, listed).scalars
+    assert sent == {**others, WITHHELD: 2.0}
+    # A site that has withheld some before adds these.
+    counted = Egress(scalars=frozenset({WITHHELD}), smallest_group=10)
+    assert enforce(update(scalars={WITHHELD: 3.0, **few}), WEIGHTS, counted).scalars == {WITHHELD: 4.0}
+    assert enforce(update(scalars=row), WEIGHTS, Egress(scalars=frozenset())).scalars == {WITHHELD: 1.0}
     with pytest.raises(EgressError, match="has another form than medfed's"):
         enforce(update(scalars={"row/MUSTERMANN": 0.8}), WEIGHTS, listed)
-    with pytest.raises(EgressError, match=r"holds 2 results of an evaluation, and this hospital sends none"):
-        enforce(update(scalars=row), WEIGHTS, Egress(scalars=frozenset()))
+
+
+def test_what_is_withheld_is_written_down(site, tmp_path):
+    exchange, audit, left = site
+    row = {f"{ROW}value": 0.8, f"{ROW}n": 9.0}
+    listed = Egress(scalars=frozenset(), smallest_group=10)
+    report = Update("north", 3, {}, 0, row)
+    send_update(SiteConnection("north", exchange, egress=listed, audit=audit), report, WEIGHTS)
+    assert len(left) == 1
+    (entry,) = entries(tmp_path / "audit.jsonl")
+    assert (entry["event"], entry["scalars"], entry["withheld"]) == ("sent", [WITHHELD], 2)
 
 
 PATIENT = "val/dice/Meier_Anna_19500102"

@@ -16,8 +16,10 @@ from PIL import Image
 
 from medfed.cli import main
 from medfed.data.own_data import OwnData
-from medfed.deployment.policy import describe, egress_size
+from medfed.deployment.site_file import SiteFile
+from medfed.deployment.study_page import OwnPart, describe, egress_size
 from medfed.errors import RunError, StudyError
+from medfed.exchange.folder import Folder
 from medfed.models.tasks._scores import auroc
 from medfed.pipeline import train as run
 from medfed.pipeline.check import check
@@ -173,7 +175,8 @@ def test_a_prediction_needs_the_table(tmp_path: Path) -> None:
 
 def test_the_page_that_is_agreed_to_names_the_columns_and_counts_the_wrapper(tmp_path: Path) -> None:
     study = parse_study(STUDY)
-    text = describe(study, study_digest(study))
+    site = SiteFile(name="north", data="", exchange=Folder(url="share"))
+    text = describe(OwnPart(study, site), study_digest(study))
     assert "beside each image, of a table: age, sex" in text
     plain = msgspec.structs.replace(study, data=msgspec.structs.replace(study.data, table=None))
     assert study_digest(plain) != study_digest(study)

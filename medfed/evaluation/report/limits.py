@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from medfed.evaluation.patients import OVERLAP, RIGHTLY_EMPTY
 from medfed.evaluation.report.focus import Focus
 from medfed.evaluation.report.formatting import interval, model_name, site_name
 from medfed.evaluation.report.rounds import LOST
@@ -16,8 +19,13 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         if focus.split != "test":
             sentences.append("There is no test split: these patients were seen while the model was chosen.")
         sentences += _uncertain(run, focus)
+        sentences += without_structure(run.rows, focus.split)
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
+    sentences += [
+        f"{site} sent {number} of its results to nobody: they are over too few patients."
+        for site, number in sorted(run.withheld.items())
+    ]
     sentences += _missing(run) + _left_out(run)
     for different in (run.different_labels, run.different_units):
         if different:
@@ -40,7 +48,7 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
 
 def suppressed_values(run: Run) -> int:
     """Return the number of values that are suppressed because they come from too few patients."""
-    return sum(1 for row in run.rows if row.value is None and "fewer than" in (row.note or ""))
+    return sum(row.is_suppressed for row in run.rows)
 
 
 def _held_out(run: Run, focus: Focus | None) -> list[str]:
@@ -49,8 +57,9 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
         return ["No hospital was held out: performance at a hospital that took no part is unknown."]
     if focus is None:
         return []
-    rows = focus.rows(run.rows)
-    patients = sum(row.n or 0 for site in hospitals if (row := rows.get(site, FEDERATED)) is not None)
+    rows = focus._replace(metric="patients", structure=None).rows(run.rows), focus.rows(run.rows)
+    known = [rows[0].valued(site, FEDERATED) or rows[1].get(site, FEDERATED) for site in hospitals]
+    patients = sum(row.n or 0 for row in known if row is not None)
     number = f"{len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''}"
     tested = f"It was tested at {number} that took no part, in {patients} patients."
     if len(hospitals) < 3:
@@ -75,6 +84,28 @@ def _uncertain(run: Run, focus: Focus) -> list[str]:
         )
     missed = [row for row in ours if row.metric == "missed" and row.value and row.split == focus.split]
     return sentences + [_missed(row) for row in missed]
+
+
+def without_structure(rows: Iterable[Row], split: str) -> list[str]:
+    """Return at which hospitals no patient has a structure, so that no overlap can be measured there."""
+    ours = {
+        (row.site, row.structure, row.metric): row
+        for row in rows
+        if (row.model, row.split, row.group, row.against) == (FEDERATED, split, None, None)
+    }
+    sentences = []
+    for (site, structure, metric), row in sorted(ours.items(), key=lambda item: str(item[0])):
+        patients = ours.get((site, None, "patients"))
+        nobody = metric == RIGHTLY_EMPTY and patients is not None and patients.n == row.n
+        overlap = ours.get((site, structure, OVERLAP))
+        if nobody and row.value is not None and (overlap is None or overlap.value is None):
+            sentences.append(
+                f"No patient at {site_name(site)} has {structure or 'the structure'} in the reference, so "
+                f"there is no Dice; nothing was predicted in {round(row.value * (row.n or 0))} of {row.n}. "
+                "If it is not drawn there, say what is (`labelled` in the site file, `medfed evaluate "
+                "--labelled`): then it is not measured."
+            )
+    return sentences
 
 
 def _missed(row: Row) -> str:

@@ -11,6 +11,7 @@ from medfed.data.whole_images import different_units
 from medfed.errors import RunError
 from medfed.evaluation import histograms
 from medfed.evaluation.histograms import ScoreHistogram
+from medfed.evaluation.row_transport import MAX_ROWS
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run_facts
 from medfed.runs.facts import RunFacts
@@ -20,6 +21,7 @@ from medfed.runs.rounds import (
     IMAGES_IN_MM,
     LABELS_NAMED,
     LEFT_OUT,
+    WITHHELD,
     RoundLine,
     labels_by,
     last_round,
@@ -78,6 +80,12 @@ class Run(NamedTuple):
                 if value := line.scalars.get(f"{LEFT_OUT}{reason}"):
                     sent.setdefault(line.site, {})[reason] = int(value)
         return {**sent, **self.facts.left_out}
+
+    @property
+    def withheld(self) -> dict[str, int]:
+        """How many results each site kept because they are over too few patients, as it says at the end."""
+        said = {line.site: line.scalars.get(WITHHELD) for line in self.rounds}
+        return {site: int(number) for site, number in said.items() if number and 1 <= number <= MAX_ROWS}
 
     @property
     def different_labels(self) -> str:

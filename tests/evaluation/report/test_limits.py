@@ -75,6 +75,17 @@ def test_suppressed_values_are_counted_and_other_missing_values_are_not():
     assert "2 values are not shown because they come from too few patients." in limits_of(rows=rows)
 
 
+def test_what_a_hospital_kept_is_counted_by_what_it_says_at_the_end():
+    lines = [
+        RoundLine(3, "north", "merged", scalars={"results/withheld": 9.0}),
+        RoundLine(4, "north", "reported", scalars={"results/withheld": 4.0}),
+        RoundLine(4, "south", "reported", scalars={"results/withheld": 1e300}),
+        RoundLine(4, "west", "reported"),
+    ]
+    said = [one for one in limits_of(rounds=lines) if "of its results" in one]
+    assert said == ["north sent 4 of its results to nobody: they are over too few patients."]
+
+
 def test_missing_contributions_measurements_and_models_are_named():
     lines = [RoundLine(1, "north", "merged"), RoundLine(1, "south", "late"), RoundLine(2, "north", "merged")]
     lines += [RoundLine(2, "south", "refused"), RoundLine(2, "east", "not sampled")]

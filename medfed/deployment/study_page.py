@@ -1,0 +1,317 @@
+"""The page by which a hospital's privacy officer agrees to a study: what this hospital will do and send.
+
+It is made of the study as this hospital trains it (its `site_overrides`), of its own site file (exchange,
+policy, devices) and of its own cases, not of the study's defaults: what it says leaves is what `egress_under`
+lets through under this hospital's policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from medfed.data.settings import Table
+from medfed.deployment.own_code import other_packages
+from medfed.deployment.policy import egress_under
+from medfed.deployment.site_file import SiteFile
+from medfed.evaluation.inference import AGE_BAND_YEARS
+from medfed.federation.egress import ROWS, Egress
+from medfed.files import format_bytes
+from medfed.registry import kind_of, summary
+from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
+from medfed.study.canonical import start_digest
+from medfed.study.plugins import loaded_plugin
+from medfed.study.study import Study
+from medfed.wire.templates import render
+from medfed.wire.untrusted_text import for_text_template
+
+# The approximate bytes of name, offsets and header per tensor on the wire.
+_TENSOR_OVERHEAD_BYTES = 120
+
+# What a site says of the format of its files, and the number of a mechanism that has an epsilon.
+_FORMAT = (LABELS_NAMED, IMAGES_IN_MM)
+_APART = (*_FORMAT, WITHHELD)
+EPSILON = "privacy/epsilon"
+
+# How many characters of names stand in one line.
+_LINE = 100
+
+
+@dataclass(frozen=True)
+class OwnPart:
+    """A study as one hospital takes part in it.
+
+    study: as the hub offers it.  site: the hospital's own file.  cases: its training cases.  validated: its
+    validation patients.
+    """
+
+    study: Study
+    site: SiteFile
+    cases: int | None = None
+    validated: int | None = None
+
+    @property
+    def own(self) -> Study:
+        """The study with this hospital's own epochs and batch."""
+        return self.study.at(self.site.name)
+
+    @property
+    def trains(self) -> bool:
+        """Whether this hospital trains; one that is held out measures the final model."""
+        return self.site.name in self.study.sites
+
+    @cached_property
+    def egress(self) -> Egress:
+        """What may leave it."""
+        return egress_under(self.study, self.site.policy, self.validated)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The names of the numbers that may leave it beside the weights, under its policy and the privacy."""
+        allowed = {name for name in self.egress.scalars if not name.startswith(self.egress.withheld)}
+        if EPSILON not in self.study.privacy.scalars:  # it is on the list of whatever trains, and never sent
+            allowed.discard(EPSILON)
+        if not self.results:
+            allowed.discard(WITHHELD)
+        return sorted(self.study.privacy.filter_scalars(dict.fromkeys(allowed, 0.0)))
+
+    @property
+    def results(self) -> bool:
+        """Whether results of an evaluation may leave it."""
+        return self.egress.smallest_group is not None and bool(
+            self.study.privacy.filter_scalars({f"{ROWS}test/federated/dice///value": 0.0})
+        )
+
+
+def describe(part: OwnPart, digest: str) -> str:
+    """Return a study as a page of plain text for a privacy officer, before the hospital agrees to it."""
+    study = part.own
+    tensors, numbers, size = egress_size(study)
+    page = render(
+        Path(__file__).with_name("study_page.txt.jinja"),
+        show=for_text_template,
+        filters={"kind": kind_of, "summary": lambda one: summary(type(one)), "bytes": format_bytes},
+        study=study,
+        site=part.site,
+        trains=part.trains,
+        digest=digest,
+        task=_task(study),
+        data=_data(study),
+        start=start_digest(study.start_path) if study.start_path else None,
+        duration=list(_duration(part)),
+        tensors=tensors,
+        numbers=f"{numbers:,}",
+        size=size,
+        in_all=study.train.rounds * _largest_update(study, numbers, tensors),
+        beside=list(_beside(part)),
+        after=list(_after(part)),
+        settings=_settings(study),
+        bound=_bound(study),
+        through=list(_through(part)),
+        plugins=[loaded_plugin(name, str(one.digest)) for name, one in sorted(study.plugins.items())],
+        packages=other_packages(study),
+    )
+    return page.removesuffix("\n")
+
+
+def _duration(part: OwnPart) -> Iterator[str]:
+    """Yield for how long this hospital takes part, and how much it trains."""
+    study, train = part.own, part.own.train
+    if not part.trains:
+        yield f"until the final model, after up to {train.rounds} rounds of the other hospitals"
+        return
+    cases = "its" if part.cases is None else f"its {part.cases}"
+    steps = f" of {train.steps} steps" if train.steps else ""
+    yield (
+        f"{train.rounds} rounds; in each, this hospital trains {_count(train.epochs, 'epoch')}{steps} on "
+        f"{cases} cases"
+    )
+    if study.rule.max_sites == 1:
+        yield f"of which it is asked in every {len(study.sites)}th: the model goes from hospital to hospital"
+    elif study.sampling.fraction < 1:
+        yield f"of which it is asked in about {study.sampling.fraction:.0%}, drawn from the study's seed"
+    if train.patience:
+        yield f"fewer, if the mean validation score is not better for {train.patience} rounds"
+    deadline = study.sampling.deadline_s
+    yield (
+        "no time limit: a round waits for every hospital"
+        if deadline is None
+        else f"a round goes on after {_time(deadline)} without those that have not answered"
+    )
+
+
+def _beside(part: OwnPart) -> Iterator[str]:
+    """Yield what leaves each round beside the network's weights, by name."""
+    study = part.own
+    yield {
+        "sent": "the number of training cases behind them",
+        "summed": "the number of training cases behind them, of which only all hospitals' sum can be read",
+        "alike": "not the number of its training cases: every hospital counts the same",
+    }[study.privacy.shows_examples]
+    numbers = part.numbers
+    scores = [name for name in numbers if name.startswith("val") and not name.startswith("val/personal")]
+    why = _why_no_scores(part)
+    if scores:
+        yield from _listed("scores over all of its validation cases, one of each", scores)
+    else:
+        yield f"no scores: they stay here{why}"
+    if scores and any(name.startswith("val/personal") for name in numbers) and _is_personal(study):
+        yield "the same scores of the model that is personalised here (val/personal/...)"
+    training = [name for name in numbers if not name.startswith(("val", LEFT_OUT)) and name not in _APART]
+    if training:
+        yield from _listed("about training, one of each", training)
+    yield from _of_files(numbers)
+
+
+def _of_files(numbers: list[str]) -> Iterator[str]:
+    """Yield what leaves of the hospital's files."""
+    if any(name in numbers for name in _FORMAT):
+        yield "whether its labels name their structures, and whether its images have a size in mm"
+    if any(name.startswith(LEFT_OUT) for name in numbers):
+        yield f"how many cases it left out because they cannot be used, by reason ({LEFT_OUT}...)"
+
+
+def _why_no_scores(part: OwnPart) -> str:
+    """Return why scores stay that the study would send, where this hospital decides it."""
+    if not part.egress.withheld:
+        return ""
+    if part.site.policy.rows == "none":
+        return " (this hospital's policy.rows)"
+    smallest = part.egress.smallest_group
+    few = _count(part.validated or 0, "validation patient")
+    return f" ({few}; this hospital sends none over fewer than {smallest})"
+
+
+def _after(part: OwnPart) -> Iterator[str]:
+    """Yield what leaves after training."""
+    yield from _results(part)
+    if not part.trains:
+        yield from _of_files(part.numbers)
+
+
+def _results(part: OwnPart) -> Iterator[str]:
+    if not part.results:
+        own = part.site.policy.rows == "none"
+        yield (
+            "no results; this hospital's policy keeps them here (policy.rows)"
+            if own
+            else "no results; under this protection they stay here"
+        )
+        return
+    yield (
+        f"once, results over groups of at least {part.egress.smallest_group} test patients: each metric of "
+        "the first and the final model"
+    )
+    yield "  (row/<split>/<model>/<metric>/<structure>/<group>/value, low, high, n); the groups are"
+    yield (
+        f"  all patients, and by sex, age band of {AGE_BAND_YEARS} years, spacing and scanner (as this "
+        "hospital's table names it)"
+    )
+    yield f"  and how many results stay because they are over fewer patients ({WITHHELD})"
+
+
+def _is_personal(study: Study) -> bool:
+    return bool(study.keep_local) or study.local is not None
+
+
+def _listed(title: str, names: list[str]) -> Iterator[str]:
+    """Yield a title with names, in lines that fit a page."""
+    line = f"{title}: {names[0]}"
+    for name in names[1:]:
+        if len(line) + len(name) > _LINE:
+            yield f"{line},"
+            line = f"  {name}"
+        else:
+            line = f"{line}, {name}"
+    yield line
+
+
+def _through(part: OwnPart) -> Iterator[str]:
+    """Yield by which way this hospital sends, to which host, and what the way itself shows."""
+    exchange = part.site.exchange
+    yield f"{kind_of(exchange)}: {summary(type(exchange))}"
+    yield from (f"to {address}" for address in exchange.addresses())
+    if not exchange.is_signed:
+        yield "NOT signed: whoever can write there can speak as the hub or as any hospital"
+    yield "every few seconds that it is connected; if it stops, one of a fixed list of reasons"
+    if not part.study.privacy.reveals_each_update and part.trains:
+        yield "each round, messages by which the hospitals agree on keys; they hold nothing of the cases"
+    yield "an upload that is cut and a round that is repeated are sent again"
+    yield "the hub deletes each update there once it has merged it and published the next model"
+
+
+def _bound(study: Study) -> str:
+    """Return how many hospitals must stay and how many may help a lying hub, for this study's own number."""
+    colluding = getattr(study.privacy, "colluding", None)
+    if colluding is None:
+        return ""
+    begin = max(1, math.ceil(study.sampling.fraction * len(study.sites) - 1e-9))
+    return (
+        f"with this study's {begin} hospitals per round, at least {study.privacy.required(begin)} must stay "
+        f"to its end; at most {colluding} of the {begin} may help a hub that lies"
+    )
+
+
+def egress_size(study: Study) -> tuple[int, int, int]:
+    """Return the tensors, numbers and bytes that leave a hospital per round, before protection."""
+    import torch
+
+    from medfed.models.networks._adapters import prepare_training
+    from medfed.models.networks._shapes_only import ShapesOnly
+    from medfed.study.network import untrained_network
+    from medfed.wire.weights import shared_tensors
+
+    # What nobody approved yet must not fill the memory.
+    with torch.random.fork_rng(), ShapesOnly():
+        network = untrained_network(study)
+        prepare_training(network, None, study.train.lora, study.train.only, study.network_head)
+    weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
+    size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
+    return len(weights), sum(tensor.numel() for tensor in weights.values()), size
+
+
+def _largest_update(study: Study, numbers: int, tensors: int) -> int:
+    """Return the most bytes of a round's update: protected, with a local method's groups, not compressed."""
+    groups = 1 + (len(study.local.sends) if study.local is not None else 0)
+    return groups * math.ceil(numbers * study.privacy.bytes_per_number + tensors * _TENSOR_OVERHEAD_BYTES)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _time(seconds: float) -> str:
+    """Return seconds in words."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:g} seconds"
+
+
+def _task(study: Study) -> str:
+    classes = getattr(study.task, "classes", ())
+    return f"{kind_of(study.task)} ({', '.join(classes)})" if classes else kind_of(study.task)
+
+
+def _data(study: Study) -> str:
+    data = study.data
+    if isinstance(data, Table):
+        targets = [name for name in (data.target, data.time, data.event) if name]
+        return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
+    unit = "pixels" if data.spatial_dims == 2 else "voxels"
+    patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
+    count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
+    names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
+    pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
+    columns = f"; beside each image, of a table: {', '.join(data.table.features)}" if data.table else ""
+    return f"images of {count}{names}{pet}, {patch}, on this hospital's machine{columns}"
+
+
+def _settings(study: Study) -> list[tuple[str, object]]:
+    plain = msgspec.to_builtins(study.privacy)
+    return [(key, value) for key, value in plain.items() if key != "kind"]

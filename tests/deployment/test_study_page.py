@@ -1,0 +1,195 @@
+"""The page by which a hospital agrees to a study: true of this hospital, not of the study's defaults."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from medfed.data.reading import Reading
+from medfed.deployment.enrolment import enrol
+from medfed.deployment.policy import Policy
+from medfed.deployment.site_file import SiteFile
+from medfed.deployment.study_page import OwnPart, describe, egress_size
+from medfed.exchange.folder import Folder
+from medfed.exchange.nats import Nats
+from medfed.federation.egress import enforce
+from medfed.pipeline.factory import module_of
+from medfed.registry import kinds
+from medfed.study.reading import read_study
+from medfed.wire.update import Update
+
+
+@pytest.fixture
+def study(tiny):
+    return read_study(tiny / "tiny.yaml")
+
+
+@pytest.fixture
+def noised(tiny):
+    return read_study(tiny / "tiny.yaml", ["privacy={kind: client_dp, where: site, noise_multiplier: 2.0}"])
+
+
+def page(study, name: str = "north", *, cases: int = 4, validated: int = 12, **own) -> str:
+    """Return the page of a study for a hospital with this many cases, whose site file says `own`."""
+    site = SiteFile(name=name, data="", **{"exchange": Folder(url="/mnt/share"), **own})
+    return describe(OwnPart(study, site, cases, validated), "d" * 64)
+
+
+def test_the_words_name_what_a_privacy_officer_asks(study, noised):
+    words = page(study)
+    tensors, numbers, size = egress_size(study)
+    for said in ("segment (background, lesion)", "3 rounds", f"{numbers:,} numbers in {tensors} tensors",
+                 "north, south", "Protection         none", "d" * 64):  # fmt: skip
+        assert said in words
+    assert size > 4 * numbers
+    assert "noise_multiplier: 2.0" in page(noised)
+    assert all(len(line) < 200 for line in words.splitlines())
+    assert "SUV" not in words
+    suv = msgspec.structs.replace(study.data, read=Reading(pet="suv"))
+    assert "PET as SUV by body weight" in page(msgspec.structs.replace(study, data=suv))
+
+
+def test_the_words_count_what_is_sent(study, tmp_path):
+    from medfed.wire import encoding as wire
+    from medfed.wire.update import Update
+    from medfed.wire.weights import Difference, weights_of
+
+    weights = weights_of(module_of(study))
+    sent = wire.encode_update(Update("north", 1, Difference(weights, weights), 4, {"val/dice": 0.5}), "s")
+    tensors, numbers, size = egress_size(study)
+    assert (tensors, numbers) == (len(weights), sum(t.numel() for t in weights.values()))
+    assert size == pytest.approx(len(sent), rel=0.1)
+
+
+def test_a_huge_network_is_counted_and_not_allocated(tiny):
+    study = read_study(tiny / "tiny.yaml", ["network.channels=[200000, 200000]"])
+    tensors, numbers, size = egress_size(study)
+    assert tensors == egress_size(read_study(tiny / "tiny.yaml"))[0]
+    # The 3 x 3 x 3 kernels between so many channels alone: 4 TB.
+    assert numbers > 27 * 200_000**2
+    assert size > 4 * numbers
+
+
+# What the page says of the examples, and whether scores, reasons of cases left out, and results leave.
+PAGES = {
+    "none": ("the number of training cases behind them", True, True, True),
+    "secure_sum": ("only all hospitals' sum can be read", True, False, False),
+    "distributed_dp": ("every hospital counts the same", False, False, False),
+    "client_dp": ("every hospital counts the same", False, False, False),
+    "ckks": ("the number of training cases behind them", True, True, True),
+}
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_the_words_say_what_leaves_beside_the_weights_under_each_mechanism(study, kind):
+    examples, scores, left_out, results = PAGES[kind]
+    record = kinds("privacy")[kind]
+    sites = dict.fromkeys(("a", "b", "c", "d", "e", "f"), "")
+    settings = {"kind": kind, **record.example, **({"min_sites": 4} if kind == "distributed_dp" else {})}
+    words = page(msgspec.structs.replace(study, privacy=msgspec.convert(settings, record), sites=sites), "a")
+    assert examples in words
+    assert ("scores over all of its validation cases" in words) == scores
+    assert ("no scores: they stay here" in words) == (not scores)
+    # The format of its files leaves under each: without it nobody sees that labels differ in meaning.
+    assert "whether its labels name their structures, and whether its images have a size in mm" in words
+    assert ("how many cases it left out" in words) == left_out
+    assert ("results over groups of at least" in words) == results
+    assert ("no results; under this protection they stay here" in words) == (not results)
+    # Bonawitz et al.: of 6, one colluding, floor((6 + 1) / 2) + 1 = 4; the share of 0.67 asks for 5.
+    bound = "with this study's 6 hospitals per round, at least 5 must stay to its end; at most 1 of the 6 may"
+    assert (bound in words) == (kind in ("secure_sum", "distributed_dp"))
+
+
+def test_the_page_is_of_this_hospital_and_not_of_the_studys_defaults(tiny):
+    study = read_study(
+        tiny / "tiny.yaml", ["site_overrides={north: {epochs: 50}}", "sampling.deadline_s=7200", "name=ours"]
+    )
+    words = page(study, exchange=Folder(url="sftp://user:password@share.example/study?token=1"))
+    assert words.startswith("Study 'ours' at 'north'\n")
+    assert "3 rounds; in each, this hospital trains 50 epochs on its 4 cases" in words
+    assert "a round goes on after 2 hours without those that have not answered" in words
+    assert "folder: A folder that all sites and the hub can reach" in words
+    assert "to sftp://share.example/study\n" in words
+    assert "NOT signed" in words
+    for wrong in ("memory", "All sites in this process", "password", "token=", "no time limit"):
+        assert wrong not in words
+    others = page(study, "south")
+    assert "this hospital trains 1 epoch on" in others
+
+
+def test_the_page_names_the_brokers_that_this_hospital_connects_to(study, tmp_path):
+    enrol.init(tmp_path / "enrolment", "ours", ["hub.example"], 4222, 443, listen="127.0.0.1")
+    request, _ = enrol.request(tmp_path / "credentials", "north")
+    enrol.sign(tmp_path / "enrolment", request, tmp_path / "kit", 30)
+    enrol.accept(tmp_path / "credentials", tmp_path / "kit")
+    words = page(study, exchange=Nats(credentials=str(tmp_path / "credentials")))
+    assert "to tls://hub.example:4222\n" in words
+    assert "to wss://hub.example:443\n" in words
+    assert "NOT signed" not in words
+    proxied = Nats(
+        credentials=str(tmp_path / "credentials"),
+        urls=["wss://other.example:443"],
+        proxy="http://me:secret@proxy.example:3128",
+    )
+    words = page(study, exchange=proxied)
+    assert "to wss://other.example:443\n" in words
+    assert "through the proxy http://proxy.example:3128\n" in words
+    assert "secret@" not in words
+
+
+def test_every_number_that_the_page_names_may_leave_and_no_other(study, tiny):
+    """What is on the page passes `enforce`, and what is withheld or undeclared does not."""
+    weights = {}
+    for policy, validated in ((Policy(), 12), (Policy(), 3), (Policy(rows="none"), 12)):
+        site = SiteFile(name="north", data="", exchange=Folder(url="x"), policy=policy)
+        part = OwnPart(study, site, 4, validated)
+        words = describe(part, "d" * 64)
+        named = dict.fromkeys(part.numbers, 0.5)
+        assert enforce(Update("north", 1, weights, 4, named), weights, part.egress).scalars == named
+        listed = [
+            name for name in named if not name.startswith(("left_out/", "labels/", "images/", "val/personal"))
+        ]
+        assert listed
+        assert all(name in words for name in listed)
+        assert ("val/dice" in words) == (policy.rows != "none" and validated >= policy.smallest_group)
+
+
+def test_the_page_says_what_the_hospitals_own_policy_keeps(study):
+    assert "results over groups of at least 20 test patients" in page(study, policy=Policy(smallest_group=20))
+    words = page(study, policy=Policy(rows="none"))
+    assert "no results; this hospital's policy keeps them here (policy.rows)" in words
+    assert "no scores: they stay here (this hospital's policy.rows)" in words
+    few = page(study, validated=1)
+    assert (
+        "no scores: they stay here (1 validation patient; this hospital sends none over fewer than 10)" in few
+    )
+
+
+def test_a_hospital_that_is_held_out_reads_that_it_sends_no_weights(study):
+    words = page(study, "west")
+    assert "This hospital      trains nothing; it measures the final model on its own cases" in words
+    assert "  each round       nothing: no weights\n" in words
+    assert "results over groups of at least 10 test patients" in words
+    assert "how many cases it left out" in words
+    assert "in all" not in words
+    assert "this hospital trains" not in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "bytes_per_number", "groups"),
+    [
+        ([], 4, 1),
+        (["rule={kind: scaffold}", "train.local={kind: scaffold}"], 4, 2),
+        (["privacy={kind: secure_sum, min_sites: 2, colluding: 0}"], 8, 1),
+    ],
+)
+def test_the_bytes_of_the_whole_study_are_those_of_what_is_really_sent(
+    tiny, changes, bytes_per_number, groups
+):
+    from medfed.files import format_bytes
+
+    study = read_study(tiny / "tiny.yaml", changes)
+    tensors, numbers, _ = egress_size(study)
+    # 120 bytes of names and offsets for each tensor, 3 rounds.
+    sent = format_bytes(3 * groups * (numbers * bytes_per_number + 120 * tensors))
+    assert f"in all           at most about {sent} of weights in 3 rounds" in page(study)
