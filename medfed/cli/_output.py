@@ -33,3 +33,13 @@ def print_result(run: RunFolder, site: str | None = None) -> None:
 
     click.echo(for_terminal(headline(run.path, site)))
     click.echo(f"report: {run.report}")
+
+
+def print_own_values(run: RunFolder, site: str) -> None:
+    """Print each patient's value, where the mean is withheld, to those who have the data anyway."""
+    from medfed.evaluation.report.own_values import own_values
+
+    if lines := own_values(run.path, site):
+        click.echo("For you alone, on this machine and in no file that may leave, each patient's value:")
+        for line in lines:
+            click.echo(f"  {for_terminal(line)}")

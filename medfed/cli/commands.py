@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import print_result, show_progress
+from medfed.cli._output import print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
@@ -18,6 +18,7 @@ from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
 from medfed.cli.options import PATH, RunOptions, layout_option, own_choices, run_options, site_option
+from medfed.cli.plugins import plugins
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -178,9 +179,21 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
     "--name", default="evaluated", show_default=True, help="What to call this hospital in the report."
 )
 @click.option("--all-cases", is_flag=True, help="Measure every case, not only the test split.")
+@click.option(
+    "--labelled",
+    multiple=True,
+    metavar="CLASS",
+    help="A structure that this hospital draws, if it does not draw all; may be repeated.",
+)
 @layout_option
 def evaluate(
-    run_folder: Path, data: Path | None, site: Path | None, name: str, all_cases: bool, layout: Layout | None
+    run_folder: Path,
+    data: Path | None,
+    site: Path | None,
+    name: str,
+    all_cases: bool,
+    labelled: tuple[str, ...],
+    layout: Layout | None,
 ) -> None:
     """Measure a run's models on a hospital's cases, and rewrite the run's report.
 
@@ -191,8 +204,11 @@ def evaluate(
     from medfed.pipeline.evaluate import evaluate as evaluate_run
 
     own, folder = own_choices(site, data)
-    run = evaluate_run(run_folder, folder, name=name, all_cases=all_cases, layout=layout, own=own)
+    run = evaluate_run(
+        run_folder, folder, name=name, all_cases=all_cases, layout=layout, labelled=labelled, own=own
+    )
     print_result(run, name)
+    print_own_values(run, name)
 
 
 @main.command(short_help="Write a run's predictions for a hospital's images.")
@@ -418,3 +434,4 @@ main.add_command(purge)
 main.add_command(audit)
 main.add_command(approvals)
 main.add_command(enrol)
+main.add_command(plugins)

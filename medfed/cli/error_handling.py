@@ -105,6 +105,12 @@ def _system_error(error: OSError, again: str) -> str:
     )
 
 
+def _plugin_place(error: Exception) -> str | None:
+    """Return the plug-in, file and line in which an error arose; its text may hold a patient's data."""
+    plugins = sys.modules.get("medfed.study.plugins")  # not imported: then no plug-in was loaded
+    return None if plugins is None else plugins.place_of(error)
+
+
 def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
 
@@ -120,6 +126,11 @@ def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             if error.errno in (None, errno.EPIPE) or os.environ.get(TRACEBACK) == "1":
                 raise
             _end(_system_error(error, remedy), exit_code(error))
+        except Exception as error:
+            place = _plugin_place(error)
+            if place is None or os.environ.get(TRACEBACK) == "1":
+                raise
+            _end(f"{place}: {type(error).__name__}; correct it ({TRACEBACK}=1 shows the traceback)", REFUSED)
         except KeyboardInterrupt:
             click.echo(f"\nmedfed: interrupted; {remedy}", err=True)
             sys.exit(INTERRUPTED)

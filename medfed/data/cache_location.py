@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,39 +90,3 @@ def remove_if_empty(data: str | Path) -> None:
             folder.rmdir()
         except OSError:
             return
-
-
-def walk_once(
-    folder: str | Path, on_error: Callable[[OSError], None] | None = None, *, follow_links: bool = True
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder at or below a folder, and the names of its files, in order.
-
-    Links to folders are followed, because research copies consist of them; each real folder is entered once,
-    so that a link to a parent does not loop. medfed's own folder is left out.
-    """
-    entered = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, onerror=on_error, followlinks=follow_links):
-        yield parent, sorted(names)
-        folders[:] = [name for name in sorted(skip_cache_folder(folders)) if _enters(parent, name, entered)]
-
-
-def _enters(parent: str, name: str, entered: set[str]) -> bool:
-    real = os.path.realpath(os.path.join(parent, name))
-    new = real not in entered
-    entered.add(real)
-    return new
-
-
-def files_below(folder: Path, *, follow_links: bool = True) -> list[Path]:
-    """Return every file below a folder, in order, as `read` finds them; see `walk_once`."""
-    return sorted(
-        path
-        for parent, names in walk_once(folder, follow_links=follow_links)
-        for name in names
-        if (path := Path(parent, name)).is_file()
-    )
-
-
-def skip_cache_folder(folders: list[str]) -> Iterator[str]:
-    """Yield names of folders without `.medfed`."""
-    return (name for name in folders if name != NAME)

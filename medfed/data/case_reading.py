@@ -149,7 +149,9 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
                 f"its image holds {len(volumes)} volumes, expected one: several series, or echoes, time "
                 "points or phases of one; put the files of each (one EchoTime, TemporalPositionIdentifier or "
                 "AcquisitionNumber) into a folder of its own, and name the one that is meant, or each as a "
-                "channel, by `layout: {kind: pattern, image: {NAME: '{patient}/NAME/'}}`"
+                "channel, by `layout: {kind: pattern, image: {NAME: '{patient}/NAME/'}}`; echoes in "
+                "DICOM series can be chosen where they lie, by `layout: {kind: dicom_tree, series: [{name: "
+                "NAME, echo_ms: [LOWEST, HIGHEST]}]}`"
             )
         channels += volumes
     _check_pet(channels, reading)

@@ -17,6 +17,11 @@ from medfed.data.own_notes import write_note
 
 NOTE = "left-out"
 
+# What is said of files of a format, where that is more than that no case uses them.
+_REASONS: Mapping[str, str] = {
+    "archive": "archives, which must be unpacked to be used",
+    "unfinished": "unfinished copies by their names (.part, ...), which must be copied again",
+}
 # Header files, and the files of the same stem that hold their voxels.
 _HEADERS = (".mhd", ".nhdr", ".hdr")
 _VOXEL_FILES = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
@@ -37,8 +42,8 @@ def left_out_files(
         explained.update(files)
     for file in sorted(survey.files, key=lambda file: file.format):
         if file.path not in explained and not used.holds(file.path, is_dicom=file.format == "dicom"):
-            what = "archives, which must be unpacked to be used" if file.format == "archive" else ""
-            groups.setdefault(what or f"{file.format} files that no case uses", []).append(file.path)
+            what = _REASONS.get(file.format, f"{file.format} files that no case uses")
+            groups.setdefault(what, []).append(file.path)
     return {reason: tuple(files) for reason, files in groups.items() if files}
 
 

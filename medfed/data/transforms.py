@@ -19,7 +19,7 @@ from medfed.data import planes
 from medfed.data.label_regions import class_dtype
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
-from medfed.data.volume import Volume
+from medfed.data.volume import PICTURE, Volume
 from medfed.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -167,6 +167,11 @@ def check_preparable(image: Volume, settings: Images) -> None:
         raise ImageError("no voxel of the image is a number")
     if settings.spatial_dims == 2:
         check_plane(image, settings)
+    elif PICTURE in image.info.flags:
+        raise ImageError(
+            "a picture without a place in the patient, like one of a screen, and the study takes volumes "
+            "(data.spatial_dims: 3); leave it out, or set data.spatial_dims to 2"
+        )
     if not isinstance(settings.spacing_mm, tuple):
         return
     if planes.in_pixels(image):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 # The flag of an image whose three channels are red, green and blue.
 COLOUR = "colour"
+# The flag of DICOM in grey that is neither a slice nor a radiograph: ultrasound, a digitised film, a screen.
+PICTURE = "picture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Info:
             inverted, nan, no_rescale, not_hu, real_world_values, real_world_values_unused, suv, overlap,
             qform_differs, other_frame_of_reference, cropped, pixels (the spacing counts pixels, not mm),
             exif_turned, resampled_channels, colour (its channels are red, green and blue),
-            detector_spacing (a radiograph's size at its detector).
+            detector_spacing (a radiograph's size at its detector), picture (DICOM in grey that is neither
+            radiograph nor slice, such as ultrasound, without a place in the patient).
         label_names: what the file itself calls its values: a seg.nrrd's segments, a mask's colours.
         identities: keyed digests by which another patient's label is refused; they mean nothing outside this
             process, see medfed/data/identity_digest.py.

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from medfed.data.cache_location import walk_once
 from medfed.data.dicom import tags
 from medfed.data.dicom.colour import is_colour, read_colour
 from medfed.data.dicom.directory import listed_files
 from medfed.data.dicom.file import DicomFile, open_dicom
-from medfed.data.dicom.volumes import assemble_volumes, describe_non_image
+from medfed.data.dicom.volumes import (
+    assemble_volumes,
+    describe_non_image,
+    is_grey_picture,
+    read_grey_picture,
+)
 from medfed.data.metaimage import is_metaimage, metaimage_voxels, read_metaimage
 from medfed.data.nifti import is_nifti, read_nifti, unpacked_head
 from medfed.data.nrrd import is_nrrd, nrrd_voxels, read_nrrd
@@ -21,6 +25,7 @@ from medfed.data.pictures import is_picture, read_picture
 from medfed.data.read_options import ReadOptions
 from medfed.data.refusals import EmptyFileError
 from medfed.data.volume import Volume
+from medfed.data.walk import walk_once
 from medfed.errors import ImageError
 
 _ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # the header's size in either byte order
@@ -88,6 +93,8 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
         return _read_files(listed_files(file), options)
     if is_colour(file) and not options.as_label:
         return [read_colour(file, options)]
+    if is_grey_picture(file) and not options.as_label:
+        return [read_grey_picture(file, options)]
     note = describe_non_image(file)
     if note is not None:
         raise ImageError(f"not an image: {note}")
@@ -100,7 +107,7 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
 def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
     skipped: list[str] = []
     dicoms: list[DicomFile] = []
-    colours: list[DicomFile] = []
+    pictures: list[DicomFile] = []
     others: dict[str, _Reader] = {}
     inodes: set[tuple[int, int]] = set()
     voxels = _voxel_files(paths)
@@ -108,8 +115,8 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
         note = _file_note(path, inodes)
         file = open_dicom(path) if note is None else None
         reader = _reader_of(path) if note is None and file is None else None
-        if file is not None and is_colour(file) and not options.as_label:
-            colours.append(file)
+        if file is not None and not options.as_label and (is_colour(file) or is_grey_picture(file)):
+            pictures.append(file)
         elif file is not None:
             note = describe_non_image(file)
             dicoms += [file] if note is None else []
@@ -118,19 +125,26 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
         elif note is None:
             note = _skipped_note(path)
         skipped += [note] if note is not None else []
+    if dicoms or others:  # a slice that has lost its place must not be passed over as a picture
+        dicoms += [file for file in pictures if not is_colour(file) and describe_non_image(file) is None]
+        pictures = [file for file in pictures if file not in dicoms]
     volumes, notes = assemble_volumes(dicoms, options)
     skipped += notes
     others, notes = _without_pictures(others, bool(dicoms))
     skipped += notes
     volumes += [reader(path, options) for path, reader in others.items()]
     if volumes:
-        skipped += [describe_non_image(file) or "a colour picture beside other images" for file in colours]
+        skipped += [describe_non_image(file) or "a picture beside other images" for file in pictures]
     else:
-        volumes = [read_colour(file, options) for file in colours]
+        volumes = [_read_dicom_picture(file, options) for file in pictures]
     if not volumes:
         rest = f"only {len(skipped)} other files, the first {skipped[0]}" if skipped else "no file at all"
         raise ImageError(f"there is no volume, {rest}; name an image file ({FORMATS}), or a folder of them")
     return _with_notes(volumes, skipped)
+
+
+def _read_dicom_picture(file: DicomFile, options: ReadOptions) -> Volume:
+    return read_colour(file, options) if is_colour(file) else read_grey_picture(file, options)
 
 
 def _voxel_files(paths: list[str]) -> set[str]:

@@ -30,7 +30,7 @@ from medfed.deployment.enrolment.participants import (
 from medfed.deployment.site_file import resolve_paths
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
-from medfed.evaluation.row_checks import plausible_patients, plausible_scores
+from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
 from medfed.evaluation.row_transport import accept_rows, without_rows
 from medfed.evaluation.rows import FEDERATED, Row
 from medfed.evaluation.rows import write as write_rows
@@ -125,7 +125,10 @@ def run_study(
     facts = create_run(folder, study, {})
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
-    audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
+    start = {"start": facts.start.sha256} if facts.start else {}
+    audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume, **start)
+    for line in facts.start.lines if facts.start else ():
+        progress.log(line)
     with show_warnings(progress), record_exit(status), ExitStack() as stack:
         if broker and enrolment is not None:
             refused = partial(audit.write, "broker refused")
@@ -237,14 +240,14 @@ def _run_rounds(
 ) -> tuple[list[Row], ModelChoice | UnsetType]:
     """Run every round; return the rows that the sites report on the final model, and which model it is."""
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
-    config = hub_config_of(study)
+    config, measures = hub_config_of(study), _measures(study)
     rows: list[Row] = []
     choices: list[ModelChoice] = []
     stated: dict[str, str] = {}
     units: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
-        rows[:], report = _take_rows(report, config, folder, audit)
+        rows[:], report = _take_rows(report, config, measures, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
@@ -319,8 +322,14 @@ def _log_different(
         progress.log(f"round {report.round}: {different}")
 
 
+def _measures(study: Study) -> StudyMeasures:
+    """Return what the sites of the study measure."""
+    classes = getattr(study.task, "classes", ())
+    return measures_of(type(study.task), classes, study.evaluation.tolerance_mm)
+
+
 def _take_rows(
-    report: RoundReport, config: HubConfig, folder: RunFolder, audit: AuditLog
+    report: RoundReport, config: HubConfig, measures: StudyMeasures, folder: RunFolder, audit: AuditLog
 ) -> tuple[list[Row], RoundReport]:
     """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
     began = first_examples(read_rounds(folder.rounds))
@@ -328,7 +337,7 @@ def _take_rows(
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))
         number = config.rounds if report.scored is None else report.scored
-        accepted, refused = accept_rows(result.scalars, number, result.site, most)
+        accepted, refused = accept_rows(result.scalars, number, result.site, most, measures)
         rows += accepted
         scores, implausible = plausible_scores(without_rows(result.scalars))
         notes = (*(f"a result is refused: {why}" for why in refused), *implausible)

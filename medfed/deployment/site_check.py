@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from medfed.deployment.admission import check_member
+from medfed.deployment.own_code import plugin_refusals
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile, as_read_here, secret_of
 from medfed.errors import StudyError
@@ -28,6 +29,7 @@ def choices_of(site: SiteFile) -> OwnChoices:
         words=site.classes,
         bears=site.policy.unreadable,
         cache=site.cache,
+        labelled=tuple(site.labelled),
         as_read_here=partial(as_read_here, site=site),
         refusals=partial(_refusals, site),
     )
@@ -40,4 +42,4 @@ def _refusals(site: SiteFile, study: Study, cases: int) -> list[str]:
         check_planned(study)
     except StudyError as error:
         return [str(error)]
-    return refusals(site.policy, study.at(site.name), cases)
+    return [*plugin_refusals(site, study.plugins), *refusals(site.policy, study.at(site.name), cases)]

@@ -25,6 +25,7 @@ from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
+from medfed.deployment.own_code import parse_run_study
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_evaluation import (
     compare_local_model,
@@ -62,7 +63,6 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import Status
-from medfed.study.reading import parse_study
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
@@ -126,7 +126,10 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     facts = create_run(folder, study, {name: data})
     if session.trains:
         record_trained(folder, {name: session.hospital})
-    session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists())
+    start = {"start": facts.start.sha256} if facts.start else {}
+    session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists(), **start)
+    for line in facts.start.lines if facts.start else ():
+        session.progress.log(line)
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)
@@ -354,7 +357,7 @@ def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> SiteCases:
 def _train_worker(site: SiteFile, secret: bytes) -> None:
     """Train in a process that Lightning started beside rank 0, which alone sends and receives."""
     folder = RunFolder(Path(os.environ[RUN_FOLDER]))
-    study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
+    study = parse_run_study(folder.study.read_text(encoding="utf-8"), "study.yaml", site)
     hospital = _open_hospital(study, site, secret)
     own_folder = folder.site(site.name)
     hospital.data.leave_out_tokens(read_left_out(own_folder))

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.data.settings import Table
+from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.inference import AGE_BAND_YEARS
@@ -24,6 +25,7 @@ from medfed.files import format_bytes
 from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
+from medfed.study.plugins import loaded_plugin
 from medfed.study.study import Study
 from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_text_template
@@ -100,7 +102,7 @@ def describe(part: OwnPart, digest: str) -> str:
         digest=digest,
         task=_task(study),
         data=_data(study),
-        start=start_digest(study.start) if study.start else None,
+        start=start_digest(study.start_path) if study.start_path else None,
         duration=list(_duration(part)),
         tensors=tensors,
         numbers=f"{numbers:,}",
@@ -111,6 +113,8 @@ def describe(part: OwnPart, digest: str) -> str:
         settings=_settings(study),
         bound=_bound(study),
         through=list(_through(part)),
+        plugins=[loaded_plugin(name, str(one.digest)) for name, one in sorted(study.plugins.items())],
+        packages=other_packages(study),
     )
     return page.removesuffix("\n")
 
@@ -273,7 +277,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     # What nobody approved yet must not fill the memory.
     with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
-        prepare_training(network, None, study.train.lora, study.train.only)
+        prepare_training(network, None, study.train.lora, study.train.only, study.network_head)
     weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size

@@ -9,8 +9,10 @@ each metric that is over fewer patients than the hospital has (with the structur
 `disclosure` says what is withheld and why.
 
 **Absence.** Each mean comes with counts of structures that are missed, false positive ("invented") or absent
-in both masks (see `segmentation`). The mean distance covers structures that both masks contain, and its note
-states the exclusions; the median counts missed and false-positive structures as infinite.
+in both masks (see `segmentation`). An overlap is over patients with the structure, and has a specificity over
+the others beside it: where nobody has the structure, or nobody drew it, there is no Dice. The mean distance
+covers structures that both masks contain, and its note states the exclusions; the median counts missed and
+false-positive structures as infinite.
 """
 
 from __future__ import annotations

@@ -12,11 +12,9 @@ A row's `value` is always model minus `against`, whichever direction is better.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from medfed.evaluation.aggregate import Measurement, withheld_measures
 from medfed.evaluation.disclosure import is_too_few, suppressed_sites
@@ -33,11 +31,10 @@ from medfed.evaluation.metrics import (
     families,
     metric_of,
 )
-from medfed.evaluation.paired_tests import count_patients, paired_difference
-from medfed.evaluation.patients import Patients, SummarySettings, by_patient
+from medfed.evaluation.paired_tests import paired_difference
+from medfed.evaluation.patients import SummarySettings, by_patient
 from medfed.evaluation.row_factory import RowFactory, mark_wide
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row, unperturbed
-from medfed.evaluation.segmentation import ABSENT
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row, is_of_seed, unperturbed
 
 
 def compare(
@@ -53,7 +50,9 @@ def compare(
     for case in everything:
         by_model.setdefault(case.model, {}).setdefault(case.site, []).append(case)
     rows: list[Measurement] = []
-    for other in sorted(set(by_model) - {model}):
+    # The same model of another seed is no competitor, and would cost the others power.
+    others = {name for name in by_model if name != model and not is_of_seed(name)}
+    for other in sorted(others):
         for site, members in _members(sorted(by_model[other]), settings.held_out).items():
             if (site, "test") in suppressed:
                 continue
@@ -143,65 +142,22 @@ def _behind(group: Group, difference: Difference, settings: SummarySettings) -> 
 def _averaged(first: CaseGroup, second: CaseGroup) -> list[tuple[Difference, int]]:
     """Return the differences of metrics measured per case, each with the fewest patients it is about.
 
-    These may be those who have a value of one model only: the others' cancel out.
+    An overlap is of the same patients for both models. Of other metrics these may be those who have a value
+    of one model only: the others' cancel out.
     """
-    ours, theirs, credited = credit_true_absences(first.patients, second.patients)
-    others = over_structures(theirs)
-    measured = [over_structures(group.patients) for group in (first, second)]
+    ours, others = over_structures(first.patients), over_structures(second.patients)
     differences = []
-    for (structure, metric), values in over_structures(ours).items():
+    for (structure, metric), values in ours.items():
         if not metric_of(metric).compared or (structure, metric) not in others:
             continue
-        interval, p = paired_difference(values, others[structure, metric], first.resampling)
-        number = credited.get((structure, metric), 0)
-        if number and interval.value is not None:
-            credit = (
-                f"{count_patients(number)} in which only one model correctly predicted nothing: 1 against 0"
-            )
-            interval = interval.with_note(credit)
-        paired = np.isfinite(values) & np.isfinite(others[structure, metric])
-        alone = [int((np.isfinite(some[structure, metric]) & ~paired).sum()) for some in measured]
+        theirs = others[structure, metric]
+        interval, p = paired_difference(values, theirs, first.resampling)
+        known = [np.isfinite(some) for some in (values, theirs)]
+        alone = [int((some & ~(known[0] & known[1])).sum()) for some in known]
         few = [number for number in alone if is_too_few(number, first.min_patients)]
         difference = Difference(metric, structure, interval, p, "sign-flip permutation")
         differences.append((difference, min([interval.n, *few])))
     return differences
-
-
-class _Paired(NamedTuple):
-    """Two models' overlaps, and the number of patients in which one was credited with a true absence."""
-
-    first: Patients
-    second: Patients
-    credited: dict[tuple[str | None, str], int]
-
-
-def credit_true_absences(first: Patients, second: Patients) -> _Paired:
-    """Return both models' overlaps, with 1 where only that model correctly predicted a structure's absence.
-
-    If a structure is in neither reference nor prediction, its Dice is undefined, while the other model's
-    false positive has a Dice of 0. Excluding such patients from the pairs would ignore false positives
-    exactly where they distinguish the two models.
-    """
-    ours, theirs = dict(first.values), dict(second.values)
-    where: dict[tuple[str | None, str], NDArray[np.bool_]] = {}
-    for key in ours.keys() & theirs.keys():
-        if metric_of(key[1]).absence != "zero":
-            continue
-        a, b = ours[key], theirs[key]
-        right_a = np.isnan(a) & np.isfinite(b) & _absent(first, key)
-        right_b = np.isnan(b) & np.isfinite(a) & _absent(second, key)
-        ours[key], theirs[key] = np.where(right_a, 1.0, a), np.where(right_b, 1.0, b)
-        where[key] = right_a | right_b
-    for structure, metric in list(where):
-        # For the mean over structures, count patients credited for any structure.
-        if structure is not None:
-            where[None, metric] = where.get((None, metric), False) | where[structure, metric]
-    counts = {key: int(some.sum()) for key, some in where.items()}
-    return _Paired(first._replace(values=ours), second._replace(values=theirs), counts)
-
-
-def _absent(patients: Patients, key: tuple[str | None, str]) -> NDArray[np.bool_]:
-    return np.array([ABSENT in notes for notes in patients.notes[key]], dtype=bool)
 
 
 def _row(factory: RowFactory, difference: Difference) -> Row:

@@ -1,6 +1,9 @@
 """Case rows of one model and split, summarised by patient: the mean over each patient's images.
 
 Patients are what `n` counts and what is resampled, so a patient's images are averaged before anything else.
+
+An overlap is of patients in whose reference the structure is, so it is of the same patients for every model.
+What a model finds where nothing is, it invented: such images count in `RIGHTLY_EMPTY`, their specificity.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from medfed.errors import DataError
 from medfed.evaluation.intervals import DRAWS, Floats, Resampling
 from medfed.evaluation.rows import CaseRow
+from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE
 
 # A group of fewer patients is suppressed, unless the study or the hospital says otherwise.
 MIN_PATIENTS = 5
@@ -24,6 +28,10 @@ PROBABILITY = "probability"
 FINDING = "finding"
 RISK = "risk"
 SURVIVAL = "survival@"
+
+# The share of a patient's images without a structure in which none was predicted, by the notes of `OVERLAP`.
+RIGHTLY_EMPTY = "rightly_empty"
+OVERLAP = "dice"
 
 
 class SummarySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,13 +94,26 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
     for key, lists in collected.items():
         if key[1] == FINDING:
             lists = [_deciding(cases) for cases in lists]
-        values[key] = np.array([_mean([case.value for case in cases]) for cases in lists])
+        values[key] = np.array([_mean([_counted(case) for case in cases]) for cases in lists])
         notes[key] = [[case.note for case in cases if case.note] for cases in lists]
         targets[key] = np.array([_single(cases) for cases in lists])
         events[key] = np.array([any(case.event or False for case in cases) for cases in lists])
+        empty = np.array([_rightly_empty(cases) for cases in lists]) if key[1] == OVERLAP else np.empty(0)
+        if np.isfinite(empty).any():
+            values[key[0], RIGHTLY_EMPTY] = empty
     return Patients(
         [patient for _, patient in names], [site for site, _ in names], values, notes, targets, events
     )
+
+
+def _counted(case: CaseRow) -> float | None:
+    """Return a case's value for a group's mean: none for a structure that is only in the prediction."""
+    return None if case.note == FALSE_POSITIVE else case.value
+
+
+def _rightly_empty(cases: list[CaseRow]) -> float:
+    """Return the share of the images without a structure in which none was predicted, NaN if all have it."""
+    return _mean([float(case.note == ABSENT) for case in cases if case.note in (ABSENT, FALSE_POSITIVE)])
 
 
 def _mean(values: list[float | None]) -> float:

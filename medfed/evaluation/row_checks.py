@@ -1,8 +1,9 @@
 """What the hub accepts of the results that a site reports: rows that an honest site could have measured.
 
-A row is refused if its metric is unknown here or its value outside the metric's range, if its number of
-patients is none that the site may have, if its interval contradicts itself, or if its texts are not of a
-row's form. A refused row is named with the site, the metric and why; the report is made of the others.
+A row is refused if its metric is unknown here or none that the study's task is measured by, if its structure
+is none of the study's, if its value is outside the metric's range, if its number of patients is none that the
+site may have, if its interval contradicts itself, or if its texts are not of a row's form. A refused row is
+named with the site, the metric and why; the report is made of the others.
 """
 
 from __future__ import annotations
@@ -10,11 +11,25 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from medfed.evaluation.metrics import Metric, family_of
+from medfed.evaluation.metrics import (
+    ClassificationMetrics,
+    Metric,
+    MetricFamily,
+    SegmentationMetrics,
+    SurvivalMetrics,
+    family_of,
+)
 from medfed.evaluation.rows import FEDERATED, UNTRAINED, Row
+from medfed.evaluation.segmentation import TOLERANCE_MM, UNITS, surface_dice_name
+from medfed.registry import kind_of
 from medfed.wire.untrusted_text import for_log
+
+if TYPE_CHECKING:
+    from medfed.models.tasks import Task
 
 # The models whose results a hospital sends; results of its own local model stay in the hospital.
 MODELS = (FEDERATED, UNTRAINED)
@@ -34,8 +49,62 @@ PATIENTS_PER_EXAMPLE, ALWAYS_PLAUSIBLE = 10, 1000
 PATIENTS = "patients"
 _PATIENTS = Metric(PATIENTS, "Patients", 0, highest=None, count=True)
 
+# The families of metrics by what a task's batches hold; each family's base says which.
+_BASES = (SegmentationMetrics, ClassificationMetrics, SurvivalMetrics)
+
 _METRIC = re.compile(r"[a-z0-9_@.]{1,60}")
 _GROUP = re.compile(r"[^=]{1,60}=.{1,100}")
+
+
+@dataclass(frozen=True)
+class StudyMeasures:
+    """What every site of a study measures: all else that a site reports is not a result of this study.
+
+    `task` and `needs` are the task's kind and what its batches hold, `families` the families of metrics that
+    it names instead of those of its needs. `structures` are its classes that a result may be of; None if its
+    own families name them. `tolerance_mm` is that of the surface Dice.
+    """
+
+    task: str
+    needs: str
+    families: tuple[str, ...] = ()
+    structures: frozenset[str] | None = None
+    tolerance_mm: float = TOLERANCE_MM
+
+    def row_error(self, row: Row) -> str | None:
+        """Return why no site of the study can have measured a row of a known metric, or None."""
+        family = family_of(row.metric)
+        if row.metric != PATIENTS and (family is None or not self._is_measured_by(family)):
+            return f"this study does not measure it: its task is '{self.task}'"
+        if row.metric.startswith("nsd_") and row.metric not in self._surface_dice:
+            return f"this study's surface Dice is {' or '.join(self._surface_dice)} (evaluation.tolerance_mm)"
+        if row.structure is not None and self.structures is not None and row.structure not in self.structures:
+            return "its structure is none of the study's classes (task.classes)"
+        return None
+
+    def _is_measured_by(self, family: MetricFamily) -> bool:
+        if self.families:
+            return kind_of(family) in self.families
+        return any(isinstance(family, base) and self.needs in base.serves for base in _BASES)
+
+    @property
+    def _surface_dice(self) -> tuple[str, ...]:
+        return tuple(surface_dice_name("voxel", self.tolerance_mm, unit) for unit in UNITS)
+
+
+def measures_of(task: type[Task], classes: Iterable[str], tolerance_mm: float) -> StudyMeasures:
+    """Return what sites measure in a study of this task and these classes."""
+    named = None if task.metrics else _structures(task.needs, tuple(classes))
+    return StudyMeasures(
+        str(task.__struct_config__.tag), task.needs, tuple(task.metrics), named, tolerance_mm
+    )
+
+
+def _structures(needs: str, classes: tuple[str, ...]) -> frozenset[str]:
+    """Return the classes that a result may be of: no background, and of two classes the second is meant."""
+    if needs == "segment":
+        return frozenset(classes[1:])
+    return frozenset(classes if needs == "multilabel" or len(classes) > 2 else ())
 
 
 def plausible_patients(bound: int | None, examples: int | None) -> int:
@@ -62,8 +131,11 @@ def _score_error(name: str, value: float) -> str | None:
     return _range_error(value, metric) if metric is not None else None
 
 
-def row_error(row: Row, max_patients: int) -> str | None:
-    """Return why a row that a site reports cannot be believed, or None."""
+def row_error(row: Row, max_patients: int, measures: StudyMeasures | None) -> str | None:
+    """Return why a row that a site reports cannot be believed, or None.
+
+    `measures` says what the study measures; None if that is not known here, which accepts any known metric.
+    """
     if row.split not in SPLITS or row.model not in MODELS or row.against is not None:
         return "a site reports the federated and the untrained model, on its val and test patients"
     if len(row.structure or "") > MAX_STRUCTURE or len(row.group or "") > MAX_GROUP:
@@ -75,7 +147,8 @@ def row_error(row: Row, max_patients: int) -> str | None:
         return "no metric of this name is known; what a site measures must be installed at the hub, too"
     if not metric.comparable:
         return "this metric depends on a hospital's own data, and is not compared"
-    return _value_error(row, metric) or _patients_error(row, max_patients)
+    foreign = None if measures is None else measures.row_error(row)
+    return foreign or _value_error(row, metric) or _patients_error(row, max_patients)
 
 
 def known_metric(name: str) -> Metric | None:

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from medfed.errors import DataError
 from medfed.evaluation.metrics import metric_of
-from medfed.evaluation.row_checks import MODELS, SPLITS, row_error
+from medfed.evaluation.row_checks import MODELS, SPLITS, StudyMeasures, row_error
 from medfed.evaluation.rows import Row
 from medfed.wire.untrusted_text import for_log
 
@@ -36,7 +36,7 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
     >>> row = Row(round=3, site="west", split="test", model="federated", metric="dice", value=0.81, n=16)
     >>> sorted(scalars_of([row]).items())
     [('row/test/federated/dice///n', 16.0), ('row/test/federated/dice///value', 0.81)]
-    >>> accept_rows(scalars_of([row]), 3, "west", max_patients=20) == ([row], [])
+    >>> accept_rows(scalars_of([row]), 3, "west", max_patients=20, measures=None) == ([row], [])
     True
 
     Raises:
@@ -66,17 +66,18 @@ def scalars_of(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def accept_rows(
-    scalars: Mapping[str, float], round: int, site: str, max_patients: int
+    scalars: Mapping[str, float], round: int, site: str, max_patients: int, measures: StudyMeasures | None
 ) -> tuple[list[Row], list[str]]:
     """Return the rows that a site's scalars describe, and for each one that is refused its name and why.
 
-    `max_patients` is the most patients that the site may have in a split (`row_checks.plausible_patients`).
+    `max_patients` is the most patients that the site may have in a split (`row_checks.plausible_patients`),
+    `measures` what the study measures; None accepts every known metric.
     """
     rows: list[Row] = []
     refused: list[str] = []
     for name, fields in sorted(_fields_by_row(scalars).items()):
         row = _row(name, fields, round, site)
-        why = row if isinstance(row, str) else row_error(row, max_patients)
+        why = row if isinstance(row, str) else row_error(row, max_patients, measures)
         if isinstance(row, Row) and why is None and len(rows) < MAX_ROWS:
             rows.append(row)
         else:

@@ -9,9 +9,10 @@ counts such cases:
     absent     present      0                    none        false positive
     absent     absent       none                 none        absent in both
 
-No value silently becomes NaN or 1, and none is dropped. (In MONAI 1.6 the mean HD95 over a missed, a perfect
-and a false-positive structure is 0.0 mm because NaNs are ignored, and its Dice ignores false positives on an
-empty reference.)
+No value silently becomes NaN or 1, and none is dropped. This is of one case; a group's mean overlap is over
+the patients whose reference contains the structure, and the others are its specificity (`patients`). (In
+MONAI 1.6 the mean HD95 over a missed, a perfect and a false-positive structure is 0.0 mm because NaNs are
+ignored, and its Dice ignores false positives on an empty reference.)
 
 **Distances.** In the `voxel` form, the default, a surface consists of the mask's voxels that have a face
 neighbour outside the mask; the image border counts as outside. Distances are measured between voxel centres,
@@ -50,8 +51,12 @@ MAX_COSINE = 1e-3
 NEIGHBOURHOOD_VOXELS = 250
 OFFSETS_PER_STEP = 16
 
+# The tolerance of the surface Dice where a study states none.
+TOLERANCE_MM = 2.0
+
 Form = Literal["voxel", "surfel"]
 Unit = Literal["mm", "px"]
+UNITS: tuple[Unit, ...] = ("mm", "px")
 
 
 class Surfaces(NamedTuple):
@@ -94,6 +99,15 @@ class StructureMasks:
     def surfaces(self) -> Surfaces:
         """Distances between the two surfaces; requires that `absence` is None."""
         return surface_distances(self.prediction, self.reference, self.spacing_mm, self.form)
+
+
+def surface_dice_name(form: Form, tolerance: float, unit: Unit) -> str:
+    """Return the name of the surface Dice at a tolerance.
+
+    >>> surface_dice_name("voxel", 2.0, "mm")
+    'nsd_voxel_2mm'
+    """
+    return f"nsd_{form}_{tolerance:g}{unit}"
 
 
 def spacing_of(affine: ArrayLike) -> tuple[float, ...]:

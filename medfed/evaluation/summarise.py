@@ -8,7 +8,7 @@ those of cases that were evaluated there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
 from medfed.evaluation.intervals import DRAWS
+from medfed.evaluation.macro_means import macro_means
 from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
 from medfed.evaluation.probabilities import score_histograms, temperature_scaled
 from medfed.evaluation.robustness import robustness
-from medfed.evaluation.row_checks import plausible_patients, row_error
+from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, row_error
 from medfed.evaluation.row_transport import MAX_NAME
+from medfed.evaluation.segmentation import TOLERANCE_MM
 from medfed.evaluation.subgroups import subgroups
+from medfed.registry import kinds
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.rounds import first_examples, last_round, read_rounds
@@ -120,14 +123,19 @@ def summarise(run: Path) -> list[rows.Row]:
     ]
     summary += [row for row in fitted if (row.n or 0) >= settings.min_patients]
     measured = {case.site for case in every}
-    summary += _believable([row for row in reported if row.site not in measured], run, study)
+    summary += _believable(
+        [row for row in reported if row.site not in measured], run, study, settings.classes
+    )
+    summary += macro_means(summary, settings.held_out)
     rows.write(folder.rows, summary)
     rows.write_csv(folder.rows_csv, summary)
     rows.write(folder.curves, score_histograms(cases, settings))
     return summary
 
 
-def _believable(reported: list[rows.Row], run: Path, study: PublicStudy) -> list[rows.Row]:
+def _believable(
+    reported: list[rows.Row], run: Path, study: PublicStudy, classes: Sequence[str]
+) -> list[rows.Row]:
     """Return the rows that hospitals could have measured; the others are named and left out.
 
     The hub checked them when they arrived; an earlier medfed did not, and a file can be edited.
@@ -135,9 +143,10 @@ def _believable(reported: list[rows.Row], run: Path, study: PublicStudy) -> list
     stated = study.section("sampling").get("max_examples", MAX_EXAMPLES)
     bound = int(stated) if stated is not None else None
     began = first_examples(read_rounds(RunFolder(run).rounds))
+    measures = _measures(study, classes)
     kept = []
     for row in reported:
-        why = row_error(row, plausible_patients(bound, began.get(row.site)))
+        why = row_error(row, plausible_patients(bound, began.get(row.site)), measures)
         if why is None:
             kept.append(row)
         else:
@@ -148,6 +157,15 @@ def _believable(reported: list[rows.Row], run: Path, study: PublicStudy) -> list
                 "reported.jsonl: a result of %s is left out: %s: %s", row.site, for_log(name, MAX_NAME), why
             )
     return kept
+
+
+def _measures(study: PublicStudy, classes: Sequence[str]) -> StudyMeasures | None:
+    """Return what a run's study measures; None if its task is not installed here, or it was not written."""
+    task: Any = kinds("tasks").get(study.kind("task"))
+    if task is None:
+        return None
+    tolerance_mm = float(study.section("evaluation").get("tolerance_mm", TOLERANCE_MM))
+    return measures_of(task, classes, tolerance_mm)
 
 
 def summary_settings(facts: RunFacts, study: PublicStudy, round: int) -> SummarySettings:

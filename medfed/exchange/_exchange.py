@@ -1,15 +1,13 @@
-"""The interface of an exchange: a site's side, the hub's side, and what the hub receives."""
+"""The two sides of an exchange, and what the hub receives; the record that opens them is in `_record.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, UpdateError
 from medfed.exchange._drop_out import DropOut
-from medfed.registry import Kind
 from medfed.wire.messages import HubMessaging, SiteMessaging
 from medfed.wire.update import GlobalModel, Update
 
@@ -23,6 +21,17 @@ class ReceivedUpdate:
     error: MedfedError | None = None
     bytes_up: int = 0
     seconds: float = 0.0
+
+
+def early_update(site: str, round: int, sent_for: int, bytes_up: int) -> ReceivedUpdate:
+    """Return the refusal of an update that a site sent for a later round than the one that is collected."""
+    why = UpdateError(
+        f"site '{site}', round {round}: it has already sent an update for round {sent_for} of this run, "
+        "which has not begun. Either it sent that too early, or the hub's run folder is a back-up that is "
+        "older than its sites, which accept no older model: then stop the hub and restore the newest copy "
+        "of the run folder, or start a new run (--out)"
+    )
+    return ReceivedUpdate(site, None, why, bytes_up)
 
 
 @dataclass(frozen=True)
@@ -95,17 +104,6 @@ class HubSide(HubMessaging, Protocol):
         """Release every waiting party; a waiting site raises ExchangeError."""
 
 
-class Offer(NamedTuple):
-    """A study that the hub offers: its digest, its text, and whether its hub runs at the moment.
-
-    `is_live` is only looked at where there are several.
-    """
-
-    digest: str
-    text: str
-    is_live: bool = True
-
-
 @runtime_checkable
 class SupportsAsync(Protocol):
     """A hub side that can also collect updates without rounds, for asynchronous aggregation."""
@@ -118,43 +116,3 @@ class SupportsAsync(Protocol):
         Each is decoded against the model that it was trained from. The iteration ends after `count` updates,
         when all sites have answered and wait for a newer model, or at the deadline.
         """
-
-
-class Exchange(Kind, frozen=True):
-    """How sites and the hub exchange models and updates."""
-
-    folder: ClassVar[str] = "exchange"
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether what each party writes is signed, so that nobody in between can speak as another."""
-        return bool(getattr(self, "credentials", ""))
-
-    def addresses(self) -> tuple[str, ...]:
-        """Return to which hosts or folders this party connects, without passwords, for people to read."""
-        return ()
-
-    def open_hub(self, study_digest: str, folder: Path) -> HubSide:
-        """Return the hub's side for a study (its digest); `folder` holds what must survive a restart."""
-        raise NotImplementedError
-
-    def open_site(self, study_digest: str, site: str, folder: Path) -> SiteSide:
-        """Return a site's side for a study (its digest); `folder` holds what must survive a restart."""
-        raise NotImplementedError
-
-    def offered_studies(
-        self,
-        site: str,
-        *,
-        known: Collection[str] = (),
-        max_wait_s: float | None = None,
-        log: Callable[[str], None] = lambda text: None,
-    ) -> list[Offer]:
-        """Return the studies that the hub offers to a site to approve, waiting for one.
-
-        Besides those that are `known` to the site, by digest, if the hub still holds them.
-
-        Raises:
-            EndedError: if there is none within `max_wait_s`.
-        """
-        raise NotImplementedError

@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medfed.errors import MedfedError, SiteError, WireError
+from medfed.errors import MedfedError, SiteError, UpdateError, WireError
 from medfed.exchange._chunks import download, prefetch, split_chunks
 from medfed.exchange._drop_out import received_reason
-from medfed.exchange._exchange import ReceivedUpdate
+from medfed.exchange._exchange import ReceivedUpdate, early_update
 from medfed.exchange._mailbox import HubMailbox
 from medfed.exchange._manifest import Manifest, encode_sealed
 from medfed.exchange._object_store import (
@@ -76,6 +76,8 @@ class HubTransport:
         self._next_check = self._next_offer = 0.0
         # Per site: the last announced upload, and its verified manifest.
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
+        # Updates that were sent before their round began, refused then and when their round comes.
+        self._early: dict[tuple[str, int], Manifest] = {}
         # Per site: its last heartbeat, and when it was first seen (time.monotonic).
         self._heartbeats: dict[str, tuple[bytes | None, float]] = {}
         # Per site that missed a deadline: its last heartbeat at that time.
@@ -290,10 +292,12 @@ class HubTransport:
         try:
             data = self._store.get(manifest_name(prefix)) or b""
             if not data:
-                return self._drop_out(round, site)
+                return self._drop_out(round, site) or self._refused_early(round, site)
             manifest = self._objects.open_manifest(data, site)
             size = manifest.bytes
             self._check(manifest, round)
+            if self._early.get((site, round)) == manifest:
+                raise UpdateError("it was sent before the round began, so it comes from another model")
             path = self._spool_file(site)
             self._download(manifest, prefix, path)
             assert self._current is not None
@@ -330,7 +334,6 @@ class HubTransport:
             manifest = self._announced[site][1]
             if manifest is None:
                 return False
-            self._warn_if_behind(manifest, site, round)
             self._check(manifest, round)
             prefix = self._objects.update_prefix(site, round)
             return prefetch(self._store, manifest, prefix, self._spool_file(site), overwrite=True) or is_new
@@ -338,15 +341,14 @@ class HubTransport:
             # It is an earlier round's. If this round's is invalid, its final manifest will say why.
             return False
 
-    def _warn_if_behind(self, manifest: Manifest, site: str, round: int) -> None:
-        """Warn if a site was already further in this run: then this hub's folder is older than the site's."""
-        if manifest.run == self._run and manifest.round > round:
-            self._warn(
-                f"site '{site}' has already sent an update for round {manifest.round} of this run, the hub "
-                f"waits for round {round}: the hub's run folder is a back-up that is older than its sites, "
-                "which accept no older model. Stop the hub and restore the newest copy of the run folder, or "
-                "start a new run (--out)"
-            )
+    def _refused_early(self, round: int, site: str) -> ReceivedUpdate | None:
+        """Return the refusal of an update that a site announced for a later round, once per announcement."""
+        data, manifest = self._announced.get(site, (b"", None))
+        if manifest is None or manifest.run != self._run or manifest.round <= round:
+            return None
+        self._announced[site] = data, None
+        self._early[site, manifest.round] = manifest
+        return early_update(site, round, manifest.round, manifest.bytes)
 
     def _spool_file(self, site: str) -> Path:
         return self._spool / f"{site}.update"

@@ -17,10 +17,10 @@ from functools import partial
 import msgspec
 
 from medfed.errors import EndedError, WireError
-from medfed.exchange._exchange import Offer
 from medfed.exchange._manifest import open_control
 from medfed.exchange._object_store import ObjectStore
 from medfed.exchange._protocol import OFFLINE_AFTER_HEARTBEATS, Retry, WarnOnce
+from medfed.exchange._record import Offer
 from medfed.exchange._study_store import OFFERS, StudyStore
 from medfed.wire.signing import HUB, Seal
 

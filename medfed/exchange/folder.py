@@ -18,11 +18,11 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._exchange import Exchange, Offer
 from medfed.exchange._hub_transport import HubTransport
 from medfed.exchange._object_store import Buffer, Parts, Unreachable, UnsafeObject, pass_on
 from medfed.exchange._offers import wait_for_offers
 from medfed.exchange._protocol import log as warnings_log
+from medfed.exchange._record import Exchange, Offer
 from medfed.exchange._shared_files import LocalFiles, RemoteFiles, SharedFiles
 from medfed.exchange._site_transport import SiteTransport
 from medfed.exchange._study_store import space_of

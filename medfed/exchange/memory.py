@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
-from medfed.exchange._exchange import Exchange, Offer, ReceivedUpdate, Transmission
+from medfed.exchange._exchange import ReceivedUpdate, Transmission, early_update
 from medfed.exchange._mailbox import SECRET_MODE
+from medfed.exchange._record import Exchange, Offer
 from medfed.files import write_whole
 from medfed.wire import encoding
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
@@ -89,6 +90,8 @@ class MemoryExchange:
         # Updates by round and site with their time of arrival, and reasons for dropping out by site.
         self._updates: dict[tuple[int, str], tuple[bytes, float]] = {}
         self._dropped_out: dict[str, str] = {}
+        # Round and bytes of updates that were sent before their round began, by site.
+        self._early: dict[str, tuple[int, int]] = {}
         # Messages by sender, recipient and step; and the hub's last messages to all sites by step.
         self._messages: dict[tuple[str, str, str], tuple[Message, bytes]] = {}
         self._sent_to_all: dict[str, tuple[tuple[int, int], dict[str, bytes]]] = {}
@@ -131,7 +134,9 @@ class MemoryExchange:
                     f"site '{update.site}' sends for round {update.round}, but the hub has closed"
                 )
             self._on_bytes(data)
-            if (update.round, update.site) not in self._collected:
+            if update.round > (-1 if self._newest is None else self._newest[0]) + 1:
+                self._early[update.site] = update.round, len(data)
+            elif (update.round, update.site) not in self._collected:
                 self._updates.setdefault((update.round, update.site), (data, time.monotonic()))
             self._changed.notify_all()
 
@@ -184,7 +189,11 @@ class MemoryExchange:
         start = time.monotonic()
 
         def answered() -> list[str]:
-            return [site for site in pending if (round, site) in self._updates or site in self._dropped_out]
+            return [
+                site
+                for site in pending
+                if (round, site) in self._updates or site in self._dropped_out or site in self._early
+            ]
 
         while pending:
             with self._changed:
@@ -227,7 +236,8 @@ class MemoryExchange:
         waiting = [key for key in self._updates if key[0] <= round and key[1] in sites]
         if waiting:
             return min(waiting, key=lambda key: self._updates[key][1])
-        stopped = sorted(site for site in sites if site in self._dropped_out and site not in answered)
+        silent = {*self._dropped_out, *self._early} - answered
+        stopped = sorted(site for site in sites if site in silent)
         return (round, stopped[0]) if stopped else None
 
     def _received_update(
@@ -239,6 +249,9 @@ class MemoryExchange:
         trained_from: GlobalModel | None,
     ) -> ReceivedUpdate:
         if update is None:
+            early = self._early.pop(site, None)
+            if early is not None:
+                return early_update(site, round, *early)
             return ReceivedUpdate(site, None, self._drop_out(site, round))
         data, arrived = update
         try:

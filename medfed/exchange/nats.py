@@ -9,10 +9,10 @@ from typing import Annotated
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._exchange import Exchange, Offer
 from medfed.exchange._hub_transport import HubTransport
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._offers import wait_for_offers
+from medfed.exchange._record import Exchange, Offer
 from medfed.exchange._site_transport import SiteTransport
 from medfed.exchange._study_store import OFFERS
 from medfed.exchange.folder import without_password

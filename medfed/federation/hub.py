@@ -31,7 +31,7 @@ from medfed.federation.checkpoints import (
 )
 from medfed.federation.config import HubConfig
 from medfed.federation.model_selection import NOT_JUDGED, Judged, choice_of, judge, stops
-from medfed.federation.round import aggregate_round, log_notes, require_own
+from medfed.federation.round import aggregate_round, log_result, require_own
 from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
@@ -132,7 +132,8 @@ class _Study:
 
     def publish(self, model: GlobalModel) -> int:
         """Publish a model once it is on disk, and tell of it; return its bytes."""
-        size = self.exchange.publish(model, self.wait_saved)
+        shown = replace(model, audit_head=self.audit.head)
+        size = self.exchange.publish(shown, self.wait_saved)
         self._report()
         return size
 
@@ -296,19 +297,18 @@ def _collect_scores(
 ) -> tuple[SiteResult, ...]:
     """Collect the scores of a model that nobody trains any further from each site that is asked."""
     sites = sorted(set(asked))
-    results = [_reported(arrival, round) for arrival in exchange.collect(round, sites, config.deadline_s)]
-    for result in results:
-        audit.write(result.status, site=result.site, round=round, bytes=result.bytes_up, reason=result.reason)
-        log_notes(result, round, audit)
+    arrivals = exchange.collect(round, sites, config.deadline_s)
+    results = [log_result(_reported(arrival, round, audit), round, audit) for arrival in arrivals]
     answered = {result.site for result in results}
-    results += [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
+    missing = [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
+    results += [log_result(result, round, audit) for result in missing]
     return tuple(sorted(results, key=lambda result: result.site))
 
 
-def _reported(arrival: ReceivedUpdate, round: int) -> SiteResult:
+def _reported(arrival: ReceivedUpdate, round: int, audit: AuditLog) -> SiteResult:
     """Return what a site reported on the final model, if that is numbers alone, and its own."""
     try:
-        update = require_own(arrival, round)
+        update = require_own(arrival, round, audit)
         if not update.evaluation_only:
             raise UpdateError(f"{update}: holds weights; only scores of the final model are expected")
         update, notes = accept_numbers(update)

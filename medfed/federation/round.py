@@ -83,6 +83,7 @@ def receive(connection: SiteConnection, round: int) -> GlobalModel:
         round=received.round,
         sha256=received.sha256,
         final=received.final,
+        hub_head=received.audit_head,
     )
     channel = connection.channel(received.round, received)
     model = connection.privacy.decrypt(received, channel)
@@ -137,6 +138,7 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
         leaving = enforce(update, weights, egress)
         withheld = len({*update.scalars} - {*leaving.scalars})
         packed, residual = compress_update(connection.compress, leaving, residual)
+    packed = replace(packed, audit_head=connection.audit.head)
     transmission = connection.exchange.transmission(packed)
     connection.audit.write(
         "sent",
@@ -197,22 +199,23 @@ def aggregate_round(
     number, rule, privacy = current.round + 1, config.rule, config.privacy
     channel = HubChannel(exchange, tuple(sites), number, audit, current)
     session = privacy.open_session(channel, config.deadline_s)
-    results = [_refused(site, why) for site, why in session.refused.items()]
+    results = [log_result(_refused(site, why), number, audit) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):
-        update, result = _admit(arrival, current, config, session, state)
+        update, result = _admit(arrival, current, config, session, state, audit)
         if update is None:
-            results.append(_logged(result, number, audit))
+            results.append(log_result(result, number, audit))
         else:
             admitted.append((update, result))
     updates, judged = _comparable(admitted, current.weights, config)
     outweighing = dominance(updates, state)
     judged = [with_notes(one, outweighing[one.site]) if one.site in outweighing else one for one in judged]
-    results += [_logged(result, number, audit) for result in judged]
+    results += [log_result(result, number, audit) for result in judged]
     if not rule.asynchronous:  # an asynchronous site that sent nothing is still training
         # In one process a site's failure may close the exchange while the others still train.
         closed = bool(getattr(exchange, "closed", False))
-        results += _absent(sites, results, None if closed else config.deadline_s)
+        missing = _absent(sites, results, None if closed else config.deadline_s)
+        results += [log_result(result, number, audit) for result in missing]
     results.sort(key=lambda result: result.site)
     if len(updates) < (minimum := config.quorum(len(sites))):
         each = "; ".join(f"{r.site}: {r.status}{f' ({r.reason})' if r.reason else ''}" for r in results)
@@ -241,11 +244,16 @@ def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession)
 
 
 def _admit(
-    arrival: ReceivedUpdate, current: GlobalModel, config: HubConfig, session: RoundSession, state: State
+    arrival: ReceivedUpdate,
+    current: GlobalModel,
+    config: HubConfig,
+    session: RoundSession,
+    state: State,
+    audit: AuditLog,
 ) -> tuple[Update | None, SiteResult]:
     """Return the update if it is valid, and the site's result."""
     try:
-        own = require_own(arrival, current.round + 1, config.rule.asynchronous)
+        own = require_own(arrival, current.round + 1, audit, config.rule.asynchronous)
         if own.evaluation_only:
             raise UpdateError(f"{own}: holds no weights, but its site was asked to train")
         sent, notes = accept_numbers(own)
@@ -262,8 +270,8 @@ def _admit(
     return update, result
 
 
-def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False) -> Update:
-    """Return the update that arrived, if it is the site's own and for this round.
+def require_own(arrival: ReceivedUpdate, number: int, audit: AuditLog, asynchronous: bool = False) -> Update:
+    """Return the update that arrived, if it is the site's own and for this round; log its audit log's head.
 
     Raises:
         MedfedError: why there is none, or whose it is.
@@ -278,6 +286,8 @@ def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False
             f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, "
             f"expected its own for round {number}"
         )
+    if update.audit_head:
+        audit.write("site head", site=update.site, round=update.round, head=update.audit_head)
     return update
 
 
@@ -300,16 +310,12 @@ def _comparable(
     return [update for update, why in zip(sent, reasons, strict=True) if why is None], judged
 
 
-def _logged(result: SiteResult, number: int, audit: AuditLog) -> SiteResult:
+def log_result(result: SiteResult, number: int, audit: AuditLog) -> SiteResult:
+    """Return a site's result, once it is in the audit log with what a person should know of it."""
     audit.write(result.status, site=result.site, round=number, bytes=result.bytes_up, reason=result.reason)
-    log_notes(result, number, audit)
-    return result
-
-
-def log_notes(result: SiteResult, number: int, audit: AuditLog) -> None:
-    """Write to the audit log what a person should know of a site's update or report."""
     for note in result.notes:
         audit.write("warning", site=result.site, round=number, reason=note)
+    return result
 
 
 def _refused(site: str, why: MedfedError) -> SiteResult:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -185,8 +185,12 @@ def simulate(
     failures = SiteFailures(exchange, config)
     bar = RoundsBar(config.rounds) if len(sites) > 1 else None
     threads = [
+        # Each site's thread knows the kinds of the study's plug-ins, as this one does.
         threading.Thread(
-            target=_run_site, args=(scheduler, failures, bar, *item), name=f"medfed-{item[0]}", daemon=True
+            target=copy_context().run,
+            args=(_run_site, scheduler, failures, bar, *item),
+            name=f"medfed-{item[0]}",
+            daemon=True,
         )
         for item in sites.items()
     ]

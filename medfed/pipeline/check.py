@@ -22,7 +22,7 @@ from medfed.data.settings import Images, Table, with_layout
 from medfed.data.splits import folder_secret, simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError
-from medfed.pipeline.factory import classes_of, own_data_at, size_check
+from medfed.pipeline.factory import classes_of, module_of, own_data_at, size_check
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.study.reading import read_study
@@ -113,6 +113,8 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
         # One process has all folders of a simulation, and derives their secrets.
         secret = simulated_secret(study.seed, site) if site else folder_secret(folder, study.seed)
         own = replace(own, secret=secret)
+    # Whatever training raises while it builds the network, such as for a patch of which nothing is left.
+    module_of(study, site)
     trains = site not in study.held_out
     if isinstance(study.data, Table):
         classes = tuple(getattr(study.task, "classes", ()))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.data.cache_location import files_below
 from medfed.data.case import Case, paths_of
 from medfed.data.layouts._survey import file_format
+from medfed.data.walk import files_below
 from medfed.errors import RunError
 
 # Frames are numbered in one byte.

@@ -22,6 +22,7 @@ from medfed.files import write_whole
 from medfed.pipeline._draft import DRAFT_SEED, Draft
 from medfed.pipeline._draft_images import ImageTask, draft_images
 from medfed.pipeline._draft_tables import TargetColumns, draft_tables, table_file
+from medfed.pipeline.factory import module_of
 from medfed.study.reading import read_study
 
 
@@ -79,16 +80,16 @@ seed: {DRAFT_SEED}
 
 
 def write_draft(path: Path, draft: Draft) -> None:
-    """Write a draft to a new file, and check that it can be read as a study.
+    """Write a draft to a new file, and check that it can be read as a study whose network can be built.
 
     Raises:
-        StudyError: if the file exists.
+        StudyError: if the file exists, or its network cannot learn from the patch.
     """
     if path.exists():
         raise StudyError(f"{path}: the file exists; give another name, or move it away")
     write_whole(path, draft.text)
     try:
-        read_study(path)
+        module_of(read_study(path))
     except Exception:
         path.unlink()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,12 +13,13 @@ from medfed.evaluation.rows import UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models
 from medfed.pipeline.create_run import open_run
-from medfed.pipeline.factory import bears_of, hospital_of, module_of, screen_hospital
+from medfed.pipeline.factory import bears_of, hospital_of, is_start_gone, module_of, screen_hospital
+from medfed.pipeline.labelled import drawn_of, undrawn, with_labelled
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.report import report_run
 from medfed.pipeline.seen_cases import all_seen, patients_seen, without_seen
 from medfed.pipeline.suppress_warnings import suppress_warnings
-from medfed.runs.facts import with_seen
+from medfed.runs.facts import with_seen, with_warning
 from medfed.runs.folder import RunFolder
 from medfed.wire.weights import weights_of
 
@@ -30,6 +32,7 @@ def evaluate(
     name: str = "evaluated",
     all_cases: bool = False,
     layout: Layout | None = None,
+    labelled: Sequence[str] = (),
     own: OwnChoices | None = None,
 ) -> RunFolder:
     """Measure a run's models on a hospital's folder and write the report again; return the run folder.
@@ -37,11 +40,13 @@ def evaluate(
     The hospital is called `name` in rows and report. Its test split is measured, or every case
     with `all_cases`, which is right for a hospital that took no part in the study. Patients who
     trained the model are left out, whatever the folder is called. `layout` goes before the study's.
-    `own` is what the hospital says of its data in its site file.
+    `labelled` are the structures that the hospital drew, if not all of the study's; the others are
+    not measured. `own` is what the hospital says of its data in its site file.
 
     Raises:
         RunError: if this is not a run folder, or a hospital of that name trained in the run.
         DataError: if the folder's cases cannot be used.
+        StudyError: if `labelled` names no structure of the study.
     """
     folder, facts, study = open_run(run)
     if name in study.sites:
@@ -50,6 +55,7 @@ def evaluate(
         )
     own = own or OwnChoices()
     study = own.as_read_here(study)
+    study = with_labelled(study, name, labelled or drawn_of(study, own.labelled))
     with suppress_warnings():
         hospital = hospital_of(
             study,
@@ -62,8 +68,10 @@ def evaluate(
             layout or own.layout,
         )
         screen_hospital(hospital, own.bears or bears_of(study), own.cache)
-        models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
-        hospital, said = without_seen(folder, hospital, trains=False, start=study.start)
+        # Where the file that it starts from is gone, nobody knows the model before training.
+        untrained = {} if is_start_gone(study) else {UNTRAINED: weights_of(module_of(study))}
+        models = {**untrained, **measure_models.saved_models(folder)}
+        hospital, said = without_seen(folder, hospital, trains=False, start=study.start_path)
         listed = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
         cases = hospital.unseen(listed)
         if listed and not cases:
@@ -79,5 +87,6 @@ def evaluate(
         facts, held_out=sorted({*facts.held_out, name}), cases={**facts.cases, name: {"test": len(cases)}}
     )
     facts = with_seen(facts, name, patients_seen(hospital), said) if said else facts
+    facts = with_warning(facts, name, undrawn(study, name))
     folder.write_facts(facts)
     return report_run(folder.path)

@@ -19,7 +19,8 @@ class OwnChoices:
     are its own layout, its table with its words for columns and channels, and its words for classes.  `bears`
     is how many cases it leaves out, None for what the study says.  `as_read_here` returns a study as this
     hospital reads it.  `cache` is its folder for prepared images, None for the usual one.  `refusals` returns
-    why its policy refuses a study with so many cases.
+    why its policy refuses a study with so many cases.  `labelled` are the structures that it draws, by any
+    study's names; of none, all that a study has.
     """
 
     name: str = ""
@@ -30,4 +31,5 @@ class OwnChoices:
     bears: Unreadable | None = None
     as_read_here: Callable[[Study], Study] = lambda study: study
     cache: str | None = None
+    labelled: Sequence[str] = ()
     refusals: Callable[[Study, int], Sequence[str]] = lambda study, cases: ()

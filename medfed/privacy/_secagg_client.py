@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -157,10 +157,11 @@ class SiteSum:
         listed = attempt.receive("members", Members)
         if listed is None:
             return
+        self._check_list(listed.sites)
         if attempt.site not in listed.sites:
             attempt.log("left out", attempt=attempt.number)
             return
-        self._check_list(listed.sites)
+        self._require_one_list(listed.sites)
         signed = SignedMembers(listed.sites, self._view)
         attempt.send("signed", signed)
         request = attempt.receive("signed", secagg.UnmaskRequest)
@@ -176,6 +177,10 @@ class SiteSum:
                 "shares; nothing is unmasked"
             )
         attempt.require("are in the sum", len(sites), len(self.keys))
+
+    def _require_one_list(self, sites: list[str]) -> None:
+        """Check that this site has signed no other list of this round, in any attempt."""
+        attempt = self.attempt
         before = attempt.channel.sent("signed")
         if before is None:
             return
@@ -258,9 +263,10 @@ def _agree(attempt: _Attempt) -> SiteSum | None:
     holding = secagg.holders(site, around)
     min_shares = settings.required_shares(len(keys))
     shares = own.split(holding, min_shares)
+    shown = secagg.view(keys, ())
     encrypted = {
         other: _cipher(attempt, own, keys[other], site, other).encrypt(
-            bytes(12), b"".join(shares[other]), None
+            bytes(12), b"".join(shares[other]), shown
         )
         for other in around
     }
@@ -268,12 +274,14 @@ def _agree(attempt: _Attempt) -> SiteSum | None:
     delivered = attempt.receive("shares", secagg.DeliveredShares)
     if delivered is None:
         return None
+    _check_members(attempt, keys, delivered)
     if site not in delivered.members:
         attempt.log("left out", attempt=attempt.number)
         return None
     others = [other for other in around if other in delivered.members]
-    _check_members(attempt, keys, delivered, others, min_shares)
+    _check_delivered(attempt, delivered, others, min_shares)
     opened = _open_shares(attempt, own, keys, {other: delivered.by_site[other] for other in others})
+    _require_same_keys(attempt, opened, others)
     return SiteSum(attempt, own, keys, delivered.members, others, {site: shares[site], **opened})
 
 
@@ -289,28 +297,28 @@ def _exchange_keys(attempt: _Attempt, own: _Secrets) -> Mapping[str, Keys] | Non
     return keys
 
 
-def _check_members(
-    attempt: _Attempt,
-    keys: Mapping[str, Keys],
-    delivered: secagg.DeliveredShares,
-    others: Sequence[str],
-    min_shares: int,
-) -> None:
-    """Check the hub's list of the sites that distributed shares, of which `others` are neighbours.
+def _check_members(attempt: _Attempt, keys: Mapping[str, Keys], delivered: secagg.DeliveredShares) -> None:
+    """Check the hub's list of the sites that distributed shares, whether or not this site is on it.
 
     Raises:
-        PrivacyError: if it contradicts itself, or is too short to unmask the sum.
+        PrivacyError: if it contradicts itself, or is too short for a sum.
     """
     members = delivered.members
-    if (
-        sorted(set(members)) != members
-        or not set(members) <= set(keys)
-        or sorted(delivered.by_site) != others
-    ):
-        raise PrivacyError(
-            f"{attempt.who}: the hub's list of sites that sent shares contradicts itself; nothing is sent"
-        )
+    if sorted(set(members)) != members or not set(members) <= set(keys):
+        raise PrivacyError(_contradiction(attempt))
     attempt.require("sent shares", len(members), len(keys))
+
+
+def _check_delivered(
+    attempt: _Attempt, delivered: secagg.DeliveredShares, others: Sequence[str], min_shares: int
+) -> None:
+    """Check that shares came from this site's neighbours on the list, `others`, and from enough to unmask.
+
+    Raises:
+        PrivacyError: if not.
+    """
+    if sorted(delivered.by_site) != others:
+        raise PrivacyError(_contradiction(attempt))
     if len(others) + 1 < min_shares:
         raise PrivacyError(
             f"{attempt.who}: {len(others)} of its neighbours remain, {min_shares - 1} are needed "
@@ -318,13 +326,34 @@ def _check_members(
         )
 
 
+def _contradiction(attempt: _Attempt) -> str:
+    return f"{attempt.who}: the hub's list of sites that sent shares contradicts itself; nothing is sent"
+
+
+def _require_same_keys(attempt: _Attempt, opened: Collection[str], others: Sequence[str]) -> None:
+    """Check that some honest site answered this site's own keys, and was shown the same ones of all.
+
+    Shares open only with keys that both sites were shown now. Keys of an earlier run under the same number
+    are signed as these are, but nobody can answer them.
+
+    Raises:
+        PrivacyError: if the shares that open are so few that they may all be of colluding sites.
+    """
+    if len(opened) <= attempt.settings.colluding:
+        closed = ", ".join(other for other in others if other not in opened)
+        raise PrivacyError(
+            f"{attempt.who}: the shares of {closed} do not open: the hub showed these sites other keys than "
+            "this one, or this one keys of an earlier run; nothing is sent"
+        )
+
+
 def _open_shares(
     attempt: _Attempt, own: _Secrets, keys: Mapping[str, Keys], encrypted: Mapping[str, bytes]
 ) -> dict[str, tuple[bytes, bytes]]:
     """Return the decrypted shares by the neighbour that distributed them; failures are logged."""
-    shares = {}
+    shares, shown = {}, secagg.view(keys, ())
     for other, box in encrypted.items():
-        opened = _open_box(_cipher(attempt, own, keys[other], other, attempt.site), box)
+        opened = _open_box(_cipher(attempt, own, keys[other], other, attempt.site), box, shown)
         if opened is None:
             # The hub or the sender corrupted it. The sum tolerates some missing shares, and fails with
             # a message otherwise.
@@ -340,9 +369,9 @@ def _cipher(attempt: _Attempt, own: _Secrets, theirs: Keys, sender: str, receive
     return AESGCM(key_exchange.agreed_key(own.box_key, theirs.box, purpose))
 
 
-def _open_box(cipher: AESGCM, box: bytes) -> tuple[bytes, bytes] | None:
+def _open_box(cipher: AESGCM, box: bytes, shown: bytes) -> tuple[bytes, bytes] | None:
     try:
-        opened = cipher.decrypt(bytes(12), box, None)
+        opened = cipher.decrypt(bytes(12), box, shown)
     except InvalidTag:
         return None
     return (opened[:SHARE_BYTES], opened[SHARE_BYTES:]) if len(opened) == 2 * SHARE_BYTES else None

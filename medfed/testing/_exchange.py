@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from medfed.errors import ExchangeError, SiteError, WireError
+from medfed.errors import ExchangeError, SiteError, UpdateError, WireError
 from medfed.exchange import DropOut, HubSide, Offer, SiteSide
 from medfed.testing._contract import Contract, NotApplicable, raises
 from medfed.wire.update import GlobalModel, Update
@@ -244,6 +244,22 @@ def an_update_for_another_round_is_no_answer(parties: Parties) -> None:
     assert sites_of(hub.collect(2, ["north"], SHORT_S)) == []
     site.send(update(round=2))
     assert [received.update.round for received in hub.collect(2, ["north"], PATIENCE_S)] == [2]
+
+
+@in_a_new_study
+def an_update_for_a_later_round_is_refused_at_once_and_when_its_round_comes(parties: Parties) -> None:
+    hub, site = parties.begun("north")
+    site.send(update(round=3))
+    (received,) = hub.collect(1, ["north"], PATIENCE_S)
+    assert received.update is None
+    assert received.bytes_up > 0  # it sent something, so it is no site that is silent
+    with raises(UpdateError, "site 'north', round 1: it has already sent an update for round 3"):
+        raise received.error
+    hub.publish(parties.model(1))
+    site.send(update(round=2))
+    assert [one.update.round for one in hub.collect(2, ["north"], PATIENCE_S)] == [2]
+    hub.publish(parties.model(2))
+    assert [one for one in hub.collect(3, ["north"], SHORT_S) if one.update is not None] == []
 
 
 @in_a_new_study

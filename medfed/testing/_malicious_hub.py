@@ -307,12 +307,14 @@ LIST_LIES: dict[str, tuple[ListChange, str]] = {
     "a member twice": (lambda lists, victim: _filled(lists, lambda sites: [sites[0], *sites]), _OF_THE_LIST),
     "a dropout that is none": (_dropped, _OF_THE_LIST),
     "shares of both kinds": (_both, _OF_THE_LIST),
+    "nobody": (lambda lists, victim: _filled(lists, lambda sites: []), _OF_THE_LIST),
+    "one site alone": (lambda lists, victim: _filled(lists, lambda sites: sites[:1]), _OF_THE_LIST),
 }
 
 # What is forwarded when an earlier run is repeated under its own number, given what the victim was told then
 # and is told now. Old keys and new boxes do not fit.
 Replay = Callable[[str, Forwarded, Forwarded], Forwarded]
-_OLD = "lacks this site's own|was shown other keys|no key that opens here"
+_OLD = "lacks this site's own|the shares of .* do not open|was shown other keys|no key that opens here"
 
 
 def _but_its_own(victim: str, then: Forwarded, now: Forwarded) -> Forwarded:
@@ -330,10 +332,14 @@ REPLAYS: dict[str, tuple[Replay, str]] = {
 
 @dataclass
 class LiedRound:
-    """How a round ended: each site's error, its audit entries on the hub, and the hub's outcome or error."""
+    """How a round ended: each site's error, its audit entries on the hub, and the hub's outcome or error.
+
+    `sent` are the sites whose updates left.
+    """
 
     ends: dict[str, BaseException | None] = field(default_factory=dict)
     logged: dict[str, list[str]] = field(default_factory=dict)
+    sent: set[str] = field(default_factory=set)
     outcome: RoundOutcome | MedfedError | None = None
 
     @property
@@ -380,7 +386,8 @@ def round_under(
         for thread in threads:
             thread.join()
         for site, log in logs.items():
-            lines = entries(log) if log.exists() else []
+            lines = list(entries(log)) if log.exists() else []
+            found.sent.update(site for line in lines if line["event"] == "sent")
             found.logged[site] = [line["reason"] for line in lines if line["event"] == "hub refused"]
     return found
 
@@ -478,21 +485,3 @@ def require_refusal(found: LiedRound, victim: str, reason: str, what: str) -> No
     assert isinstance(error, MedfedError), f"{what}: '{victim}' did not refuse, it ended with {error!r}"
     assert re.search(reason, str(error)), f"{what}: expected a reason matching {reason!r}, found: {error}"
     assert found.logged[victim] == [str(error)], f"{what}: no audit entry 'hub refused' with the reason"
-
-
-__all__ = [
-    "FORWARDING_LIES",
-    "LIST_LIES",
-    "PARTY_LIES",
-    "REPLAYS",
-    "LiedRound",
-    "MaliciousHub",
-    "forwarding_steps",
-    "listing_steps",
-    "lying_about_lists",
-    "lying_to",
-    "replaying",
-    "require_refusal",
-    "round_under",
-    "steps_after_updates",
-]

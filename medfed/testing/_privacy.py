@@ -247,7 +247,10 @@ def a_site_refuses_what_was_said_in_an_earlier_run(privacy: Privacy) -> None:
         for name, (replay, reason) in REPLAYS.items():
             hub = MaliciousHub(SITES, lie=replaying(earlier, victim, step, replay))
             hub.repeat(earlier)
-            require_refusal(_lied(planned, hub), victim, reason, f"step '{step}', {name}")
+            found = _lied(planned, hub)
+            require_refusal(found, victim, reason, f"step '{step}', {name}")
+            if step == steps[0]:
+                assert victim not in found.sent, f"step '{step}', {name}: the update left before the refusal"
 
 
 @check_privacy.check

@@ -79,7 +79,7 @@ def test_a_metric_from_outside_is_summarised_compared_sent_and_reported(outside)
     assert (difference.value, difference.p) == (pytest.approx(-1.0), pytest.approx(2 / 2**8))
     assert headline_metrics()[0].name == "contour_error_mm"
     scalars = scalars_of(row for row in rows if row.model == "federated")
-    sent, refused = accept_rows(scalars, 1, "north", max_patients=1000)
+    sent, refused = accept_rows(scalars, 1, "north", 1000, None)
     assert refused == []
     assert [(row.metric, row.value) for row in sent] == [("contour_error_mm", pytest.approx(1.35))]
 

@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from medfed.data.cache_location import files_below
 from medfed.data.read import read
 from medfed.data.volume_files import files_read
+from medfed.data.walk import files_below
 from medfed.errors import ImageError
 
 from .itk_files import same_as_itk, write_meta

@@ -12,6 +12,7 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.deployment import hub_service as coordinator
 from medfed.errors import ExchangeError, StudyError
 from medfed.evaluation.report import headline, write_report
+from medfed.evaluation.row_checks import StudyMeasures
 from medfed.evaluation.rows import write
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
@@ -23,6 +24,7 @@ from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import AuditLog, entries
 
+MEASURES = StudyMeasures("classify", "classify", structures=frozenset())
 TINY = STUDY.format(rounds=3).partition("sites:")[0]
 
 
@@ -76,6 +78,7 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
         "accuracy//": (7.5, 40.0),
         "dice//female": (0.5, 20.0),
         "auroc//sex=%3Cb%3E": (0.8, 30.0),
+        "dice//": (0.99, 30.0),
     }
     scalars = {"val/auroc": 0.5, "val/accuracy": 7.5}
     for name, (value, patients) in rows.items():
@@ -87,7 +90,7 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
     final = (SiteResult("evil", "reported", scalars=scalars), SiteResult("north", "reported", scalars=honest))
     audit = AuditLog(tmp_path / "audit.jsonl")
     accepted, report = coordinator._take_rows(
-        RoundReport(2, final, 1.0, 0), HubConfig(1, ("evil", "north"), FedAvg()), folder, audit
+        RoundReport(2, final, 1.0, 0), HubConfig(1, ("evil", "north"), FedAvg()), MEASURES, folder, audit
     )
     assert [(row.site, row.group, row.value, row.n) for row in accepted] == [
         ("evil", "sex=<b>", 0.8, 30),
@@ -99,6 +102,7 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
         "a result is refused: test/federated/accuracy//: 7.5 is outside the metric's range",
         "a result is refused: test/federated/auroc//: it is of 1000000 patients, this site may have 1 to "
         "1000 in a split",
+        "a result is refused: test/federated/dice//: this study does not measure it: its task is 'classify'",
         "a result is refused: test/federated/dice//female: its group is not of the form attribute=value",
         "a score is left out: val/accuracy: 7.5 is outside the metric's range",
     )
@@ -139,3 +143,14 @@ def test_a_hub_says_once_whose_images_have_no_size_in_mm():
         )
     (line,) = lines
     assert line.startswith("round 2: the images of south have no size in mm and those of north have one")
+
+
+@pytest.mark.parametrize(("kind", "structures"), [("segment", {"lesion"}), ("classify", set())])
+def test_a_hub_knows_what_its_study_measures(tmp_path, kind, structures):
+    text = TINY.replace("kind: segment", f"kind: {kind}")
+    if kind == "classify":
+        text = text.replace("kind: unet, channels: [4, 8], residual_units: 0", "kind: resnet, width: 4")
+    text = text.replace("smallest_group: 1", "smallest_group: 1, tolerance_mm: 3")
+    (tmp_path / "study.yaml").write_text(text + "sites: [north, south]\n")
+    measures = coordinator._measures(read_study(tmp_path / "study.yaml"))
+    assert (measures.task, measures.structures, measures.tolerance_mm) == (kind, structures, 3.0)

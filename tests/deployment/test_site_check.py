@@ -140,3 +140,18 @@ def test_a_folder_or_a_site_file_is_needed() -> None:
     result = CliRunner().invoke(main, ["check"])
     assert result.exit_code == 1
     assert "name the hospital's folder or table, or its site file with --site" in result.output
+
+
+def test_a_study_that_takes_undrawn_structures_as_absent_is_refused_with_the_line_it_needs(
+    tmp_path: Path, images: Path
+) -> None:
+    study, site = placed(tmp_path, images, SITE + "labelled: [liver]\n")
+    assert "labelled" not in check(study, site)[1]
+    study.write_text(STUDY.replace("[background, liver]", "[background, liver, spleen]"))
+    status, said = check(study, site)
+    assert status == 2
+    assert "would learn that there is none; ask for `task.labelled: {north: [liver]}`" in said
+    study.write_text(
+        STUDY.replace("[background, liver]}", "[background, liver, spleen], labelled: {north: [liver]}}")
+    )
+    assert "would learn" not in check(study, site)[1]

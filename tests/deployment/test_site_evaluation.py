@@ -14,6 +14,7 @@ from hospitals import STUDY, make_hospital
 
 from medfed.deployment import site_service as hospital
 from medfed.deployment.admission import parse_offer
+from medfed.deployment.hub_service import _measures as measures_of_study
 from medfed.deployment.site_file import read_site
 from medfed.errors import DataError, StudyError
 from medfed.evaluation.aggregate import aggregate
@@ -50,9 +51,9 @@ CLASSIFY = (
 )
 
 
-def rows_of(scalars, round, site):
+def rows_of(scalars, round, site, study=None):
     """Return the rows that the hub makes of a site's scalars, none of which it refuses."""
-    rows, refused = accept_rows(scalars, round, site, max_patients=1000)
+    rows, refused = accept_rows(scalars, round, site, 1000, study and measures_of_study(study))
     assert refused == []
     return rows
 
@@ -165,10 +166,10 @@ def lead_to_the_end(folder, text: str, data, more: str = ""):
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [SEGMENT, CLASSIFY], ids=["segment", "classify"])
 def test_each_row_that_leaves_is_the_sites_own(tmp_path, text):
-    _, done, scalars = lead_to_the_end(
+    study, done, scalars = lead_to_the_end(
         tmp_path, text, outcomes(make_hospital(tmp_path / "data" / "north", 18))
     )
-    left = rows_of(scalars, 3, "north")
+    left = rows_of(scalars, 3, "north", study)
     own = [
         row
         for row in read_rows(done.rows)
@@ -188,7 +189,7 @@ def test_the_hub_keeps_what_hospitals_reported_when_another_is_evaluated(tmp_pat
     at_hub = RunFolder(tmp_path / "led")
     facts = create_run(at_hub, study, {})
     at_hub.write_facts(facts)
-    reported = rows_of(scalars, 3, "north")
+    reported = rows_of(scalars, 3, "north", study)
     write(at_hub.reported, reported)
     save_checkpoint(at_hub.checkpoint("federated"), weights_of(module_of(study)), 3)
     assert report_run(at_hub.path).report.exists()
@@ -244,10 +245,10 @@ def table(path):
 @pytest.mark.parametrize("local_models", ["false", "true"])
 def test_a_brier_score_at_a_hospitals_own_times_is_computed_locally_and_stays(tmp_path, local_models):
     text = SURVIVAL.replace("LOCAL", local_models)
-    _, done, scalars = lead_to_the_end(tmp_path, text, table(tmp_path / "north.csv"))
+    study, done, scalars = lead_to_the_end(tmp_path, text, table(tmp_path / "north.csv"))
     own = {row.metric for row in read_rows(done.rows) if row.model == "federated" and row.value is not None}
     assert {metric.partition("@")[0] for metric in own} >= {"c_index", "brier", "integrated_brier"}
-    assert {row.metric for row in rows_of(scalars, 3, "north")} == {"c_index", "events", "patients"}
+    assert {row.metric for row in rows_of(scalars, 3, "north", study)} == {"c_index", "events", "patients"}
     assert not any("brier" in name for name in scalars)
 
 
@@ -274,7 +275,7 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
     for line, told in (
         ("", "get that file from the coordinator and name it in the site file"),
         ("start: another.ckpt\n", "is another or damaged: SHA-256"),
-        ("start: missing.ckpt\n", "cannot be read: No such file"),
+        ("start: missing.ckpt\n", "cannot be used: start: missing.ckpt is missing"),
     ):
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)
         (tmp_path / "other.yaml").write_text(site)

@@ -50,13 +50,16 @@ def test_a_perfect_mean_distance_never_stands_without_what_was_left_out():
     rows = rows_of(three())
     hd95 = rows["north", "hd95_mm", "lesion"]
     assert (hd95.value, hd95.n) == (0.0, 1)
-    assert "1 missed and 1 invented left out" in hd95.note
+    assert "1 missed left out; 1 without the structure left out (1 of them invented)" in hd95.note
     assert rows["north", "hd95_median_mm", "lesion"].value is None
     assert (
         "2 of 3 missed or invented: the median is infinite" in rows["north", "hd95_median_mm", "lesion"].note
     )
-    assert rows["north", "dice", "lesion"].value == pytest.approx(1 / 3)
-    assert "1 missed and 1 invented counted as 0" in rows["north", "dice", "lesion"].note
+    assert rows["north", "dice", "lesion"].value == pytest.approx(1 / 2)
+    assert (
+        "1 missed counted as 0; 1 without the structure left out (1 of them invented)"
+        in rows["north", "dice", "lesion"].note
+    )
     assert rows["north", "missed", "lesion"].value == 1.0
     assert rows["north", "invented", "lesion"].value == 1.0
 
@@ -185,3 +188,26 @@ def test_a_structure_missed_in_each_of_a_patients_images_is_one_patient():
     cases = [image_row("a", 0.0, image=k, note="missed") for k in range(3)] + [image_row("b", 0.8)]
     row = rows_of(cases)["north", "missed", "lesion"]
     assert (row.value, row.n) == (1.0, 2)
+
+
+def test_a_structure_that_a_hospital_never_draws_is_no_dice_of_0():
+    """south draws no lesion: its inventions are its specificity, and the pooled Dice is north's."""
+    cases = [image_row(f"n{i}", 0.8) for i in range(6)]
+    cases += [image_row(f"s{i}", 0.0, site="south", note="false positive") for i in range(4)]
+    cases += [image_row(f"s{i}", None, site="south", note="absent in both") for i in range(4, 6)]
+    rows = rows_of(cases)
+    assert rows["south", "dice", "lesion"].value is None
+    assert "6 without the structure left out (4 of them invented)" in rows["south", "dice", "lesion"].note
+    assert (rows["all", "dice", "lesion"].value, rows["all", "dice", "lesion"].n) == (pytest.approx(0.8), 6)
+    empty = rows["south", "rightly_empty", "lesion"]
+    assert (empty.value, empty.n, empty.method) == (pytest.approx(2 / 6), 6, "Wilson")
+    # Wilson (1927) for 2 of 6, by hand: centre (1/3 + z2/12) / (1 + z2/6), z2 = 3.8415.
+    assert (empty.low, empty.high) == pytest.approx((0.0968, 0.7000), abs=1e-3)
+    assert (rows["south", "invented", "lesion"].value, rows["south", "absent", "lesion"].value) == (4.0, 2.0)
+
+
+def test_a_specificity_of_too_few_patients_is_withheld():
+    cases = [image_row(f"n{i}", 0.8) for i in range(8)]
+    cases += [image_row(f"e{i}", None, note="absent in both") for i in range(2)]
+    row = rows_of(cases, min_patients=5)["north", "rightly_empty", "lesion"]
+    assert (row.value, row.low, row.high, row.note) == (None, None, None, "fewer than 5 patients")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medfed.evaluation import survival
+from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
 from medfed.evaluation.paired_tests import sign_flip
 from medfed.evaluation.patients import SummarySettings
@@ -90,8 +91,8 @@ def test_a_hidden_site_is_in_no_comparison():
     assert sites == {"east", "all"}
 
 
-def test_who_alone_saw_that_nothing_is_there_gets_one_against_nought():
-    """Left out of the pairs, as a Dice that neither has, the invention would cost nothing."""
+def test_inventions_cost_specificity_and_the_dice_is_of_the_same_patients_for_both():
+    """Both models' Dice and their difference are of the six patients with a lesion, so the three subtract."""
     ours = [case("federated", str(i), 0.8) for i in range(6)] + [
         case("federated", "x", 0.0, note="false positive")
     ]
@@ -99,10 +100,15 @@ def test_who_alone_saw_that_nothing_is_there_gets_one_against_nought():
         case("pooled", "x", None, note="absent in both")
     ]
     both = [case(model, "y", None, note="absent in both") for model in ("federated", "pooled")]
-    (row,) = compare([*ours, *theirs, *both], SummarySettings(round=1, seed=0, min_patients=1, draws=100))
-    assert row.value == pytest.approx((6 * 0.1 - 1.0) / 7)
-    assert row.n == 7
-    assert "1 patient in which only one model correctly predicted nothing" in row.note
+    cases, settings = [*ours, *theirs, *both], SummarySettings(round=1, seed=0, min_patients=1, draws=100)
+    rows = {row.metric: row for row in compare(cases, settings)}
+    assert set(rows) == {"dice", "rightly_empty"}
+    assert (rows["dice"].value, rows["dice"].n) == (pytest.approx(0.1), 6)
+    # Of x and y without a lesion, ours left one empty and theirs both.
+    assert (rows["rightly_empty"].value, rows["rightly_empty"].n) == (-0.5, 2)
+    means = {row.model: row for row in aggregate(cases, settings) if row.metric == "dice"}
+    assert means["federated"].value - means["pooled"].value == pytest.approx(rows["dice"].value)
+    assert {row.n for row in means.values()} == {6}
 
 
 def test_a_hospital_is_a_family_of_its_own():

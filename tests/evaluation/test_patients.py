@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from medfed.errors import DataError
@@ -32,3 +33,23 @@ def test_patients_are_not_summarised_over_conditions():
     cases = [image_row("a", 0.5), msgspec.structs.replace(image_row("b", 0.5), condition="noise of 10 %")]
     with pytest.raises(DataError, match=r"site 'north'.*conditions noise of 10 %, none"):
         by_patient(cases)
+
+
+def test_an_overlap_is_of_patients_with_the_structure_and_the_others_are_the_specificity():
+    """Of the images without it, 1 of 2 of a are left empty and 0 of 1 of b."""
+    cases = [
+        image_row("a", 0.6, image=0),
+        image_row("a", None, image=1, note="absent in both"),
+        image_row("a", 0.0, image=2, note="false positive"),
+        image_row("b", 0.0, note="false positive"),
+        image_row("c", 0.0, note="missed"),
+    ]
+    values = by_patient(cases).values
+    assert values["lesion", "dice"] == pytest.approx([0.6, np.nan, 0.0], nan_ok=True)
+    assert values["lesion", "rightly_empty"] == pytest.approx([0.5, 0.0, np.nan], nan_ok=True)
+
+
+def test_where_every_patient_has_the_structure_there_is_no_specificity():
+    assert set(by_patient([image_row("a", 0.6), image_row("b", 0.0, note="missed")]).values) == {
+        ("lesion", "dice")
+    }

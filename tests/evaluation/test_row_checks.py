@@ -5,8 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from medfed.evaluation.row_checks import known_metric, plausible_patients, plausible_scores, row_error
+from medfed.evaluation.metrics import MetricFamily, families
+from medfed.evaluation.row_checks import (
+    StudyMeasures,
+    known_metric,
+    measures_of,
+    plausible_patients,
+    plausible_scores,
+    row_error,
+)
 from medfed.evaluation.rows import Row
+from medfed.registry import kinds
 
 
 @pytest.mark.parametrize(
@@ -82,6 +91,77 @@ ROW = Row(
     ids=str,
 )
 def test_a_row_is_believed_or_the_reason_is_given(change, why):
-    error = row_error(msgspec.structs.replace(ROW, **change), max_patients=40)
+    error = row_error(msgspec.structs.replace(ROW, **change), 40, None)
     assert (error is None) is (why is None)
     assert why is None or error.startswith(why)
+
+
+SEGMENT = StudyMeasures("segment", "segment", structures=frozenset({"liver"}), tolerance_mm=3.0)
+CLASSIFY = StudyMeasures("classify", "classify", structures=frozenset())
+MULTILABEL = StudyMeasures("multilabel", "multilabel", structures=frozenset({"edema"}))
+SURVIVAL = StudyMeasures("survival", "survival", structures=frozenset())
+OWN = StudyMeasures("counting", "segment", ("lesions",))
+NOT_MEASURED = "this study does not measure it: its task is "
+
+
+@pytest.mark.parametrize(
+    ("measures", "change", "why"),
+    [
+        (SEGMENT, {}, None),
+        (SEGMENT, {"structure": "liver"}, None),
+        (SEGMENT, {"structure": "spleen"}, "its structure is none of the study's classes (task.classes)"),
+        (SEGMENT, {"metric": "nsd_voxel_3mm"}, None),
+        (SEGMENT, {"metric": "nsd_voxel_3px"}, None),
+        (
+            SEGMENT,
+            {"metric": "nsd_voxel_99mm"},
+            "this study's surface Dice is nsd_voxel_3mm or nsd_voxel_3px",
+        ),
+        (SEGMENT, {"metric": "patients", "value": 16.0, "low": None, "high": None}, None),
+        (SEGMENT, {"metric": "accuracy"}, f"{NOT_MEASURED}'segment'"),
+        (CLASSIFY, {}, f"{NOT_MEASURED}'classify'"),
+        (CLASSIFY, {"metric": "auroc"}, None),
+        (
+            CLASSIFY,
+            {"metric": "auroc", "structure": "benign"},
+            "its structure is none of the study's classes",
+        ),
+        (CLASSIFY, {"metric": "c_index"}, f"{NOT_MEASURED}'classify'"),
+        (MULTILABEL, {"metric": "auroc", "structure": "edema"}, None),
+        (SURVIVAL, {"metric": "c_index"}, None),
+        (SURVIVAL, {"metric": "accuracy"}, f"{NOT_MEASURED}'survival'"),
+        (OWN, {"metric": "lesion_sensitivity", "structure": "any"}, None),
+        (OWN, {"metric": "dice"}, f"{NOT_MEASURED}'counting'"),
+    ],
+    ids=str,
+)
+def test_a_known_metric_is_taken_only_where_the_study_measures_it(measures, change, why):
+    error = row_error(msgspec.structs.replace(ROW, **change), 40, measures)
+    assert (error is None) is (why is None)
+    assert why is None or error.startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "structures"),
+    [
+        ("segment", ("background", "liver", "spleen"), {"liver", "spleen"}),
+        ("classify", ("benign", "malignant"), set()),
+        ("classify", ("a", "b", "c"), {"a", "b", "c"}),
+        ("multilabel", ("edema", "effusion"), {"edema", "effusion"}),
+        ("tabular", ("no", "yes"), set()),
+        ("survival", (), set()),
+    ],
+)
+def test_a_result_is_of_the_studys_structures(task, classes, structures):
+    measures = measures_of(kinds("tasks")[task], classes, 2.0)
+    assert (measures.task, measures.structures) == (task, frozenset(structures))
+
+
+def test_every_task_is_measured_by_some_family():
+    for task in kinds("tasks").values():
+        measures = measures_of(task, (), 2.0)
+        assert any(
+            measures.row_error(msgspec.structs.replace(ROW, metric=metric.name)) is None
+            for family in families(MetricFamily)
+            for metric in family.metrics
+        )

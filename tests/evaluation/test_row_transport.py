@@ -15,6 +15,7 @@ from medfed.errors import DataError
 from medfed.evaluation import row_transport
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.row_checks import StudyMeasures
 from medfed.evaluation.row_transport import accept_rows, scalars_of, without_rows
 from medfed.evaluation.rows import Row
 
@@ -28,7 +29,7 @@ ROW = Row(
 
 
 def rows_of(scalars, round, site):
-    rows, refused = accept_rows(scalars, round, site, max_patients=100)
+    rows, refused = accept_rows(scalars, round, site, 100, None)
     assert refused == []
     return rows
 
@@ -77,6 +78,9 @@ def test_two_rows_of_one_name_are_refused():
 
 
 DRAWN = np.random.default_rng(0).random((2, 30))
+TABLE, SURVIVAL = (StudyMeasures(kind, needs, structures=frozenset()) for kind, needs in (
+    ("tabular", "table"), ("survival", "survival")
+))  # fmt: skip
 HONEST = {
     "segmentation": (
         [
@@ -86,12 +90,18 @@ HONEST = {
             for k in (k % 2,)
         ],
         ("lesion",),
+        StudyMeasures("segment", "segment", structures=frozenset({"lesion"})),
     ),
     "classification": (
         [row for i in range(30) for row in class_rows(str(i), float(DRAWN[0, i]), i % 3 == 0)],
         ("healthy", "disease"),
+        TABLE,
     ),
-    "survival": (survivors("federated", DRAWN[0], 100 * DRAWN[1], [i % 2 == 0 for i in range(30)]), ()),
+    "survival": (
+        survivors("federated", DRAWN[0], 100 * DRAWN[1], [i % 2 == 0 for i in range(30)]),
+        (),
+        SURVIVAL,
+    ),
 }
 FORM, KNOWN = "it has another form", "no metric of this name is known"
 ALONE = "a site reports the federated and the untrained model"
@@ -125,7 +135,7 @@ ALONE = "a site reports the federated and the untrained model"
 )
 def test_a_row_that_no_site_may_report_is_refused_by_name(name, why):
     numbers = {f"row/{name}/value": 0.5, f"row/{name}/n": 16.0}
-    rows, (refused,) = accept_rows({**numbers, **scalars_of([ROW])}, 3, "west", max_patients=100)
+    rows, (refused,) = accept_rows({**numbers, **scalars_of([ROW])}, 3, "west", 100, None)
     assert rows == [ROW]
     assert refused.startswith(name[:120])
     assert why in refused
@@ -155,7 +165,7 @@ def test_a_row_that_no_site_may_report_is_refused_by_name(name, why):
 def test_a_row_whose_numbers_contradict_themselves_is_refused(numbers, why):
     fields = {"value": 0.81, "low": 0.7, "high": 0.9, "n": 16.0, **numbers}
     scalars = {f"row/test/federated/dice///{name}": x for name, x in fields.items() if x is not None}
-    rows, (refused,) = accept_rows(scalars, 3, "west", max_patients=100)
+    rows, (refused,) = accept_rows(scalars, 3, "west", 100, None)
     assert rows == []
     assert refused.startswith("test/federated/dice//: ")
     assert why in refused
@@ -163,7 +173,7 @@ def test_a_row_whose_numbers_contradict_themselves_is_refused(numbers, why):
 
 def test_the_number_of_patients_is_its_own_value():
     fields = {"row/test/federated/patients///value": 17.0, "row/test/federated/patients///n": 16.0}
-    assert accept_rows(fields, 3, "west", 100) == (
+    assert accept_rows(fields, 3, "west", 100, None) == (
         [],
         ["test/federated/patients//: it counts 17 patients among 16"],
     )
@@ -171,7 +181,7 @@ def test_the_number_of_patients_is_its_own_value():
 
 def test_a_refused_name_shows_every_character_and_many_are_counted():
     scalars = {f"row/test/federated/a\x1b{i:02d}//": 1.0 for i in range(15)}
-    _, refused = accept_rows(scalars, 3, "west", 100)
+    _, refused = accept_rows(scalars, 3, "west", 100, None)
     assert refused[0].startswith("test/federated/a\\x1b00")
     assert refused[10:] == ["and 5 more results"]
 
@@ -179,7 +189,7 @@ def test_a_refused_name_shows_every_character_and_many_are_counted():
 def test_a_site_reports_a_bounded_number_of_rows(monkeypatch):
     monkeypatch.setattr(row_transport, "MAX_ROWS", 2)
     scalars = scalars_of([like(structure=name) for name in "abc"])
-    rows, refused = accept_rows(scalars, 3, "west", 100)
+    rows, refused = accept_rows(scalars, 3, "west", 100, None)
     assert [row.structure for row in rows] == ["a", "b"]
     assert refused == ["test/federated/dice/c/sex=F: more than 2 results of one site"]
 
@@ -187,17 +197,17 @@ def test_a_site_reports_a_bounded_number_of_rows(monkeypatch):
 @given(st.dictionaries(st.text(max_size=40).map("row/{}".format), st.floats() | st.integers()))
 @settings(max_examples=200, deadline=None)
 def test_whatever_a_site_sends_is_accepted_or_refused_and_ends_nothing(scalars):
-    rows, refused = accept_rows(scalars, 3, "west", 100)
+    rows, refused = accept_rows(scalars, 3, "west", 100, None)
     assert rows == []
     assert bool(refused) == bool(scalars)
     assert all(line.isprintable() for line in refused)
 
 
-@pytest.mark.parametrize("cases, classes", HONEST.values(), ids=HONEST.keys())
-def test_no_honest_row_is_refused(cases, classes):
+@pytest.mark.parametrize("cases, classes, measures", HONEST.values(), ids=HONEST.keys())
+def test_no_honest_row_is_refused(cases, classes, measures):
     summary = aggregate(cases, SummarySettings(round=3, seed=0, classes=classes, min_patients=2, draws=100))
     sent = scalars_of(row for row in summary if row.site == "north")
-    rows, refused = accept_rows(sent, 3, "north", max_patients=40)
+    rows, refused = accept_rows(sent, 3, "north", 40, measures)
     assert refused == []
     assert 4 * len(rows) >= len(sent) > 0
 

@@ -22,7 +22,10 @@ from medfed.runs.facts import RunFacts
 
 from .case_rows import class_rows, image_row
 
-STUDY = {"task": {"kind": "segment", "classes": ["lesion"]}, "evaluation": {"draws": 20, "smallest_group": 2}}
+STUDY = {
+    "task": {"kind": "segment", "classes": ["background", "lesion"]},
+    "evaluation": {"draws": 20, "smallest_group": 2},
+}
 
 
 def write_run(folder, cases=(), reported=(), study=None, merged_round=4):
@@ -70,7 +73,7 @@ def test_the_runs_own_classes_come_before_the_studys():
     study = PublicStudy(STUDY)
     settings = summary_settings(RunFacts(seed=5, held_out=["west"]), study, 3)
     assert (settings.classes, settings.seed, settings.round, settings.held_out) == (
-        ["lesion"],
+        ["background", "lesion"],
         5,
         3,
         ["west"],
@@ -130,8 +133,9 @@ def test_a_reported_row_that_no_hospital_can_have_measured_is_named_and_left_out
     """The file of an earlier medfed, or an edited one: the hub's checks on arrival are made again."""
     honest = Row(round=4, site="south", split="test", model="federated", metric="dice", value=0.2, n=9)
     lies = [
-        msgspec.structs.replace(honest, metric="accuracy", value=7.5),
-        msgspec.structs.replace(honest, metric="auroc", n=1_000_000),
+        msgspec.structs.replace(honest, metric="lesion_sensitivity", value=7.5),
+        msgspec.structs.replace(honest, metric="accuracy", value=0.9),
+        msgspec.structs.replace(honest, metric="volume_ml", n=1_000_000),
         msgspec.structs.replace(honest, metric="headline"),
         msgspec.structs.replace(honest, group="<script>\n"),
     ]
@@ -139,13 +143,14 @@ def test_a_reported_row_that_no_hospital_can_have_measured_is_named_and_left_out
     assert [(row.metric, row.value, row.n) for row in results if row.site == "south"] == [("dice", 0.2, 9)]
     said = "\n".join(caplog.messages)
     for part in (
-        "of south is left out: test/federated/accuracy/None/None: 7.5 is outside the metric's range",
+        "south is left out: test/federated/lesion_sensitivity/None/None: 7.5 is outside the metric's range",
+        "test/federated/accuracy/None/None: this study does not measure it: its task is 'segment'",
         "of 1000000 patients, this site may have 1 to 1000 in a split",
         "no metric of this name is known",
         "test/federated/dice/None/<script>\\n: its group is not of the form attribute=value",
     ):
         assert part in said
-    assert len(caplog.messages) == 4
+    assert len(caplog.messages) == 5
 
 
 def test_a_study_without_a_bound_takes_any_number_of_patients(tmp_path):

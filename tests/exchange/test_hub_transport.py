@@ -85,13 +85,26 @@ def test_a_hub_finds_what_it_published_after_its_folder_was_backed_up(folder_exc
     other.disconnect()
 
 
-def test_a_hub_that_is_behind_its_sites_says_so(hub_and_north, tmp_path, caplog):
+def test_a_hub_that_is_behind_its_sites_says_so(hub_and_north):
     hub, north = hub_and_north
     north.send(filled_update(1.5, round=3))
-    assert list(hub.collect(1, ["north"], 0.3)) == []
-    assert (
-        "'north' has already sent an update for round 3 of this run, the hub waits for round 1" in caplog.text
-    )
+    (received,) = hub.collect(1, ["north"], 30)
+    assert "'north', round 1: it has already sent an update for round 3 of this run" in str(received.error)
+    assert "the hub's run folder is a back-up that is older than its sites" in str(received.error)
+    assert received.bytes_up > 0
+    # Told once: what it sends when the round has begun is waited for.
+    assert list(hub.collect(2, ["north"], 0.3)) == []
+
+
+def test_an_update_from_before_its_round_is_not_taken_when_the_round_comes(hub_and_north):
+    """Nobody can have trained it from the round's model, which was not there."""
+    hub, north = hub_and_north
+    north.send(filled_update(1.5, round=3))
+    assert len(list(hub.collect(1, ["north"], 30))) == 1
+    hub.publish(GlobalModel(2, filled(1.0), study_digest=STUDY))
+    (received,) = hub.collect(3, ["north"], 30)
+    assert (received.update, received.bytes_up > 0) == (None, True)
+    assert "'north', round 3: it was sent before the round began" in str(received.error)
 
 
 def test_what_is_refused_outside_a_round_reaches_the_audit_log_once(hub_and_north):

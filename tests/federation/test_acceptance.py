@@ -14,6 +14,7 @@ from medfed.aggregation.ifca import IFCA
 from medfed.aggregation.qfedavg import QFedAvg
 from medfed.aggregation.scaffold import Scaffold
 from medfed.errors import RuleError, UpdateError
+from medfed.exchange import DropOut
 from medfed.federation.acceptance import (
     EXAMPLES,
     MAX_NUMBERS,
@@ -29,6 +30,7 @@ from medfed.federation.acceptance import (
 from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
 from medfed.privacy.client_dp import ClientDP
+from medfed.runs.progress import PlainProgress
 from medfed.wire import encoding
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
@@ -353,3 +355,31 @@ def test_fewer_control_tensors_at_one_site_stop_no_merge(tmp_path):
     (refused,) = [line for line in entries(tmp_path / "audit.jsonl") if line["event"] == "refused"]
     assert refused["site"] == "evil"
     assert "'b' of group 'control' is not sent" in refused["reason"]
+
+
+def hasty(exchange):
+    """Send for the third round in the first, and what is asked in the second; then no more."""
+    exchange.fetch("evil", 0)
+    exchange.send(Update("evil", 3, {name: 9 * delta for name, delta in DELTA.items()}, 100))
+    exchange.fetch("evil", 1)
+    exchange.send(Update("evil", 2, DELTA, 100))
+    exchange.fetch("evil", 2)
+    exchange.drop_out("evil", DropOut.ENDED)
+
+
+def test_an_update_for_a_later_round_is_refused_in_report_audit_log_and_progress(tmp_path, capsys):
+    reports: list = []
+    sites = {"evil": hasty, "north": lying("north", 1.0, (100, 100, 100))}
+    log, shown = AuditLog(tmp_path / "audit.jsonl"), PlainProgress()
+    settings = HubConfig(3, tuple(sites), FedAvg())
+    final = simulate(sites, WEIGHTS, settings, on_round=reports.append, audit=log)
+    assert torch.equal(final.weights["w"], torch.full((2,), 3.0))  # each merge adds 1, whoever is in it
+    of_evil = [one for report in reports for one in report.results if one.site == "evil"]
+    assert [one.status for one in of_evil] == ["refused", "merged", "absent", "absent"]
+    why = "site 'evil', round 1: it has already sent an update for round 3 of this run"
+    assert of_evil[0].reason.startswith(why)
+    written = [line for line in entries(tmp_path / "audit.jsonl") if line.get("site") == "evil"]
+    assert [line["event"] for line in written] == ["refused", "merged", "absent", "absent"]
+    assert written[0]["reason"] == of_evil[0].reason
+    shown.round(reports[0])
+    assert f"round 1: evil refused: {why}" in capsys.readouterr().out

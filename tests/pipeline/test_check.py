@@ -10,8 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from medfed.cli import main
+from medfed.errors import StudyError
+from medfed.models.networks.resnet import ResNet
+from medfed.pipeline._draft import Draft
 from medfed.pipeline.check import OwnChoices, check, site_of_folder
-from medfed.pipeline.factory import hospital_of
+from medfed.pipeline.drafting import write_draft
+from medfed.pipeline.factory import hospital_of, module_of
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 
@@ -101,3 +105,26 @@ def test_what_the_policy_refuses_is_said_before_anything_trains(tmp_path: Path, 
     code, answer = checked(capsys, tmp_path / "south.csv", study_file, refusals=refusals)
     assert "policy" not in {problem["code"] for problem in answer["problems"]}
     assert asked == [2, 4]  # the training cases of each
+
+
+def test_check_and_new_refuse_a_patch_of_which_a_plug_in_network_leaves_nothing(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ResNet that, as a plug-in may, says nothing of sizes: 8 x 8 is one pixel before its last stride."""
+    monkeypatch.setattr(ResNet, "check_size", lambda network, size: None)
+    text = (
+        "name: s\ntask: {kind: classify, classes: [healthy, ill]}\nnetwork: {kind: resnet, width: 2}\n"
+        "data: {kind: images, spatial_dims: 2, spacing_mm: fit, patch: [8, 8]}\n"
+        "train: {rounds: 1, optimiser: {kind: sgd, lr: 0.1}}\nsites: {north: north, south: south}\n"
+    )
+    study = tmp_path / "study.yaml"
+    study.write_text(text)
+    (tmp_path / "north").mkdir()
+    with pytest.raises(StudyError, match="of an image of 8 x 8 voxels only one number is left") as trained:
+        module_of(read_study(study))
+    code, answer = checked(capsys, tmp_path / "north", study)
+    assert (code, answer["verdict"]) == (2, str(trained.value))
+    with pytest.raises(StudyError) as drafted:
+        write_draft(tmp_path / "draft.yaml", Draft(text, (), ()))
+    assert str(drafted.value) == str(trained.value)
+    assert not (tmp_path / "draft.yaml").exists()

@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -51,6 +52,7 @@ from medfed.testing._malicious_hub import (
     require_refusal,
     round_under,
 )
+from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.messages import FORMAT, Message, SiteChannel, Statement, seal_message
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.update import GlobalModel, Update, model_digest
@@ -139,6 +141,7 @@ class Scripted:
     colluding: tuple[str, ...]
     sites: tuple[str, ...] = SITES
     ends: dict[str, BaseException | None] = field(default_factory=dict)
+    logs: Path | None = None
 
     def __post_init__(self) -> None:
         self.hub = MaliciousHub(self.sites)
@@ -151,13 +154,16 @@ class Scripted:
         ]
         for thread in self.threads:
             thread.start()
+        # By site what it was told instead of `keys`.
+        self.told: dict[str, dict[str, Keys]] = {}
         self.box = {site: X25519PrivateKey.generate() for site in self.colluding}
         self.mask = {site: X25519PrivateKey.generate() for site in self.colluding}
         self.seed = {site: secrets.token_bytes(32) for site in self.colluding}
 
     def _work(self, site: str) -> None:
         try:
-            connection = SiteConnection(site, self.hub, self.privacy, parties=self.sites)
+            log = AuditLog(self.logs / f"{site}.jsonl" if self.logs else None)
+            connection = SiteConnection(site, self.hub, self.privacy, audit=log, parties=self.sites)
             received = receive(connection, 0)
             send_update(connection, update(site), received.weights, model_sha256=received.sha256)
             self.ends[site] = None
@@ -187,6 +193,10 @@ class Scripted:
         message = Message(FORMAT, STUDY, self.hub._run, site, HUB, 1, 1, step, statement)
         return seal_message(message, self.hub._seal(site))
 
+    def shown_to(self, site: str) -> bytes:
+        """Return the digest of the keys that a site was shown, to which shares are bound."""
+        return view(self.told.get(site, self.keys), ())
+
     def cipher(self, colluding: str, other: str, sender: str, receiver: str) -> AESGCM:
         shared = self.box[colluding].exchange(X25519PublicKey.from_public_bytes(self.keys[other].box))
         return AESGCM(hkdf(shared, f"secure sum box 1/1 {sender} to {receiver}"))
@@ -213,7 +223,7 @@ class Scripted:
         for owner in self.honest:
             for holder in self.colluding:
                 opened = self.cipher(holder, owner, owner, holder).decrypt(
-                    bytes(12), boxes[owner][holder], None
+                    bytes(12), boxes[owner][holder], self.shown_to(owner)
                 )
                 self.known[owner, holder] = opened[:SHARE_BYTES], opened[SHARE_BYTES:]
         needed = self.privacy._settings.required_shares(len(self.sites))
@@ -224,7 +234,7 @@ class Scripted:
                 if holder in self.honest:
                     box = self.cipher(owner, holder, owner, holder)
                     boxes.setdefault(owner, {})[holder] = box.encrypt(
-                        bytes(12), of_key[place] + of_seed[place], None
+                        bytes(12), of_key[place] + of_seed[place], self.shown_to(holder)
                     )
         self.say(
             "shares",
@@ -339,12 +349,12 @@ def test_more_colluding_sites_than_the_study_states_read_an_update_so_the_bound_
     assert not bare.any()
 
 
-def test_as_many_as_the_study_states_do_not():
+def test_as_many_as_the_study_states_do_not(tmp_path):
     """t = 6 of 7 with colluding: 3, since 3 < 2 * 6 - 7; with t = 5, which each list has, 3 = 2 * 5 - 7."""
     helpers = ("echo", "foxtrot", "golf")
     sites = (*SITES, *helpers)
     privacy = SecureSum(colluding=3, min_sites=5, threshold=0.51, patience_s=WAIT_S)
-    script = Scripted(privacy, helpers, sites)
+    script = Scripted(privacy, helpers, sites, logs=tmp_path)
     script.up_to_the_updates()
     told_all = ("alfa", "bravo")
     given = script.ask_for_shares(
@@ -353,6 +363,9 @@ def test_as_many_as_the_study_states_do_not():
     ends = script.end()
     assert given == {}
     assert all("5 of 7 sites signed the list, 6 are needed" in str(end) for end in ends.values()), ends
+    for site, end in ends.items():
+        refused = [line for line in entries(tmp_path / f"{site}.jsonl") if line["event"] == "hub refused"]
+        assert [(line["site"], line["reason"]) for line in refused] == [(site, str(end))]
 
 
 LISTS = st.lists(st.sampled_from(range(1, 32)), min_size=4, max_size=4)
@@ -448,6 +461,7 @@ def test_sites_that_were_shown_other_keys_do_not_unmask():
         if step == "keys":
             told = contents["bravo"].messages
             other = msgspec.structs.replace(script.keys["delta"], mask=fresh.public_key().public_bytes_raw())
+            script.told["bravo"] = {**script.keys, "delta": other}
             contents = {
                 **contents,
                 "bravo": RelayedMessages({**told, "delta": script.sealed("delta", "keys", other)}),
@@ -459,6 +473,38 @@ def test_sites_that_were_shown_other_keys_do_not_unmask():
     assert script.ask_for_shares(script.everybody()) == {}
     ends = script.end()
     assert "site 'alfa' was shown other keys" in str(ends["bravo"])
+
+
+def test_a_site_that_only_colluding_sites_answer_sends_no_update():
+    """The hub replays honest sites' keys, which nobody can answer; charlie may be a colluding site."""
+    script = Scripted(SecureSum(patience_s=WAIT_S), ("charlie",))
+    say = script.say
+
+    def stale(step, contents):
+        if step == "shares":
+            spoilt = {other: secrets.token_bytes(80) for other in ("bravo", "delta")}
+            told = contents["alfa"]
+            contents = {**contents, "alfa": DeliveredShares(told.members, {**told.by_site, **spoilt})}
+        say(step, contents)
+
+    script.say = stale
+    script.up_to_the_updates()
+    ends = script.end()
+    assert [site for site, one in sorted(script.updates.items()) if one is not None] == ["bravo", "delta"]
+    assert "'alfa', round 1: the shares of bravo, delta do not open: the hub showed" in str(ends["alfa"])
+
+
+@pytest.mark.parametrize("listed", [[], ["bravo"], ["bravo", "delta"]], ids=len)
+def test_a_list_of_too_few_is_refused_at_once_by_whoever_is_not_on_it(listed):
+    """No honest hub says that; a site that believed it would wait for another attempt for ever."""
+    script = Scripted(SecureSum(patience_s=WAIT_S), ("charlie", "delta"))
+    script.up_to_the_updates()
+    script.say("members", {"alfa": Members(listed)})
+    script.threads[0].join(WAIT_S)
+    assert f"'alfa', round 1: {len(listed)} of 4 sites are in the sum, 3 are needed" in str(
+        script.ends["alfa"]
+    )
+    script.end()
 
 
 def test_shares_of_one_attempt_are_of_no_use_in_the_next():

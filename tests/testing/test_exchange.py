@@ -66,6 +66,12 @@ def replaces_what_was_sent(self: Any, update: Any) -> None:
     base.send(self, update)
 
 
+def keeps_what_is_early(self: Any, update: Any) -> None:
+    newest, self._newest = self._newest, (99, b"")
+    base.send(self, update)
+    self._newest = newest
+
+
 def collects_all_before_the_first(self: Any, *arguments: Any) -> Any:
     yield from list(base.collect(self, *arguments))
 
@@ -111,6 +117,7 @@ FAULTS: dict[str, dict[str, Callable[..., Any]]] = {
     "updates_are_yielded_once_per_site_as_they_arrive": {"collect": collects_all_before_the_first},
     "a_site_that_is_silent_at_the_deadline_is_left_out": {"collect": names_the_silent_too},
     "an_update_for_another_round_is_no_answer": {"collect": collects_the_first_round},
+    "an_update_for_a_later_round_is_refused_at_once_and_when_its_round_comes": {"send": keeps_what_is_early},
     "a_site_that_drops_out_is_not_waited_for": {"drop_out": does_nothing},
     "closing_lets_a_waiting_site_go": {"close": does_nothing},
     "messages_go_both_ways_and_a_site_waits_for_its_own": {"send_message": sends_text},

@@ -132,7 +132,7 @@ def test_names_in_an_update(tmp_path_factory, text):
     ):
         shown(refusal(lambda sent=sent: check_update(sent, WEIGHTS)), folder)
     numbered = Update("evil", 1, {}, 0, {text: float("inf"), f"row/{text}/value": 0.5})
-    for note in (*accept_numbers(numbered)[1], *accept_rows(numbered.scalars, 1, "evil", 9)[1]):
+    for note in (*accept_numbers(numbered)[1], *accept_rows(numbered.scalars, 1, "evil", 9, None)[1]):
         shown(note, folder)
     data = encoding.encode_update(Update("evil", 1, {"w": torch.ones(2)}, 3, {text: 1.0}), STUDY)
     decoded = encoding.decode_update(data, WEIGHTS, STUDY)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pydicom
 
-from medfed.data.cache_location import files_below
 from medfed.data.deidentify.attributes import Options, clean_dataset
 from medfed.data.deidentify.rules import MODALITIES, OFTEN_BURNED_IN
 from medfed.data.deidentify.secret import SiteSecret
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 from medfed.data.splits import check_secret
+from medfed.data.walk import files_below
 from medfed.errors import DataError
 from medfed.files import replacing
 

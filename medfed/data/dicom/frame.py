@@ -350,7 +350,7 @@ def _classic_keys(header: Elements) -> _Keys:
     }
     hard_key = (
         header.text(tags.FRAME_UID),
-        header.text(0x00180086),
+        header.text(tags.ECHO_NUMBER),
         _rounded(header.number(0x00180081)),
         header.count(0x00200100),
         header.number(0x00189087),

@@ -32,7 +32,7 @@ class ListingHeader:
     patient, name, birth_date: of the patient, empty if absent.  references: the series that a label names.
     slices: how many slices the file holds.  placed: whether it says where they are.  instance: the file's own
     UID.  non_volume: why the file is no slice of a volume, or ''; it may be printed.  weighting: t1,
-    t2, ... of MR, or ''.  echo_ms, repetition_ms: of MR, 0 if unknown.
+    t2, ... of MR, or ''.  echo_ms, repetition_ms: of MR, 0 if unknown.  echo_number: as it is written.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class ListingHeader:
     weighting: str
     echo_ms: float = 0.0
     repetition_ms: float = 0.0
+    echo_number: str = ""
 
     @property
     def is_label(self) -> bool:
@@ -116,6 +117,7 @@ def _header(path: Path, file: DicomFile) -> ListingHeader | None:
         weighting=weighting(header) if modality == "MR" else "",
         echo_ms=echo_ms,
         repetition_ms=repetition_ms,
+        echo_number=_text(header, tags.ECHO_NUMBER),
     )
 
 

@@ -289,10 +289,10 @@ def _uneven_message(along: NDArray[np.float64]) -> str:
 
 
 def projection(frame: Frame) -> Stack:
-    """Return the stack of one radiograph, which has no position in the patient.
+    """Return the stack of one radiograph or other picture, which has no position in the patient.
 
     PixelSpacing is taken where it is there (it may be calibrated), else ImagerPixelSpacing, that of the
-    detector, in front of which the body is smaller. Without either the radiograph is in pixels, as a picture.
+    detector, in front of which the body is smaller. Without either the image is in pixels, as PNG is.
     """
     rows_mm, columns_mm = frame.spacing_mm or (1.0, 1.0)
     flags = ("projection", "single_slice", *(() if frame.spacing_mm else ("pixels",)))

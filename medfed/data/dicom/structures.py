@@ -10,11 +10,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from medfed.data.cache_location import files_below
 from medfed.data.class_names import Structure
 from medfed.data.dicom import tags
 from medfed.data.dicom.elements import Elements
 from medfed.data.dicom.file import DicomFile, open_dicom
+from medfed.data.walk import files_below
 from medfed.errors import LabelError
 
 MODALITIES = (b"SEG", b"RTSTRUCT")

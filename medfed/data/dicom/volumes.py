@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,17 @@ from medfed.data.dicom import tags
 from medfed.data.dicom.directory import describe_dicomdir
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.dicom.frame import MODALITIES, PROJECTIONS, Frame, parse_frames
-from medfed.data.dicom.pixels import AIR_HU, iter_words, stored_values, write_modality_values
+from medfed.data.dicom.pixels import AIR_HU, is_inverted, iter_words, stored_values, write_modality_values
 from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
 from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
 from medfed.data.dicom.suv import suv_factor
 from medfed.data.identity_digest import identity_digests
 from medfed.data.read_options import ReadOptions
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
-from medfed.data.volume import Info, Volume
+from medfed.data.volume import PICTURE, Info, Volume
 from medfed.errors import ImageError
 
+_LABELS = (b"SEG", b"RTSTRUCT", b"RTDOSE", b"RTPLAN")
 _CLASS = "1.2.840.10008.5.1.4.1.1."
 # Objects that are not images of anatomy on their own grid, by SOP class: skipped with this note.
 _NON_IMAGES: dict[str, str] = {
@@ -87,6 +89,41 @@ def describe_non_image(file: DicomFile) -> str | None:
     return None
 
 
+# Modalities of slices, whose place a study needs; and objects that are pictures whatever was acquired.
+_SLICES = (b"CT", b"MR", b"PT", b"NM")
+_PICTURES = tuple(f"{_CLASS}{family}" for family in ("7", "77.1.4", "77.1.5"))
+
+
+def is_grey_picture(file: DicomFile) -> bool:
+    """Whether a DICOM file is a picture in grey without a place in the patient: ultrasound, a digitised film.
+
+    Such a file is read where it is named itself, or lies alone in its folder, as one in colour is.
+    Radiographs are read everywhere, unless they were stored as a secondary capture.
+    """
+    header = file.elements
+    secondary = header.text(tags.SOP_CLASS).decode("ascii", "replace").startswith(_PICTURES)
+    modality = header.text(tags.MODALITY)
+    return (
+        tags.PIXELS in header
+        and tags.PER_FRAME not in header
+        and header.text(tags.PHOTOMETRIC) in (b"MONOCHROME1", b"MONOCHROME2")
+        and not (header.text(tags.POSITION) and header.text(tags.ORIENTATION))
+        and modality not in _LABELS
+        and (secondary or modality not in (*PROJECTIONS, *_SLICES))
+    )
+
+
+def read_grey_picture(file: DicomFile, options: ReadOptions) -> Volume:
+    """Return a picture in grey as a volume (1, X, Y, 1), in mm where its header gives PixelSpacing.
+
+    Raises:
+        ImageError: if it has several frames, or cannot be read correctly.
+    """
+    (frame,) = parse_frames(file)
+    stack = projection(frame)
+    return _volume(replace(stack, flags=(PICTURE, *stack.flags)), options)
+
+
 # The keys of a series and of its patient.
 _SeriesKey = tuple[tuple[object, ...], tuple[bytes, bytes, bytes]]
 
@@ -141,7 +178,7 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
     frames = stack.frames
     first = frames[0]
     flags = [*stack.flags, *(flag for frame in frames for flag in frame.flags), *_check_rescale(frames)]
-    if first.encoding.photometric == b"MONOCHROME1" and first.modality in PROJECTIONS:
+    if is_inverted(first):
         flags.append("inverted")
     _check_stack_size(frames, options)
     array = np.empty((len(frames), first.encoding.rows, first.encoding.columns), np.float32)

@@ -70,6 +70,25 @@ def without_short(series: Series) -> tuple[Series, Series]:
     return {key: members for key, members in series.items() if key not in short}, short
 
 
+def by_echo(series: Series) -> Series:
+    """Return the series, with each echo of a multi-echo acquisition as one of its own.
+
+    Echoes are told apart as the reader does: by EchoNumbers and EchoTime. A series of which an echo would
+    have too few slices for a volume stays whole, and is refused when it is read.
+    """
+    echoes: Series = {}
+    for (patient, uid), members in series.items():
+        groups: dict[str, list[ListingHeader]] = defaultdict(list)
+        for member in members:
+            groups[f"{uid}/echo {member.echo_number} of {member.echo_ms:g} ms"].append(member)
+        fewest = min(sum(one.slices for one in group) for group in groups.values())
+        if len(groups) > 1 and fewest >= MIN_SLICES:
+            echoes |= {(patient, key): group for key, group in groups.items()}
+        else:
+            echoes[patient, uid] = members
+    return echoes
+
+
 def match_labels(
     series: Series, case_of: Mapping[Key, int], labels: Sequence[ListingHeader]
 ) -> dict[int, list[Path]]:

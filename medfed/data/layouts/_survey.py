@@ -15,10 +15,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from medfed.data.cache_location import skip_cache_folder
+from medfed.data.cache_location import NAME
+from medfed.data.walk import enters, is_system_folder
 
 Format = Literal[
-    "nifti", "dicom", "png", "jpeg", "tiff", "metaimage", "nrrd", "table", "json", "archive", "empty", "other"
+    "nifti",
+    "dicom",
+    "png",
+    "jpeg",
+    "tiff",
+    "metaimage",
+    "nrrd",
+    "table",
+    "json",
+    "archive",
+    "unfinished",
+    "empty",
+    "other",
 ]
 
 # Formats that hold an image's voxels, or a label's.
@@ -50,11 +63,21 @@ _ENDINGS: tuple[tuple[str, Format], ...] = (
     (".tar", "archive"),
     (".tgz", "archive"),
     (".tar.gz", "archive"),
+    (".part", "unfinished"),
+    (".partial", "unfinished"),
+    (".filepart", "unfinished"),
+    (".crdownload", "unfinished"),
+    (".download", "unfinished"),
 )
 # A ZIP file's first bytes. They are an Excel workbook's, too.
 _ZIP = b"PK\x03\x04"
 # A link that would lead back to where it lies.
 CIRCLE = "links to a folder in which they lie"
+# What else no case can use, counted as it is told.
+HIDDEN_FILES = "hidden files"
+SYSTEM = "hidden folders, or folders of the system like a recycle bin, which are not looked into"
+EMPTY_FOLDERS = "empty folders"
+ENTERED = "folders that are read by another path already"
 
 _PREAMBLE = 128
 _HEAD = 256
@@ -94,7 +117,8 @@ class Survey:
 
         Links are followed, also out of the folder, because research copies consist of them; how many lead out
         is in `outside`. Each real folder is entered once, and a link to a folder around it or around the data
-        folder never. Hidden entries and medfed's own folder are left out.
+        folder never. Hidden entries, folders of the system and empty ones are counted in `unreadable`;
+        medfed's own folder is not.
         """
         unreadable: Counter[str] = Counter()
         outside: Counter[str] = Counter()
@@ -172,22 +196,41 @@ def _walk(folder: Path, unreadable: Counter[str], outside: Counter[str]) -> Iter
     for parent, folders, names in os.walk(folder, onerror=failed, followlinks=True):
         for name in names:
             path = Path(parent, name)
-            if not name.startswith("."):
-                try:
-                    regular = stat.S_ISREG(path.stat().st_mode)
-                except OSError:
-                    unreadable["links to nothing"] += 1
-                    continue
-                if regular:
-                    outside["files"] += path.is_symlink() and not _is_below(os.path.realpath(path), root)
-                    yield path
-                else:
-                    unreadable["devices, pipes or sockets"] += 1
-        own = [name for name in sorted(skip_cache_folder(folders)) if not name.startswith(".")]
-        circles = {name for name in own if _is_circle(parent, name, root)}
-        unreadable.update(dict.fromkeys([CIRCLE], len(circles)) if circles else {})
-        folders[:] = [name for name in own if name not in circles and _enters(parent, name, entered)]
+            if (reason := _why_no_file(path)) is None:
+                outside["files"] += path.is_symlink() and not _is_below(os.path.realpath(path), root)
+                yield path
+            else:
+                unreadable[reason] += 1
+        if not folders and all(name.startswith(".") for name in names) and parent != str(folder):
+            unreadable[EMPTY_FOLDERS] += 1
+        own = []
+        for name in sorted(name for name in folders if name != NAME):
+            if (reason := _why_not_entered(parent, name, root, entered)) is None:
+                own.append(name)
+            else:
+                unreadable[reason] += 1
+        folders[:] = own
         outside["folders"] += sum(_leads_out(parent, name, root) for name in folders)
+
+
+def _why_no_file(path: Path) -> str | None:
+    """Return why an entry is not taken for a file of the hospital, or None if it is."""
+    if path.name.startswith("."):
+        return HIDDEN_FILES
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return "links to nothing"
+    return None if regular else "devices, pipes or sockets"
+
+
+def _why_not_entered(parent: str, name: str, root: str, entered: set[str]) -> str | None:
+    """Return why a folder is not looked into, or None; it is added to the real paths `entered`."""
+    if is_system_folder(name):
+        return SYSTEM
+    if _is_circle(parent, name, root):
+        return CIRCLE
+    return None if enters(parent, name, entered) else ENTERED
 
 
 def _is_circle(parent: str, name: str, root: str) -> bool:
@@ -210,11 +253,3 @@ def _leads_out(parent: str, name: str, root: str) -> bool:
 def _is_below(path: str, folder: str) -> bool:
     """Whether a real path is a folder's, or lies below it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _enters(parent: str, name: str, entered: set[str]) -> bool:
-    real = os.path.realpath(os.path.join(parent, name))
-    if real in entered:
-        return False
-    entered.add(real)
-    return True

@@ -15,6 +15,7 @@ from medfed.data.layouts._dicom_series import (
     DicomFiles,
     Series,
     Sources,
+    by_echo,
     match_labels,
     without_short,
 )
@@ -31,8 +32,9 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
     """DICOM files anywhere below the folder: one case per image series, with the labels that reference it.
 
     series: the channels of a case, each one series of a study, chosen by its description, modality or
-    weighting; without it every series of at least five slices is a case of its own. Radiographs are cases,
-    one per image, in a folder without volumes.
+    weighting; without it every series of at least five slices is a case of its own. Each echo of a
+    multi-echo series can be chosen like a series; without a choice such a series is a case that is refused.
+    Radiographs are cases, one per image, in a folder without volumes.
 
     A segmentation or structure set belongs to the series it references (ReferencedSeriesSequence); if it
     references none, to the only series in its frame of reference. Files of one series may lie in several
@@ -52,6 +54,7 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
     def read(self, survey: Survey) -> CaseListing:
         files = DicomFiles.of(file.path for file in survey.files if file.format == "dicom")
         volumes, short = without_short(files.series)
+        volumes = by_echo(volumes) if self.series else volumes
         patients, notes = group_by_patient(volumes)
         channels, choice_notes = self._channels(volumes)
         case_of = {key: number for number, keys in enumerate(channels) for key in keys if key is not None}

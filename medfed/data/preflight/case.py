@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from medfed.data import refusals
 from medfed.data.batch_needs import Needs
-from medfed.data.cache_location import files_below
 from medfed.data.case import Case, first_path
 from medfed.data.class_names import Classes
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.settings import Images
 from medfed.data.volume import Volume
+from medfed.data.walk import files_below
 from medfed.data.whole_images import Extent, extent_of
 from medfed.errors import ImageError, LabelError
 

@@ -7,13 +7,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from medfed.data.preflight.case import CaseFacts, CaseRequest, examine
 
 # Default number of processes, on a machine with at least as many cores.
 MAX_PROCESSES = 4
+
+# What a process needs to examine any case. Together they take seconds to import, so one server process
+# imports them once and each examining process is forked from it.
+_PRELOADED = ["medfed.data.preflight.preflight", "nibabel", "pydicom", "torch"]
 
 
 def examine_all(
@@ -56,7 +61,7 @@ def _in_processes(requests: Sequence[CaseRequest], workers: int) -> Iterator[Cas
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of new processes that do not run the caller's script again, as `spawn` would.
+    """Yield a pool of new processes that do not run the caller's script again, as they otherwise would.
 
     A script without `if __name__ == "__main__"`, or code typed into an interpreter, would end each process,
     and every image would be called damaged.
@@ -66,7 +71,16 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     main.pop("__file__", None)
     main["__spec__"] = None
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=_context()) as pool:
             yield pool
     finally:
         main.update(saved)
+
+
+def _context() -> BaseContext:
+    """Return how a process starts: never as a fork of this one, whose threads may hold locks."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,7 +26,7 @@ from medfed.evaluation import classification, segmentation
 from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, mean_of
 from medfed.evaluation.patients import FindingPredictions, Patients, SurvivalPredictions
 from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE, MISSED, StructureMasks
-from medfed.registry import Kind, kinds
+from medfed.registry import Kind, cached_by_kinds, kinds
 
 Mask = NDArray[np.bool_]
 
@@ -45,11 +44,10 @@ class Metric:
     a run has is the report's subject. `compared` metrics are compared between models.
 
     `over_structures` metrics are also averaged over structures within each patient; sums of counts or volumes
-    of different organs would mean nothing. `absence` says what a missed or invented structure gives: an
-    overlap of 0, or no distance. `by_outcome` metrics say something about the patients of one outcome, so
-    they are suppressed where an outcome has too few patients. A `count` of patients is shown as "3 of 16". A
-    metric that is not `comparable` depends on a hospital's own data (such as the times it is evaluated at),
-    so it is not sent.
+    of different organs would mean nothing. `absence` says what a missed structure gives: an overlap of 0, or
+    no distance. `by_outcome` metrics say something about the patients of one outcome, so they are suppressed
+    where an outcome has too few patients. A `count` of patients is shown as "3 of 16". A metric that is not
+    `comparable` depends on a hospital's own data (such as the times it is evaluated at), so it is not sent.
     """
 
     name: str
@@ -145,9 +143,7 @@ class CaseMetrics(MetricFamily, frozen=True):
         """Return a group's estimates from one value per patient, NaN where a patient has none."""
         metric = self.describe(name)
         no_value = metric is not None and metric.absence == "no value"
-        return [
-            mean_over_patients(name, structure, values, group, "left out" if no_value else "counted as 0")
-        ]
+        return [mean_over_patients(name, structure, values, group, missed_counted=not no_value)]
 
     def over_group(self, group: CaseGroup) -> list[Estimate]:
         """Return what is not computed from single values, such as counts of notes."""
@@ -184,12 +180,12 @@ class PredictionMetrics(CaseMetrics, frozen=True):
 
 
 def mean_over_patients(
-    name: str, structure: str | None, values: Floats, group: CaseGroup, counted: str = "counted as 0"
+    name: str, structure: str | None, values: Floats, group: CaseGroup, missed_counted: bool = True
 ) -> Estimate:
     """Return the mean of the patients who have a value; its note says how many structures were absent."""
     notes = group.patients.notes.get((structure, name), [[] for _ in values])
     known = np.isfinite(values)
-    absences = _absences(notes, counted)
+    absences = _absences(notes, missed_counted)
     if not known.any():
         reasons = [*absences, *(note for some in notes for note in some), "no patient has a value"]
         return Estimate(name, structure, Interval(None, None, None, 0, "", reasons[0]))
@@ -197,12 +193,12 @@ def mean_over_patients(
     return Estimate(name, structure, interval.with_note("; ".join(absences)))
 
 
-def _absences(notes: Sequence[Sequence[str]], counted: str) -> list[str]:
+def _absences(notes: Sequence[Sequence[str]], missed_counted: bool) -> list[str]:
     every = [note for some in notes for note in some]
-    missed, invented = every.count(MISSED), every.count(FALSE_POSITIVE)
-    parts = [f"{missed} missed and {invented} invented {counted}"] if missed or invented else []
-    if absent := every.count(ABSENT):
-        parts.append(f"{absent} absent in both left out")
+    missed, invented, absent = (every.count(note) for note in (MISSED, FALSE_POSITIVE, ABSENT))
+    parts = [f"{missed} missed {'counted as 0' if missed_counted else 'left out'}"] if missed else []
+    if invented or absent:
+        parts.append(f"{invented + absent} without the structure left out ({invented} of them invented)")
     return parts
 
 
@@ -422,14 +418,14 @@ class SurvivalMetrics(MetricFamily, frozen=True):
 Family = TypeVar("Family", bound=MetricFamily)
 
 
-@cache
+@cached_by_kinds
 def families(base: type[Family]) -> tuple[Family, ...]:
     """Return the families that are of a base, the best-ranked first."""
     built = [kind() for kind in kinds("metrics").values() if issubclass(kind, base)]
     return tuple(sorted(built, key=lambda family: min(metric.rank for metric in family.metrics)))
 
 
-@cache
+@cached_by_kinds
 def family_of(name: str) -> MetricFamily | None:
     """Return the family that computes a metric, or None if none is known."""
     every = families(MetricFamily)
@@ -437,7 +433,7 @@ def family_of(name: str) -> MetricFamily | None:
     return next(exact, None) or next((family for family in every if family.describe(name)), None)
 
 
-@cache
+@cached_by_kinds
 def metric_of(name: str) -> Metric:
     """Return the record of the metric of this name; an unknown metric has its name as the title."""
     family = family_of(name)
@@ -447,7 +443,7 @@ def metric_of(name: str) -> Metric:
     )
 
 
-@cache
+@cached_by_kinds
 def headline_metrics() -> tuple[Metric, ...]:
     """Return the metrics that a report can be about, best first."""
     every = [metric for family in families(MetricFamily) for metric in family.metrics if metric.headline]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from medfed.evaluation.metrics import CaseValue, Metric, SegmentationMetrics
-from medfed.evaluation.segmentation import ABSENT, StructureMasks, surface_dice_of
+from medfed.evaluation.segmentation import ABSENT, StructureMasks, surface_dice_name, surface_dice_of
 
 
 class SurfaceDice(SegmentationMetrics, frozen=True, tag="surface_dice"):
@@ -35,7 +35,7 @@ class SurfaceDice(SegmentationMetrics, frozen=True, tag="surface_dice"):
 
     def measure(self, masks: StructureMasks) -> Mapping[str, CaseValue]:
         """Return the surface Dice at the study's tolerance; None where the structure is in neither mask."""
-        name = f"nsd_{masks.form}_{masks.tolerance_mm:g}{masks.unit}"
+        name = surface_dice_name(masks.form, masks.tolerance_mm, masks.unit)
         if masks.absence is not None:
             return {name: CaseValue(None if masks.absence == ABSENT else 0.0, masks.absence)}
         return {name: CaseValue(surface_dice_of(masks.surfaces, masks.tolerance_mm))}

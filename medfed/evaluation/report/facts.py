@@ -35,9 +35,17 @@ def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
     figures += _privacy(run)
     if run.facts.seconds is not UNSET:
         figures.append(("for the whole run", duration(run.facts.seconds)))
-    if focus is not None and (patients := _tested_patients(run, focus)):
-        figures.append(("patients tested" if focus.split == "test" else "patients", str(patients)))
-    return figures
+    return figures + (_patients(run, focus) if focus is not None else [])
+
+
+def _patients(run: Run, focus: Focus) -> list[tuple[str, str]]:
+    """Return how many patients the headline is of, and of how many that were tested anywhere."""
+    rows = focus._replace(metric="patients", structure=None).rows(run.rows)
+    row = rows.valued(focus.places[0], FEDERATED) if focus.places else None
+    everyone, tested = _tested_patients(run, focus), " tested" if focus.split == "test" else ""
+    if row is None or row.n is None or row.n >= everyone:
+        return [(f"patients{tested}", str(everyone))] if everyone else []
+    return [(f"patients of the headline, of all{tested or ' measured'}", f"{row.n} of {everyone}")]
 
 
 def _tested_patients(run: Run, focus: Focus) -> int:

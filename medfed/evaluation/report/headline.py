@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfed.evaluation.metrics import Metric, metric_of
+from medfed.evaluation.patients import OVERLAP, RIGHTLY_EMPTY
 from medfed.evaluation.report.focus import Focus, FocusRows, focus_of, focus_on
 from medfed.evaluation.report.formatting import interval, is_narrow, number, p_value
+from medfed.evaluation.report.limits import without_structure
 from medfed.evaluation.report.run import Run, read_run
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, Row
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, SITE_MEAN, Row
 
 
 class Sentence(NamedTuple):
@@ -34,12 +36,16 @@ def headline(run: Path, site: str | None = None) -> str:
     own = [row for row in contents.rows if row.site == site]
     focus = focus_on(own, [site])
     parts = [sentence(contents, focus).text] if focus is not None else []
-    return " ".join([*parts, *_withheld(own, site, focus is None), *_warnings(contents, site)])
+    undrawn = without_structure(own, focus.split) if focus is not None else []
+    return " ".join([*parts, *_withheld(own, site, focus is None), *undrawn, *_warnings(contents, site)])
 
 
 def _withheld(own: list[Row], site: str, nothing: bool) -> list[str]:
     """Return what of a hospital's results is not shown, and why; of subgroups their number."""
+    empty = {row.structure for row in own if row.metric == OVERLAP and row.n == 0}
     hidden = [row for row in own if row.value is None and row.model == FEDERATED]
+    # Where nobody has a structure nothing is withheld: there is nothing to measure (`without_structure`).
+    hidden = [row for row in hidden if row.structure not in empty or "fewer than" in (row.note or "")]
     reasons = {row.metric: row.note or "" for row in hidden if row.group is None}
     groups = {(row.metric, row.group) for row in hidden if row.group is not None}
     if nothing:
@@ -70,7 +76,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
     structure = f" for {focus.structure}" if focus.structure and len(structures) > 1 else ""
     split = "validation" if focus.split == "val" else focus.split
     suffix = "" if focus.split == "test" else f", {split} split"
-    after = f"{unit}{spread}{structure} {_where(run, site)}, in {_patients(run, focus, row)}{suffix}."
+    after = f"{unit}{spread}{structure} {_where(run, site)}, in {_patients(run, focus, row)}{suffix}"
+    after += f"{_macro_mean(rows, row, metric)}."
     value = number(row.value, metric, fine=fine)
     return Sentence(f"Federated model: {metric.title} ", value, after, _best_local(run, rows, row, metric))
 
@@ -80,7 +87,17 @@ def _where(run: Run, site: str) -> str:
         if run.facts.seen.get(site):
             return f"at {site}, in patients who took no part in training"
         return f"at {site}, a hospital that took no part in training"
+    if site == SITE_MEAN:
+        return "as the mean of the study's hospitals, each counting alike"
     return "over all hospitals of the study" if site == ALL_SITES else f"at {site}"
+
+
+def _macro_mean(rows: FocusRows, row: Row, metric: Metric) -> str:
+    """Return the mean over hospitals beside a mean over all their patients."""
+    mean = rows.valued(SITE_MEAN, FEDERATED) if row.site == ALL_SITES else None
+    return (
+        f"; each hospital counting alike, {number(mean.value, metric, fine=is_narrow(row))}" if mean else ""
+    )
 
 
 def _best_local(run: Run, rows: FocusRows, federated: Row, metric: Metric) -> str:
@@ -94,8 +111,7 @@ def _best_local(run: Run, rows: FocusRows, federated: Row, metric: Metric) -> st
     alone = "the best model that a single hospital trained alone"
     if difference is None:
         return f"T{alone[1:]} reaches {number(best.value, metric, fine=is_narrow(federated))}."
-    # On cases without the structure a model has a Dice only if it invents one. The two means are then over
-    # different patients and don't subtract, so the other mean is not given.
+    # If a model lacks some patients, the two means don't subtract, and the other one is not given.
     if best.n == federated.n == difference.n:
         text = f"T{alone[1:]} reaches {number(best.value, metric, fine=is_narrow(federated))}"
         text += "; the difference, paired by patient, is "
@@ -113,12 +129,16 @@ def _best_local(run: Run, rows: FocusRows, federated: Row, metric: Metric) -> st
 
 
 def _patients(run: Run, focus: Focus, row: Row) -> str:
+    """Return how many patients were tested, how many the value is of, and what became of the others."""
     text = f"{row.n} patient{'s' if row.n != 1 else ''}"
     everyone = focus._replace(metric="patients", structure=None).rows(run.rows).valued(row.site, row.model)
-    absent = focus._replace(metric="absent").rows(run.rows).valued(row.site, row.model)
-    if everyone is not None and absent is not None and absent.value and everyone.n != row.n:
-        empty = f"{absent.value:.0f} of {everyone.n} patients were rightly left empty"
-        text = f"the {row.n} of {everyone.n} patients with a {focus.record.title} ({empty})"
+    empty = focus._replace(metric=RIGHTLY_EMPTY).rows(run.rows).valued(row.site, row.model)
+    if focus.metric == RIGHTLY_EMPTY:
+        return f"{text} without {focus.structure or 'the structure'}"
+    if everyone is not None and empty is not None and everyone.n != row.n:
+        right = round((empty.value or 0.0) * (empty.n or 0))
+        with_it = f"{row.n} with {focus.structure or 'a structure'}"
+        text = f"{everyone.n} patients, {with_it}, {right} of {empty.n} without rightly left empty"
     events = focus._replace(metric="events").rows(run.rows).valued(row.site, row.model)
     if events is None:
         return text

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from medfed.evaluation.patients import OVERLAP, RIGHTLY_EMPTY
 from medfed.evaluation.report.focus import Focus
 from medfed.evaluation.report.formatting import interval, model_name, site_name
 from medfed.evaluation.report.rounds import LOST
 from medfed.evaluation.report.run import Run
-from medfed.evaluation.rows import FEDERATED, Row
+from medfed.evaluation.rows import FEDERATED, Row, is_of_seed
+from medfed.study.canonical import comparisons_of
 
 
 def limits(run: Run, focus: Focus | None) -> list[str]:
@@ -16,13 +20,14 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         if focus.split != "test":
             sentences.append("There is no test split: these patients were seen while the model was chosen.")
         sentences += _uncertain(run, focus)
+        sentences += without_structure(run.rows, focus.split)
     if number := suppressed_values(run):
         sentences.append(f"{number} values are not shown because they come from too few patients.")
     sentences += [
         f"{site} sent {number} of its results to nobody: they are over too few patients."
         for site, number in sorted(run.withheld.items())
     ]
-    sentences += _missing(run) + _left_out(run)
+    sentences += _missing(run) + _left_out(run) + _one_training(run) + _dropped(run)
     for different in (run.different_labels, run.different_units):
         if different:
             sentences.append(f"{different[0].upper()}{different[1:]}.")
@@ -53,8 +58,9 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
         return ["No hospital was held out: performance at a hospital that took no part is unknown."]
     if focus is None:
         return []
-    rows = focus.rows(run.rows)
-    patients = sum(row.n or 0 for site in hospitals if (row := rows.get(site, FEDERATED)) is not None)
+    rows = focus._replace(metric="patients", structure=None).rows(run.rows), focus.rows(run.rows)
+    known = [rows[0].valued(site, FEDERATED) or rows[1].get(site, FEDERATED) for site in hospitals]
+    patients = sum(row.n or 0 for row in known if row is not None)
     number = f"{len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''}"
     tested = f"It was tested at {number} that took no part, in {patients} patients."
     if len(hospitals) < 3:
@@ -79,6 +85,28 @@ def _uncertain(run: Run, focus: Focus) -> list[str]:
         )
     missed = [row for row in ours if row.metric == "missed" and row.value and row.split == focus.split]
     return sentences + [_missed(row) for row in missed]
+
+
+def without_structure(rows: Iterable[Row], split: str) -> list[str]:
+    """Return at which hospitals no patient has a structure, so that no overlap can be measured there."""
+    ours = {
+        (row.site, row.structure, row.metric): row
+        for row in rows
+        if (row.model, row.split, row.group, row.against) == (FEDERATED, split, None, None)
+    }
+    sentences = []
+    for (site, structure, metric), row in sorted(ours.items(), key=lambda item: str(item[0])):
+        patients = ours.get((site, None, "patients"))
+        nobody = metric == RIGHTLY_EMPTY and patients is not None and patients.n == row.n
+        overlap = ours.get((site, structure, OVERLAP))
+        if nobody and row.value is not None and (overlap is None or overlap.value is None):
+            sentences.append(
+                f"No patient at {site_name(site)} has {structure or 'the structure'} in the reference, so "
+                f"there is no Dice; nothing was predicted in {round(row.value * (row.n or 0))} of {row.n}. "
+                "If it is not drawn there, say what is (`labelled` in the site file, `medfed evaluate "
+                "--labelled`): then it is not measured."
+            )
+    return sentences
 
 
 def _missed(row: Row) -> str:
@@ -108,6 +136,28 @@ def _missing(run: Run) -> list[str]:
     sentences += [f"Nothing was measured at {site}: {why}." for site, why in unmeasured]
     sentences += [f"{model_name(model)} is missing from the comparison: {why}." for model, why in missing]
     return sentences
+
+
+def _dropped(run: Run) -> list[str]:
+    """Return which comparisons the run was to make once, and were left out when it was resumed."""
+    asked = comparisons_of(run.study.section("evaluation"))
+    dropped = [name for name in run.facts.comparisons if name not in asked]
+    if not dropped:
+        return []
+    return [
+        f"This run was also to make a comparison by {', '.join(dropped)}, which was left out when it was "
+        "resumed: ask why."
+    ]
+
+
+def _one_training(run: Run) -> list[str]:
+    """Return that the luck of the training was not measured, if the model was trained with one seed alone."""
+    if not run.rounds or any(is_of_seed(model) for model in run.models):
+        return []
+    return [
+        "This is one training: another seed, number of threads or processor gives another model, and how far "
+        "its results spread was not measured (`evaluation.seeds: 3` does, in a simulation)."
+    ]
 
 
 def _left_out(run: Run) -> list[str]:

@@ -7,9 +7,13 @@ import warnings
 import hard_series as hs
 import numpy as np
 import pytest
+from data.layouts.dicom_folders import put
 from hard_series import Series, assert_in_place, write, write_series
+from pydicom.uid import SecondaryCaptureImageStorage, UltrasoundImageStorage
 
 from medfed.data.read import read
+from medfed.data.settings import Images
+from medfed.data.transforms import check_preparable
 from medfed.errors import ImageError
 
 
@@ -150,3 +154,74 @@ def test_a_modality_that_is_no_modality_is_not_told_on(tmp_path):
     write_series(tmp_path, Series(), lambda ds, k: setattr(ds, "Modality", "CANARY"))
     (volume,) = read(tmp_path)
     assert volume.info.modality == ""
+
+
+def picture(folder, *, series=None, **elements):
+    """Write an ultrasound image in grey, without a place in the patient, and return its path and values."""
+    series = series or Series(shape=(1, 5, 7), slope=1.0, intercept=0.0, signed=False)
+    ds = hs.make_slice(series, 0)
+    for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(ds, word)
+    del ds.RescaleSlope, ds.RescaleIntercept
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = UltrasoundImageStorage
+    ds.Modality = "US"
+    for word, value in elements.items():
+        setattr(ds, word, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    hs.write(ds, folder / "picture.dcm")
+    return folder / "picture.dcm", series.stored(0)
+
+
+SECONDARY = {"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "OT"}
+
+
+@pytest.mark.parametrize("elements", [{}, SECONDARY, {**SECONDARY, "Modality": "MG"}], ids=str)
+def test_a_grey_picture_without_a_place_is_a_plane_in_mm_or_in_pixels(tmp_path, elements) -> None:
+    path, stored = picture(tmp_path / "px", **elements)
+    (volume,) = read(path)
+    np.testing.assert_array_equal(volume.array[0, :, :, 0], stored.T)  # X along columns, Y along rows
+    assert {"picture", "pixels", "single_slice"} <= set(volume.info.flags)
+    np.testing.assert_array_equal(volume.affine_ras, np.diag([-1, -1, 1, 1]))
+    path, _ = picture(tmp_path / "mm", **elements, PixelSpacing=[0.4, 0.2])
+    (volume,) = read(tmp_path / "mm")  # alone in its folder
+    np.testing.assert_array_equal(volume.affine_ras, np.diag([-0.2, -0.4, 1, 1]))
+    assert "pixels" not in volume.info.flags
+    # White is high: of 16 bits, low is 65535.
+    path, stored = picture(tmp_path / "inverted", **elements, PhotometricInterpretation="MONOCHROME1")
+    (volume,) = read(path)
+    np.testing.assert_array_equal(volume.array[0, :, :, 0], 65535 - stored.T)
+    assert "inverted" in volume.info.flags
+
+
+def test_a_grey_picture_is_of_a_2d_study_alone(tmp_path) -> None:
+    path, _ = picture(tmp_path, PixelSpacing=[1, 1])
+    (volume,) = read(path)
+    check_preparable(volume, Images(spatial_dims=2, spacing_mm="native", patch=None))
+    with pytest.raises(ImageError, match=r"a picture without a place .* set data\.spatial_dims to 2"):
+        check_preparable(volume, Images(spacing_mm=(1, 1, 1), patch=(8, 8, 8)))
+
+
+def test_a_slice_without_a_place_is_never_passed_over_as_a_picture(tmp_path) -> None:
+    """A series of a 3D probe of which one image lost its place: without it the rest would be even."""
+    series = Series(signed=False)
+    ultrasound = {"SOPClassUID": UltrasoundImageStorage, "Modality": "US"}
+    files = put(tmp_path, series, **ultrasound)
+    files[-1].unlink()
+    picture(tmp_path, series=series)
+    with pytest.raises(ImageError, match="1 of 6 images lack ImagePositionPatient"):
+        read(tmp_path)
+    # A picture of the screen beside the slices is left out, with a note.
+    picture(tmp_path, series=series, **SECONDARY)
+    (volume,) = read(tmp_path)
+    assert volume.shape == (7, 5, 5)
+    assert volume.info.skipped == ("a secondary capture, a picture of a screen",)
+    for modality in ("CT", "MR"):
+        path, _ = picture(tmp_path / modality, Modality=modality, SOPClassUID=hs.CLASSES[modality])
+        with pytest.raises(ImageError, match="lack ImagePositionPatient"):
+            read(path)
+
+
+def test_a_film_of_several_frames_in_grey_is_refused(tmp_path) -> None:
+    path, _ = picture(tmp_path, NumberOfFrames=2)
+    with pytest.raises(ImageError, match="2 frames without positions"):
+        read(path)

@@ -22,7 +22,7 @@ def test_the_decathlons_layout(tmp_path: Path) -> None:
     assert listing.label_names == {0: "background", 1: "anterior", 2: "posterior"}
     assert listing.channels == ("MRI",)
     reason = "images in imagesTs, which has no labels; medfed cuts a test split from imagesTr"
-    assert listing.left_out == {reason: 1}
+    assert listing.left_out == {reason: 1, "hidden files": 2}
 
 
 def test_a_label_without_its_image(tmp_path: Path) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
-from hard_series import Series, write_series
+from hard_series import Edit, Series, put_pixels, write_series
 from pydicom.dataset import Dataset
 
 from medfed.data.case import paths_of
 from medfed.data.case_reading import read_image
 from medfed.data.dicom.listing_header import ListingHeader
-from medfed.data.index import index_folder
+from medfed.data.index import Index, index_folder
 from medfed.data.layouts._dicom_choice import SeriesChoice, choose_series
 from medfed.data.layouts._survey import Survey
 from medfed.data.layouts.dicom_tree import DicomTree
 from medfed.data.settings import Images
-from medfed.errors import DataError
+from medfed.errors import DataError, ImageError
 
 from ..hospital_folder import SECRET, unreadable
 from .dicom_folders import mr
@@ -107,6 +108,44 @@ def test_a_series_of_two_echoes_is_of_no_choice_of_one(tmp_path: Path) -> None:
     assert listing.cases == ()
     both = DicomTree(series=(SeriesChoice(name="t2", echo_ms=(10, 120)),)).read(Survey.of(tmp_path))
     assert len(both.cases) == 1
+
+
+def test_the_echoes_of_one_series_are_never_mixed_and_can_be_chosen_by_their_times(tmp_path: Path) -> None:
+    """A dual-echo series in one folder, interleaved by name: about 100 in one echo, 900 in the other."""
+    values = {1: 100, 2: 900}
+
+    def dual(echo: int) -> Edit:
+        def edit(ds: Dataset, k: int) -> None:
+            ds.EchoNumbers, ds.EchoTime, ds.PatientID = str(echo), {1: 12.0, 2: 90.0}[echo], "P"
+            put_pixels(ds, np.full((5, 7), values[echo] + k))
+
+        return edit
+
+    series = Series(shape=(6, 5, 7), modality="MR", slope=1.0, intercept=0.0)
+    for echo in values:
+        for number, path in enumerate(write_series(tmp_path / f"{echo}", series, dual(echo))):
+            (tmp_path / "both").mkdir(exist_ok=True)
+            path.rename(tmp_path / "both" / f"{number}-{echo}.dcm")
+
+    def of(*choices: SeriesChoice) -> Index:
+        return index_folder(tmp_path, site_secret=SECRET, layout=DicomTree(series=choices))
+
+    late, early = SeriesChoice(name="t2", echo_ms=(60, 120)), SeriesChoice(name="pd", echo_ms=(5, 30))
+    (case,) = of(late).cases
+    assert sorted(np.unique(read_image(case.image).array)) == [900, 901, 902, 903, 904, 905]
+    (case,) = of(early, late).cases
+    array = read_image(case.image).array
+    assert array.shape == (2, 7, 5, 6)
+    assert [np.unique(array[channel, :, :, k]).tolist() for channel in (0, 1) for k in (0, 5)] == [
+        *([100], [105], [900], [905])
+    ]
+    with pytest.raises(DataError, match="holds no case"):
+        of(early, SeriesChoice(name="all", modality="MR"))
+    # Without a choice nothing says which echo is meant.
+    undecided = index_folder(tmp_path, site_secret=SECRET)
+    (case,) = undecided.cases
+    with pytest.raises(ImageError, match=r"holds 2 volumes, .* series: \[\{name: NAME, echo_ms: "):
+        read_image(case.image)
 
 
 def test_a_choice_that_says_nothing_is_refused() -> None:

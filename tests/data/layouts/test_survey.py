@@ -35,6 +35,8 @@ PREAMBLE = b"\0" * 128 + b"DICM"
         ("notes.txt", b"hello", "other"),
         ("notes.txt", b"", "empty"),
         ("lost.nii", b"", "nifti"),
+        ("ct.nii.gz.part", gzip.compress(b"half of it", mtime=0), "unfinished"),
+        ("IM1.dcm.part", PREAMBLE, "dicom"),  # a slice of its series, which is refused for it
     ],
 )
 def test_a_format_is_recognised_by_content_and_a_damaged_image_is_still_an_image(
@@ -71,7 +73,32 @@ def test_links_are_followed_once_and_hidden_entries_are_left_out(tmp_path):
     os.symlink(store / "nothing", site / "broken.nii")
     survey = Survey.of(site)
     assert [file.parts for file in survey.files] == [("p0", "ct.nii")]
-    assert survey.unreadable == {"links to nothing": 1, "links to a folder in which they lie": 1}
+    assert survey.unreadable == {
+        "hidden files": 1,
+        "links to nothing": 1,
+        "links to a folder in which they lie": 1,
+    }
+
+
+def test_what_systems_leave_in_a_folder_is_counted_and_never_read(tmp_path):
+    """Recycle bins, previews, resource forks and snapshots hold images, which are no cases."""
+    for path in (
+        *("p0/ct.nii", "__MACOSX/p0/ct.nii", "@eaDir/ct.nii/SYNO_THUMB.jpg", ".Trash-1000/files/old.nii"),
+        *("$RECYCLE.BIN/$R1.nii", "p0/.DS_Store", "p1/.DS_Store"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    (tmp_path / "p2" / "scan").mkdir(parents=True)
+    os.symlink(tmp_path / "p0", tmp_path / "p3")
+    survey = Survey.of(tmp_path)
+    assert [file.parts for file in survey.files] == [("p0", "ct.nii")]
+    system = "hidden folders, or folders of the system like a recycle bin, which are not looked into"
+    assert survey.unreadable == {
+        "hidden files": 2,
+        system: 4,
+        "empty folders": 2,
+        "folders that are read by another path already": 1,
+    }
 
 
 def test_a_link_out_of_the_folder_is_followed_and_counted(tmp_path):

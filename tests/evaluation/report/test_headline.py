@@ -58,19 +58,46 @@ def test_it_compares_with_the_best_single_hospital():
 
 
 def test_a_mean_over_other_patients_is_not_given_as_it_would_not_subtract():
-    """Without the structure, only a model that invents one has a Dice: the means are over other patients."""
-    versus = result(0.1, against="local:south", n=11, p=0.002, p_holm=0.008)
+    versus = result(0.1, against="local:south", n=9, p=0.002, p_holm=0.008)
     assert words(result(0.8), result(0.7, model="local:south", n=9), versus).endswith(
         "in 10 patients. Against the best model that a single hospital trained alone the difference, in the "
-        "11 patients in whom either has a value, is +0.100, p = 0.002 (0.008 by Holm)."
+        "9 patients in whom either has a value, is +0.100, p = 0.002 (0.008 by Holm)."
     )
 
 
 def test_patients_without_the_structure_are_told():
-    counted = result(16.0, metric="patients", n=16), result(3.0, metric="absent", n=16)
-    assert words(result(0.8, n=13), *counted) == (
-        "Federated model: Dice 0.80 at north, in the 13 of 16 patients with a Dice (3 of 16 patients were "
-        "rightly left empty)."
+    counted = result(16.0, metric="patients", n=16)
+    empty = result(0.75, metric="rightly_empty", structure="lesion", n=4)
+    assert words(result(0.8, n=12, structure="lesion"), counted, empty) == (
+        "Federated model: Dice 0.80 at north, in 16 patients, 12 with lesion, 3 of 4 without rightly left "
+        "empty."
+    )
+
+
+def test_where_nobody_has_the_structure_the_headline_is_the_specificity(tmp_path):
+    rows = [
+        result(12.0, metric="patients", n=12),
+        result(None, structure="lesion", n=0, note="12 without the structure left out"),
+        result(10 / 12, metric="rightly_empty", structure="lesion", n=12),
+    ]
+    said = of_site(tmp_path, "north", rows)
+    assert said.startswith(
+        "Federated model: Rightly left empty 0.83 at north, in 12 patients without lesion. "
+    )
+    assert (
+        "No patient at north has lesion in the reference, so there is no Dice; nothing was predicted in "
+        in said
+    )
+    assert "10 of 12. If it is not drawn there, say what is" in said
+    assert "Not shown" not in said
+
+
+def test_the_mean_of_hospitals_stands_beside_the_mean_over_patients_or_alone():
+    rows = [result(0.8, site="all", n=90), result(0.6, site="mean of hospitals", n=90), result(0.9, n=80)]
+    assert words(*rows).endswith("in 90 patients; each hospital counting alike, 0.60.")
+    assert words(*rows[1:]) == (
+        "Federated model: Dice 0.60 as the mean of the study's hospitals, each counting alike, "
+        "in 90 patients."
     )
 
 
