@@ -1,6 +1,6 @@
-"""A real NVFlare network on loopback, provisioned as NVFlare's own proof of concept: server, clients, one job.
+"""A real NVFlare network on loopback, provisioned by NVFlare's own proof of concept: server, clients, a job.
 
-    python nvflare_network.py FOLDER ROUNDS START OUT     runs a job to its end (called by the tests)
+python nvflare_network.py KIT JOB CLIENTS     runs a job to its end as the leader (called by `run`)
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def write_job(folder: Path, sites: Sequence[str], rounds: int, start: Path, out:
     client = {"executors": [{"tasks": ["train", "validate"], "executor": executor}]}
     common = {"format_version": 2, "task_data_filters": [], "task_result_filters": [], "components": []}
     files = {
-        "meta.json": {
-            "name": "network", "min_clients": len(sites), "deploy_map": {"app": ["@ALL"]}, "resource_spec": {},
-        },
+        "meta.json": {"name": "network", "min_clients": len(sites), "deploy_map": {"app": ["@ALL"]}},
         "app/config/config_fed_server.json": {**common, "workflows": [workflow]},
         "app/config/config_fed_client.json": {**common, **client},
     }  # fmt: skip
@@ -121,7 +119,14 @@ class NvflareNetwork:
             self._start(site, "client.client_train", "fed_client.json", f"uid={site}", "config_folder=config")
 
     def _start(self, party: str, module: str, config: str, *settings: str) -> None:
-        command = [sys.executable, "-u", "-m", f"nvflare.private.fed.app.{module}", "-m", str(self.kits / party)]
+        command = [
+            sys.executable,
+            "-u",
+            "-m",
+            f"nvflare.private.fed.app.{module}",
+            "-m",
+            str(self.kits / party),
+        ]
         command += ["-s", config, "--set", "secure_train=true", "org=nvidia", *settings]
         with (self.folder / f"nvflare-{party}.log").open("w") as log:
             process = subprocess.Popen(
@@ -132,7 +137,13 @@ class NvflareNetwork:
 
     def run(self, job: Path, timeout_s: float = 300) -> None:
         """Submit a job as the leader and wait for its end."""
-        command = [sys.executable, __file__, str(self.kits / "admin@nvidia.com"), str(job), str(len(self.sites))]
+        command = [
+            sys.executable,
+            __file__,
+            str(self.kits / "admin@nvidia.com"),
+            str(job),
+            str(len(self.sites)),
+        ]
         subprocess.run(
             command, env=self.environment, check=True, timeout=timeout_s, cwd=self.folder,
             stdout=subprocess.DEVNULL,
