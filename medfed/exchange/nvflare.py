@@ -113,8 +113,8 @@ class _Attached:
                 raise
             raise StudyError(
                 f"site '{self._site}': exchange.profile cannot be used ({type(error).__name__}): it is the "
-                "JSON by which a trainer attaches to the site's NVFlare client, which its administrator writes "
-                "(docs/how-to/other-networks.md)"
+                "JSON by which a trainer attaches to the site's NVFlare client, which its administrator "
+                "writes (docs/how-to/other-networks.md)"
             ) from error
 
     def _task(self, model: Any) -> Task:

@@ -122,9 +122,7 @@ def test_a_job_that_sends_tensors_gets_tensors(api, tmp_path):
     assert torch.equal(api.sent[0].params["w"], torch.tensor([0.5, 3.0]))
     api.models = [model(1, tensors=True)]
     api.models[0].params["w"] = api.models[0].params["w"].bfloat16()
-    with pytest.raises(
-        StudyError, match=r"'w' of the NVFlare network's model is a tensor of torch\.bfloat16"
-    ):
+    with pytest.raises(StudyError, match="'w' of the NVFlare network's model is a tensor of torch"):
         side.fetch("north", 1)
 
 
