@@ -18,10 +18,10 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_transport import HubTransport
 from medfed.exchange._object_store import Buffer, Parts, Unreachable, UnsafeObject, pass_on
 from medfed.exchange._protocol import log, wait_for_advertised_study
+from medfed.exchange._record import Exchange
 from medfed.exchange._shared_files import LocalFiles, RemoteFiles, SharedFiles
 from medfed.exchange._site_transport import SiteTransport
 from medfed.wire.signing import load_seal

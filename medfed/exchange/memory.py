@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
-from medfed.exchange._exchange import Exchange, ReceivedUpdate, Transmission, early_update
+from medfed.exchange._exchange import ReceivedUpdate, Transmission, early_update
 from medfed.exchange._mailbox import SECRET_MODE
+from medfed.exchange._record import Exchange
 from medfed.files import write_whole
 from medfed.wire import encoding
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message

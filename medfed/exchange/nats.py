@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_transport import HubTransport
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._protocol import wait_for_advertised_study
+from medfed.exchange._record import Exchange
 from medfed.exchange._site_transport import SiteTransport
 from medfed.exchange.folder import without_password
 from medfed.wire.credentials import broker_urls
