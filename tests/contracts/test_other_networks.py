@@ -21,7 +21,10 @@ NETWORKS = {
 }
 
 # The settings without a default.
-SETTINGS = {"flower": {"handoff": "handoff", "rounds": 3}}
+SETTINGS = {
+    "flower": {"handoff": "handoff", "rounds": 3},
+    "nvflare": {"profile": "profile.json", "rounds": 3},
+}
 
 
 @pytest.fixture(params=NETWORKS)

@@ -273,7 +273,7 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
     assert study_digest(offered) == known
 
     for line, told in (
-        ("", "get that file from the coordinator and name it in the site file"),
+        ("", "get that file .* from the coordinator and name it in the site file"),
         ("start: another.ckpt\n", "is another or damaged: SHA-256"),
         ("start: missing.ckpt\n", "cannot be used: start: missing.ckpt is missing"),
     ):
