@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
 from medfed.deployment.background import record_exit, run_periodically
-from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.broker import Broker, admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
@@ -134,6 +134,7 @@ def run_study(
             refused = partial(audit.write, "broker refused")
             stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
         _log_notes(study, exchange, progress)
+        _admit_at_broker(study, exchange, progress)
         if enrolment is not None:
             _log_missing_certificates(study, enrolment, progress)
         if unfinished is not None:
@@ -149,6 +150,21 @@ def run_study(
     finish_run(folder, facts, began)
     status.update(state="finished")
     return folder
+
+
+def _admit_at_broker(study: Study, exchange: Exchange, progress: Progress) -> None:
+    """Let this study's hospitals, and no others, read and write it at the broker of the enrolment."""
+    if not isinstance(exchange, Nats):
+        return
+    enrolment = Path(exchange.credentials).parent
+    if (enrolment / "federation.json").exists():
+        admit_study(enrolment, study_digest(study), sorted({*study.sites, *study.held_out}))
+    else:
+        progress.log(
+            "the broker's enrolment folder is not on this machine: if it has admitted other studies, "
+            "this one's hospitals cannot read it there; start the hub where `medfed enrol init` made "
+            "the enrolment"
+        )
 
 
 def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
@@ -250,7 +266,7 @@ def _run_rounds(
     side.on_refused(lambda reason: audit.write("refused", reason=reason))
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
-        side.advertise_study(public_yaml(study))
+        side.advertise_study(public_yaml(study), side.monitored_sites)
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),
