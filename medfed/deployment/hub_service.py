@@ -125,7 +125,10 @@ def run_study(
     facts = create_run(folder, study, {})
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
-    audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
+    start = {"start": facts.start.sha256} if facts.start else {}
+    audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume, **start)
+    for line in facts.start.lines if facts.start else ():
+        progress.log(line)
     with show_warnings(progress), record_exit(status), ExitStack() as stack:
         if broker and enrolment is not None:
             refused = partial(audit.write, "broker refused")

@@ -122,7 +122,10 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     facts = create_run(folder, study, {name: data})
     if session.trains:
         record_trained(folder, {name: session.hospital})
-    session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists())
+    start = {"start": facts.start.sha256} if facts.start else {}
+    session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists(), **start)
+    for line in facts.start.lines if facts.start else ():
+        session.progress.log(line)
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)

@@ -102,7 +102,7 @@ def describe(part: OwnPart, digest: str) -> str:
         digest=digest,
         task=_task(study),
         data=_data(study),
-        start=start_digest(study.start) if study.start else None,
+        start=start_digest(study.start_path) if study.start_path else None,
         duration=list(_duration(part)),
         tensors=tensors,
         numbers=f"{numbers:,}",
@@ -269,7 +269,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     # What nobody approved yet must not fill the memory.
     with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
-        prepare_training(network, None, study.train.lora, study.train.only)
+        prepare_training(network, None, study.train.lora, study.train.only, study.network_head)
     weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size

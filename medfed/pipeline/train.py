@@ -129,10 +129,13 @@ def _open(
         prepare_retraining(again, folder, progress)
     facts = create_run(folder, study, {site: hospital.data for site, hospital in hospitals.items()})
     facts = with_unmeasured(facts, {site: str(error) for site, error in unusable.items()})
+    for line in facts.start.lines if facts.start else ():
+        progress.log(line)
     for note in facts.privacy.notes:
         progress.log(f"privacy: {note}")
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
-    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
+    began = {"start": facts.start.sha256} if facts.start else {}
+    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
     if needs_plan(study):
         run = _plan(run)
     return run, facts
@@ -145,7 +148,7 @@ def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
     seen_cases.record_trained(run.folder, trained)
     for site, hospital in run.hospitals.items():
         marked, said = seen_cases.without_seen(
-            run.folder, hospital, trains=site in study.sites, start=study.start
+            run.folder, hospital, trains=site in study.sites, start=study.start_path
         )
         hospitals[site] = marked
         if site in study.held_out:

@@ -91,8 +91,33 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The weights that a run started from; start.csv in the run folder lists them tensor by tensor.
+
+    file: its name.  share: of the network's numbers that were loaded.  bundle, licence: as a MONAI Bundle's
+    metadata say, '' if they do not.  lines: what was loaded, what started anew and what was left, by block.
+    """
+
+    file: str
+    sha256: str
+    share: float
+    bundle: str = ""
+    licence: str = ""
+    lines: list[str] = []
+
+    @property
+    def sentence(self) -> str:
+        """The start in words, for report, model card and an exported bundle."""
+        of = f", bundle {self.bundle}" if self.bundle else ""
+        licence = f"licence {self.licence}" if self.licence else "no licence stated"
+        return (
+            f"Training started from {self.file}{of} (SHA-256 {self.sha256[:12]}, {licence}): "
+            f"{self.share:.1%} of the network's numbers are from it."
+        )
+
+
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of run.json. `chosen`, `withdrawn`, `seconds`, `finished` are absent until they apply."""
+    """The content of run.json. `start`, `chosen`, `withdrawn`, `seconds`, `finished` may be absent."""
 
     study: str = ""
     digest: str = ""
@@ -112,6 +137,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     # Patients per site who were not measured because they trained the model.
     seen: dict[str, int] = {}
     privacy: PrivacyFacts = PrivacyFacts()
+    # What the study started from, if not from random weights.
+    start: StartFacts | UnsetType = UNSET
     # Models that could not be trained and sites that could not be measured, each with the reason.
     missing_models: dict[str, str] = {}
     unmeasured: dict[str, str] = {}

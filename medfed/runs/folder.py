@@ -28,6 +28,7 @@ class RunFolder:
 
     study.yaml      the study with every default written out; study.json without folders, for the report
     run.json        digest, versions, seeds, hardware, command
+    start.csv       what of the study's start was loaded, tensor by tensor
     rounds.jsonl    one line per round and site
     trained.json *  keyed digests of the cases that trained
     cases.jsonl *   measurements per patient
@@ -55,6 +56,7 @@ class RunFolder:
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
     trained = _Entry("trained.json")
+    start = _Entry("start.csv")
     audit = _Entry("audit.jsonl")
     status = _Entry("status.json")
     withdrawal = _Entry("withdrawn.json")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
 from medfed.errors import StudyError
+from medfed.models.pretrained.source import weights_digest
 from medfed.study.study import Study
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -45,20 +45,29 @@ def public_yaml(study: Study) -> str:
 
 
 def start_digest(start: str) -> str:
-    """Return the SHA-256 of the checkpoint that a study starts from.
+    """Return the SHA-256 of the weights that a study starts from.
 
-    A study file names the checkpoint by its path; a study that came from a hub already gives the digest.
+    A study file names them by their path; a study that came from a hub already gives the digest.
+
+    Raises:
+        StudyError: if the file is missing, or is no file of weights.
     """
-    return start if _SHA256.fullmatch(start) else hashlib.sha256(Path(start).read_bytes()).hexdigest()
+    return start if is_digest(start) else weights_digest(start)
+
+
+def is_digest(start: str) -> bool:
+    """Return whether a start is given by its SHA-256 alone, as in a study that came from a hub."""
+    return _SHA256.fullmatch(start) is not None
 
 
 def _canonical(study: Study) -> dict[str, Any]:
     plain = to_dict(study)
     plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
     del plain["exchange"]
-    if study.start is not None:
-        # The content of the checkpoint counts, not where a hospital stores it.
-        plain["start"] = start_digest(study.start)
+    if (start := study.given_start) is not None:
+        # The content of the weights counts, not where a hospital stores them.
+        digest = start_digest(start.path)
+        plain["start"] = digest if isinstance(study.start, str) else {**plain["start"], "path": digest}
     plain["plugins"] = _plugin_digests(study)
     if not study.plugins:  # a study without any keeps the digest by which it was approved
         del plain["plugins"]

@@ -15,7 +15,9 @@ import pytest
 from hospitals import STUDY
 
 from medfed.deployment import site_service as hospital
+from medfed.deployment.admission import parse_offer
 from medfed.deployment.approvals import approve, is_approved, revoke
+from medfed.deployment.site_file import SiteFile
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.pipeline.factory import module_of
@@ -226,3 +228,12 @@ def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_i
     assert not taking.is_alive()
     assert len(written(place.folder / "runs", "hub refused")) == 1
     assert RunFolder(next((place.folder / "runs").glob("tiny-*/"))).checkpoint("federated").exists()
+
+
+@pytest.mark.parametrize("start", ["/dev/zero", "../secret", "{path: /dev/zero, least: 0.5}"])
+def test_a_hub_that_names_a_file_of_this_site_as_the_start_is_refused_unread(tmp_path, start):
+    """To compute the study's digest the file would be read, and /dev/zero has no end."""
+    text = TINY + f"sites: [north, south]\nstart: {start}\n"
+    site = SiteFile(name="north", data=str(tmp_path), exchange=Folder(url=str(tmp_path)))
+    with pytest.raises(ExchangeError, match="the hub's study gives its start by a path"):
+        parse_offer(text, "0" * 64, site)

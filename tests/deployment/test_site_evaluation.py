@@ -275,7 +275,7 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
     for line, told in (
         ("", "get that file from the coordinator and name it in the site file"),
         ("start: another.ckpt\n", "is another or damaged: SHA-256"),
-        ("start: missing.ckpt\n", "cannot be read: No such file"),
+        ("start: missing.ckpt\n", "cannot be used: start: missing.ckpt is missing"),
     ):
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)
         (tmp_path / "other.yaml").write_text(site)
