@@ -384,8 +384,9 @@ def sample_patch(
 ) -> dict[str, Tensor]:
     """Return a training image (C, ...) float32 and its label (1, ...) int64, cropped and augmented by `seed`.
 
-    The image is a copy, unless nobody else holds it (`owned`). Without a label the image is cropped to its middle. In 2D a label's patch is part of one slice, which
-    holds a labelled voxel with probability `data.foreground`, and both are (C, X, Y).
+    The image is a copy, unless nobody else holds it (`owned`). Without a label it is cropped to its middle.
+    In 2D a label's patch is part of one slice, which holds a labelled voxel with probability
+    `data.foreground`, and both are (C, X, Y).
     """
     import torch
 

@@ -88,7 +88,7 @@ def _counted_percentile(below: NDArray[np.intp], percent: float) -> float:
     last = int(below[-1]) - 1
     place = last * (percent / 100)
     rank = int(place)
-    first, second = below.searchsorted([rank, min(rank + 1, last)], side="right").tolist()
+    first, second = map(int, below.searchsorted([rank, min(rank + 1, last)], side="right"))
     share, step = place - rank, float(second - first)
     # As numpy does: from the nearer of the two.
     return second - step * (1 - share) if share >= 0.5 else first + step * share
