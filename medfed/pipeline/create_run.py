@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,9 +22,10 @@ from medfed.models.pretrained.load import LoadedStart
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.factory import started_network
 from medfed.registry import kind_of
-from medfed.runs.facts import PrivacyFacts, RunFacts, StartFacts, command_line, hardware, package_versions
+from medfed.runs.command_line import shown_command, typed_command
+from medfed.runs.facts import PrivacyFacts, RunFacts, StartFacts, hardware, package_versions
 from medfed.runs.folder import RunFolder
-from medfed.study.canonical import study_digest, to_dict
+from medfed.study.canonical import comparisons_of, study_digest, to_dict
 from medfed.study.reading import read_run_study
 from medfed.study.study import Study
 
@@ -125,11 +127,27 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         started=utc_now(),
         versions=package_versions(),
         hardware=hardware(),
-        command=command_line(),
+        command=_record_command(folder),
+        comparisons=_comparisons(folder, study),
         withdrawn=folder.read_withdrawal() or UNSET,
     )
     folder.write_facts(facts)
     return facts
+
+
+def _record_command(folder: RunFolder) -> str:
+    """Keep the line that was typed in command.txt, and return all of this run's lines without folders."""
+    former = folder.read_facts().command if folder.facts.is_file() else ""
+    if typed := typed_command(sys.argv):
+        known = folder.command.read_text(encoding="utf-8") if folder.command.is_file() else ""
+        write_whole(folder.command, f"{known}{typed}\n")
+    return "\n".join(line for line in (former, shown_command(sys.argv)) if line)
+
+
+def _comparisons(folder: RunFolder, study: Study) -> list[str]:
+    """Return the comparisons that the study makes or that this run was to make before it was resumed."""
+    former = folder.read_facts().comparisons if folder.facts.is_file() else []
+    return sorted({*former, *comparisons_of(to_dict(study)["evaluation"])})
 
 
 def _record_start(folder: RunFolder, study: Study, loaded: LoadedStart) -> StartFacts:

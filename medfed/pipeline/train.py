@@ -20,6 +20,7 @@ from medfed.pipeline.create_run import choose_folder, create_run, finish_run, wr
 from medfed.pipeline.experiments.leave_one_out import models_without_each, studies_without
 from medfed.pipeline.experiments.local_models import train_local_models
 from medfed.pipeline.experiments.pooled import pooled_model
+from medfed.pipeline.experiments.seeds import models_of_seeds, studies_of_seeds
 from medfed.pipeline.experiments.unlearning import Retraining, prepare_retraining, retraining
 from medfed.pipeline.factory import (
     bears_of,
@@ -85,6 +86,7 @@ def train(
         study = again.study
     if leave_one_out:
         studies_without(study)  # refused before anything is trained
+    studies_of_seeds(study)
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)
@@ -96,6 +98,7 @@ def train(
         models |= compared
         if leave_one_out:
             models |= models_without_each(run)
+        models |= models_of_seeds(run)
         progress.stop()
         progress.log("measuring every model on every hospital's test cases")
         measured, unmeasured = measure_models.measure_all(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -145,6 +143,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     started: str = ""
     versions: dict[str, str] = {}
     hardware: str = ""
+    # The comparisons that the run was ever to make: one that disappoints may not go without a word.
+    comparisons: list[str] = []
+    # The lines that began and resumed the run, without folders; command.txt has them as they were typed.
     command: str = ""
     chosen: ModelChoice | UnsetType = UNSET
     withdrawn: Withdrawal | UnsetType = UNSET
@@ -169,16 +170,12 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Return processor, cores, GPU and operating system in one line."""
+    """Return processor, cores and threads, GPU and operating system in one line."""
     import torch
 
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.machine()}, {os.cpu_count()} cores, {device}, {platform.system()}"
-
-
-def command_line() -> str:
-    """Return the command line without folders: the report must not reveal where files are."""
-    return " ".join(["medfed", *(Path(part).name if os.sep in part else part for part in sys.argv[1:])])
+    return f"{platform.machine()}, {cores}, {device}, {platform.system()}"
 
 
 def with_missing_model(facts: RunFacts, model: str, error: Exception) -> RunFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,9 @@ import yaml
 from medfed.errors import StudyError
 from medfed.models.pretrained.source import weights_digest
 from medfed.study.study import Study
+
+# The keys of `evaluation` that say what is trained or measured beside the federated model, and stays there.
+COMPARISONS = ("local_models", "pooled_model", "robustness", "seeds")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -27,6 +31,8 @@ def study_digest(study: Study) -> str:
 
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
+    Nor does it cover with what the federated model is compared (`COMPARISONS`): nobody else sees it, and it
+    may change when a run is resumed.
     """
     return digest_of(_canonical(study))
 
@@ -35,6 +41,8 @@ def digest_of(plain: dict[str, Any]) -> str:
     """Return the digest of a study's canonical form, such as `public_yaml` writes it."""
     # A number may be a key (`classes: {1: liver}`), which JSON has as a text only.
     named = msgspec.to_builtins(plain, str_keys=True)
+    if isinstance(evaluation := named.get("evaluation"), dict):
+        named["evaluation"] = {key: value for key, value in evaluation.items() if key not in COMPARISONS}
     return hashlib.sha256(msgspec.json.encode(named, order="sorted")).hexdigest()
 
 
@@ -42,6 +50,12 @@ def public_yaml(study: Study) -> str:
     """Return the study file that the hub sends to the sites: what they approve, without folders."""
     text: str = yaml.safe_dump(_canonical(study), sort_keys=False, allow_unicode=True)
     return text
+
+
+def comparisons_of(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return which comparisons a study's section `evaluation` asks for."""
+    values = {name: evaluation.get(name) or 0 for name in COMPARISONS}
+    return [name for name, value in values.items() if value is True or value > 1]
 
 
 def start_digest(start: str) -> str:

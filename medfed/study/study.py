@@ -130,7 +130,11 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     has them all (a simulation), and compare.  draws: bootstrap draws per interval.  tolerance_mm: the
     tolerance of the surface Dice; in pixels for images without a size in mm, whose metrics end in px instead
     of mm (`nsd_voxel_2px`) and are not averaged with the others.  smallest_group: results of fewer patients
-    than this are withheld.
+    than this are withheld.  seeds: train the federation with so many seeds in a simulation and show how far
+    its results spread.
+
+    `local_models`, `pooled_model`, `robustness` and `seeds` may be changed when a run is resumed: they are no
+    part of the study's digest, as no other party sees what they compute.
     """
 
     local_models: bool = True
@@ -140,6 +144,7 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     draws: Count = 1000
     tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
     smallest_group: Count = 5
+    seeds: Count = 1
 
 
 class SiteOverride(_Section, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ each tensor under one name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from math import prod
 from typing import Any, NamedTuple
@@ -287,15 +287,3 @@ def axes_of(found: Mapping[str, Any]) -> int | None:
     """Return the number of axes that a definition states, None if it states none."""
     axes = found.get("spatial_dims")
     return axes if axes in (2, 3) and type(axes) is int else None
-
-
-def as_tuples(value: Any) -> Any:
-    """Return lists as tuples, which MONAI's norms and activations must be."""
-    if isinstance(value, (list, tuple)):
-        return tuple(as_tuples(one) for one in value)
-    return value
-
-
-def as_lists(values: Sequence[Any]) -> list[Any]:
-    """Return tuples as lists, as they are in JSON."""
-    return [as_lists(one) if isinstance(one, (list, tuple)) else one for one in values]

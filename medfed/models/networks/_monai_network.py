@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from medfed.errors import StudyError
-from medfed.models.networks._monai_catalogue import Entry, as_tuples, check_arguments, entry_of
-from medfed.models.networks._network import SpatialNetwork, drop_unused_norms
+from medfed.models.networks._monai_catalogue import Entry, check_arguments, entry_of
+from medfed.models.networks._network import Definition, SpatialNetwork, build_of_monai
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,46 +48,14 @@ class MonaiNetwork(SpatialNetwork, frozen=True):
             self.check_min_side(size, entry.least_side)
         self.check_sides(size, entry.multiple(self.arguments))
 
-    def definition(
-        self, inputs: int, outputs: int, size: tuple[int, ...] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Return the name and arguments by which MONAI builds it."""
+    def definition(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> Definition:
         entry = self._checked()
         own = {"spatial_dims": self.dims, entry.inputs: inputs, entry.outputs: outputs}
         if entry.sized:
             own[entry.sized] = self.require_size(size)  # type: ignore[assignment]
         downloads = {"pretrained": False} if "pretrained" in entry.arguments else {}
-        return self.name, {**self.arguments, **own, **downloads}
+        return Definition(self.name, {**self.arguments, **own, **downloads})
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         self.check_size(size)
-        name, arguments = self.definition(inputs, outputs, size)
-        return build_of_monai(name, arguments)
-
-
-def build_of_monai(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a network of MONAI; its name must be one of the allow-list.
-
-    Raises:
-        StudyError: if MONAI refuses the arguments.
-    """
-    import monai.networks.nets
-
-    try:
-        network: nn.Module = getattr(monai.networks.nets, name)(
-            **{key: as_tuples(value) for key, value in arguments.items()}
-        )
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        AssertionError,
-        RuntimeError,
-        IndexError,
-    ) as error:
-        raise StudyError(
-            f"network: MONAI cannot build {name} with these arguments: {type(error).__name__}: "
-            f"{str(error)[:200]}"
-        ) from None
-    return drop_unused_norms(network)
+        return build_of_monai(self.definition(inputs, outputs, size))
