@@ -121,6 +121,14 @@ def describe(part: OwnPart, digest: str) -> str:
 
 def _duration(part: OwnPart) -> Iterator[str]:
     """Yield for how long this hospital takes part, and how much it trains."""
+    yield from _training_time(part)
+    hours = part.site.give_up_hours
+    if hours is not None:
+        silent = _time(hours * 3600)
+        yield f"this hospital gives up after {silent} without a sign of life from the hub (give_up_hours)"
+
+
+def _training_time(part: OwnPart) -> Iterator[str]:
     study, train = part.own, part.own.train
     if not part.trains:
         yield f"until the final model, after up to {train.rounds} rounds of the other hospitals"

@@ -39,6 +39,9 @@ _POLL_SHARE, _MIN_POLL_S, _MAX_POLL_S = 0.05, 0.02, 0.5
 # How long a lock is tried for: whoever tests it holds it for a moment.
 _LOCK_TRIES, _LOCK_PAUSE_S = 20, 0.1
 
+# The number by which FedAvg weights a site, under the name that Flower expects.
+EXAMPLES = "num-examples"
+
 Numbers = Mapping[str, float]
 Arrays = Mapping[str, Any]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from medfed.errors import ExchangeError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
 from medfed.exchange._exchange import Transmission
-from medfed.exchange._handoff import Answer, Task, encode
+from medfed.exchange._handoff import EXAMPLES, Answer, Task, encode
 from medfed.files import PRIVATE_FILE, private_folder, write_whole
 from medfed.wire.messages import Message
 from medfed.wire.untrusted_text import for_log
@@ -32,9 +32,6 @@ from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
 log = logging.getLogger("medfed.exchange")
-
-# The number by which FedAvg weights a site, under the name that Flower expects.
-EXAMPLES = "num-examples"
 
 # The network's dtypes whose tensors are merged; others are returned as they came.
 _MERGED = ("float16", "float32", "float64")
@@ -153,7 +150,9 @@ class NetworkSite:
         if task is None:
             return Transmission(f"nobody: {self._link.network} waits no more for this round", 0, "")
         data = encode(self._answer_of(update, task, arrays))
-        return Transmission(self._link.network, len(data), hashlib.sha256(data).hexdigest())
+        # The network encodes the same arrays and numbers once more, in its own way.
+        to = f"{self._link.network} (described as safetensors)"
+        return Transmission(to, len(data), hashlib.sha256(data).hexdigest())
 
     def send(self, update: Update) -> None:
         if not update.evaluation_only and update.round <= self._sent_round:

@@ -159,5 +159,5 @@ def start_trainer(script: Path, *words: str, log: Path) -> subprocess.Popen[byte
     with log.open("w") as file:
         return subprocess.Popen(
             [sys.executable, str(script), *words], stdout=file, stderr=file,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         )  # fmt: skip

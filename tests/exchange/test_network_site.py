@@ -211,7 +211,7 @@ def test_what_leaves_is_described_by_its_bytes(tmp_path):
     described = side.transmission(update())
     side.send(update())
     data = encode(link.last)
-    assert (described.to, described.bytes) == ("the test network", len(data))
+    assert (described.to, described.bytes) == ("the test network (described as safetensors)", len(data))
     assert described.sha256 == hashlib.sha256(data).hexdigest()
     np.testing.assert_array_equal(load(data)["w"], np.full(2, 1.5, np.float32))
 
