@@ -60,6 +60,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         # The content of the checkpoint counts, not where a hospital stores it.
         plain["start"] = start_digest(study.start)
     plain["plugins"] = _plugin_digests(study)
+    if not plain["data"].get("transforms", True):  # likewise, and so below
+        del plain["data"]["transforms"]
     if not study.plugins:  # a study without any keeps the digest by which it was approved
         del plain["plugins"]
     return plain
