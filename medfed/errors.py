@@ -13,6 +13,7 @@
     ├── RuleError         updates that a rule cannot merge
     ├── ExchangeError     a message that could not be delivered or fetched
     │   ├── DeadlineError     it did not come in time
+    │   ├── EndedError        the study has ended, or its hub is gone for good
     │   └── EnrolmentError    a federation's folder, key, request or kit that is not as it must be
     ├── QuorumError       fewer sites answered than the study's minimum
     ├── SiteError         training at a site stopped: which site, which round, why
@@ -91,6 +92,10 @@ class ExchangeError(MedfedError):
 
 class DeadlineError(ExchangeError):
     """A message did not arrive before its deadline."""
+
+
+class EndedError(ExchangeError):
+    """The study has ended, or its hub has shown no sign of life for long; trying again does not help."""
 
 
 class EnrolmentError(ExchangeError):

@@ -4,6 +4,7 @@
 1     refused, or failed: the message says what to do
 2     a wrong command line; `medfed check`: the folder has errors (1: it has warnings)
 3     this hospital does not take part: its policy refuses the study, or nobody there has approved it
+4     given up: the study has ended without this site, or no hub has been heard of for `give_up_hours`
 75    try again: hub, broker or sites were not reached, or this machine lacked disk, memory or files
 130   interrupted by Ctrl-C or SIGTERM; the same command continues
 """
@@ -21,6 +22,7 @@ import click
 
 from medfed.errors import (
     DeclinedError,
+    EndedError,
     EnrolmentError,
     ExchangeError,
     MedfedError,
@@ -29,7 +31,7 @@ from medfed.errors import (
 )
 from medfed.wire.untrusted_text import for_terminal
 
-REFUSED, DECLINED, TRY_AGAIN, INTERRUPTED = 1, 3, 75, 130
+REFUSED, DECLINED, GIVEN_UP, TRY_AGAIN, INTERRUPTED = 1, 3, 4, 75, 130
 
 # What the machine lacked for the time being: after a while, or once someone has made room, it works.
 _PASSING = {
@@ -78,6 +80,8 @@ def exit_code(error: MedfedError | OSError) -> int:
     """Return the exit code of a command that ends in this error (see above)."""
     if isinstance(error, DeclinedError):
         return DECLINED
+    if isinstance(error, EndedError):
+        return GIVEN_UP
     if isinstance(error, EnrolmentError):
         return REFUSED
     passing = isinstance(error, (ExchangeError, QuorumError)) or (

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
 from medfed.deployment.own_code import parse_allowed
 from medfed.deployment.policy import refusals
@@ -23,7 +21,7 @@ from medfed.files import write_whole
 from medfed.pipeline.labelled import drawn_of
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.runs.folder import RunFolder
-from medfed.study.canonical import public_yaml, start_digest, study_digest
+from medfed.study.canonical import is_digest, public_yaml, start_digest, study_digest
 from medfed.study.reading import study_name
 from medfed.study.study import Study
 from medfed.wire.signing import Identity
@@ -66,15 +64,20 @@ def parse_offer(text: str, known: str, site: SiteFile) -> Study:
     except DeclinedError as error:
         _decline_code(text, known, site, str(error))
         raise
+    start = study.given_start
+    if start is not None and not is_digest(start.path):
+        # A path here would let a hub have this site read any of its files, to compute the study's digest.
+        raise ExchangeError(
+            "the hub's study gives its start by a path; a hub that runs this version of medfed gives the "
+            "SHA-256 of the weights alone; ask the coordinator"
+        )
     if study_digest(study) != known:
         raise ExchangeError(
             f"the hub offers study {known[:APPROVAL_DIGITS]}, but the file it sends is study "
             f"{study_digest(study)[:APPROVAL_DIGITS]}; do hub and site run the same version of medfed?"
         )
     check_member(study, site)
-    if study.start is None:
-        return study
-    return msgspec.structs.replace(study, start=_start_checkpoint(study, study.start, site))
+    return study if start is None else study.starting_from(_start_checkpoint(study, start.path, site))
 
 
 def _decline_code(text: str, known: str, site: SiteFile, reason: str) -> None:
@@ -126,10 +129,11 @@ def _check_labelled(study: Study, site: SiteFile) -> None:
 def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:
     """Return the path of the checkpoint that the study begins with, which never comes from the hub."""
     expected = start_digest(start)
-    needs = f"study '{study.name}' begins with the weights in a checkpoint of SHA-256 {expected}"
+    needs = f"study '{study.name}' begins with the weights in a file of SHA-256 {expected}"
     if site.start is None:
         raise StudyError(
-            f"{needs}; get that file from the coordinator and name it in the site file (start: FILE)"
+            f"{needs}; get that file (or the bundle that holds it) from the coordinator and name it in the "
+            "site file (start: FILE)"
         )
     try:
         digest = start_digest(site.start)
@@ -137,6 +141,8 @@ def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:
         raise StudyError(
             f"{needs}; the file that start names in the site file cannot be read: {error.strerror}"
         ) from None
+    except StudyError as error:
+        raise StudyError(f"{needs}; what start names in the site file cannot be used: {error}") from None
     if digest != expected:
         raise StudyError(
             f"{needs}; the file that start names in the site file is another or damaged: SHA-256 {digest}"

@@ -103,7 +103,7 @@ def describe(part: OwnPart, digest: str) -> str:
         digest=digest,
         task=_task(study),
         data=_data(study),
-        start=start_digest(study.start) if study.start else None,
+        start=start_digest(study.start_path) if study.start_path else None,
         duration=list(_duration(part)),
         tensors=tensors,
         numbers=f"{numbers:,}",
@@ -122,6 +122,14 @@ def describe(part: OwnPart, digest: str) -> str:
 
 def _duration(part: OwnPart) -> Iterator[str]:
     """Yield for how long this hospital takes part, and how much it trains."""
+    yield from _training_time(part)
+    hours = part.site.give_up_hours
+    if hours is not None:
+        silent = _time(hours * 3600)
+        yield f"this hospital gives up after {silent} without a sign of life from the hub (give_up_hours)"
+
+
+def _training_time(part: OwnPart) -> Iterator[str]:
     study, train = part.own, part.own.train
     if not part.trains:
         yield f"until the final model, after up to {train.rounds} rounds of the other hospitals"
@@ -270,7 +278,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     # What nobody approved yet must not fill the memory.
     with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
-        prepare_training(network, None, study.train.lora, study.train.only)
+        prepare_training(network, None, study.train.lora, study.train.only, study.network_head)
     weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size

@@ -18,6 +18,7 @@ from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
 from medfed.evaluation.intervals import DRAWS
+from medfed.evaluation.macro_means import macro_means
 from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
 from medfed.evaluation.probabilities import score_histograms, temperature_scaled
 from medfed.evaluation.robustness import robustness
@@ -125,6 +126,7 @@ def summarise(run: Path) -> list[rows.Row]:
     summary += _believable(
         [row for row in reported if row.site not in measured], run, study, settings.classes
     )
+    summary += macro_means(summary, settings.held_out)
     rows.write(folder.rows, summary)
     rows.write_csv(folder.rows_csv, summary)
     rows.write(folder.curves, score_histograms(cases, settings))

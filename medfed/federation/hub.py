@@ -132,7 +132,8 @@ class _Study:
 
     def publish(self, model: GlobalModel) -> int:
         """Publish a model once it is on disk, and tell of it; return its bytes."""
-        size = self.exchange.publish(model, self.wait_saved)
+        shown = replace(model, audit_head=self.audit.head)
+        size = self.exchange.publish(shown, self.wait_saved)
         self._report()
         return size
 
@@ -297,17 +298,17 @@ def _collect_scores(
     """Collect the scores of a model that nobody trains any further from each site that is asked."""
     sites = sorted(set(asked))
     arrivals = exchange.collect(round, sites, config.deadline_s)
-    results = [log_result(_reported(arrival, round), round, audit) for arrival in arrivals]
+    results = [log_result(_reported(arrival, round, audit), round, audit) for arrival in arrivals]
     answered = {result.site for result in results}
     missing = [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
     results += [log_result(result, round, audit) for result in missing]
     return tuple(sorted(results, key=lambda result: result.site))
 
 
-def _reported(arrival: ReceivedUpdate, round: int) -> SiteResult:
+def _reported(arrival: ReceivedUpdate, round: int, audit: AuditLog) -> SiteResult:
     """Return what a site reported on the final model, if that is numbers alone, and its own."""
     try:
-        update = require_own(arrival, round)
+        update = require_own(arrival, round, audit)
         if not update.evaluation_only:
             raise UpdateError(f"{update}: holds weights; only scores of the final model are expected")
         update, notes = accept_numbers(update)

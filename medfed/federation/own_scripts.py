@@ -141,7 +141,7 @@ def open_site(
         side.max_wait_s = timeout_s
         return side
 
-    return ScriptSite(connect)
+    return ScriptSite(connect, exchange.own_hub)
 
 
 def _check_across(exchange: Exchange) -> None:
@@ -158,8 +158,10 @@ class ScriptSite:
     # Whoever trains is said by `CallbackOptions.parties`, not by what the hub or the store says.
     parties: tuple[str, ...] = ()
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any], own_hub: bool = True) -> None:
         self._connect, self._lock = connect, threading.Lock()
+        # Whether medfed's hub merges, as the exchange's record says.
+        self.own_hub = own_hub
         self._side: Any = None
 
     @property

@@ -83,6 +83,7 @@ def receive(connection: SiteConnection, round: int) -> GlobalModel:
         round=received.round,
         sha256=received.sha256,
         final=received.final,
+        hub_head=received.audit_head,
     )
     channel = connection.channel(received.round, received)
     model = connection.privacy.decrypt(received, channel)
@@ -137,6 +138,7 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
         leaving = enforce(update, weights, egress)
         withheld = len({*update.scalars} - {*leaving.scalars})
         packed, residual = compress_update(connection.compress, leaving, residual)
+    packed = replace(packed, audit_head=connection.audit.head)
     transmission = connection.exchange.transmission(packed)
     connection.audit.write(
         "sent",
@@ -200,7 +202,7 @@ def aggregate_round(
     results = [log_result(_refused(site, why), number, audit) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):
-        update, result = _admit(arrival, current, config, session, state)
+        update, result = _admit(arrival, current, config, session, state, audit)
         if update is None:
             results.append(log_result(result, number, audit))
         else:
@@ -242,11 +244,16 @@ def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession)
 
 
 def _admit(
-    arrival: ReceivedUpdate, current: GlobalModel, config: HubConfig, session: RoundSession, state: State
+    arrival: ReceivedUpdate,
+    current: GlobalModel,
+    config: HubConfig,
+    session: RoundSession,
+    state: State,
+    audit: AuditLog,
 ) -> tuple[Update | None, SiteResult]:
     """Return the update if it is valid, and the site's result."""
     try:
-        own = require_own(arrival, current.round + 1, config.rule.asynchronous)
+        own = require_own(arrival, current.round + 1, audit, config.rule.asynchronous)
         if own.evaluation_only:
             raise UpdateError(f"{own}: holds no weights, but its site was asked to train")
         sent, notes = accept_numbers(own)
@@ -263,8 +270,8 @@ def _admit(
     return update, result
 
 
-def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False) -> Update:
-    """Return the update that arrived, if it is the site's own and for this round.
+def require_own(arrival: ReceivedUpdate, number: int, audit: AuditLog, asynchronous: bool = False) -> Update:
+    """Return the update that arrived, if it is the site's own and for this round; log its audit log's head.
 
     Raises:
         MedfedError: why there is none, or whose it is.
@@ -279,6 +286,8 @@ def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False
             f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, "
             f"expected its own for round {number}"
         )
+    if update.audit_head:
+        audit.write("site head", site=update.site, round=update.round, head=update.audit_head)
     return update
 
 

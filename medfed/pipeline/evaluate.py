@@ -13,7 +13,7 @@ from medfed.evaluation.rows import UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models
 from medfed.pipeline.create_run import open_run
-from medfed.pipeline.factory import bears_of, hospital_of, module_of, screen_hospital
+from medfed.pipeline.factory import bears_of, hospital_of, is_start_gone, module_of, screen_hospital
 from medfed.pipeline.labelled import drawn_of, undrawn, with_labelled
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.report import report_run
@@ -68,8 +68,10 @@ def evaluate(
             layout or own.layout,
         )
         screen_hospital(hospital, own.bears or bears_of(study), own.cache)
-        models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
-        hospital, said = without_seen(folder, hospital, trains=False, start=study.start)
+        # Where the file that it starts from is gone, nobody knows the model before training.
+        untrained = {} if is_start_gone(study) else {UNTRAINED: weights_of(module_of(study))}
+        models = {**untrained, **measure_models.saved_models(folder)}
+        hospital, said = without_seen(folder, hospital, trains=False, start=study.start_path)
         listed = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
         cases = hospital.unseen(listed)
         if listed and not cases:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytorch_lightning as pl
 import torch
 
@@ -30,6 +31,7 @@ from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
 from medfed.models.networks._vanishing import check_vanishing
+from medfed.models.pretrained.load import LoadedStart
 from medfed.models.tasks import Training
 from medfed.registry import kind_of
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
@@ -199,7 +201,12 @@ _CHECKED: set[tuple[object, ...]] = set()
 
 def _check_vanishing(study: Study, data: Images, network: torch.nn.Module) -> None:
     """Raise a StudyError if nothing is left of a patch at a layer of the study's network."""
-    known = (study.network, study.privacy.replaces_batch_norm, data.spatial_dims, data.patch)
+    known = (
+        msgspec.json.encode(study.network),
+        study.privacy.replaces_batch_norm,
+        data.spatial_dims,
+        data.patch,
+    )
     if known not in _CHECKED and data.patch is not None:
         check_vanishing(_sees_image(network), kind_of(study.network), data.inputs, data.patch)
         _CHECKED.add(known)
@@ -244,11 +251,23 @@ def _sees_image(network: torch.nn.Module) -> torch.nn.Module:
 
 def network_of(study: Study) -> torch.nn.Module:
     """Return the study's network as the study file describes it."""
+    return started_network(study)[0]
+
+
+def is_start_gone(study: Study) -> bool:
+    """Return whether a study starts from a file that is no longer there, as a run may after its training."""
+    return study.start_path is not None and not Path(study.start_path).exists()
+
+
+def started_network(study: Study) -> tuple[torch.nn.Module, LoadedStart | None]:
+    """Return the study's network, and what of it is from the study's start; None if it has none."""
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
         network = untrained_network(study)
-        prepare_training(network, study.start, study.train.lora, study.train.only)
-    return network
+        loaded = prepare_training(
+            network, study.given_start, study.train.lora, study.train.only, study.network_head
+        )
+    return network, loaded
 
 
 def site_config_of(study: Study, site: str = "") -> SiteConfig:

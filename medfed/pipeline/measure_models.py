@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import pytorch_lightning as pl
 from safetensors.torch import load_file
 
 from medfed.data.case import Case
 from medfed.data.splits import SPLITS
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import (
     LabelCache,
     MeasurementSettings,
@@ -22,12 +23,12 @@ from medfed.evaluation.report import gallery
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
 from medfed.federation.site import LOCAL, PERSONAL
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
-from medfed.pipeline.factory import module_of
+from medfed.pipeline.factory import is_start_gone, module_of
 from medfed.runs.checkpoints import load_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.study.study import Study
-from medfed.wire.weights import Weights, load
+from medfed.wire.weights import Weights, load, weights_of
 
 
 def measure_all(
@@ -177,7 +178,17 @@ def saved_models(folder: RunFolder) -> dict[str, Weights]:
 
 
 def module_with(study: Study, weights: Weights) -> pl.LightningModule:
-    """Return the study's module with these weights."""
-    module = module_of(study)
+    """Return the study's module with these weights.
+
+    Raises:
+        RunError: if the file that the study starts from is gone, and holds what the weights lack.
+    """
+    gone = is_start_gone(study)
+    module = module_of(msgspec.structs.replace(study, start=None) if gone else study)
+    if gone and (lacking := set(weights_of(module)) - set(weights)):
+        raise RunError(
+            f"study '{study.name}': this model has {len(lacking)} tensors less than its network, which are "
+            "in the file that the study starts from; put it back where study.yaml of the run says (start)"
+        )
     load(module, weights)
     return module

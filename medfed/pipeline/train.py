@@ -20,6 +20,7 @@ from medfed.pipeline.create_run import choose_folder, create_run, finish_run, wr
 from medfed.pipeline.experiments.leave_one_out import models_without_each, studies_without
 from medfed.pipeline.experiments.local_models import train_local_models
 from medfed.pipeline.experiments.pooled import pooled_model
+from medfed.pipeline.experiments.seeds import models_of_seeds, studies_of_seeds
 from medfed.pipeline.experiments.unlearning import Retraining, prepare_retraining, retraining
 from medfed.pipeline.factory import (
     bears_of,
@@ -85,6 +86,7 @@ def train(
         study = again.study
     if leave_one_out:
         studies_without(study)  # refused before anything is trained
+    studies_of_seeds(study)
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)
@@ -96,6 +98,7 @@ def train(
         models |= compared
         if leave_one_out:
             models |= models_without_each(run)
+        models |= models_of_seeds(run)
         progress.stop()
         progress.log("measuring every model on every hospital's test cases")
         measured, unmeasured = measure_models.measure_all(
@@ -129,10 +132,13 @@ def _open(
         prepare_retraining(again, folder, progress)
     facts = create_run(folder, study, {site: hospital.data for site, hospital in hospitals.items()})
     facts = with_unmeasured(facts, {site: str(error) for site, error in unusable.items()})
+    for line in facts.start.lines if facts.start else ():
+        progress.log(line)
     for note in facts.privacy.notes:
         progress.log(f"privacy: {note}")
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
-    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
+    began = {"start": facts.start.sha256} if facts.start else {}
+    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
     if needs_plan(study):
         run = _plan(run)
     return run, facts
@@ -145,7 +151,7 @@ def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
     seen_cases.record_trained(run.folder, trained)
     for site, hospital in run.hospitals.items():
         marked, said = seen_cases.without_seen(
-            run.folder, hospital, trains=site in study.sites, start=study.start
+            run.folder, hospital, trains=site in study.sites, start=study.start_path
         )
         hospitals[site] = marked
         if site in study.held_out:

@@ -24,10 +24,12 @@ class _Entry:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run. Those marked * show single patients and stay in the hospital.
+    """The files of one run. Those marked * show single patients, or folders, and stay in the hospital.
 
     study.yaml      the study with every default written out; study.json without folders, for the report
-    run.json        digest, versions, seeds, hardware, command
+    run.json        digest, versions, seeds, hardware, command without folders
+    command.txt *   the lines that began and resumed the run, as they were typed
+    start.csv       what of the study's start was loaded, tensor by tensor
     rounds.jsonl    one line per round and site
     trained.json *  keyed digests of the cases that trained
     cases.jsonl *   measurements per patient
@@ -47,6 +49,7 @@ class RunFolder:
     study = _Entry("study.yaml")
     public_study = _Entry("study.json")
     facts = _Entry("run.json")
+    command = _Entry("command.txt")
     rows = _Entry("rows.jsonl")
     rows_csv = _Entry("rows.csv")
     curves = _Entry("curves.jsonl")
@@ -55,6 +58,7 @@ class RunFolder:
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
     trained = _Entry("trained.json")
+    start = _Entry("start.csv")
     audit = _Entry("audit.jsonl")
     status = _Entry("status.json")
     withdrawal = _Entry("withdrawn.json")

@@ -13,7 +13,7 @@ from pathlib import Path
 from medfed.errors import AuditError
 from medfed.runs.folder import RunFolder
 from medfed.runs.rounds import RoundLine, read_rounds
-from medfed.wire.audit_log import entries, verify
+from medfed.wire.audit_log import entries, line_digests, verify
 
 # The rounds in which each site's update was merged, in order.
 Merges = dict[str, tuple[int, ...]]
@@ -105,6 +105,37 @@ def check_sent(merges: Merges, log: Path, hub_log: Path) -> str:
                 "send, or of another size; ask whoever runs the hub"
             )
     return site
+
+
+def check_heads(site: str, log: Path, hub_log: Path) -> list[int]:
+    """Return the rounds in which hub and site showed each other the heads of their logs, which still hold.
+
+    Each line pins all before it. So a log that was written anew, or cut, after such a round is found by the
+    other party's log, even if its own writer did it.
+
+    Raises:
+        AuditError: naming whose log lacks a line that it showed, and in which round.
+    """
+    rounds = []
+    own, hub = set(line_digests(log)), set(line_digests(hub_log))
+    for entry in entries(hub_log):
+        if entry.get("event") == "site head" and entry.get("site") == site:
+            rounds.append(int(entry["round"]))
+            if entry.get("head") not in own:
+                raise AuditError(_lacks(f"site '{site}'", "the hub", rounds[-1]))
+    for entry in entries(log):
+        if entry.get("event") == "received" and (head := entry.get("hub_head")):
+            rounds.append(int(entry["round"]))
+            if head not in hub:
+                raise AuditError(_lacks("the hub", f"site '{site}'", rounds[-1]))
+    return sorted(set(rounds))
+
+
+def _lacks(whose: str, to: str, round: int) -> str:
+    return (
+        f"the log of {whose} lacks the line that it showed {to} in round {round}: it was written anew or cut "
+        "since, or is the log of another run folder"
+    )
 
 
 def never_merged(merges: Merges, planned: Iterable[str]) -> list[str]:

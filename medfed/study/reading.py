@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from medfed.study._explain import Lines, describe_value, explain, nearest
 from medfed.study._own_kinds import as_original, with_kinds
 from medfed.study._yaml import apply_override, load_yaml
 from medfed.study.plugins import LoadedPlugin, Plugin, PluginName, added_by, load_plugin
+from medfed.study.start import with_bundle_network
 from medfed.study.study import SiteName, Study
 from medfed.study.validation import validate
 
@@ -29,11 +31,12 @@ _A_STUDY = "a study (keys such as name, task, sites)"
 _Record = TypeVar("_Record")
 
 
-def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+def read_study(path: str | Path, overrides: Sequence[str] = (), *, needs_start: bool = True) -> Study:
     """Return the study in a YAML file; `overrides` are such as 'train.epochs=3'.
 
     Folders in the file are relative to the file; in the study they are absolute. The code of the study's
-    `plugins` is imported, and their kinds are those of this thread until another study is read.
+    `plugins` is imported, and their kinds are those of this thread until another study is read. Without
+    `needs_start` the file that the study starts from may be gone: a trained model needs it no more.
 
     Raises:
         StudyError: naming the file, line and key, what was found, what is allowed, and the nearest name; or
@@ -46,22 +49,34 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         for name, plugin in plugins_in(text, path.name, overrides).items()
     }
     loaded = load_all(plugins, path.name)
-    study = parse_study(text, path.name, overrides, added_by(loaded.values()))
+    started = partial(_started, name=path.name, folder=folder, needs_start=needs_start)
+    study = parse_study(text, path.name, overrides, added_by(loaded.values()), started)
     use_kinds(added_by(loaded.values()))
 
     def absolute(sites: Mapping[str, str | None]) -> dict[str, str | None]:
         return {site: data and str((folder / data).resolve()) for site, data in sites.items()}
 
-    start = None if study.start is None else str((folder / study.start).resolve())
-    if start is not None and not Path(start).is_file():
-        raise StudyError(f"{path.name}: start: no such file; give a checkpoint, relative to the study file")
     return msgspec.structs.replace(
         study,
         sites=absolute(study.sites),
         held_out=absolute(study.held_out),
-        start=start,
         plugins={name: Plugin(path=plugins[name].path, digest=one.digest) for name, one in loaded.items()},
     )
+
+
+def _started(study: Study, name: str, folder: Path, needs_start: bool) -> Study:
+    """Return a study with the absolute path of its start, and the network of its bundle written out."""
+    if (start := study.given_start) is not None:
+        place = (folder / start.path).resolve()
+        if needs_start and not place.exists():
+            raise StudyError(
+                f"{name}: start: no such file; give a checkpoint or bundle, relative to the study file"
+            )
+        study = study.starting_from(str(place))
+    try:
+        return with_bundle_network(study)
+    except StudyError as error:
+        raise StudyError(f"{name}: {error}") from None
 
 
 def read_run_study(path: Path) -> Study:
@@ -78,7 +93,7 @@ def read_run_study(path: Path) -> Study:
                 f"{path.name}: plugins.{name}: a run's code is not taken from the run folder, which may come "
                 f"from somebody else; give the absolute path of your own copy of {plugin.digest or 'it'}"
             )
-    return read_study(path)
+    return read_study(path, needs_start=False)
 
 
 def use_study(study: Study) -> None:
@@ -154,13 +169,18 @@ def load_all(plugins: Mapping[str, Plugin], file: str) -> dict[str, LoadedPlugin
 
 
 def parse_study(
-    text: str, name: str = "study.yaml", overrides: Sequence[str] = (), added: AddedKinds = NONE_ADDED
+    text: str,
+    name: str = "study.yaml",
+    overrides: Sequence[str] = (),
+    added: AddedKinds = NONE_ADDED,
+    completed: Callable[[Study], Study] = lambda study: study,
 ) -> Study:
     """Return the study in a YAML text; `name` is the file's name in errors.
 
-    No code is loaded: `added` are the kinds of the plug-ins that it may name.
+    No code is loaded: `added` are the kinds of the plug-ins that it may name. `completed` fills in what other
+    files say, before the study's parts are checked.
     """
-    study = parse_yaml(text, name, Study, _A_STUDY, overrides, added)
+    study = completed(parse_yaml(text, name, Study, _A_STUDY, overrides, added))
     with using_kinds(added):
         validate(study, name)
     return study

@@ -19,6 +19,7 @@ from medfed.exchange.memory import Memory
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
+from medfed.study.own_hub import needs_own_hub
 from medfed.study.study import Study
 from medfed.wire.signing import BROKER, HUB
 
@@ -182,6 +183,22 @@ def _supports_secure_aggregation(rule: type[Rule]) -> bool:
         return False
 
 
+def _other_hub(study: Study) -> Iterator[str]:
+    """Check a study of a network that others lead, whose hub merges by plain FedAvg."""
+    if study.exchange.own_hub:
+        return
+    exchange, rule = kind_of(study.exchange), kind_of(study.rule)
+    for problem in needs_own_hub(study.privacy, study.compress, study.train.local):
+        yield f"exchange.kind: '{exchange}' takes part in a network that others lead. {problem}"
+    if rule != "fedavg":
+        yield f"rule.kind: '{rule}' is medfed's hub's; the network of exchange '{exchange}' merges by fedavg"
+    if study.train.keep != "last" or study.train.patience is not None:
+        yield (
+            f"train.keep, train.patience: the network of exchange '{exchange}' ends with its last round's "
+            "model; leave both out"
+        )
+
+
 def _rule(study: Study) -> Iterator[str]:
     rule = kind_of(study.rule)
     sent = study.train.local.sends if study.train.local is not None else ()
@@ -312,6 +329,7 @@ _CHECKS = (
     _site_names,
     _class_names,
     _network_and_data,
+    _other_hub,
     _privacy,
     _rule,
     _compression,

@@ -129,7 +129,7 @@ def test_a_folder_with_files_is_not_written_into(study):
         choose_folder(study, Path("run"), resume=False)
 
 
-def test_comparison_models_are_neither_dropped_nor_added_on_resume(tmp_path):
+def test_comparison_models_may_be_dropped_on_resume_but_not_without_a_word(tmp_path):
     """A comparison that disappoints could otherwise be left out of the report."""
     from medfed.pipeline.create_run import choose_folder, create_run
     from medfed.study.reading import parse_study
@@ -142,9 +142,8 @@ def test_comparison_models_are_neither_dropped_nor_added_on_resume(tmp_path):
     )
     study = parse_study(text, "study.yaml")
     folder = choose_folder(study, tmp_path / "run", resume=False)
-    create_run(folder, study, {})
-    assert choose_folder(study, tmp_path / "run", resume=True) == folder
-    for changed in ("local_models: false", "pooled_model: false", "robustness: false"):
-        other = parse_study(f"{text}evaluation: {{{changed}}}\n", "study.yaml")
-        with pytest.raises(RunError, match="holds a run of study"):
-            choose_folder(other, tmp_path / "run", resume=True)
+    every = ["local_models", "pooled_model", "robustness"]
+    assert create_run(folder, study, {}).comparisons == every
+    other = parse_study(f"{text}evaluation: {{local_models: false, seeds: 2}}\n", "study.yaml")
+    assert choose_folder(other, tmp_path / "run", resume=True) == folder
+    assert create_run(folder, other, {}).comparisons == [*every, "seeds"]

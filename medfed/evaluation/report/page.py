@@ -19,7 +19,7 @@ from medfed.runs.folder import RunFolder
 # The sections of results, which are absent if there is no result to show.
 SECTIONS = (
     "comparisons", "measures", "matrix", "diagrams", "subgroups",
-    "left_out", "contributions", "difference_methods", "personalised", "robustness",
+    "left_out", "contributions", "difference_methods", "personalised", "robustness", "seeds",
 )  # fmt: skip
 
 
@@ -78,4 +78,5 @@ def _results(run: Run, focus: Focus) -> dict[str, Any]:
         "contributions": experiments.contributions(rows, sites, run.facts.held_out),
         "personalised": experiments.against_federated(rows, sites, personal),
         "robustness": experiments.robustness(rows, focus.places),
+        "seeds": experiments.seeds(rows, focus.places, run.models, run.facts.seed),
     }

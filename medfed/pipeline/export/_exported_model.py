@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medfed.data.settings import Images, Table
 from medfed.errors import RunError
+from medfed.models.networks._adapters import merge_adapters
 from medfed.pipeline.create_run import open_run
 from medfed.pipeline.predict import load_model
 from medfed.registry import kind_of
@@ -166,6 +167,7 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     folder, facts, study = open_run(run)
     network = load_model(study, folder, model).network
     assert isinstance(network, nn.Module)
+    merge_adapters(network)
     data = study.data
     if isinstance(data, Table):
         shape: tuple[int, ...] = (data.inputs,)
