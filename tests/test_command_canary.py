@@ -251,6 +251,7 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
     ),
     "demo": "synthetic hospitals alone: it reads no hospital's data",
     "enrol": "certificates alone: it reads no hospital's data",
+    "plugins": "packages of one's own alone: it reads no hospital's data",
 }  # fmt: skip
 
 
