@@ -33,6 +33,7 @@ from medfed.data.transforms import Prepared
 from medfed.data.volume_files import files_read
 from medfed.errors import DataError, ImageError
 from medfed.files import private_folder
+from medfed.registry import package_of
 
 # Increased when the format of entries or the meaning of `prepare` changes.
 FORMAT_VERSION = 3
@@ -143,6 +144,11 @@ def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     shaping = {name: getattr(settings, name) for name in names}
     if settings.spacing_mm == "fit":
         shaping["patch"] = settings.patch
+    preparing = [one for one in settings.transforms if one.prepares]
+    # Code that is not medfed's may change under the same settings; a plug-in's module has its digest.
+    code = [package_of(one) or type(one).__module__ for one in (settings.normalise, *preparing)]
+    if preparing or not code[0].startswith("medfed."):
+        shaping |= {"transforms": preparing, "code": code}
     versions = [str(x) for x in (FORMAT_VERSION, monai.__version__, torch.__version__, np.__version__)]
     # Numbers that dataset.json names are keys, which JSON has as texts only.
     plain = msgspec.to_builtins([shaping, needs == "segment", classes, versions], str_keys=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data import planes
+from medfed.data.image_transforms._transform import augment_all, prepare_all
 from medfed.data.label_regions import class_dtype
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
@@ -91,7 +92,7 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         mask = None if mask is None else resample(mask, affine_ras, to_affine, to_shape, nearest=True)
         affine_ras = to_affine
     return Prepared(
-        image=np.ascontiguousarray(settings.normalise.image(np.ascontiguousarray(oriented)), np.float32),
+        image=np.ascontiguousarray(_normalised(np.ascontiguousarray(oriented), settings), np.float32),
         label=None if mask is None else np.ascontiguousarray(mask),
         centres=_centres(mask),
         affine_ras=affine_ras,
@@ -99,6 +100,10 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         original_affine_ras=image.affine_ras,
         in_pixels=planes.in_pixels(image),
     )
+
+
+def _normalised(array: NDArray[np.float32], settings: Images) -> NDArray[np.float32]:
+    return prepare_all(settings.transforms, settings.normalise.image(array))
 
 
 def _as_integers(label: _Array) -> NDArray[np.integer[Any]]:
@@ -409,7 +414,23 @@ def sample_patch(
     if augment is not None:
         augment.set_random_state(seed % 2**32)
         data = augment(data)
-    return tensors(data)
+    return _own_augmented(tensors(data), settings, seed)
+
+
+def _own_augmented(data: dict[str, Tensor], settings: Images, seed: int) -> dict[str, Tensor]:
+    """Return a training image and its label after the study's own transforms."""
+    import torch
+
+    if not settings.transforms:
+        return data
+    label = data["label"].numpy() if "label" in data else None
+    # A stream of its own: the patch is drawn from `seed`.
+    random = np.random.default_rng([seed, len(settings.transforms)])
+    image, label = augment_all(settings.transforms, data["image"].numpy(), label, random)
+    changed = {"image": torch.from_numpy(np.ascontiguousarray(image))}
+    if label is not None:
+        changed["label"] = torch.from_numpy(np.ascontiguousarray(label))
+    return {**data, **changed}
 
 
 def tensors(data: Mapping[Hashable, Any]) -> dict[str, Tensor]:
