@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -70,6 +70,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     this hospital's own copy: {age: {path: plugins/age, digest: "sha256:..."}}.
     labelled: the structures that this hospital draws, by the studies' names, if not all of them; what it does
     not draw is not measured here, and a study that would learn from it that there is none is refused.
+    give_up_hours: the site stops after so many hours without a sign of life from the hub, or without a study
+    that is offered; null waits for ever.
     """
 
     name: SiteName
@@ -90,6 +92,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     layout: AnyLayout | str | None = None
     plugins: dict[PluginName, AllowedPlugin] = {}
     labelled: list[str] = []
+    give_up_hours: Annotated[float, msgspec.Meta(gt=0)] | None = 168.0
 
     @property
     def own_data(self) -> OwnData:
@@ -100,6 +103,11 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def given_layout(self) -> Layout | None:
         """The layout that the site gives, or None."""
         return None if self.layout is None else layout_of(self.layout)
+
+
+def give_up_s(site: SiteFile) -> float | None:
+    """Return after how many seconds without a sign of life from the hub this site gives up."""
+    return None if site.give_up_hours is None else site.give_up_hours * 3600
 
 
 def as_read_here(study: Study, site: SiteFile) -> Study:

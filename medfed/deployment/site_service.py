@@ -23,6 +23,7 @@ from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
 from medfed.deployment.own_code import parse_run_study
 from medfed.deployment.policy import egress_under
@@ -33,6 +34,7 @@ from medfed.deployment.site_evaluation import (
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
+from medfed.deployment.study_choice import choose_study
 from medfed.errors import DataError, DeclinedError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
@@ -40,7 +42,7 @@ from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
-from medfed.files import describe_exposed, private_files, utc_time
+from medfed.files import describe_exposed, private_files, utc_now, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import (
@@ -81,7 +83,8 @@ def take_part(
     Raises:
         StudyError: if the site file cannot be used.
         DeclinedError: if the hospital's policy or people refuse the study.
-        ExchangeError: if the hub cannot be believed, or closed the study.
+        ExchangeError: if the hub cannot be believed.
+        EndedError: if the hub closed the study, or shows no sign of life for the site's `give_up_hours`.
         DataError: if the hospital's folder cannot be used.
     """
     site = read_site(site_file)
@@ -96,7 +99,7 @@ def take_part(
             progress.log(f"site {site.name}: {exposed}")
         progress.log(f"site {site.name} asks the hub for the study")
         with admission.log_invalid_offer(site):
-            known, text = site.exchange.advertised_study()
+            known, text, _ = choose_study(site, accept, progress.log)
             study = admission.parse_offer(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:FOLDER_DIGITS]}")
         if folder.facts.exists() and folder.read_facts().is_finished:
@@ -118,6 +121,7 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     admission.enforce_policy(session)
     admission.require_approval(session, accept, ask)
     _screen(session)
+    _note_changed_data(session)
     began = time.monotonic()
     facts = create_run(folder, study, {name: data})
     if session.trains:
@@ -166,6 +170,19 @@ def _screen(session: SiteSession) -> None:
     for line in data.notes[told:]:
         session.progress.log(f"{session.name}: {line}")
     admission.enforce_policy(session)
+
+
+def _note_changed_data(session: SiteSession) -> None:
+    """Tell, in the log, the audit log and the report, if the data are not those of before a restart."""
+    data, name = session.hospital.data, session.name
+    state, sentence = record_data(session.folder.site(name), session.hospital, utc_now())
+    if sentence:
+        session.audit.write("data changed", site=name, reason=sentence)
+        session.progress.log(
+            f"{name}: {sentence}. It goes on with those there are now; if that is not meant, stop it, put "
+            "the former data back and start it again"
+        )
+    data.warnings += state.changes
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from medfed.data.datamodules import DataModule
 from medfed.data.settings import Table
 from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
@@ -121,6 +122,14 @@ def describe(part: OwnPart, digest: str) -> str:
 
 def _duration(part: OwnPart) -> Iterator[str]:
     """Yield for how long this hospital takes part, and how much it trains."""
+    yield from _training_time(part)
+    hours = part.site.give_up_hours
+    if hours is not None:
+        silent = _time(hours * 3600)
+        yield f"this hospital gives up after {silent} without a sign of life from the hub (give_up_hours)"
+
+
+def _training_time(part: OwnPart) -> Iterator[str]:
     study, train = part.own, part.own.train
     if not part.trains:
         yield f"until the final model, after up to {train.rounds} rounds of the other hospitals"
@@ -303,6 +312,8 @@ def _data(study: Study) -> str:
     if isinstance(data, Table):
         targets = [name for name in (data.target, data.time, data.event) if name]
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
+    if isinstance(data, DataModule):
+        return f"by the data module '{kind_of(data)}': {summary(type(data))}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
     count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"

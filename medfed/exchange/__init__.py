@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medfed.exchange._drop_out import DropOut, detail_of, reason_of
     from medfed.exchange._exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync, Transmission
-    from medfed.exchange._record import Exchange
+    from medfed.exchange._record import Exchange, Offer
     from medfed.exchange.memory import MemoryExchange
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Exchange",
     "HubSide",
     "MemoryExchange",
+    "Offer",
     "ReceivedUpdate",
     "SiteSide",
     "SupportsAsync",
@@ -44,6 +45,7 @@ _MODULES = {
     "DropOut": "_drop_out",
     "Exchange": "_record",
     "MemoryExchange": "memory",
+    "Offer": "_record",
     "detail_of": "_drop_out",
     "reason_of": "_drop_out",
 }

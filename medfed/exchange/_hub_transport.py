@@ -25,8 +25,10 @@ from medfed.exchange._object_store import (
     chunk_name,
     manifest_name,
 )
+from medfed.exchange._offers import offer
+from medfed.exchange._presence import HubPresence
 from medfed.exchange._protocol import (
-    ADVERTISED_STUDY,
+    CHECK_OFFERS_S,
     CHECK_STORE_S,
     MAX_ATTEMPTS,
     MAX_BACKOFF_S,
@@ -63,13 +65,15 @@ class HubTransport:
         self._run = read_or_create(folder / "run", uuid.uuid4().hex)
         self._mailbox = HubMailbox(self._objects, self._run, folder / "letters")
         self._warn = WarnOnce("hub")
-        self._retry = Retry(self._warn)
+        self._presence = HubPresence(self._objects, self._run)
+        self._retry = Retry(self._warn, self._presence.raise_if_replaced)
         self._current: GlobalModel | None = None
         self._max_update_bytes = 0
         # What the store must hold while the hub waits, and when that is looked after next (time.monotonic).
         self._sealed = b""
         self._study_text = ""
-        self._next_check = 0.0
+        self._offered_to: tuple[str, ...] = ()
+        self._next_check = self._next_offer = 0.0
         # Per site: the last announced upload, and its verified manifest.
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         # Updates that were sent before their round began, refused then and when their round comes.
@@ -83,11 +87,18 @@ class HubTransport:
         # The sites being waited for, and until when (time.monotonic), for a display.
         self.pending_sites: tuple[str, ...] = ()
         self.deadline: float | None = None
+        try:
+            self._retry("opens", self._presence.claim)
+        except BaseException:
+            self.disconnect()
+            raise
         if is_new_run:
             # What an earlier run of the same study left must not be taken for an answer to this one.
             self._retry("clears", lambda: store.delete_study(study_digest))
             shutil.rmtree(folder / "letters", ignore_errors=True)
-        self._retry("opens", lambda: self._objects.put_control("state", "open", self._run))
+            # The study's state went with it.
+            self._retry("opens", self._presence.claim)
+        self._presence.start()
 
     def on_refused(self, write: Callable[[str], None]) -> None:
         """Have `write` called, once per reason, with what the hub or its broker refused outside a round."""
@@ -154,16 +165,20 @@ class HubTransport:
 
         The sites send their own again (`SiteTransport`), so the round goes on to the same model.
         """
+        self._presence.raise_if_replaced()
         if self._current is None or time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + CHECK_STORE_S
-        wanted = ("current", "state", "study") if self._study_text else ("current", "state")
+        if time.monotonic() >= self._next_offer:
+            # Two hubs that put their studies on a site's list at once know nothing of each other.
+            self._next_offer = time.monotonic() + CHECK_OFFERS_S
+            offer(self._objects, self._offered_to)
+        wanted = ("current", "study") if self._study_text else ("current",)
         if all(self._objects.get_hub_object(what) is not None for what in wanted):
             return
         self._warn(f"what it published is no longer there; it publishes round {self._current.round} again")
-        self._objects.put_control("state", "open", self._run)
         if self._study_text:
-            self.advertise_study(self._study_text)
+            self.advertise_study(self._study_text, self._offered_to)
         self.publish(self._current)
         self._mailbox.deliver_again()
 
@@ -212,22 +227,24 @@ class HubTransport:
 
     def close(self) -> None:
         try:
-            self._objects.put_control("state", "closed", self._run)
+            offer(self._objects, self._offered_to, withdrawn=True)
+            self._presence.close()
         except (Unreachable, OSError) as error:
             self._warn(f"the sites could not be informed that it closes: {error}")
         self.disconnect()
 
     def disconnect(self) -> None:
         """Stop without a message: the sites wait until the hub comes back."""
+        self._presence.stop()
         self._store.close()
         self._lock.close()
 
-    def advertise_study(self, study_text: str) -> None:
-        """Store the study file where every site can read it before approving it."""
-        self._study_text = study_text
-        for name in (self._objects.hub_object("study"), ADVERTISED_STUDY):
-            put = partial(self._objects.put_control, "study", study_text, self._run, name=name)
-            self._retry("advertises the study", put)
+    def advertise_study(self, study_text: str, sites: Sequence[str]) -> None:
+        """Store the study's text where its sites can read it before approving it, and offer it to them."""
+        self._study_text, self._offered_to = study_text, tuple(sites)
+        put = partial(self._objects.put_control, "study", study_text, self._run)
+        self._retry("advertises the study", put)
+        self._retry("advertises the study", lambda: offer(self._objects, sites))
 
     # -- messages
 

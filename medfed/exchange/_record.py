@@ -6,13 +6,25 @@ can import an exchange without torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from medfed.registry import Kind
 
 if TYPE_CHECKING:
     from medfed.exchange._exchange import HubSide, SiteSide
+
+
+class Offer(NamedTuple):
+    """A study that the hub offers: its digest, its text, and whether its hub runs at the moment.
+
+    `is_live` is only looked at where there are several.
+    """
+
+    digest: str
+    text: str
+    is_live: bool = True
 
 
 class Exchange(Kind, frozen=True):
@@ -41,8 +53,22 @@ class Exchange(Kind, frozen=True):
         """Return a site's side for a study (its digest); `folder` holds what must survive a restart."""
         raise NotImplementedError
 
-    def advertised_study(self) -> tuple[str, str]:
-        """Return digest and text of the study that the hub advertises, for a site to approve."""
+    def offered_studies(
+        self,
+        site: str,
+        *,
+        known: Collection[str] = (),
+        max_wait_s: float | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> list[Offer]:
+        """Return the studies that the hub offers to a site to approve, waiting for one.
+
+        Besides those that are `known` to the site, by digest, if the hub still holds them. `log` is told once
+        what is awaited.
+
+        Raises:
+            EndedError: if there is none within `max_wait_s`.
+        """
         raise NotImplementedError
 
 

@@ -71,7 +71,7 @@ class Flower(Exchange, frozen=True, tag="flower"):
         agreement = Agreement(self.rounds, self.prefix, self.unchanged, self.metrics)
         return NetworkSite(_Trainer(Path(self.handoff), site), site, folder, agreement)
 
-    def advertised_study(self) -> NoReturn:
+    def offered_studies(self, site: str, **asked: object) -> NoReturn:
         raise ExchangeError(no_study("flower"))
 
 

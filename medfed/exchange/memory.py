@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, Upd
 from medfed.exchange._drop_out import DropOut
 from medfed.exchange._exchange import ReceivedUpdate, Transmission, early_update
 from medfed.exchange._mailbox import SECRET_MODE
-from medfed.exchange._record import Exchange
+from medfed.exchange._record import Exchange, Offer
 from medfed.files import write_whole
 from medfed.wire import encoding
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
@@ -38,7 +38,14 @@ class Memory(Exchange, tag="memory", frozen=True):
             "'folder'"
         )
 
-    def advertised_study(self) -> tuple[str, str]:
+    def offered_studies(
+        self,
+        site: str,
+        *,
+        known: Collection[str] = (),
+        max_wait_s: float | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> list[Offer]:
         raise ExchangeError(
             "exchange.kind: 'memory' connects sites of one process, which have the study already"
         )

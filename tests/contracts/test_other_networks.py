@@ -39,7 +39,7 @@ def test_it_is_no_hub_and_says_what_to_take(network, tmp_path):
 
 def test_it_shows_no_study_to_approve(network):
     with pytest.raises(ExchangeError, match="advertises no study that a hospital could approve"):
-        network.advertised_study()
+        network.offered_studies("north")
 
 
 def study_over(network, tmp_path, **changes):

@@ -72,7 +72,7 @@ class Place:
         self.study = read_study(study)
         self.digest, self.code = study_digest(self.study), plugin_digest(folder / "coordinator" / "parts")
         self.hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(self.digest, folder / "hub")
-        self.hub.advertise_study(public_yaml(self.study))
+        self.hub.advertise_study(public_yaml(self.study), ["north"])
         use_kinds(NONE_ADDED)
 
     def site(self, more: str = "") -> Path:
@@ -139,7 +139,7 @@ def test_nothing_of_a_study_that_names_a_folder_is_used(place):
     text = public_yaml(place.study).replace(
         "  parts:\n", f"  parts:\n    path: {place.folder}/coordinator/parts\n"
     )
-    place.hub.advertise_study(text)
+    place.hub.advertise_study(text, ["north"])
     with pytest.raises(StudyError, match=r"the hub's study: plugins\.parts: expected a digest and no path"):
         hospital.take_part(place.site(place.allowed()), accept=place.digest)
 

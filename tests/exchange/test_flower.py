@@ -76,7 +76,7 @@ def test_it_is_no_hub_and_shows_no_study(tmp_path):
     with pytest.raises(ExchangeError, match=r"whose hub is not medfed's \(a Flower SuperLink and its"):
         exchange.open_hub("", tmp_path)
     with pytest.raises(ExchangeError, match="'flower' advertises no study that a hospital could approve"):
-        exchange.advertised_study()
+        exchange.offered_studies("north")
     with pytest.raises(RegistryError, match="'flower' has settings without defaults"):
         kind_named("exchange", "flower")
 

@@ -10,6 +10,8 @@ setting, and is the same bytes for the same run. It holds no case id and no pati
     headline        the first sentence, also for the terminal
     facts           key figures, cases and settings
     comparison      models against each other
+    guarantees      thresholds that each hospital may rely on
+    own_values      what only the owner of the data sees
     experiments     hospitals left out, personal models, robustness
     rounds          scores and participation
     diagrams        ROC, reliability and decision curves

@@ -232,7 +232,7 @@ def test_a_model_that_a_site_signed_is_refused(meeting, caplog):
 
 
 def test_a_changed_study_is_refused(meeting):
-    meeting.hub.advertise_study("rounds: 3\n")
+    meeting.hub.advertise_study("rounds: 3\n", ["north"])
     assert meeting.sites["north"].study_text() == "rounds: 3\n"
     path = meeting.share / "glob" / SPACE / "study" / "m"
     path.write_bytes(path.read_bytes().replace(b"rounds: 3", b"rounds: 9"))
