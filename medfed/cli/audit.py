@@ -92,13 +92,20 @@ def _echo_provenance(log: Path, site_logs: Sequence[Path], authority: Certificat
         verify(own, None, authority)
         site = check_sent(merges, own, log)
         click.echo(f"{site}: what was merged is what its own log says it sent")
-        shown = check_heads(site, own, log)
-        click.echo(
-            f"{site}: its log and the hub's hold each other's digests of {len(shown)} rounds: neither was "
-            f"written anew or cut before round {shown[-1]}"
-            if shown
-            else f"{site}: its log and the hub's hold no digests of each other (an earlier medfed wrote them)"
-        )
+        kept = check_heads(site, own, log)
+        for whose, by, rounds in (
+            ("its own log", "the hub", kept.of_site),
+            ("the hub's log", "it", kept.of_hub),
+        ):
+            click.echo(f"{site}: {_kept(whose, by, rounds)}")
+
+
+def _kept(whose: str, by: str, rounds: Sequence[int]) -> str:
+    """Say up to which round another party's copy of a digest shows that a log was not written anew."""
+    if not rounds:
+        return f"{by} kept no digest of {whose}: nobody can tell whether it was written anew"
+    last = f"not written anew or cut up to round {rounds[-1]}"
+    return f"{by} kept digests of {whose} in {len(rounds)} rounds: {last}"
 
 
 @audit.command(short_help="Check a hospital's privacy ledger.")

@@ -42,7 +42,7 @@ from medfed.federation.hub import run_hub
 from medfed.files import private_files
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
-from medfed.pipeline.factory import hub_config_of, module_of
+from medfed.pipeline.factory import egress_of, hub_config_of, module_of
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -240,14 +240,15 @@ def _run_rounds(
 ) -> tuple[list[Row], ModelChoice | UnsetType]:
     """Run every round; return the rows that the sites report on the final model, and which model it is."""
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
-    config, measures = hub_config_of(study), _measures(study)
+    expected = _expected(study)
+    config = expected.config
     rows: list[Row] = []
     choices: list[ModelChoice] = []
     stated: dict[str, str] = {}
     units: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
-        rows[:], report = _take_rows(report, config, measures, folder, audit)
+        rows[:], report = _take_rows(report, expected, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
@@ -294,6 +295,22 @@ def _run_rounds(
 
 
 @dataclass(frozen=True)
+class _Expected:
+    """What an honest site may send in this study: whose results, and the names of its numbers."""
+
+    config: HubConfig
+    measures: StudyMeasures
+    declared: frozenset[str]
+
+
+def _expected(study: Study) -> _Expected:
+    """Return what the sites of the study may send."""
+    classes = getattr(study.task, "classes", ())
+    measures = measures_of(type(study.task), classes, study.evaluation.tolerance_mm)
+    return _Expected(hub_config_of(study), measures, egress_of(study, smallest_group=None).scalars)
+
+
+@dataclass(frozen=True)
 class _Statement:
     """What a site says of its data in a scalar, and the words for sites that say different things."""
 
@@ -322,24 +339,19 @@ def _log_different(
         progress.log(f"round {report.round}: {different}")
 
 
-def _measures(study: Study) -> StudyMeasures:
-    """Return what the sites of the study measure."""
-    classes = getattr(study.task, "classes", ())
-    return measures_of(type(study.task), classes, study.evaluation.tolerance_mm)
-
-
 def _take_rows(
-    report: RoundReport, config: HubConfig, measures: StudyMeasures, folder: RunFolder, audit: AuditLog
+    report: RoundReport, expected: _Expected, folder: RunFolder, audit: AuditLog
 ) -> tuple[list[Row], RoundReport]:
     """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
     began = first_examples(read_rounds(folder.rounds))
+    config = expected.config
     rows, results = [], []
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))
         number = config.rounds if report.scored is None else report.scored
-        accepted, refused = accept_rows(result.scalars, number, result.site, most, measures)
+        accepted, refused = accept_rows(result.scalars, number, result.site, most, expected.measures)
         rows += accepted
-        scores, implausible = plausible_scores(without_rows(result.scalars))
+        scores, implausible = plausible_scores(without_rows(result.scalars), expected.declared)
         notes = (*(f"a result is refused: {why}" for why in refused), *implausible)
         for note in notes:
             audit.write("warning", site=result.site, round=report.round, reason=note)

@@ -32,6 +32,9 @@ from medfed.wire.untrusted_text import for_cell
 # The `site` of a row over several pooled hospitals.
 ALL_SITES = "all"
 
+# The `site` of a row that holds at each hospital of the study, such as the least of their thresholds.
+EVERY_SITE = "each hospital"
+
 # The `site` of a row that is the mean of the hospitals' own values, each counting alike.
 SITE_MEAN = "mean of hospitals"
 

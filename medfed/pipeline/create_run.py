@@ -172,8 +172,8 @@ def _record_start(folder: RunFolder, study: Study, loaded: LoadedStart) -> Start
 def _other_classes(loaded: LoadedStart, classes: tuple[str, ...], head: str) -> Iterator[str]:
     """Yield a line if the start's last layer was loaded whose outputs the bundle names otherwise."""
     same = [one.lower() for one in loaded.classes] == [one.lower() for one in classes]
-    kept = any(line.what == "loaded" and line.name.startswith(f"{head}.") for line in loaded.tensors)
-    if head and kept and classes and loaded.classes and not same:
+    last = [line.what for line in loaded.tensors if line.what != "left" and line.name.startswith(f"{head}.")]
+    if head and set(last) == {"loaded"} and classes and loaded.classes and not same:
         yield (
             f"the bundle's outputs: {', '.join(loaded.classes)}; the study's classes: {', '.join(classes)}; "
             "its last layer was loaded nevertheless; `start: {anew: [head]}` starts it anew"

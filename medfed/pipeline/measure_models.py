@@ -17,6 +17,7 @@ from medfed.evaluation.inference import (
     SiteCases,
     case_images,
     measure,
+    measure_scores,
     perturbations,
 )
 from medfed.evaluation.report import gallery
@@ -47,6 +48,7 @@ def measure_all(
         MedfedError: if no hospital could be measured, with the first one's reason.
     """
     folder.cases.unlink(missing_ok=True)
+    folder.scores.unlink(missing_ok=True)
     if study.task.predicts == "survival":
         write_baselines(study, folder, hospitals, models)
     measured: list[SiteCases] = []
@@ -76,7 +78,22 @@ def measure_site(study: Study, folder: RunFolder, hospital: SiteCases, models: M
         for model, weights in models_at(study, folder, hospital.name, models).items():
             settings = _settings(study, folder, model, split="val")
             _append_rows(study, folder, labels, hospital.data.cases("val"), weights, settings)
+    _append_scores(study, folder, hospital, models)
     measure_test_cases(study, folder, hospital, hospital.data.cases("test"), models)
+
+
+def _append_scores(
+    study: Study, folder: RunFolder, hospital: SiteCases, models: Mapping[str, Weights]
+) -> None:
+    """Append to scores.jsonl what guaranteed thresholds of a segmentation are chosen on and tested with."""
+    local_models = models_at(study, folder, hospital.name, models)
+    if not study.evaluation.guarantee or study.task.predicts != "segment" or FEDERATED not in local_models:
+        return
+    module, labels = module_with(study, local_models[FEDERATED]), LabelCache(hospital)
+    for split in ("val", "test"):
+        settings = _settings(study, folder, FEDERATED, split=split)
+        cases = hospital.unseen(hospital.data.cases(split)) if split == "test" else hospital.data.cases(split)
+        append(folder.scores, list(measure_scores(study.task, module, cases, labels, settings)))
 
 
 def measure_test_cases(

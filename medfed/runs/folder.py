@@ -33,6 +33,7 @@ class RunFolder:
     rounds.jsonl    one line per round and site
     trained.json *  keyed digests of the cases that trained
     cases.jsonl *   measurements per patient
+    scores.jsonl *  what guaranteed thresholds are chosen on, per patient
     rows.jsonl      measurements over groups of patients; rows.csv and curves.jsonl belong to it
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
     audit.jsonl     what crossed a hospital's wall
@@ -54,6 +55,7 @@ class RunFolder:
     rows_csv = _Entry("rows.csv")
     curves = _Entry("curves.jsonl")
     cases = _Entry("cases.jsonl")
+    scores = _Entry("scores.jsonl")
     gallery = _Entry("cases.html")
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from medfed.errors import AuditError
 from medfed.runs.folder import RunFolder
@@ -107,8 +108,18 @@ def check_sent(merges: Merges, log: Path, hub_log: Path) -> str:
     return site
 
 
-def check_heads(site: str, log: Path, hub_log: Path) -> list[int]:
-    """Return the rounds in which hub and site showed each other the heads of their logs, which still hold.
+class Heads(NamedTuple):
+    """The rounds in which a hub and a site showed each other the heads of their logs, which these still have.
+
+    `of_hub` are those that the site's log kept, `of_site` those that the hub's kept.
+    """
+
+    of_hub: tuple[int, ...]
+    of_site: tuple[int, ...]
+
+
+def check_heads(site: str, log: Path, hub_log: Path) -> Heads:
+    """Return in which rounds hub and site kept the heads of each other's logs.
 
     Each line pins all before it. So a log that was written anew, or cut, after such a round is found by the
     other party's log, even if its own writer did it.
@@ -116,26 +127,30 @@ def check_heads(site: str, log: Path, hub_log: Path) -> list[int]:
     Raises:
         AuditError: naming whose log lacks a line that it showed, and in which round.
     """
-    rounds = []
-    own, hub = set(line_digests(log)), set(line_digests(hub_log))
-    for entry in entries(hub_log):
-        if entry.get("event") == "site head" and entry.get("site") == site:
-            rounds.append(int(entry["round"]))
-            if entry.get("head") not in own:
-                raise AuditError(_lacks(f"site '{site}'", "the hub", rounds[-1]))
-    for entry in entries(log):
-        if entry.get("event") == "received" and (head := entry.get("hub_head")):
-            rounds.append(int(entry["round"]))
-            if head not in hub:
-                raise AuditError(_lacks("the hub", f"site '{site}'", rounds[-1]))
-    return sorted(set(rounds))
+    of_hub = [(int(one["round"]), str(one["hub_head"])) for one in entries(log) if one.get("hub_head")]
+    of_site = [
+        (int(one["round"]), str(one.get("head")))
+        for one in entries(hub_log)
+        if one.get("event") == "site head" and one.get("site") == site
+    ]
+    _check_kept(of_site, log, f"site '{site}'", "the hub")
+    _check_kept(of_hub, hub_log, "the hub", f"site '{site}'")
+    return Heads(_rounds(of_hub), _rounds(of_site))
 
 
-def _lacks(whose: str, to: str, round: int) -> str:
-    return (
-        f"the log of {whose} lacks the line that it showed {to} in round {round}: it was written anew or cut "
-        "since, or is the log of another run folder"
-    )
+def _rounds(kept: Iterable[tuple[int, str]]) -> tuple[int, ...]:
+    return tuple(sorted({round for round, _ in kept}))
+
+
+def _check_kept(kept: Iterable[tuple[int, str]], log: Path, whose: str, by: str) -> None:
+    """Check that a log still has each line whose digest another party kept in a round."""
+    digests = set(line_digests(log))
+    for round, head in kept:
+        if head not in digests:
+            raise AuditError(
+                f"the log of {whose} lacks the line that it showed {by} in round {round}: it was written "
+                "anew or cut since, or is the log of another run folder"
+            )
 
 
 def never_merged(merges: Merges, planned: Iterable[str]) -> list[str]:

@@ -130,7 +130,9 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     has them all (a simulation), and compare.  draws: bootstrap draws per interval.  tolerance_mm: the
     tolerance of the surface Dice; in pixels for images without a size in mm, whose metrics end in px instead
     of mm (`nsd_voxel_2px`) and are not averaged with the others.  smallest_group: results of fewer patients
-    than this are withheld.  seeds: train the federation with so many seeds in a simulation and show how far
+    than this are withheld.  guarantee: the share of patients in whom a model is to succeed, such as 0.9:
+    each hospital's threshold that keeps it is chosen on its validation patients.  confidence: of this.
+    seeds: train the federation with so many seeds in a simulation and show how far
     its results spread.
 
     `local_models`, `pooled_model`, `robustness` and `seeds` may be changed when a run is resumed: they are no
@@ -145,6 +147,8 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
     smallest_group: Count = 5
     seeds: Count = 1
+    guarantee: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.95
 
 
 class SiteOverride(_Section, frozen=True, kw_only=True):

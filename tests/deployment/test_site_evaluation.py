@@ -14,7 +14,7 @@ from hospitals import STUDY, make_hospital
 
 from medfed.deployment import site_service as hospital
 from medfed.deployment.admission import parse_offer
-from medfed.deployment.hub_service import _measures as measures_of_study
+from medfed.deployment.hub_service import _expected as expected_of
 from medfed.deployment.site_file import read_site
 from medfed.errors import DataError, StudyError
 from medfed.evaluation.aggregate import aggregate
@@ -53,7 +53,7 @@ CLASSIFY = (
 
 def rows_of(scalars, round, site, study=None):
     """Return the rows that the hub makes of a site's scalars, none of which it refuses."""
-    rows, refused = accept_rows(scalars, round, site, 1000, study and measures_of_study(study))
+    rows, refused = accept_rows(scalars, round, site, 1000, study and expected_of(study).measures)
     assert refused == []
     return rows
 

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from medfed.errors import RunError
+from medfed.models.pretrained.load import LoadedStart, TensorLine
 from medfed.pipeline.create_run import (
+    _other_classes,
     check_digest,
     check_empty,
     choose_folder,
@@ -147,3 +149,22 @@ def test_comparison_models_may_be_dropped_on_resume_but_not_without_a_word(tmp_p
     other = parse_study(f"{text}evaluation: {{local_models: false, seeds: 2}}\n", "study.yaml")
     assert choose_folder(other, tmp_path / "run", resume=True) == folder
     assert create_run(folder, other, {}).comparisons == [*every, "seeds"]
+
+
+@pytest.mark.parametrize(
+    ("what", "names", "told"),
+    [
+        ("loaded", ("background", "spleen"), True),
+        ("new", ("background", "spleen"), False),
+        ("loaded", ("Background", "Lesion"), False),
+        ("loaded", (), False),
+    ],
+)
+def test_a_last_layer_of_other_classes_is_told(what, names, told):
+    """A shape that fits may mean something else: the bundle says what its outputs are."""
+    lines = (TensorLine("encoder.weight", "loaded", (1,)), TensorLine("out.weight", what, (2,)))
+    loaded = LoadedStart(file="b", sha256="", share=1.0, classes=names, tensors=lines)
+    found = list(_other_classes(loaded, ("background", "lesion"), "out"))
+    assert bool(found) == told
+    if told:
+        assert "outputs: background, spleen; the study's classes: background, lesion" in found[0]

@@ -176,7 +176,7 @@ def test_hub_and_sites_keep_the_heads_of_each_others_logs(logs):
     assert shown[0] == ""  # the hub had logged nothing yet
     merged = [entry["number"] for entry in entries(logs["hub"]) if "sha256" in entry]
     assert shown[1:] == [digests["hub"][number] for number in merged]
-    assert check_heads("north", logs["north"], logs["hub"]) == [1, 2, 3, 4]
+    assert check_heads("north", logs["north"], logs["hub"]) == ((1, 2, 3), (1, 2, 3, 4))
 
 
 def _sent_less(entry):
@@ -216,10 +216,28 @@ def test_audit_verify_compares_the_heads_of_hub_and_hospital(logs, tmp_path):
 
     honest = said(logs["north"])
     assert honest.exit_code == 0, honest.output
-    assert (
-        "north: its log and the hub's hold each other's digests of 4 rounds: neither was written anew or cut "
-        "before round 4" in honest.output
-    )
+    assert honest.output.splitlines()[-4:-1] == [
+        "north: what was merged is what its own log says it sent",
+        "north: the hub kept digests of its own log in 4 rounds: not written anew or cut up to round 4",
+        "north: it kept digests of the hub's log in 3 rounds: not written anew or cut up to round 3",
+    ]
     anew = said(written_anew(logs["north"], tmp_path / "anew.jsonl", lambda one: {**one, "to": "hub"}))
     assert anew.exit_code == 1
     assert "was written anew or cut since" in anew.output
+
+
+def test_a_party_that_showed_no_digest_is_not_said_to_be_pinned(logs, tmp_path):
+    """A hub that hides its head keeps the sites' all the same; nothing is claimed of its own log."""
+    bare = written_anew(logs["hub"], tmp_path / "hub.jsonl", lambda one: one)
+    blind = written_anew(logs["north"], tmp_path / "north.jsonl", lambda one: {**one, "hub_head": ""})
+    said = CliRunner().invoke(main, ["audit", "verify", str(logs["hub"]), "--site-log", str(blind)])
+    assert "the log of site 'north' lacks the line" in said.output  # it wrote its own anew to hide that
+    headless = written_anew(
+        bare, tmp_path / "bare.jsonl", lambda one: None if one["event"] == "site head" else one
+    )
+    assert check_heads("north", blind, headless) == ((), ())
+    said = CliRunner().invoke(main, ["audit", "verify", str(headless), "--site-log", str(blind)])
+    assert (
+        "north: the hub kept no digest of its own log: nobody can tell whether it was written" in said.output
+    )
+    assert "north: it kept no digest of the hub's log: nobody can tell whether it was written" in said.output

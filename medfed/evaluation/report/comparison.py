@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medfed.evaluation.guarantees import PREFIX
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report import charts
 from medfed.evaluation.report.focus import Focus, FocusRows
@@ -90,7 +91,12 @@ def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
 
 def measures(run: Run, focus: Focus) -> dict[str, Any]:
     """Return every metric of the federated model by structure, in the order of the metrics' ranks."""
-    ours = [row for row in run.rows if row.model == FEDERATED and row.split == focus.split]
+    # Guaranteed thresholds have a section of their own.
+    ours = [
+        row
+        for row in run.rows
+        if row.model == FEDERATED and row.split == focus.split and not row.metric.startswith(PREFIX)
+    ]
     first = [*run.facts.held_out, ALL_SITES, SITE_MEAN]
     sites = sorted(
         {row.site for row in ours if row.value is not None},

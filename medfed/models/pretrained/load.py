@@ -170,24 +170,21 @@ def _too_little(
     file: str, lines: Sequence[TensorLine], matching: Matching, least: float, share: float
 ) -> StudyError:
     missing = [line for line in lines if line.what == "new" and line.why != "the study starts it anew"]
-    named = "; ".join(f"'{line.name}' {line.why}" for line in missing[:_NAMED])
+    named = "; ".join(f"'{line.name}' {line.why}, here {line.shape}" for line in missing[:_NAMED])
     more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    first = missing[0].shape if missing else ()
     if least < 1:
         return StudyError(
             f"start: {file} has {share:.1%} of this study's network, and start.least is {least:g}: "
             f"{named}{more}; it is probably another network's, or its names differ (start.names)"
         )
-    loaded = [line.name for line in lines if line.what == "loaded"]
-    remedy = (
-        f"; {share:.1%} agree; if that is meant (another number of classes), say so by "
-        f"`start: {{path: ..., least: {max(int(share * 100) / 100, 0.01):g}}}`"
-        if loaded
-        else ""
-    )
-    return StudyError(
-        f"start: {file} is of another network: {named}{more}, this study's network has {first}{remedy}"
-    )
+    agree = "; nothing agrees, so it is probably another network's, or its names differ (start.names)"
+    if any(line.what == "loaded" for line in lines):
+        borne = max(int(share * 100) / 100, 0.01)
+        agree = (
+            f"; {share:.1%} agree; if that is meant (another number of classes), say so by "
+            f"`start: {{path: ..., least: {borne:g}}}`"
+        )
+    return StudyError(f"start: {file} is of another network: {named}{more}{agree}")
 
 
 def _renamed(matching: Matching) -> str:
@@ -204,9 +201,11 @@ def _renamed(matching: Matching) -> str:
 
 
 def _by_block(tensors: Sequence[TensorLine]) -> Iterable[str]:
+    own = [line.name for line in tensors if line.what != "left"]
+    depth = next((depth for depth in (1, 2) if len({_block(name, depth) for name in own}) > 1), 1)
     blocks: dict[tuple[str, str], list[TensorLine]] = {}
     for line in tensors:
-        blocks.setdefault((line.what, line.name.split(".")[0]), []).append(line)
+        blocks.setdefault((line.what, _block(line.name, depth)), []).append(line)
     for (what, block), lines in blocks.items():
         number = f"{len(lines)} tensor{'s' * (len(lines) > 1)}"
         if what == "loaded":
@@ -218,6 +217,11 @@ def _by_block(tensors: Sequence[TensorLine]) -> Iterable[str]:
         )
         more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
         yield f"{'new' if what == 'new' else 'left out of the file'}: {block}: {number} ({named}{more})"
+
+
+def _block(name: str, depth: int) -> str:
+    """Return the first parts of a tensor's name, of which a network's blocks are told apart."""
+    return ".".join(name.split(".")[:depth])
 
 
 def _plain(name: str) -> str:

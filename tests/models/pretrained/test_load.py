@@ -46,8 +46,8 @@ def test_another_head_is_refused_unless_the_study_bears_it(tmp_path):
     before = net.head.weight.detach().clone()
     with pytest.raises(
         StudyError,
-        match=r"start: old.pt is of another network: 'head.weight' has shape \(14, 4\); 'head.bias' has "
-        r"shape \(14,\), this study's network has \(2, 4\); 76.2% agree; .*`start: {path: ..., least: 0.76}`",
+        match=r"start: old.pt is of another network: 'head.weight' has shape \(14, 4\), here \(2, 4\); "
+        r"'head.bias' has shape \(14,\), here \(2,\); 76.2% agree; .*`start: {path: ..., least: 0.76}`",
     ):
         load_start(net, start(tmp_path))
     loaded = load_start(net, start(tmp_path, least=0.76))
@@ -137,3 +137,14 @@ def test_a_name_of_the_file_never_reaches_a_log_as_it_is(tmp_path):
     assert lines[-1] == (
         "left out of the file: (a name of other characters): 1 tensor ((a name of other characters) (2,))"
     )
+
+
+def test_blocks_are_told_apart_below_a_wrapper(tmp_path):
+    torch.manual_seed(3)
+    torch.save(nn.ModuleDict({"model": network(14)}).state_dict(), tmp_path / "old.pt")
+    lines = load_start(nn.ModuleDict({"model": network()}), start(tmp_path, least=0.5)).lines()
+    assert [line.partition(" (")[0] for line in lines[1:]] == [
+        "loaded: model.encoder: 2 tensors",
+        "loaded: model.norm: 4 tensors",
+        "new: model.head: 2 tensors",
+    ]
