@@ -31,8 +31,11 @@ file not by its path.
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
+from pathlib import PurePath
+from traceback import walk_tb
 from typing import Any, ParamSpec, TypeVar
 
 _Params = ParamSpec("_Params")
@@ -160,3 +163,23 @@ def deprecated(
         return wrapper
 
     return decorate
+
+
+# Beside a plug-in's name, its package's name in this process holds the first digits of its digest.
+PLUGIN_PACKAGE = "medfed_plugin_{name}_{digits}"
+_PLUGIN_MODULE = re.compile(r"medfed_plugin_([a-z][a-z0-9_]*)_[0-9a-f]{16}((?:\.\w+)*)")
+
+
+def place_in_plugin(error: BaseException) -> str | None:
+    """Return where in a plug-in's code an error arose, such as "plug-in 'age': task.py, line 12".
+
+    It is the innermost line of a plug-in; None if no code of a plug-in was running.
+    """
+    found = None
+    for frame, line in walk_tb(error.__traceback__):
+        module = _PLUGIN_MODULE.fullmatch(str(frame.f_globals.get("__name__", "")))
+        if module is not None:
+            parts, file = module[2].split(".")[1:], PurePath(frame.f_code.co_filename).name
+            folders = parts if file == "__init__.py" else parts[:-1]
+            found = f"plug-in '{module[1]}': {'/'.join([*folders, file])}, line {line}"
+    return found

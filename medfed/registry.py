@@ -49,6 +49,8 @@ FOLDERS: dict[str, Folder] = {
     "metrics": Folder("evaluation.metrics", "what models are scored by"),
     "normalise": Folder("data.normalise", "how intensities are normalised"),
     "layouts": Folder("data.layouts", "how cases lie in a hospital's folder"),
+    "transforms": Folder("data.image_transforms", "what changes an image after its normalisation"),
+    "datamodules": Folder("data.datamodules", "which cases a hospital has, and what each gives to a batch"),
 }
 
 
@@ -107,6 +109,7 @@ def cached_by_kinds(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         return cached(_ADDED.get(), *args, **kwargs)  # type: ignore[arg-type]  # what can be cached is hashable
 
+    wrapper.cache_clear = cached.cache_clear  # type: ignore[attr-defined]  # for tests that add kinds
     return wrapper
 
 

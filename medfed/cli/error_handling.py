@@ -20,7 +20,15 @@ from typing import Any, NoReturn
 
 import click
 
-from medfed.errors import DeclinedError, EndedError, EnrolmentError, ExchangeError, MedfedError, QuorumError
+from medfed.errors import (
+    DeclinedError,
+    EndedError,
+    EnrolmentError,
+    ExchangeError,
+    MedfedError,
+    QuorumError,
+    place_in_plugin,
+)
 from medfed.wire.untrusted_text import for_terminal
 
 REFUSED, DECLINED, GIVEN_UP, TRY_AGAIN, INTERRUPTED = 1, 3, 4, 75, 130
@@ -105,12 +113,6 @@ def _system_error(error: OSError, again: str) -> str:
     )
 
 
-def _plugin_place(error: Exception) -> str | None:
-    """Return the plug-in, file and line in which an error arose; its text may hold a patient's data."""
-    plugins = sys.modules.get("medfed.study.plugins")  # not imported: then no plug-in was loaded
-    return None if plugins is None else plugins.place_of(error)
-
-
 def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
 
@@ -127,7 +129,7 @@ def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             _end(_system_error(error, remedy), exit_code(error))
         except Exception as error:
-            place = _plugin_place(error)
+            place = place_in_plugin(error)  # the error's text may hold a patient's data
             if place is None or os.environ.get(TRACEBACK) == "1":
                 raise
             _end(f"{place}: {type(error).__name__}; correct it ({TRACEBACK}=1 shows the traceback)", REFUSED)

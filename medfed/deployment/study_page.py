@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from medfed.data.datamodules import DataModule
 from medfed.data.settings import Table
 from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
@@ -314,6 +315,8 @@ def _data(study: Study) -> str:
     if isinstance(data, Table):
         targets = [name for name in (data.target, data.time, data.event) if name]
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
+    if isinstance(data, DataModule):
+        return f"by the data module '{kind_of(data)}': {summary(type(data))}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
     count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"

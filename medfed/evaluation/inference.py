@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from medfed.data.batch_needs import IMAGE_NEEDS, WHOLE_IMAGE_NEEDS
+from medfed.data.datamodules import DataModule
 from medfed.data.planes import in_pixels
 from medfed.data.settings import AnyData, Images
 from medfed.data.splits import SPLITS, case_token
@@ -111,7 +112,8 @@ class LabelCache:
 
     def spacing(self, case: Case) -> dict[str, str]:
         """Return the subgroup of an image's own spacing; nothing for a row of a table."""
-        if self.hospital.data.needs not in IMAGE_NEEDS:
+        data = self.hospital.data
+        if data.needs not in IMAGE_NEEDS or isinstance(data.settings, DataModule):
             return {}
         if case.token not in self._bands:
             prepared = self.hospital.data.prepared(case)
@@ -293,7 +295,7 @@ def _output(task: Task, prediction: CasePrediction, name: str) -> torch.Tensor:
 
 def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """Yield these whole cases in batches of one, as the network validates on them."""
-    from medfed.data.datamodule import collate
+    from medfed.data.samplers import collate
 
     for split in SPLITS:
         wanted = {case.token for case in cases if case.split == split}
@@ -306,6 +308,8 @@ def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, A
 
 def perturbations(task: Task, settings: AnyData) -> tuple[str, ...]:
     """Return the names of the perturbations under which a task's model is measured."""
+    if task.needs in IMAGE_NEEDS and isinstance(settings, DataModule):
+        return ()  # what a perturbed image would be, only the study's own code knows; its notes say so
     changes = robustness.IMAGE_CHANGES if task.needs in IMAGE_NEEDS else robustness.TABLE_CHANGES
     # A plane has no slices to lose.
     return tuple(name for name in changes if name != robustness.LOST_SLICES or not is_plane(settings))

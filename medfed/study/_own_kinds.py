@@ -53,7 +53,7 @@ class _Types:
         if origin is Annotated:
             return Annotated[(self.of(args[0]), *args[1:])]
         if origin in (Union, types.UnionType):
-            members = [self.of(one) for one in _extended(args, self.added)]
+            members = [self._member(one) for one in _extended(args, self.added)]
             return annotation if members == list(args) else Union[tuple(members)]  # noqa: UP007
         if origin in (dict, tuple, list):
             inner = tuple(one if one is Ellipsis else self.of(one) for one in args)
@@ -62,6 +62,10 @@ class _Types:
             members = _extended((annotation,), self.added)
             return self.record(annotation) if len(members) == 1 else self.of(Union[tuple(members)])  # noqa: UP007
         return annotation
+
+    def _member(self, annotation: Any) -> Any:
+        # A registry of one kind: by itself it would be taken for a union of all of them, again and again.
+        return self.record(annotation) if is_kind(annotation) else self.of(annotation)
 
     def record(self, record: type[msgspec.Struct]) -> type[msgspec.Struct]:
         """Return a record whose fields take the added kinds; the same one if none changes."""

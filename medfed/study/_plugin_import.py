@@ -14,13 +14,10 @@ from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
-from traceback import walk_tb
 from types import CodeType, ModuleType
 
-from medfed.errors import MedfedError, StudyError
+from medfed.errors import PLUGIN_PACKAGE, MedfedError, StudyError, place_in_plugin
 from medfed.study._plugin_files import PluginFiles, check_imports, missing_module
-
-_PREFIX = "medfed_plugin_"
 
 _LOCK = threading.Lock()
 
@@ -87,7 +84,8 @@ def import_plugin(files: PluginFiles) -> ModuleType:
         StudyError: naming the plug-in, the file and the line where it fails.
     """
     check_imports(files)
-    root = f"{_PREFIX}{files.name}_{files.digest.removeprefix('sha256:')[:16]}"
+    digits = files.digest.removeprefix("sha256:")[:16]
+    root = PLUGIN_PACKAGE.format(name=files.name, digits=digits)
     with _LOCK:
         if root in sys.modules:
             return sys.modules[root]
@@ -103,24 +101,9 @@ def import_plugin(files: PluginFiles) -> ModuleType:
 
 
 def _describe(files: PluginFiles, error: BaseException) -> str:
-    place = place_of(error) or f"plug-in '{files.name}'"
+    place = place_in_plugin(error) or f"plug-in '{files.name}'"
     remedy = ""
     if isinstance(error, ModuleNotFoundError) and error.name:
         remedy = f"; {missing_module(files, error.name)}"
     reason = str(error) if isinstance(error, MedfedError) else f"{type(error).__name__}: {error}"
     return f"{place}: {reason}{remedy}"
-
-
-def place_of(error: BaseException) -> str | None:
-    """Return the plug-in, file and line in which an error arose, such as "plug-in 'age': task.py, line 12".
-
-    It is the innermost line of a plug-in's own code; None if no code of a plug-in was running.
-    """
-    found = None
-    for frame, line in walk_tb(error.__traceback__):
-        files = _FINDER.plugins.get(str(frame.f_globals.get("__name__", "")).partition(".")[0])
-        if files is not None:
-            path = Path(frame.f_code.co_filename)
-            inside = path.relative_to(files.folder) if path.is_relative_to(files.folder) else Path(path.name)
-            found = f"plug-in '{files.name}': {inside.as_posix()}, line {line}"
-    return found

@@ -21,7 +21,7 @@ from msgspec import Meta
 from medfed.errors import StudyError
 from medfed.registry import FOLDERS, NONE_ADDED, AddedKinds, Kind, installed_kinds, is_kind
 from medfed.study._plugin_files import read_plugin
-from medfed.study._plugin_import import import_plugin, place_of
+from medfed.study._plugin_import import import_plugin
 
 # A plug-in's name is a package's: the name of its folder.
 PluginName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -178,6 +178,5 @@ __all__ = [
     "added_by",
     "load_plugin",
     "loaded_plugin",
-    "place_of",
     "plugin_digest",
 ]

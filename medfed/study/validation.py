@@ -12,6 +12,7 @@ from typing import Any
 from medfed.aggregation import Rule
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.class_names import ClassNames, in_words
+from medfed.data.datamodules import DataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
 from medfed.exchange.memory import Memory
@@ -84,6 +85,13 @@ def _network_and_data(study: Study) -> Iterator[str]:
     if isinstance(study.data, Images):
         yield from _dimensions(study, study.data)
         yield from _table_beside_images(study, study.data)
+    if isinstance(study.data, DataModule):
+        if needs not in study.data.serves:
+            yield (
+                f"data.kind: '{kind_of(study.data)}' serves {', '.join(study.data.serves)}, and task "
+                f"'{task}' needs '{needs}'; take another task or data module"
+            )
+        return
     expected: type[Images | Table] = Table if needs in ("table", "survival") else Images
     if not isinstance(study.data, expected):
         yield f"data.kind: task '{task}' learns from '{_tag(expected)}', found '{_tag(type(study.data))}'"

@@ -18,6 +18,7 @@ PATIENCE_S = 30
 @pytest.fixture
 def share(tmp_path, monkeypatch):
     monkeypatch.setattr(FolderStore, "heartbeat_s", 0.4)
+    monkeypatch.setattr(FolderStore, "settle_s", 0.0)
     return Folder(url=str(tmp_path / "share"), poll_s=0.01)
 
 

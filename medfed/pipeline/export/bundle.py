@@ -52,6 +52,11 @@ def write(exported: ExportedModel, folder: Path) -> None:
             "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
             "export to onnx or torchscript instead"
         )
+    if own := [kind_of(one) for one in settings.transforms if one.prepares]:
+        raise RunError(
+            f"export to a MONAI bundle: images are prepared by '{own[0]}' (data.transforms), for which MONAI "
+            "has no equivalent; export to onnx or torchscript instead, and apply it before the network"
+        )
     if exported.columns:
         raise RunError(
             "export to a MONAI bundle: MONAI's inference takes images alone, and this model also takes "
