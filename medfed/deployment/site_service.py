@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,9 @@ from medfed.wire.update import GlobalModel, Update
 
 # How often the status file says when the hub was last reached.
 CONTACT_S = 5.0
+
+# After how long a wait for the hub is a line in the log.
+TELL_WAIT_S = 60.0
 
 
 @private_files()
@@ -194,16 +197,33 @@ def _connected(session: SiteSession) -> Iterator[Any]:
         "broker refused", site=session.name, reason=reason
     )
     try:
-        with run_periodically(CONTACT_S, lambda: _record_contact(side, session.status), "medfed-contact"):
+        told = WaitTold(session.name, session.progress.log)
+        look = partial(_record_contact, side, session.status, told)
+        with run_periodically(CONTACT_S, look, "medfed-contact"):
             yield side
     finally:
         session.progress.stop()
         side.close()
 
 
-def _record_contact(side: Any, status: Status) -> None:
+def _record_contact(side: Any, status: Status, told: WaitTold) -> None:
     if side.last_contact_s is not None:
         status.update(last_contact=utc_time(side.last_contact_s))
+    told.look(getattr(side, "awaited", None), time.time())
+
+
+class WaitTold:
+    """Says once, in one line, what a site waits for from the hub and since when, if that takes long."""
+
+    def __init__(self, name: str, log: Callable[[str], None]) -> None:
+        self._name, self._log = name, log
+        self._told: tuple[str, float] | None = None
+
+    def look(self, awaited: tuple[str, float] | None, now_s: float) -> None:
+        """Take what is awaited, and since when; both times are in seconds since 1970."""
+        if awaited is not None and awaited != self._told and now_s - awaited[1] >= TELL_WAIT_S:
+            self._told = awaited
+            self._log(f"{self._name} waits for the hub's {awaited[0]} since {utc_time(awaited[1])}")
 
 
 def _train(session: SiteSession, side: Any) -> GlobalModel:
