@@ -190,6 +190,14 @@ class NetworkSite:
         """Return the open task, waiting for one if there is none or the network has given it up."""
         if self._open is not None and not self._link.is_open(self._open[0]):
             self._open = None
+        if self._open is None:
+            log.info(
+                "%s waits for %s, at most %.0f s, from %s",
+                self._who,
+                what,
+                self.max_wait_s,
+                self._link.network,
+            )
         while self._open is None:
             found = self._link.next_task(max(0.0, began + self.max_wait_s - time.monotonic()))
             if found is None:

@@ -92,7 +92,7 @@ class _Attached:
             return None
         except RuntimeError as error:  # NVFlare ended the session, or never began it
             log.warning("site '%s': %s: %s", self._site, self.network, for_log(str(error), 200))
-            self.ended = True
+            self.ended = self._context is not None
             return None
         if model is None or model.params is None:
             self.ended = time.monotonic() < deadline
