@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -51,6 +51,9 @@ UNFINISHED = "unfinished-"
 class NoCache:
     """Keeps nothing: a case is prepared at each access."""
 
+    # Whether a prepared case may be given out again, so that nobody may change it.
+    keeps: ClassVar[bool] = False
+
     def get(self, case: Case, make: Callable[[], Prepared]) -> Prepared:
         """Return a prepared case; `make` prepares it if the cache does not hold it."""
         return make()
@@ -58,6 +61,8 @@ class NoCache:
 
 class MemoryCache(NoCache):
     """Keeps every prepared case in this process's memory."""
+
+    keeps: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._prepared: dict[str, Prepared] = {}
@@ -74,6 +79,8 @@ class DiskCache(NoCache):
 
     `recipe` describes the preparation; it is part of every entry's name.
     """
+
+    keeps: ClassVar[bool] = True
 
     folder: Path
     recipe: str

@@ -144,7 +144,8 @@ class Images(
     transforms: further changes of images, in this order: after their normalisation, or at random after the
     augmentation in training; see `medfed kinds transforms`.
     cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
-    unless its site file or MEDFED_CACHE names another), or `none`.
+    unless its site file or MEDFED_CACHE names another), or `none`. On several GPUs each process reads and
+    keeps every training volume in its own memory; `disk` reads each once, and all processes share it.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the folder gives no splits.
     unreadable: how many cases a site of a simulation leaves out because they cannot be used; across

@@ -167,8 +167,8 @@ def check_preparable(image: Volume, settings: Images) -> None:
         ImageError: if no voxel is a number, the image is none of a 2D study, it has no size in mm and the
             study a spacing, or the resampled volume would be too large.
     """
-    # Nearly always the first plane has a number: then the other voxels need not be looked at.
-    if not np.isfinite(image.array[..., 0]).any() and not np.isfinite(image.array).any():
+    # Nearly always the first row has a number: then the other voxels need not be looked at.
+    if not np.isfinite(image.array[:, 0, :, 0]).any() and not np.isfinite(image.array).any():
         raise ImageError("no voxel of the image is a number")
     if settings.spatial_dims == 2:
         check_plane(image, settings)
@@ -384,11 +384,14 @@ def sample_patch(
     settings: Images,
     augment: Compose | None,
     seed: int,
+    *,
+    owned: bool = False,
 ) -> dict[str, Tensor]:
     """Return a training image (C, ...) float32 and its label (1, ...) int64, cropped and augmented by `seed`.
 
-    Without a label the image is cropped to its middle. In 2D a label's patch is part of one slice, which
-    holds a labelled voxel with probability `data.foreground`, and both are (C, X, Y).
+    The image is a copy, unless nobody else holds it (`owned`). Without a label it is cropped to its middle.
+    In 2D a label's patch is part of one slice, which holds a labelled voxel with probability
+    `data.foreground`, and both are (C, X, Y).
     """
     import torch
 
@@ -403,7 +406,9 @@ def sample_patch(
         image, label = crop_padded(image, start, patch), crop_padded(label, start, patch, 0)
         if settings.spatial_dims == 2:
             image, label = image[..., 0], label[..., 0]
-    data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
+    data: dict[Hashable, Any] = {
+        "image": torch.from_numpy(np.array(image, np.float32, copy=None if owned else True))
+    }
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))
     if augment is not None:

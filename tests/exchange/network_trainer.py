@@ -6,6 +6,7 @@ python network_trainer.py north flower EXCHANGE FOLDER ROUNDS
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,22 @@ def cases(site: str) -> DataLoader[Any]:
     return DataLoader(TensorDataset(features, features.sum(1, keepdim=True)), batch_size=4)
 
 
-def train(site: str, exchange: Any, rounds: int = ROUNDS, **options: Any) -> Model:
+def train(
+    site: str,
+    exchange: Any,
+    rounds: int = ROUNDS,
+    callbacks: Sequence[pl.Callback] = (),
+    resume: Path | None = None,
+    **options: Any,
+) -> Model:
     """Train over an exchange's side and return the module, which holds the final model."""
-    module = Model()
+    module, federated = Model(), medfed.FederatedCallback(site, exchange, **options)
     trainer = pl.Trainer(
-        max_epochs=rounds, callbacks=[medfed.FederatedCallback(site, exchange, **options)], accelerator="cpu",
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0,
+        max_epochs=rounds, callbacks=[federated, *callbacks], accelerator="cpu", logger=False,
+        num_sanity_val_steps=0, enable_checkpointing=bool(callbacks), enable_progress_bar=False,
+        enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, cases(site), cases(site))
+    trainer.fit(module, cases(site), cases(site), ckpt_path=resume)
     return module
 
 

@@ -8,9 +8,11 @@ import threading
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from network import ask_all, fedavg
 from network_trainer import CASES, ROUNDS, Model, in_memory, largest_difference, train
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 import medfed
 from medfed.errors import ExchangeError, RegistryError, StudyError
@@ -83,3 +85,37 @@ def test_the_bridge_imports_no_torch():
     """A ClientApp's process starts for every message."""
     code = "import medfed.exchange.flower, sys; assert not {'torch', 'monai', 'numpy'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trainer_that_was_killed_answers_the_round_that_waits_for_it(tmp_path):
+    """It goes on from its Trainer's checkpoint, and the network ends with the undisturbed run's model."""
+
+    class Killed(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == ROUNDS - 1:
+                raise SystemExit
+
+    def hospital(name, *callbacks, resume=None):
+        exchange = Flower(rounds=ROUNDS, handoff=str(tmp_path / f"{name}-handoff"))
+        with medfed.open_site(exchange, name, study="s", folder=tmp_path / name, timeout_s=60) as side:
+            train(
+                name, side, callbacks=[*callbacks, ModelCheckpoint(tmp_path / name / "models")], resume=resume
+            )
+
+    def disturbed():
+        with pytest.raises(SystemExit):
+            hospital("north", Killed())
+        (checkpoint,) = (tmp_path / "north" / "models").glob("*.ckpt")
+        hospital("north", resume=checkpoint)
+
+    threads = [threading.Thread(target=disturbed), threading.Thread(target=hospital, args=("south",))]
+    for thread in threads:
+        thread.start()
+    folders = [tmp_path / f"{name}-handoff" for name in CASES]
+    arrays = {name: tensor.numpy() for name, tensor in Model().state_dict().items()}
+    for round in range(1, ROUNDS + 1):
+        arrays = fedavg(ask_all(folders, "train", round, arrays))
+        ask_all(folders, "evaluate", round, arrays)
+    for thread in threads:
+        thread.join(60)
+    assert largest_difference(in_memory(), arrays) < BOUND

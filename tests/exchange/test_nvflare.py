@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -24,7 +25,7 @@ class ClientApi(ModuleType):
     def __init__(self):
         super().__init__("nvflare.client")
         self.models, self.sent, self.profile = [], [], None
-        self.is_shut_down, self.error = False, None
+        self.is_shut_down, self.is_silent, self.error = False, False, None
 
     def init(self, rank, config_file):
         self.profile = json.loads(Path(config_file).read_text())
@@ -34,6 +35,8 @@ class ClientApi(ModuleType):
 
     def receive(self, timeout, ctx):
         assert ctx == "context"
+        if not self.models and self.is_silent:
+            time.sleep(timeout)
         return self.models[0] if self.models else None
 
     def send(self, model, ctx):
@@ -146,6 +149,9 @@ def test_no_wait_for_a_job_is_longer_than_the_sites(api, tmp_path, given, expect
 def test_a_job_that_ends_and_one_that_never_comes_are_told_apart(api, tmp_path):
     with pytest.raises(ExchangeError, match="has ended its run without sending it: the merged model is with"):
         open_site(tmp_path).fetch("north", 2)
+    api.is_silent = True
+    with pytest.raises(ExchangeError, match="waited 0 s for the model of round 2; nothing came from"):
+        open_site(tmp_path, wait_s=0.05).fetch("north", 2)
     api.error = TimeoutError("no endpoint")
     with pytest.raises(ExchangeError, match="waited 0 s for the model of round 2; nothing came from"):
         open_site(tmp_path, wait_s=0.05).fetch("north", 2)

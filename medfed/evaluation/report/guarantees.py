@@ -30,14 +30,14 @@ def guarantees(run: Run) -> list[dict[str, Any]]:
             tables.setdefault((row.metric.removeprefix(PREFIX), row.structure), []).append(row)
     return [
         {
-            "what": _title(run, kind, structure),
+            "what": title(run, kind, structure),
             "lines": [_line(row, held.get((row.site, kind, structure))) for row in sorted(some, key=_place)],
         }
         for (kind, structure), some in tables.items()
     ]
 
 
-def _title(run: Run, kind: str, structure: str | None) -> str:
+def title(run: Run, kind: str, structure: str | None) -> str:
     """Return what is guaranteed: 'In at least 90 % of patients lesion is found, with 95 % confidence'."""
     evaluation = run.study.section("evaluation")
     share, confidence = (float(evaluation.get(name) or 0) for name in ("guarantee", "confidence"))
@@ -49,6 +49,17 @@ def _title(run: Run, kind: str, structure: str | None) -> str:
     if kind == SENSITIVITY:
         succeeds = f"{what} is called"
     return f"In at least {share:.0%} of {patients} {succeeds}, {sure}".replace("0% of", "0 % of")
+
+
+def relied_on(run: Run, place: str) -> list[str]:
+    """Return what may be relied on at a place, and at each hospital of the study, as sentences."""
+    found = []
+    for row in run.rows:
+        if row.metric.startswith(PREFIX) and row.value is not None and row.site in (place, EVERY_SITE):
+            where = "each hospital of the study" if row.site == EVERY_SITE else site_name(place)
+            what = title(run, row.metric.removeprefix(PREFIX), row.structure)
+            found.append(f"{what}, at {where} at a threshold of {row.value:.2f}.")
+    return found
 
 
 def _line(row: Row, held: Row | None) -> dict[str, Any]:

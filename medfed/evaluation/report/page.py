@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medfed.evaluation.report import checklists, comparison, experiments, facts, guarantees, rounds, templates
+from medfed.evaluation.report import (
+    checklists,
+    comparison,
+    experiments,
+    facts,
+    guarantees,
+    rounds,
+    summary,
+    templates,
+)
 from medfed.evaluation.report.diagrams import diagrams
 from medfed.evaluation.report.focus import Focus, focus_of
 from medfed.evaluation.report.headline import sentence
@@ -51,6 +60,7 @@ def render(run: Run) -> str:
         metric=focus.record if focus else None,
         sentence=first,
         facts=facts.key_figures(run, focus),
+        summary=summary.summary(run, focus),
         guarantees=guarantees.guarantees(run),
         curves=rounds.curves(run),
         participation=rounds.participation(run),
