@@ -77,6 +77,7 @@ class NatsStore:
 
     chunk_bytes = 1 << 20
     heartbeat_s = 2.0
+    settle_s = 0.0
     description = "over NATS"
 
     def __init__(

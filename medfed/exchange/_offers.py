@@ -27,6 +27,9 @@ from medfed.wire.signing import HUB, Seal
 # How many studies are offered to a site at once; of more, the oldest are dropped.
 MAX_OFFERS = 16
 
+# How long a list or a study that is not the hub's is looked at again, where half of it may be there.
+MAX_SETTLE_S = 10.0
+
 
 def offers_of(site: str) -> str:
     """Return the name of the list of studies that are offered to a site."""
@@ -94,9 +97,14 @@ def wait_for_offers(
     told = False
     with closing(store):
         while True:
-            digests = retry("asks for the study", lambda: offered_digests(store, seal, site))
-            wanted = list(dict.fromkeys([*digests, *known]))
-            offers = retry("asks for the study", partial(_texts, store, seal, wanted))
+            try:
+                digests = retry("asks for the study", lambda: offered_digests(store, seal, site))
+                wanted = list(dict.fromkeys([*digests, *known]))
+                offers = retry("asks for the study", partial(_texts, store, seal, wanted))
+            except WireError:
+                if time.monotonic() - began >= min(store.settle_s, MAX_SETTLE_S):
+                    raise
+                offers = []  # a share that is synchronised may hold half of it
             if offers:
                 return _with_liveness(store, seal, offers, retry) if len(offers) > 1 else offers
             if not told:

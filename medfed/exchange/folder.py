@@ -96,6 +96,7 @@ class FolderStore:
     # after a disconnection.
     chunk_bytes = 8 << 20
     heartbeat_s = 5.0
+    settle_s = 3600.0
     description = "through shared storage"
 
     def __init__(self, url: str, poll_s: float = 0.5, options: dict[str, Any] | None = None) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medfed.deployment.enrolment import enrol
-from medfed.exchange.folder import Folder
+from medfed.exchange.folder import Folder, FolderStore
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
@@ -80,7 +80,8 @@ class Meeting:
 
 
 @pytest.fixture
-def meeting(tmp_path):
+def meeting(tmp_path, monkeypatch):
+    monkeypatch.setattr(FolderStore, "settle_s", 0.0)  # nothing arrives late here
     opened = Meeting(tmp_path)
     yield opened
     opened.close()
