@@ -270,6 +270,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     """Return the tensors, numbers and bytes that leave a hospital per round, before protection."""
     import torch
 
+    from medfed.models.networks import replace_batch_norms
     from medfed.models.networks._adapters import prepare_training
     from medfed.models.networks._shapes_only import ShapesOnly
     from medfed.study.network import untrained_network
@@ -278,6 +279,8 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     # What nobody approved yet must not fill the memory.
     with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
+        if study.privacy.replaces_batch_norm:
+            network = replace_batch_norms(network, "group")
         prepare_training(network, None, study.train.lora, study.train.only, study.network_head)
     weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())

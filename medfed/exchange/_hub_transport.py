@@ -254,7 +254,7 @@ class HubTransport:
     def close(self) -> None:
         try:
             offer(self._objects, self._offered_to, withdrawn=True)
-            self._presence.close()
+            self._presence.close(0 if self._current is None else self._current.round + 1)
         except (Unreachable, OSError) as error:
             self._warn(f"the sites could not be informed that it closes: {error}")
         self.disconnect()

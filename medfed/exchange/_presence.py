@@ -136,10 +136,10 @@ class HubPresence:
         with self._sending:
             pass
 
-    def close(self) -> None:
-        """Say that the study has ended."""
+    def close(self, published: int) -> None:
+        """Say that the study has ended, after so many models were published: one more than the last round."""
         self.stop()
-        self._objects.put_control("state", CLOSED, self._run)
+        self._objects.put_control("state", CLOSED, self._run, published)
 
     def raise_if_replaced(self) -> None:
         """Raise an ExchangeError if another process has taken over this study."""

@@ -298,16 +298,18 @@ class SiteTransport:
             self._opened["state"] = data, self._objects.open_control(data, HUB, "state")
             self._hub_seen = time.monotonic()
         state = self._opened["state"][1]
-        if isinstance(state, ControlMessage) and state.text == CLOSED and self._has_settled():
+        if isinstance(state, ControlMessage) and state.text == CLOSED and self._has_settled(state.count):
             raise EndedError(
                 f"site '{self._site}' waits for round {round}, but the hub has closed the study: it "
                 "has ended without this site; ask the coordinator for the final model"
             )
 
-    def _has_settled(self) -> bool:
-        """Return whether what the hub stored before it closed the study has arrived by now."""
+    def _has_settled(self, published: int) -> bool:
+        """Return whether the last model from before the hub closed has arrived, or should have."""
+        known = self._opened.get("current")
+        seen = known[1].round + 1 if known is not None and isinstance(known[1], Manifest) else 0
         settle_s = min(self._store.settle_s, MAX_SETTLE_CLOSED_S)
-        return time.monotonic() - self._hub_seen >= settle_s
+        return seen >= published or time.monotonic() - self._hub_seen >= settle_s
 
     # -- sending
 

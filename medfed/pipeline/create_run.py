@@ -20,7 +20,7 @@ from medfed.errors import RunError
 from medfed.files import describe_exposed, private_folder, utc_now, write_whole
 from medfed.models.pretrained.load import LoadedStart
 from medfed.pipeline import privacy_facts
-from medfed.pipeline.factory import started_network
+from medfed.pipeline.factory import network_of, started_network
 from medfed.registry import kind_of
 from medfed.runs.command_line import shown_command, typed_command
 from medfed.runs.facts import PrivacyFacts, RunFacts, StartFacts, hardware, package_versions
@@ -107,8 +107,8 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
     if exposed := describe_exposed(folder.path):
         log.warning("%s", exposed)
     write_study(folder, study)
-    network, loaded = started_network(study)
-    notes = privacy_facts.privacy_notes(study, network)
+    _, loaded = started_network(study)
+    notes = privacy_facts.privacy_notes(study, network_of(study))
     facts = RunFacts(
         study=study.name,
         digest=study_digest(study),

@@ -183,9 +183,7 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
 
     If a site is given, it has that site's epochs and task settings.
     """
-    network = network_of(study)
-    if study.privacy.replaces_batch_norm:
-        network = replace_batch_norms(network, "group")
+    network, _ = started_network(study)
     patch = getattr(study.data, "patch", None)
     if isinstance(study.data, Images) and study.data.patch is not None:
         _check_vanishing(study, study.data, network)
@@ -228,10 +226,7 @@ def size_check(study: Study) -> CheckSize | None:
         try:
             record.check_size(size)
             if not built:
-                network = network_of(study)
-                built.append(
-                    replace_batch_norms(network, "group") if study.privacy.replaces_batch_norm else network
-                )
+                built.append(norms_of_privacy(study, network_of(study)))
             check_vanishing(_sees_image(built[0]), kind_of(study.network), data.inputs, size)
         except StudyError as error:
             return str(error)
@@ -250,8 +245,15 @@ def _sees_image(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def network_of(study: Study) -> torch.nn.Module:
-    """Return the study's network as the study file describes it."""
-    return started_network(study)[0]
+    """Return the study's network as the study file describes it, before its start and its privacy."""
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        return untrained_network(study)
+
+
+def norms_of_privacy(study: Study, network: torch.nn.Module) -> torch.nn.Module:
+    """Return a study's network without batch norms if its privacy bears none."""
+    return replace_batch_norms(network, "group") if study.privacy.replaces_batch_norm else network
 
 
 def is_start_gone(study: Study) -> bool:
@@ -263,7 +265,8 @@ def started_network(study: Study) -> tuple[torch.nn.Module, LoadedStart | None]:
     """Return the study's network, and what of it is from the study's start; None if it has none."""
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
-        network = untrained_network(study)
+        # Before the start is loaded: what it gives a norm would be lost with a norm that is replaced later.
+        network = norms_of_privacy(study, untrained_network(study))
         loaded = prepare_training(
             network, study.given_start, study.train.lora, study.train.only, study.network_head
         )

@@ -27,9 +27,9 @@ from medfed.pipeline.factory import (
     folders_of,
     hospital_of,
     module_of,
-    network_of,
     require_training_cases,
     screen_hospital,
+    started_network,
 )
 from medfed.pipeline.federate import StudyRun, federate
 from medfed.pipeline.planning import PlanFiles, needs_plan, plan_study
@@ -89,7 +89,7 @@ def train(
         studies_without(study)  # refused before anything is trained
     studies_of_seeds(study)
     if study.start is not None and not needs_plan(study):
-        network_of(study)  # a start that cannot be used is refused before hours of reading cases
+        started_network(study)  # a start that cannot be used is refused before hours of reading cases
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)

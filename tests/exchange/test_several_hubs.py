@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -108,7 +109,6 @@ def test_a_site_gives_up_once_its_hub_is_silent_and_not_while_the_others_train(s
     north.max_silence_s = 2.0
     north.fetch("north", 0)
     threads = []
-    import threading
 
     def publish_late() -> None:
         time.sleep(3.0)  # its heartbeats go on meanwhile
@@ -131,7 +131,8 @@ def test_a_site_that_is_offered_nothing_gives_up_and_says_once_what_it_waits_for
     assert said == ["site north waits until the hub offers a study that has a site 'north'"]
 
 
-def test_a_site_whose_study_has_ended_without_it_does_not_wait(share, tmp_path):
+def test_a_site_whose_study_has_ended_without_it_does_not_wait(share, tmp_path, monkeypatch):
+    monkeypatch.setattr(FolderStore, "settle_s", 3600.0)
     hub = share.open_hub(A, tmp_path / "hub")
     hub.publish(model(A))
     north = share.open_site(A, "north", tmp_path / "north")
@@ -140,3 +141,24 @@ def test_a_site_whose_study_has_ended_without_it_does_not_wait(share, tmp_path):
     with pytest.raises(EndedError, match="the hub has closed the study"):
         north.fetch("north", 1)
     north.close()
+
+
+def test_a_final_model_that_a_share_shows_after_the_studys_end_is_waited_for(share, tmp_path, monkeypatch):
+    monkeypatch.setattr(FolderStore, "settle_s", 3600.0)
+    hub = share.open_hub(A, tmp_path / "hub")
+    hub.publish(model(A))
+    north = share.open_site(A, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    early = {name: hub._objects.get_hub_object(name) for name in ("current", "announced")}
+    hub.publish(GlobalModel(1, {"w": torch.zeros(3)}, final=True, study_digest=A))
+    late = {name: hub._objects.get_hub_object(name) for name in early}
+    hub.close()
+    store = share._store()
+    for name, data in early.items():  # the synchronised copy is behind
+        store.put(north._objects.hub_object(name), data)
+    threading.Timer(
+        0.5, lambda: [store.put(north._objects.hub_object(name), data) for name, data in late.items()]
+    ).start()
+    assert north.fetch("north", 1).final
+    north.close()
+    store.close()

@@ -73,6 +73,8 @@ def test_folder_zip_and_model_are_one_study_and_settings_of_the_start_make_anoth
         ("{path: b, least: 0}", OF_BUNDLE, "least"),
         ("{path: b, most: 1}", OF_BUNDLE, "most"),
         ("3", OF_BUNDLE, "start"),
+        ('{path: b, part: "a\\e[0m"}', OF_BUNDLE, "start.part"),
+        ('{path: b, anew: ["a b"]}', OF_BUNDLE, "start.anew"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_as_the_study_is_read(tmp_path, bundle, start, network, message):

@@ -17,6 +17,8 @@ from medfed.errors import StudyError
 # The largest width or depth of a layer, and the most entries of a list, that an argument may give.
 MAX_NUMBER = 8192
 MAX_ENTRIES = 64
+# The most levels of a network and blocks of a level: what nobody approved yet must not build for hours.
+MAX_LEVELS, MAX_BLOCKS = 16, 128
 
 # What an argument may be: a word in messages, and whether a value is it.
 Check = tuple[str, Callable[[Any], bool]]
@@ -60,10 +62,23 @@ def _is_layer(value: Any) -> bool:
     )
 
 
+def _is_depth(value: Any) -> bool:
+    """Whether a value is how many blocks a network has at each of a few levels."""
+    return (
+        _is_list(value)
+        and len(value) <= MAX_LEVELS
+        and all(type(one) is int for one in value)
+        and (max(value) <= MAX_BLOCKS)
+    )
+
+
 WHOLE: Check = (f"a whole number from 1 to {MAX_NUMBER}", _is_whole)
-COUNT: Check = (f"a whole number from 0 to {MAX_NUMBER}", lambda value: _is_whole(value, 0))
+COUNT: Check = (
+    f"a whole number from 0 to {MAX_BLOCKS}",
+    lambda value: _is_whole(value, 0) and value <= MAX_BLOCKS,
+)
 LIST: Check = ("a list of whole numbers", _is_list)
-COUNTS: Check = ("a list of whole numbers", lambda value: _is_list(value, 0))
+DEPTHS: Check = (f"a list of whole numbers up to {MAX_BLOCKS}", _is_depth)
 SIDES: Check = ("a whole number or a list of them", lambda value: _is_whole(value) or _is_list(value))
 SHARE: Check = (
     "a number from 0 to 1",
@@ -133,8 +148,8 @@ SEGMENTERS: dict[str, Entry] = {
             "act": LAYER,
             "norm": LAYER,
             "num_groups": WHOLE,
-            "blocks_down": LIST,
-            "blocks_up": LIST,
+            "blocks_down": DEPTHS,
+            "blocks_up": DEPTHS,
             "upsample_mode": _one_of("deconv", "nontrainable", "pixelshuffle"),
         },
         "conv_final",
@@ -143,7 +158,7 @@ SEGMENTERS: dict[str, Entry] = {
     "SwinUNETR": Entry(
         {
             "patch_size": WHOLE,
-            "depths": LIST,
+            "depths": DEPTHS,
             "num_heads": LIST,
             "window_size": SIDES,
             "qkv_bias": SWITCH,
@@ -197,7 +212,7 @@ SEGMENTERS: dict[str, Entry] = {
 _DENSE = {
     "init_features": WHOLE,
     "growth_rate": WHOLE,
-    "block_config": LIST,
+    "block_config": DEPTHS,
     "bn_size": WHOLE,
     "act": LAYER,
     "norm": LAYER,
@@ -248,7 +263,7 @@ def entry_of(catalogue: Mapping[str, Entry], name: str) -> Entry:
         near = get_close_matches(name, catalogue, n=1)
         meant = f"did you mean '{near[0]}'? " if near else ""
         raise StudyError(
-            f"network.name: '{name[:80]}' is not a network of MONAI that a study may name here; {meant}there "
+            f"network.name: {name[:80]!r} is not a network of MONAI that a study may name here; {meant}there "
             f"are {', '.join(sorted(catalogue))}"
         )
     return catalogue[name]
@@ -263,7 +278,7 @@ def check_arguments(name: str, entry: Entry, arguments: Mapping[str, Any]) -> No
     for key, value in arguments.items():
         if key not in entry.arguments:
             raise StudyError(
-                f"network.arguments: '{str(key)[:80]}' is no argument of {name} that may be given; there are "
+                f"network.arguments: {str(key)[:80]!r} is no argument of {name} that may be given; there are "
                 f"{', '.join(sorted(entry.arguments))} (the study's data and task say its channels and axes)"
             )
         word, is_valid = entry.arguments[key]

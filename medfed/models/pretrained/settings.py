@@ -7,6 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+# A part of a tensor's or layer's name. A study may come from a hub, and errors show what it says.
+NamePart = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,200}$")]
+
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The weights that a study starts from, and how much of the network they must cover.
@@ -20,6 +23,6 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     path: str
     least: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    part: str = ""
-    names: dict[str, str] = {}
-    anew: tuple[str, ...] = ()
+    part: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,200}$")] = ""
+    names: dict[NamePart, Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,200}$")]] = {}
+    anew: tuple[NamePart, ...] = ()
