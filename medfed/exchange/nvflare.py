@@ -59,7 +59,7 @@ class Nvflare(Exchange, frozen=True, tag="nvflare"):
         agreement = Agreement(self.rounds, self.prefix, self.unchanged, self.metrics)
         return NetworkSite(_Attached(Path(self.profile), self.rounds, site, folder), site, folder, agreement)
 
-    def advertised_study(self) -> NoReturn:
+    def offered_studies(self, site: str, **waiting: Any) -> NoReturn:
         raise ExchangeError(no_study("nvflare"))
 
 
