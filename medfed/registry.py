@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, ParamSpec, TypeGuard, TypeVar
 
 import msgspec
 
@@ -59,6 +59,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     # The registry that the kind belongs to, a key of FOLDERS.
     folder: ClassVar[str] = ""
+
+    if TYPE_CHECKING:
+        # msgspec's own takes anything, and would be that of the kinds without settings.
+        def __init__(self) -> None: ...
 
 
 class _Registry(NamedTuple):

@@ -37,6 +37,8 @@ PREFIX, HELD = "guarantee_", "held_"
 CONFIDENT = "Learn then Test, exact binomial (arXiv:2110.01052)"
 EXPECTED = "conformal risk control (arXiv:2208.02814)"
 
+SENT = "the least of the thresholds that the hospitals sent"
+
 # What is guaranteed of which structure or class; None for all of them.
 Aim = tuple[str, str | None]
 Scores = Mapping[Aim, Sequence[float]]
@@ -121,6 +123,32 @@ def _of_aim(
         if one.threshold is not None and len(scores):
             rows.append(_held(site, aim, one.threshold, scores, settings))
     return rows
+
+
+def least_of_reported(reported: Iterable[Row], sites: Sequence[str]) -> list[Row]:
+    """Return the least of the thresholds that hospitals sent, where each hospital of the study sent one.
+
+    A hospital without a guarantee sends none.
+    """
+    by_aim: dict[Aim, dict[str, Row]] = defaultdict(dict)
+    for row in reported:
+        if row.metric.startswith(PREFIX) and row.value is not None and row.site in sites:
+            by_aim[row.metric.removeprefix(PREFIX), row.structure][row.site] = row
+    least = []
+    for aim, by_site in sorted(by_aim.items(), key=str):
+        own = [
+            Guarantee(row.value if row is not None else None, (row.n or 0) if row is not None else 0)
+            for row in (by_site.get(site) for site in sites)
+        ]
+        first = next(iter(by_site.values()))
+        factory = RowFactory(first.round, EVERY_SITE, first.split, first.model)
+        one = least_of(own)
+        metric, interval = f"{PREFIX}{aim[0]}", Interval(one.threshold, None, None, one.patients, SENT)
+        if one.threshold is None:
+            least.append(factory.suppressed(metric, one.why_not, structure=aim[1]))
+        else:
+            least.append(factory.row(metric, aim[1], interval, one.patients))
+    return least
 
 
 def _rule(aim: Aim, level: Level) -> Callable[[RiskCurve], Guarantee]:

@@ -17,7 +17,7 @@ from medfed.errors import RunError
 from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
-from medfed.evaluation.guarantees import Level, guarantees
+from medfed.evaluation.guarantees import Level, guarantees, least_of_reported
 from medfed.evaluation.intervals import DRAWS
 from medfed.evaluation.macro_means import macro_means
 from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
@@ -125,9 +125,11 @@ def summarise(run: Path) -> list[rows.Row]:
     summary += [row for row in fitted if (row.n or 0) >= settings.min_patients]
     summary += _guarantees(cases, folder, settings, study)
     measured = {case.site for case in every}
-    summary += _believable(
-        [row for row in reported if row.site not in measured], run, study, settings.classes
-    )
+    elsewhere = [row for row in reported if row.site not in measured]
+    believed = _believable(elsewhere, run, study, settings.classes)
+    summary += believed
+    if not any(row.site == rows.EVERY_SITE for row in summary):
+        summary += least_of_reported(believed, facts.sites)
     summary += macro_means(summary, settings.held_out)
     rows.write(folder.rows, summary)
     rows.write_csv(folder.rows_csv, summary)

@@ -45,6 +45,8 @@ class Transmission:
     to: str
     bytes: int
     sha256: str
+    # The names of the numbers in it, where an exchange sends fewer than the update holds.
+    scalars: tuple[str, ...] | None = None
 
 
 class SiteSide(SiteMessaging, Protocol):

@@ -98,6 +98,8 @@ class Handoff:
 
     def _answer(self, task: Task, restart_s: float) -> Answer:
         began = seen = time.monotonic()
+        if not self.has_trainer():
+            log.warning("no trainer runs for the %s; one is awaited for %g s", task, restart_s)
         while True:
             if (answer := self._read_answer(task)) is not None:
                 return answer

@@ -148,11 +148,12 @@ class NetworkSite:
     def transmission(self, update: Update) -> Transmission:
         task, arrays = self._task_of(update)
         if task is None:
-            return Transmission(f"nobody: {self._link.network} waits no more for this round", 0, "")
-        data = encode(self._answer_of(update, task, arrays))
+            return Transmission(f"nobody: {self._link.network} waits no more for this round", 0, "", ())
+        answer = self._answer_of(update, task, arrays)
+        data, names = encode(answer), tuple(name for name in answer.numbers if name != EXAMPLES)
         # The network encodes the same arrays and numbers once more, in its own way.
         to = f"{self._link.network} (described as safetensors)"
-        return Transmission(to, len(data), hashlib.sha256(data).hexdigest())
+        return Transmission(to, len(data), hashlib.sha256(data).hexdigest(), names)
 
     def send(self, update: Update) -> None:
         if not update.evaluation_only and update.round <= self._sent_round:
@@ -190,6 +191,14 @@ class NetworkSite:
         """Return the open task, waiting for one if there is none or the network has given it up."""
         if self._open is not None and not self._link.is_open(self._open[0]):
             self._open = None
+        if self._open is None:
+            log.info(
+                "%s waits for %s, at most %.0f s, from %s",
+                self._who,
+                what,
+                self.max_wait_s,
+                self._link.network,
+            )
         while self._open is None:
             found = self._link.next_task(max(0.0, began + self.max_wait_s - time.monotonic()))
             if found is None:

@@ -83,7 +83,7 @@ def no_hub(kind: str, theirs: str) -> str:
 def no_study(kind: str) -> str:
     """Return why an exchange of this kind shows a hospital no study to approve, for an ExchangeError."""
     return (
-        f"exchange.kind: '{kind}' advertises no study that a hospital could approve: what is trained is "
+        f"exchange.kind: '{kind}' offers no study that a hospital could approve: what is trained is "
         "agreed with the network's leader. Take part by a script of your own with medfed.open_site and "
         "FederatedCallback (docs/how-to/other-networks.md)"
     )

@@ -59,7 +59,7 @@ class Nvflare(Exchange, frozen=True, tag="nvflare"):
         agreement = Agreement(self.rounds, self.prefix, self.unchanged, self.metrics)
         return NetworkSite(_Attached(Path(self.profile), self.rounds, site, folder), site, folder, agreement)
 
-    def advertised_study(self) -> NoReturn:
+    def offered_studies(self, site: str, **waiting: Any) -> NoReturn:
         raise ExchangeError(no_study("nvflare"))
 
 
@@ -92,7 +92,7 @@ class _Attached:
             return None
         except RuntimeError as error:  # NVFlare ended the session, or never began it
             log.warning("site '%s': %s: %s", self._site, self.network, for_log(str(error), 200))
-            self.ended = True
+            self.ended = self._context is not None
             return None
         if model is None or model.params is None:
             self.ended = time.monotonic() < deadline

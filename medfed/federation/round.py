@@ -150,7 +150,7 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
-        scalars=sorted(leaving.scalars),
+        scalars=sorted(leaving.scalars if transmission.scalars is None else transmission.scalars),
         groups=sorted(leaving.groups),
         **({"withheld": withheld} if withheld else {}),
     )

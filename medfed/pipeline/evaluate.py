@@ -9,6 +9,7 @@ import msgspec
 
 from medfed.data.layouts import Layout
 from medfed.errors import DataError, RunError
+from medfed.evaluation import rows
 from medfed.evaluation.rows import UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models
@@ -81,12 +82,22 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); "
                 "measure all cases with --all-cases if none of them took part in training"
             )
+        _forget(folder, name)
         measure_models.measure_test_cases(study, folder, hospital, cases, models)
         measure_models.write_gallery(study, folder, [hospital], models)
     facts = msgspec.structs.replace(
-        facts, held_out=sorted({*facts.held_out, name}), cases={**facts.cases, name: {"test": len(cases)}}
+        facts,
+        warnings={site: said for site, said in facts.warnings.items() if site != name},
+        held_out=sorted({*facts.held_out, name}),
+        cases={**facts.cases, name: {"test": len(cases)}},
     )
     facts = with_seen(facts, name, patients_seen(hospital), said) if said else facts
     facts = with_warning(facts, name, undrawn(study, name))
     folder.write_facts(facts)
     return report_run(folder.path)
+
+
+def _forget(folder: RunFolder, name: str) -> None:
+    """Remove what was measured under a hospital's name before, such as structures that it does not draw."""
+    if folder.cases.is_file():
+        rows.write(folder.cases, [row for row in rows.read_cases(folder.cases) if row.site != name])

@@ -7,6 +7,7 @@ package are known to the studies that name it, and to no other.
 
 from __future__ import annotations
 
+import copyreg
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from medfed.study._plugin_import import import_plugin
 
 # A plug-in's name is a package's: the name of its folder.
 PluginName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+MAX_PLUGINS = 16
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 _KIND_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -86,7 +88,23 @@ def load_plugin(name: str, folder: Path, digest: str | None = None) -> LoadedPlu
         )
     if (name, found) not in _LOADED:
         _LOADED[name, found] = LoadedPlugin(name, folder, found, _kinds_in(name, import_plugin(files)))
+        copyreg.pickle(type(Kind), _reduced)  # type: ignore[arg-type]  # a record's type is its class
+    for registry, kinds in _LOADED[name, found].kinds.items():
+        _ORIGINS.update((kind, (name, str(folder), found, registry, tag)) for tag, kind in kinds.items())
     return _LOADED[name, found]
+
+
+# How another process, which has not loaded a plug-in, gets at its records: by loading it there.
+_ORIGINS: dict[type[Kind], tuple[str, str, str, str, str]] = {}
+
+
+def _reduced(record: type[Kind]) -> str | tuple[object, ...]:
+    """Return how a record's class is pickled: a plug-in's with its origin, any other by its name."""
+    return (_loaded_kind, _ORIGINS[record]) if record in _ORIGINS else record.__qualname__
+
+
+def _loaded_kind(name: str, folder: str, digest: str, registry: str, tag: str) -> type[Kind]:
+    return load_plugin(name, Path(folder), digest).kinds[registry][tag]
 
 
 def loaded_plugin(name: str, digest: str) -> LoadedPlugin:

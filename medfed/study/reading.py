@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from medfed.errors import MedfedError, StudyError
 from medfed.registry import NONE_ADDED, AddedKinds, use_kinds, using_kinds
 from medfed.study._explain import Lines, describe_value, explain, nearest
 from medfed.study._own_kinds import as_original, with_kinds
 from medfed.study._yaml import apply_override, load_yaml
-from medfed.study.plugins import LoadedPlugin, Plugin, PluginName, added_by, load_plugin
+from medfed.study.plugins import MAX_PLUGINS, LoadedPlugin, Plugin, PluginName, added_by, load_plugin
 from medfed.study.start import with_bundle_network
 from medfed.study.study import SiteName, Study
 from medfed.study.validation import validate
@@ -88,10 +89,11 @@ def read_run_study(path: Path) -> Study:
     folder = path.resolve().parent
     for name, plugin in plugins_in(read_text(path), path.name).items():
         place = Path(plugin.path or "")
-        if not place.is_absolute() or place.resolve().is_relative_to(folder):
+        inside = not place.is_absolute() or place.resolve().is_relative_to(folder)
+        if inside or plugin.digest is None:
             raise StudyError(
                 f"{path.name}: plugins.{name}: a run's code is not taken from the run folder, which may come "
-                f"from somebody else; give the absolute path of your own copy of {plugin.digest or 'it'}"
+                "from somebody else; give the absolute path of your own copy, and its digest"
             )
     return read_study(path, needs_start=False)
 
@@ -130,7 +132,7 @@ def plain_study(text: str, name: str) -> dict[str, Any]:
 
 
 class _Plugins(msgspec.Struct):
-    plugins: dict[PluginName, Plugin] = {}
+    plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
 
 
 class _Named(msgspec.Struct):

@@ -21,7 +21,7 @@ from medfed.models.pretrained import Start
 from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
 from medfed.registry import union
-from medfed.study.plugins import Plugin, PluginName
+from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Study(_Section, frozen=True, kw_only=True):
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
     start: str | Start | None = None
-    plugins: dict[PluginName, Plugin] = {}
+    plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
 
     @property
     def trained_only(self) -> bool:

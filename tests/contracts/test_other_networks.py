@@ -38,7 +38,7 @@ def test_it_is_no_hub_and_says_what_to_take(network, tmp_path):
 
 
 def test_it_shows_no_study_to_approve(network):
-    with pytest.raises(ExchangeError, match="advertises no study that a hospital could approve"):
+    with pytest.raises(ExchangeError, match="offers no study that a hospital could approve"):
         network.offered_studies("north")
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfed.evaluation.guarantees import Level, guarantees, patient_scores
+from medfed.evaluation.guarantees import Level, guarantees, least_of_reported, patient_scores
 from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.rows import Row
 
 sys.path.insert(0, str(Path(__file__).parent))
 from case_rows import class_rows, image_row
@@ -101,3 +102,16 @@ def test_of_several_findings_only_labelled_ones_count(present):
     cases += [image_row(f"p{n}", 0.4, "finding", split="val", structure="healthy") for n in range(35)]
     row = rows_of(cases)["north", "guarantee_sensitivity", "disease"]
     assert (row.value, row.n) == (0.5, 30)
+
+
+def test_a_hub_takes_the_least_threshold_that_it_was_sent_if_each_hospital_sent_one():
+    def sent(site, value):
+        about = {"round": 3, "split": "val", "model": "federated", "metric": "guarantee_found"}
+        return Row(**about, site=site, structure="lesion", value=value, n=40)
+
+    reported = [sent("north", 0.4), sent("south", 0.3), sent("west", 0.1)]
+    (least,) = least_of_reported(reported, ["north", "south"])
+    assert (least.site, least.value, least.n, least.structure) == ("each hospital", 0.3, 80, "lesion")
+    (none,) = least_of_reported(reported[:1], ["north", "south"])
+    assert (none.value, none.note) == (None, "no guarantee: 1 of 2 hospitals have none")
+    assert least_of_reported([], ["north", "south"]) == []

@@ -75,7 +75,7 @@ def test_it_is_no_hub_and_shows_no_study(tmp_path):
     exchange = Flower(rounds=1, handoff=str(tmp_path))
     with pytest.raises(ExchangeError, match=r"whose hub is not medfed's \(a Flower SuperLink and its"):
         exchange.open_hub("", tmp_path)
-    with pytest.raises(ExchangeError, match="'flower' advertises no study that a hospital could approve"):
+    with pytest.raises(ExchangeError, match="'flower' offers no study that a hospital could approve"):
         exchange.offered_studies("north")
     with pytest.raises(RegistryError, match="'flower' has settings without defaults"):
         kind_named("exchange", "flower")

@@ -143,7 +143,9 @@ def test_an_update_that_comes_too_late_is_not_sent_and_the_site_goes_on(tmp_path
     side.fetch("north", 0)
     link.given_up.add(link.tasks[0][0].id)
     link.given_up = {side._open[0].id}  # the network went on without it
-    assert side.transmission(update()).to == "nobody: the test network waits no more for this round"
+    described = side.transmission(update(scalars={"train/loss": 0.5}))
+    assert described.to == "nobody: the test network waits no more for this round"
+    assert (described.bytes, described.scalars) == (0, ())
     side.send(update())
     assert link.answers == []
     assert "no longer waits for the update of round 1, which is not sent" in caplog.text
@@ -205,11 +207,13 @@ def test_a_site_that_stops_says_so_in_fixed_words_now_and_later(tmp_path):
     assert link.last.error == link.stopped == "this hospital's data cannot be used in the study"
 
 
-def test_what_leaves_is_described_by_its_bytes(tmp_path):
-    side, link = site(tmp_path, train(1))
+def test_what_leaves_is_described_by_its_bytes_and_numbers(tmp_path):
+    side, link = site(tmp_path, train(1), metrics=("train/loss",))
     side.fetch("north", 0)
-    described = side.transmission(update())
-    side.send(update())
+    numbers = {"train/loss": 0.5, "train/seconds": 7.0}
+    described = side.transmission(update(scalars=numbers))
+    side.send(update(scalars=numbers))
+    assert described.scalars == ("train/loss",)
     data = encode(link.last)
     assert (described.to, described.bytes) == ("the test network (described as safetensors)", len(data))
     assert described.sha256 == hashlib.sha256(data).hexdigest()

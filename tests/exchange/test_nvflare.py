@@ -35,6 +35,8 @@ class ClientApi(ModuleType):
 
     def receive(self, timeout, ctx):
         assert ctx == "context"
+        if self.error is not None:
+            raise self.error
         if not self.models and self.is_silent:
             time.sleep(timeout)
         return self.models[0] if self.models else None
@@ -155,9 +157,16 @@ def test_a_job_that_ends_and_one_that_never_comes_are_told_apart(api, tmp_path):
     api.error = TimeoutError("no endpoint")
     with pytest.raises(ExchangeError, match="waited 0 s for the model of round 2; nothing came from"):
         open_site(tmp_path, wait_s=0.05).fetch("north", 2)
+    api.error = RuntimeError("no session was opened")
+    with pytest.raises(ExchangeError, match="nothing came from the NVFlare network"):
+        open_site(tmp_path).fetch("north", 2)
+    api.models, api.error = [model(0)], None
+    side = open_site(tmp_path)
+    side.fetch("north", 0)
+    side.send(update(1))
     api.error = RuntimeError("session aborted")
     with pytest.raises(ExchangeError, match="has ended its run"):
-        open_site(tmp_path).fetch("north", 2)
+        side.fetch("north", 1)
 
 
 def test_an_answer_that_is_not_taken_is_told(api, tmp_path):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import pickle
 import py_compile
+import subprocess
+import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,8 @@ from medfed.study.canonical import digest_of, public_yaml, study_digest
 from medfed.study.plugins import load_plugin, loaded_plugin, plugin_digest
 from medfed.study.reading import parse_study, plain_study, read_run_study, read_study, use_study
 from medfed.study.schema import schema
+
+ROOT = Path(__file__).parents[2]
 
 RULE = """\
 from medfed.aggregation import Rule
@@ -224,10 +230,14 @@ def test_a_run_folder_brings_no_code(study, tmp_path):
     run.mkdir()
     write_plugin(run / "parts")
     for path in ("parts", str(run / "parts"), "../parts"):
-        text = study.read_text().replace("plugins: [parts]", f"plugins: {{parts: {path}}}")
+        given = f'{{path: {path}, digest: "{plugin_digest(tmp_path / "parts")}"}}'
+        text = study.read_text().replace("plugins: [parts]", f"plugins: {{parts: {given}}}")
         (run / "study.yaml").write_text(text)
         with pytest.raises(StudyError, match="a run's code is not taken from the run folder"):
             read_run_study(run / "study.yaml")
+    (run / "study.yaml").write_text(study.read_text().replace("[parts]", f"{{parts: {tmp_path / 'parts'}}}"))
+    with pytest.raises(StudyError, match="give the absolute path of your own copy, and its digest"):
+        read_run_study(run / "study.yaml")
     (run / "study.yaml").write_text(text.replace("../parts", str(tmp_path / "parts")))
     assert read_run_study(run / "study.yaml").plugins["parts"].path == str(tmp_path / "parts")
 
@@ -354,3 +364,21 @@ def test_a_changed_folder_is_noticed_before_a_study_trains_again(study, tmp_path
     (tmp_path / "parts" / "settings.py").write_text("SHARE = 0.8\n")
     with pytest.raises(StudyError, match="the study: plug-in 'parts': its folder has the digest"):
         use_study(read)
+
+
+def test_another_process_gets_a_record_with_the_code_that_was_digested(study, tmp_path):
+    """As a worker that reads cases does, which is not forked from this process."""
+    stored = tmp_path / "rule.pickle"
+    stored.write_bytes(pickle.dumps([read_study(study).rule, kinds("networks")["unet"]]))
+    code = "import pickle, sys; a, b = pickle.load(open(sys.argv[1], 'rb')); print(a.share, b.__name__)"
+    run = partial(subprocess.run, [sys.executable, "-c", code, str(stored)], capture_output=True, text=True)
+    done = run(env={"PYTHONPATH": str(ROOT), "PATH": ""}, check=False)
+    assert done.stdout == "0.25 UNet\n", done.stderr
+    (tmp_path / "parts" / "settings.py").write_text("SHARE = 0.9\n")
+    assert "its folder has the digest" in run(env={"PYTHONPATH": str(ROOT), "PATH": ""}, check=False).stderr
+
+
+def test_a_study_with_very_many_plug_ins_is_refused(write, study_text):
+    named = ", ".join(f"p{number}: {{digest: 'sha256:{'0' * 64}'}}" for number in range(17))
+    with pytest.raises(StudyError, match=r"study\.yaml:11: plugins: .*length <= 16"):
+        read_study(write(study_text + f"plugins: {{{named}}}\n"))

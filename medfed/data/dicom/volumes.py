@@ -109,7 +109,7 @@ def is_grey_picture(file: DicomFile) -> bool:
         and header.text(tags.PHOTOMETRIC) in (b"MONOCHROME1", b"MONOCHROME2")
         and not (header.text(tags.POSITION) and header.text(tags.ORIENTATION))
         and modality not in _LABELS
-        and (secondary or modality not in (*PROJECTIONS, *_SLICES))
+        and (secondary or (describe_non_image(file) is None and modality not in (*PROJECTIONS, *_SLICES)))
     )
 
 

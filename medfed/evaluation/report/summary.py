@@ -24,6 +24,8 @@ COUNTS = (
     ("specificity", "specificity, of those who have it not"),
     ("events", "events"),
 )
+# Differences with a smaller p value, corrected over the models (Holm), count as more than chance.
+SIGNIFICANT = 0.05
 # A hospital or two fit on the page; the others have their columns below.
 MAX_PLACES = 3
 ASKED = {
@@ -90,6 +92,8 @@ def _counts(run: Run, focus: Focus, places: list[str]) -> list[tuple[str, list[s
 def _count(row: Row | None) -> str:
     if row is None:
         return "–"
+    if row.metric in ("sensitivity", "specificity"):
+        return _answer(row).rpartition(" in ")[0]  # it is of those with or without, not of all patients
     return f"{row.value:.0f} of {row.n}" if metric_of(row.metric).count else _answer(row)
 
 
@@ -99,10 +103,14 @@ def _may(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
     row = rows.valued(place, FEDERATED)
     sentences = []
     if row is not None and row.low is not None:
-        title = focus.record.title
+        title, alone = focus.record.title, ""
+        if run.facts.task == "segment":
+            title, alone = f"a mean {title}", "; single patients differ more"
+        else:
+            title = f"a{'n' if title[0] in 'AEIOU' else ''} {title}"
         sentences.append(
-            f"In patients like those tested at {site_name(place)}, expect a mean {title} of "
-            f"{interval(row, fine=is_narrow(row))}; single patients differ more."
+            f"In patients like those tested at {site_name(place)}, expect {title} of "
+            f"{interval(row, fine=is_narrow(row))}{alone}."
         )
     for word, decided in (("better", True), ("worse", False)):
         others = [text for better, text in _decided(run, focus, rows) if better == decided]
@@ -111,31 +119,42 @@ def _may(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
     return sentences + relied_on(run, place)
 
 
+def _is_decided(versus: Row) -> bool:
+    """Return whether a difference is more than chance: by Holm's p if it was tested, else by its interval."""
+    if versus.p_holm is not None:
+        return versus.p_holm < SIGNIFICANT
+    return versus.low is not None and versus.high is not None and not versus.low <= 0 <= versus.high
+
+
+def _against(run: Run, focus: Focus, rows: FocusRows) -> list[Row]:
+    """Return the federated model's differences to the others that were trained, at the first place."""
+    models = [name for name in run.models if name.startswith("local:") or name == POOLED]
+    found = (rows.valued(focus.places[0], FEDERATED, against=model) for model in models)
+    return [row for row in found if row is not None]
+
+
 def _decided(run: Run, focus: Focus, rows: FocusRows) -> list[tuple[bool, str]]:
-    """Return each model that differs beyond its interval: whether ours is better, and by how much."""
-    found = []
-    for model in (name for name in run.models if name.startswith("local:") or name == POOLED):
-        versus = rows.valued(focus.places[0], FEDERATED, against=model)
-        if versus is None or versus.low is None or versus.high is None or versus.low <= 0 <= versus.high:
-            continue
-        better = (versus.low > 0) == (focus.record.better != "lower")
-        found.append((better, f"{model_name(model)} ({interval(versus, sign=True)})"))
-    return found
+    """Return each model that differs by more than chance: whether ours is better, and by how much."""
+    return [
+        (
+            ((versus.value or 0.0) > 0) == (focus.record.better != "lower"),
+            f"{model_name(str(versus.against))} ({interval(versus, sign=True)})",
+        )
+        for versus in _against(run, focus, rows)
+        if _is_decided(versus)
+    ]
 
 
 def _may_not(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
     """Return what does not follow, however good the numbers look."""
-    place, sentences = focus.places[0], []
+    sentences = []
     undecided = [
-        model_name(model)
-        for model in run.models
-        if (versus := rows.valued(place, FEDERATED, against=model)) is not None
-        and versus.low is not None
-        and versus.high is not None
-        and versus.low <= 0 <= versus.high
+        model_name(str(versus.against)) for versus in _against(run, focus, rows) if not _is_decided(versus)
     ]
     if undecided:
-        sentences.append(f"That it is better or worse than {', '.join(undecided)}: the interval includes 0.")
+        sentences.append(
+            f"That it is better or worse than {', '.join(undecided)}: the difference may be chance."
+        )
     if not run.tested_only:
         sentences.append("That it works at a hospital that took no part: none was tested.")
     else:

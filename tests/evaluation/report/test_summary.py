@@ -39,7 +39,7 @@ def test_it_says_what_was_asked_on_whom_and_the_answer():
     }
 
 
-def test_a_difference_whose_interval_includes_0_is_no_conclusion():
+def test_a_difference_that_may_be_chance_is_no_conclusion():
     page = page_of(
         result(0.7, low=0.6, high=0.8),
         result(0.5, model="local:north"),
@@ -56,7 +56,7 @@ def test_a_difference_whose_interval_includes_0_is_no_conclusion():
         "On the same patients it was worse than Pooled (−0.200 to −0.010).",
     ]
     assert page["may_not"] == [
-        "That it is better or worse than south alone: the interval includes 0.",
+        "That it is better or worse than south alone: the difference may be chance.",
         "That it works at a hospital that took no part: none was tested.",
         "That using it helps or is safe: no decision was made with it. It is no medical device.",
     ]
@@ -81,3 +81,21 @@ def test_patients_that_chose_the_model_are_not_taken_for_new_ones():
 
 def test_without_a_result_there_is_no_page():
     assert page_of(result(None)) is None
+
+
+def test_many_comparisons_decide_by_holm_and_not_by_one_interval():
+    versus = result(0.2, against="local:north", low=0.01, high=0.4, p=0.04, p_holm=0.16)
+    page = page_of(result(0.7), result(0.5, model="local:north"), versus)
+    assert page["may"] == []
+    assert page["may_not"][0] == "That it is better or worse than north alone: the difference may be chance."
+
+
+def test_an_auroc_is_no_mean_over_patients():
+    rows = [
+        result(0.8, metric="auroc", low=0.7, high=0.9),
+        result(0.85, metric="sensitivity", low=0.76, high=0.91),
+    ]
+    page = page_of(*rows, task="classify", classes=["healthy", "disease"])
+    assert page["asked"].startswith("Can one model tell who has disease at each of these hospitals")
+    assert page["may"] == ["In patients like those tested at north, expect an AUROC of 0.70 to 0.90."]
+    assert dict(page["counts"])["sensitivity, of those who have it"] == ["0.85 (0.76 to 0.91)"]
