@@ -8,7 +8,10 @@ READY := $(VENV)/.ready
 # Test processes; a test file stays in one of them, for its fixtures.
 WORKERS ?= -n 2 --dist loadfile
 
-.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean help
+# Flower's own environment: its packages are older than those of constraints.txt.
+FLOWER := .venv-flower
+
+.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean flower help
 
 help:
 	@echo "make train    install, then train over the four hospitals in sample_data/ (about a minute)"
@@ -16,6 +19,7 @@ help:
 	@echo "make check    format, lint, types, import layers, docs, then every test"
 	@echo "make docs     the documentation site, in site/, with strict links"
 	@echo "make coverage the fast tests with their coverage, and its floor"
+	@echo "make flower   an environment with Flower, in $(FLOWER)/, for the tests of its network"
 	@echo "make sample   write sample_data/ again, byte for byte"
 
 $(READY): pyproject.toml constraints.txt
@@ -67,5 +71,9 @@ check: format lint types layers docs test
 sample: $(READY)
 	$(BIN)/python sample_data/make.py
 
+flower:
+	test -x $(FLOWER)/bin/python || $(PYTHON) -m venv $(FLOWER)
+	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check 'flwr==1.42.0' msgspec safetensors
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(FLOWER) runs

@@ -18,6 +18,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         markdown = markdown.replace("<!-- study -->", study_reference())
     if "<!-- kinds -->" in markdown:
         markdown = markdown.replace("<!-- kinds -->", kinds_reference())
+    if "<!-- testing -->" in markdown:
+        markdown = markdown.replace("<!-- testing -->", testing_reference())
     if "<!-- names -->" in markdown:
         markdown = markdown.replace("<!-- names -->", names_reference())
     return markdown
@@ -48,6 +50,23 @@ def names_reference() -> str:
     import medfed
 
     return "\n\n".join(f"::: {_path(name)}" for name in medfed.__all__)
+
+
+def testing_reference() -> str:
+    """Return a section for each contract of medfed.testing, with its checks, and for each of its records."""
+    from medfed import testing
+
+    contracts = [name for name in testing.__all__ if isinstance(getattr(testing, name), testing.Contract)]
+    records = [name for name in testing.__all__ if isinstance(getattr(testing, name), type)]
+    parts = []
+    for name in contracts:
+        contract = getattr(testing, name)
+        checks = [f"- {check.replace('_', ' ')}" for check in contract.checks]
+        parts.append("\n".join([f"## {name}", "", f"What a {contract.noun} keeps:", "", *checks]))
+    parts += [
+        f"::: {getattr(testing, name).__module__}.{getattr(testing, name).__qualname__}" for name in records
+    ]
+    return "\n\n".join(parts)
 
 
 def _path(name: str) -> str:

@@ -13,6 +13,7 @@
     ├── RuleError         updates that a rule cannot merge
     ├── ExchangeError     a message that could not be delivered or fetched
     │   ├── DeadlineError     it did not come in time
+    │   ├── EndedError        the study has ended, or its hub is gone for good
     │   └── EnrolmentError    a federation's folder, key, request or kit that is not as it must be
     ├── QuorumError       fewer sites answered than the study's minimum
     ├── SiteError         training at a site stopped: which site, which round, why
@@ -30,8 +31,11 @@ file not by its path.
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
+from pathlib import PurePath
+from traceback import walk_tb
 from typing import Any, ParamSpec, TypeVar
 
 _Params = ParamSpec("_Params")
@@ -88,6 +92,10 @@ class ExchangeError(MedfedError):
 
 class DeadlineError(ExchangeError):
     """A message did not arrive before its deadline."""
+
+
+class EndedError(ExchangeError):
+    """The study has ended, or its hub has shown no sign of life for long; trying again does not help."""
 
 
 class EnrolmentError(ExchangeError):
@@ -155,3 +163,23 @@ def deprecated(
         return wrapper
 
     return decorate
+
+
+# Beside a plug-in's name, its package's name in this process holds the first digits of its digest.
+PLUGIN_PACKAGE = "medfed_plugin_{name}_{digits}"
+_PLUGIN_MODULE = re.compile(r"medfed_plugin_([a-z][a-z0-9_]*)_[0-9a-f]{16}((?:\.\w+)*)")
+
+
+def place_in_plugin(error: BaseException) -> str | None:
+    """Return where in a plug-in's code an error arose, such as "plug-in 'age': task.py, line 12".
+
+    It is the innermost line of a plug-in; None if no code of a plug-in was running.
+    """
+    found = None
+    for frame, line in walk_tb(error.__traceback__):
+        module = _PLUGIN_MODULE.fullmatch(str(frame.f_globals.get("__name__", "")))
+        if module is not None:
+            parts, file = module[2].split(".")[1:], PurePath(frame.f_code.co_filename).name
+            folders = parts if file == "__init__.py" else parts[:-1]
+            found = f"plug-in '{module[1]}': {'/'.join([*folders, file])}, line {line}"
+    return found

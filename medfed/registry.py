@@ -3,7 +3,8 @@
 A folder is a registry and an allow-list: each module in it holds one `Kind` record whose tag is the module's
 name. To add a kind, add a file; nothing else is edited, and the folder's contract test covers it at once. A
 package outside medfed adds a kind through the entry point group `medfed.<registry>`. No import path is ever
-read from a study file.
+read from a study file. The kinds of a study's own plug-ins (`study/plugins.py`) are known only where that
+study is used: `use_kinds` says of which one.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, ParamSpec, TypeGuard, TypeVar
 
 import msgspec
 
@@ -44,6 +49,8 @@ FOLDERS: dict[str, Folder] = {
     "metrics": Folder("evaluation.metrics", "what models are scored by"),
     "normalise": Folder("data.normalise", "how intensities are normalised"),
     "layouts": Folder("data.layouts", "how cases lie in a hospital's folder"),
+    "transforms": Folder("data.image_transforms", "what changes an image after its normalisation"),
+    "datamodules": Folder("data.datamodules", "which cases a hospital has, and what each gives to a batch"),
 }
 
 
@@ -53,18 +60,77 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     # The registry that the kind belongs to, a key of FOLDERS.
     folder: ClassVar[str] = ""
 
+    if TYPE_CHECKING:
+        # msgspec's own takes anything, and would be that of the kinds without settings.
+        def __init__(self) -> None: ...
+
 
 class _Registry(NamedTuple):
     kinds: dict[str, type[Kind]]
     broken: dict[str, str]
 
 
+@dataclass(frozen=True, eq=False)
+class AddedKinds:
+    """The kinds that a study's plug-ins add, by registry and name; two are equal if they are one object."""
+
+    by_registry: Mapping[str, Mapping[str, type[Kind]]] = field(default_factory=dict)
+
+
+# What a study without plug-ins adds.
+NONE_ADDED = AddedKinds()
+
+# Each thread begins without plug-ins; `simulation.py` hands its own on to the threads of its sites.
+_ADDED: ContextVar[AddedKinds] = ContextVar("the kinds of the study in use", default=NONE_ADDED)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def use_kinds(added: AddedKinds) -> None:
+    """Make these the added kinds from here on, in this thread (context), in place of another study's."""
+    _ADDED.set(added)
+
+
+@contextmanager
+def using_kinds(added: AddedKinds) -> Iterator[None]:
+    """Make these the added kinds within the block."""
+    token = _ADDED.set(added)
+    try:
+        yield
+    finally:
+        _ADDED.reset(token)
+
+
+def cached_by_kinds(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Cache what a function returns, by its arguments and the kinds that the study in use adds."""
+
+    @cache
+    def cached(added: AddedKinds, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return function(*args, **kwargs)
+
+    @wraps(function)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return cached(_ADDED.get(), *args, **kwargs)  # type: ignore[arg-type]  # what can be cached is hashable
+
+    wrapper.cache_clear = cached.cache_clear  # type: ignore[attr-defined]  # for tests that add kinds
+    return wrapper
+
+
 def kinds(folder: str) -> dict[str, type[Kind]]:
-    """Return the kinds of one registry by name, sorted: medfed's own and those of installed packages.
+    """Return the kinds of one registry by name, sorted.
+
+    They are medfed's own, those of installed packages, and those of the plug-ins of the study in use.
 
     Raises:
         RegistryError: if a module of medfed's folder does not hold exactly one kind, named after the module.
     """
+    known, added = installed_kinds(folder), _ADDED.get().by_registry.get(folder, {})
+    return dict(sorted({**known, **added}.items())) if added else known
+
+
+def installed_kinds(folder: str) -> dict[str, type[Kind]]:
+    """Return the kinds of one registry that every study can name: medfed's and installed packages'."""
     return _registry(folder).kinds
 
 
@@ -117,6 +183,14 @@ def kind_of(record: Kind) -> str:
     return _tag(type(record))
 
 
+def package_of(record: Kind) -> str | None:
+    """Return the installed package that adds a kind, with its version; None for medfed's and plug-ins'."""
+    for point in entry_points(group=f"medfed.{record.folder}"):
+        if point.name == kind_of(record) and installed_kinds(record.folder).get(point.name) is type(record):
+            return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
+    return None
+
+
 def summary(record: type[Kind]) -> str:
     """Return the first sentence of a record's docstring."""
     return (record.__doc__ or "").strip().split("\n")[0]
@@ -159,9 +233,7 @@ def _built_in(package: ModuleType, folder: str) -> dict[str, type[Kind]]:
 
 def _only_kind(module: ModuleType, name: str, folder: str) -> type[Kind]:
     """Return the one kind that a module of a registry's folder defines, named after the module."""
-    records = [
-        kind for kind in vars(module).values() if _is_kind(kind) and kind.__module__ == module.__name__
-    ]
+    records = [kind for kind in vars(module).values() if is_kind(kind) and kind.__module__ == module.__name__]
     records = list(dict.fromkeys(records))
     if [_tag(record) for record in records] != [name] or records[0].folder != folder:
         tags = ", ".join(f"'{_tag(record)}' of '{record.folder}'" for record in records) or "no kind"
@@ -175,7 +247,7 @@ def _only_kind(module: ModuleType, name: str, folder: str) -> type[Kind]:
 
 def _load(point: EntryPoint, folder: str) -> type[Kind]:
     record = point.load()
-    if not _is_kind(record) or record.folder != folder:
+    if not is_kind(record) or record.folder != folder:
         raise RegistryError(f"it is no kind of the registry '{folder}'")
     if _tag(record) != point.name:
         raise RegistryError(f"its tag is '{_tag(record)}', expected the entry point's name '{point.name}'")
@@ -188,7 +260,8 @@ def _describe(point: EntryPoint) -> str:
     return f"the entry point '{point.name} = {point.value}' in '{point.group}'{package}"
 
 
-def _is_kind(value: object) -> TypeGuard[type[Kind]]:
+def is_kind(value: object) -> TypeGuard[type[Kind]]:
+    """Return whether a value is the record of a kind."""
     return isinstance(value, type) and issubclass(value, Kind)
 
 

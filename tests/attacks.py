@@ -22,8 +22,9 @@ from torch import Tensor
 
 import medfed
 from medfed.aggregation import Rule, State
-from medfed.data.datamodule import SiteDataModule, collate
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.index import index_folder
+from medfed.data.samplers import collate
 from medfed.errors import RuleError
 from medfed.federation.callback import FederatedCallback
 from medfed.models.tasks._scores import dice_scores

@@ -71,6 +71,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "an image beside the table": lambda folder: (folder / f"{MARK}9.nii.gz").write_bytes(b"x"),
     "no table": lambda folder: (folder / "cases.csv").unlink(),
     "a folder a class": lambda folder: _into_class_folders(folder),
+    "a folder a finding": lambda folder: _into_findings(folder),
+    "a structure that is a name": lambda folder: _into_structures(folder),
+    "a folder that is a name": lambda folder: _into_patients(folder),
 }
 
 
@@ -81,6 +84,39 @@ def _into_class_folders(folder: Path) -> None:
         path.rename(folder / f"{MARK}{number % 2}" / path.name)
     for path in folder.glob("*-label.nii.gz"):
         path.unlink()
+
+
+def _into_findings(folder: Path) -> None:
+    """Make class folders that are taken for such, of images that are called by patients' names."""
+    (folder / "cases.csv").unlink()
+    for number, path in enumerate(sorted(folder.glob("*.nii.gz"))):
+        (folder / ("tumour" if number % 2 else "healthy")).mkdir(exist_ok=True)
+        path.rename(folder / ("tumour" if number % 2 else "healthy") / f"{MARK}{number}.nii.gz")
+
+
+def _into_structures(folder: Path) -> None:
+    """Make a folder per structure, one of which is called by a patient's name and is in that case alone."""
+    (folder / "cases.csv").unlink()
+    (folder / "images").mkdir()
+    for name in ("lesion", f"{MARK}s tumour"):
+        (folder / "labels" / name).mkdir(parents=True)
+    for number, path in enumerate(images(folder)):
+        own = path.name.replace("image", "label")
+        path.rename(folder / "images" / f"{MARK}{number}.nii.gz")
+        (folder / own).rename(folder / "labels" / "lesion" / f"{MARK}{number}.nii.gz")
+    first = folder / "labels" / "lesion" / f"{MARK}0.nii.gz"
+    shutil.copy(first, folder / "labels" / f"{MARK}s tumour" / first.name)
+
+
+def _into_patients(folder: Path) -> None:
+    """Make a folder per patient, called by its name, with a report of the patient beside the images."""
+    (folder / "cases.csv").unlink()
+    for number, path in enumerate(images(folder)):
+        own = folder / f"{MARK}, Ann {number}"
+        own.mkdir()
+        (folder / path.name.replace("image", "label")).rename(own / "segmentation.nii.gz")
+        path.rename(own / "imaging.nii.gz")
+        (own / f"{MARK}.pdf").write_text(f"%PDF {MARK}")
 
 
 @dataclass(frozen=True)
@@ -251,6 +287,7 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
     ),
     "demo": "synthetic hospitals alone: it reads no hospital's data",
     "enrol": "certificates alone: it reads no hospital's data",
+    "plugins": "packages of one's own alone: it reads no hospital's data",
 }  # fmt: skip
 
 

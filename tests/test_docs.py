@@ -38,6 +38,9 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
         exec(block, names)
     if page.stem == "add-a-part":  # its kinds are held to their contracts, and nothing is trained
         return
+    if page.stem == "other-networks":  # tests/exchange/end_to_end/ train in real ones
+        assert names["exchange"].rounds == 3
+        return
     assert names["final"].round == 3
     assert set(names["final"].weights) == {"net.weight", "net.bias"}
 

@@ -98,4 +98,6 @@ def test_a_users_mypy_accepts_right_uses_and_refuses_wrong_ones(tmp_path):
     assert all(wanted[number] in codes[number] for number in wanted), done.stdout
     revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
     assert len(revealed) == len(medfed.__all__)
-    assert "Any" not in revealed
+    # numpy's arrays of voxels have any type, and fsspec's options any values.
+    vague = {name for name, text in zip(medfed.__all__, revealed, strict=True) if re.search(r"\bAny\b", text)}
+    assert vague <= {"Folder", "Volume"}, done.stdout

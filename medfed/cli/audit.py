@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from medfed.cli.error_handling import Commands
 from medfed.cli.options import PATH
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 
 @click.group(cls=Commands)
@@ -60,9 +64,11 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
     click.echo(f"{checked.lines} lines, each linked to the one before it; the last is {checked.head}")
     if head is None:
         click.echo(
-            "without --head nobody can tell whether lines were cut off at the end; keep this digest elsewhere"
+            "without --head nobody can tell whether lines were cut off at the end, or the whole log was "
+            "written anew by its own writer; keep this digest elsewhere, or compare the hub's log with "
+            "hospitals' (--site-log)"
         )
-    _echo_provenance(path, site_log)
+    _echo_provenance(path, site_log, identity.authority if identity else None)
     if not checked.signed:
         click.echo("no line is signed: anyone with write access to this file could have rewritten it")
         return
@@ -70,10 +76,11 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
     click.echo(f", certificate {checked.fingerprint}{', issued in this federation' if credentials else ''}")
 
 
-def _echo_provenance(log: Path, site_logs: Sequence[Path]) -> None:
+def _echo_provenance(log: Path, site_logs: Sequence[Path], authority: Certificate | None) -> None:
     """Say who trained, as the merges of a hub's log have it, checked against the run and hospitals' logs."""
     from medfed.runs.folder import RunFolder
-    from medfed.runs.provenance import check_provenance, check_sent, merges_in_log
+    from medfed.runs.provenance import check_heads, check_provenance, check_sent, merges_in_log
+    from medfed.wire.audit_log import verify
 
     merges = check_provenance(RunFolder(log.parent)) if log.name == "audit.jsonl" else merges_in_log(log)
     if not merges:
@@ -81,8 +88,24 @@ def _echo_provenance(log: Path, site_logs: Sequence[Path]) -> None:
     for site, rounds in merges.items():
         click.echo(f"{site}: merged in {len(rounds)} rounds, {rounds[0]} to {rounds[-1]}")
     for path in site_logs:
-        site = check_sent(merges, _log_file(path), log)
+        own = _log_file(path)
+        verify(own, None, authority)
+        site = check_sent(merges, own, log)
         click.echo(f"{site}: what was merged is what its own log says it sent")
+        kept = check_heads(site, own, log)
+        for whose, by, rounds in (
+            ("its own log", "the hub", kept.of_site),
+            ("the hub's log", "it", kept.of_hub),
+        ):
+            click.echo(f"{site}: {_kept(whose, by, rounds)}")
+
+
+def _kept(whose: str, by: str, rounds: Sequence[int]) -> str:
+    """Say up to which round another party's copy of a digest shows that a log was not written anew."""
+    if not rounds:
+        return f"{by} kept no digest of {whose}: nobody can tell whether it was written anew"
+    last = f"not written anew or cut up to round {rounds[-1]}"
+    return f"{by} kept digests of {whose} in {len(rounds)} rounds: {last}"
 
 
 @audit.command(short_help="Check a hospital's privacy ledger.")

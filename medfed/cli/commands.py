@@ -18,6 +18,7 @@ from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
 from medfed.cli.options import PATH, RunOptions, layout_option, own_choices, run_options, site_option
+from medfed.cli.plugins import plugins
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -433,3 +434,4 @@ main.add_command(purge)
 main.add_command(audit)
 main.add_command(approvals)
 main.add_command(enrol)
+main.add_command(plugins)

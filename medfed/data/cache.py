@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ from medfed.data.transforms import Prepared
 from medfed.data.volume_files import files_read
 from medfed.errors import DataError, ImageError
 from medfed.files import private_folder
+from medfed.registry import package_of
 
 # Increased when the format of entries or the meaning of `prepare` changes.
 FORMAT_VERSION = 3
@@ -50,6 +51,9 @@ UNFINISHED = "unfinished-"
 class NoCache:
     """Keeps nothing: a case is prepared at each access."""
 
+    # Whether a prepared case may be given out again, so that nobody may change it.
+    keeps: ClassVar[bool] = False
+
     def get(self, case: Case, make: Callable[[], Prepared]) -> Prepared:
         """Return a prepared case; `make` prepares it if the cache does not hold it."""
         return make()
@@ -57,6 +61,8 @@ class NoCache:
 
 class MemoryCache(NoCache):
     """Keeps every prepared case in this process's memory."""
+
+    keeps: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._prepared: dict[str, Prepared] = {}
@@ -73,6 +79,8 @@ class DiskCache(NoCache):
 
     `recipe` describes the preparation; it is part of every entry's name.
     """
+
+    keeps: ClassVar[bool] = True
 
     folder: Path
     recipe: str
@@ -136,6 +144,11 @@ def preparation_recipe(settings: Images, needs: Needs, classes: Classes) -> str:
     shaping = {name: getattr(settings, name) for name in names}
     if settings.spacing_mm == "fit":
         shaping["patch"] = settings.patch
+    preparing = [one for one in settings.transforms if one.prepares]
+    # Code that is not medfed's may change under the same settings; a plug-in's module has its digest.
+    code = [package_of(one) or type(one).__module__ for one in (settings.normalise, *preparing)]
+    if preparing or not code[0].startswith("medfed."):
+        shaping |= {"transforms": preparing, "code": code}
     versions = [str(x) for x in (FORMAT_VERSION, monai.__version__, torch.__version__, np.__version__)]
     # Numbers that dataset.json names are keys, which JSON has as texts only.
     plain = msgspec.to_builtins([shaping, needs == "segment", classes, versions], str_keys=True)

@@ -21,12 +21,21 @@ from medfed.data.case_reading import moved_parts, naming, read_case
 from medfed.data.case_table import case_inputs, with_table
 from medfed.data.channels import match_channels, with_own_names
 from medfed.data.class_names import Classes, ClassNames, count_of
+from medfed.data.datamodules import DataModule
 from medfed.data.dataset import CaseValues, ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
 from medfed.data.own_data import OwnData
-from medfed.data.samplers import FixedStepBatchSampler
+from medfed.data.own_dataset import (
+    OwnDataset,
+    check_serves,
+    index_own,
+    prepared_of,
+    unmeasured_note,
+    volumes_of,
+)
+from medfed.data.samplers import Batch, FixedStepBatchSampler, collate
 from medfed.data.screening import (
     Screening,
     count_reasons,
@@ -51,9 +60,6 @@ from medfed.data.whole_images import (
     unit_of,
 )
 from medfed.errors import DataError
-
-# What a batch or an item is: tensors and tokens by key.
-Batch = dict[str, Any]
 
 
 class LoadingOptions(TypedDict, total=False):
@@ -128,7 +134,14 @@ class SiteDataModule(pl.LightningDataModule):
         self._cache: NoCache | None = None
         self._findings: dict[str, Findings] = {}
         self._tabular: Mapping[str, torch.Tensor] | None = None
-        if isinstance(settings, Table):
+        if isinstance(settings, DataModule):
+            if isinstance(source, TableRows):
+                raise DataError("data.kind is a data module of the study's own; it lists cases, not rows")
+            check_serves(settings, needs)
+            self.index = source
+            self.notes = unmeasured_note(needs)
+            self._use(source.cases)
+        elif isinstance(settings, Table):
             if not isinstance(source, TableRows):
                 raise DataError(
                     "data.kind is 'table' and the site's data are images; correct the study or the site's "
@@ -164,7 +177,9 @@ class SiteDataModule(pl.LightningDataModule):
         its words for the study's channels.
         """
         source: Index | TableRows
-        if isinstance(settings, Table):
+        if isinstance(settings, DataModule):
+            source = index_own(path, settings, site_secret)
+        elif isinstance(settings, Table):
             source = read_table(
                 path,
                 settings,
@@ -192,6 +207,8 @@ class SiteDataModule(pl.LightningDataModule):
         """
         if self._rows is not None:
             return Screening()
+        if isinstance(self.settings, DataModule):
+            return self._screen_own(progress)
         assert isinstance(self.settings, Images)
         cases = tuple(self._by_token.values())
         dataset = ImageDataset(
@@ -225,6 +242,10 @@ class SiteDataModule(pl.LightningDataModule):
             for part, count in sorted(moved.items())
         )
         return screening
+
+    def _screen_own(self, progress: Callable[[int, int], None]) -> Screening:
+        cases, dataset = tuple(self._by_token.values()), self._own_dataset(())
+        return screen_cases(cases, dataset.content, lambda done: progress(done, len(cases)))
 
     def leave_out(self, screening: Screening, bears: Unreadable) -> None:
         """Leave out the refused cases, within what the site bears, and note them and duplicate images.
@@ -316,6 +337,8 @@ class SiteDataModule(pl.LightningDataModule):
             mask = self._rows.in_split(split)
             targets = self._rows.targets[mask] if len(self._rows.targets) else self._rows.targets
             return TableDataset(self._features[mask], targets, self._rows.index.split(split))
+        if isinstance(self.settings, DataModule):
+            return self._own_dataset(self.cases(split), training=training)
         assert isinstance(self.settings, Images)
         return ImageDataset(
             self.cases(split),
@@ -326,6 +349,12 @@ class SiteDataModule(pl.LightningDataModule):
             classes=self.label_classes,
             cache=self._cache,
             values=CaseValues(self._findings, self._tabular),
+        )
+
+    def _own_dataset(self, cases: tuple[Case, ...], *, training: bool = False) -> OwnDataset:
+        assert isinstance(self.settings, DataModule)
+        return OwnDataset(
+            cases, self.settings, self.needs, training=training, seed=self.seed, classes=self.classes
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -382,6 +411,8 @@ class SiteDataModule(pl.LightningDataModule):
 
     def prepared(self, case: Case) -> Prepared:
         """Return a whole case as the network sees it."""
+        if isinstance(self.settings, DataModule):
+            return prepared_of(self._own_dataset(()).whole(case))
         dataset = self.dataset(case.split)
         assert isinstance(dataset, ImageDataset)
         return in_memory(dataset.prepared(case))
@@ -399,6 +430,8 @@ class SiteDataModule(pl.LightningDataModule):
     def original(self, case: Case | str) -> tuple[Volume, Volume | None]:
         """Return a case's image and label as they are in its files."""
         case = self.case(case) if isinstance(case, str) else case
+        if isinstance(self.settings, DataModule):
+            return volumes_of(self._own_dataset(()).whole(case))
         assert isinstance(self.settings, Images)
         return read_case(case, self.settings, self.label_classes)
 
@@ -463,21 +496,3 @@ class SiteDataModule(pl.LightningDataModule):
     def _use(self, cases: Sequence[Case]) -> None:
         self._by_token: dict[str, Case] = {case.token: case for case in cases}
         self._usable = frozenset(self._by_token)
-
-
-def collate(items: list[Batch]) -> Batch:
-    """Return a batch: tensors stacked, tokens listed.
-
-    Raises:
-        DataError: for images of different sizes.
-    """
-    batch: Batch = {}
-    for key, first in items[0].items():
-        values = [item[key] for item in items]
-        if isinstance(first, torch.Tensor):
-            if any(value.shape != first.shape for value in values):
-                raise DataError("the cases of a batch differ in size; set data.patch, or train.batch to 1")
-            batch[key] = torch.stack(values)
-        else:
-            batch[key] = values
-    return batch

@@ -83,7 +83,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if self.training:
             seed = item_seed(self.seed, item)
             patch = transforms.sample_patch(
-                prepared.image, prepared.label, prepared.centres, self.settings, self._augment, seed
+                prepared.image,
+                prepared.label,
+                prepared.centres,
+                self.settings,
+                self._augment,
+                seed,
+                owned=not self.cache.keeps,
             )
             result: dict[str, Any] = {**patch}
         else:

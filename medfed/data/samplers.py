@@ -1,11 +1,18 @@
-"""Training batches for epochs of a fixed number of steps, whatever a site's number of cases."""
+"""How items become batches, also for epochs of a fixed number of steps, whatever a site's number of cases."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from torch.utils.data import Sampler
+
+from medfed.errors import DataError
+
+# What a batch or an item is: tensors and tokens by key.
+Batch = dict[str, Any]
 
 
 class EpochSampler(Sampler[int]):
@@ -54,3 +61,21 @@ class FixedStepBatchSampler(Sampler[list[int]]):
             if not order or position == 0:
                 order = random.Random(f"{self.seed}/{number_of_pass}").sample(range(items), items)
             yield order[position * size : (position + 1) * size]
+
+
+def collate(items: list[Batch]) -> Batch:
+    """Return a batch: tensors stacked, tokens listed.
+
+    Raises:
+        DataError: for images of different sizes.
+    """
+    batch: Batch = {}
+    for key, first in items[0].items():
+        values = [item[key] for item in items]
+        if isinstance(first, torch.Tensor):
+            if any(value.shape != first.shape for value in values):
+                raise DataError("the cases of a batch differ in size; set data.patch, or train.batch to 1")
+            batch[key] = torch.stack(values)
+        else:
+            batch[key] = values
+    return batch

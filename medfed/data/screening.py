@@ -24,7 +24,7 @@ from medfed.data.own_notes import write_note
 from medfed.data.refusals import of_case, reason_of
 from medfed.data.settings import Unreadable
 from medfed.data.whole_images import Extent
-from medfed.errors import DataError, ImageError
+from medfed.errors import DataError, ImageError, place_in_plugin
 
 # The note in which a hospital finds the cases that were left out.
 NOTE = "unusable-cases"
@@ -172,7 +172,9 @@ def _read_or_refuse(
         return error
     except Exception as error:  # noqa: BLE001 - what one file does to a library must not cost the other cases
         # The message of another library's error may quote the file's content; its type cannot.
-        return ImageError(f"case {case.token}: preparing it ended in {type(error).__name__}")
+        place = place_in_plugin(error)
+        where = f" ({place})" if place else ""
+        return ImageError(f"case {case.token}: preparing it ended in {type(error).__name__}{where}")
 
 
 def _digest(image: NDArray[np.generic]) -> bytes:

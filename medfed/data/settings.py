@@ -1,7 +1,7 @@
 """The `data:` section of a study: how every site prepares its own images or tables.
 
-There are two kinds: `images` (the default) and `table`. Every site applies the same settings to its own data;
-nothing that these settings compute from a site's data leaves that site.
+There are two kinds, `images` (the default) and `table`, and those of `datamodules/`. Every site applies the
+same settings to its own data; nothing that these settings compute from a site's data leaves that site.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from medfed.data.class_names import words_of
+from medfed.data.datamodules import DataModule
 from medfed.data.identifiers import is_unmistakable
+from medfed.data.image_transforms import Transform
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
@@ -26,9 +28,13 @@ from medfed.registry import union
 if TYPE_CHECKING:
     AnyNormalise = Normalise
     AnyLayout = Layout
+    AnyTransform = Transform
+    AnyDataModule = DataModule
 else:
     AnyNormalise = union("normalise")
     AnyLayout = union("layouts")
+    AnyTransform = union("transforms")
+    AnyDataModule = union("datamodules")
 
 Millimetres = Annotated[float, Meta(gt=0, le=100)]
 Voxels = Annotated[int, Meta(ge=1)]
@@ -135,8 +141,11 @@ class Images(
     findings: for several findings per image, the column that names them in words; without it each finding has
     a column of its own, of 1, 0, or nothing where it was not labelled.
     augment: the random augmentation in training; `none` for no augmentation.
+    transforms: further changes of images, in this order: after their normalisation, or at random after the
+    augmentation in training; see `medfed kinds transforms`.
     cache: where prepared volumes are kept: `memory`, `disk` (in `.medfed` inside the site's data folder,
-    unless its site file or MEDFED_CACHE names another), or `none`.
+    unless its site file or MEDFED_CACHE names another), or `none`. On several GPUs each process reads and
+    keeps every training volume in its own memory; `disk` reads each once, and all processes share it.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the folder gives no splits.
     unreadable: how many cases a site of a simulation leaves out because they cannot be used; across
@@ -165,6 +174,7 @@ class Images(
     channels: Count | ChannelNames = 1
     findings: FindingWords | None = None
     augment: Augment | Literal["none"] = Augment()
+    transforms: tuple[AnyTransform, ...] = ()
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
@@ -451,4 +461,4 @@ def of_case_table(message: str) -> str:
     )
 
 
-AnyData = Images | Table
+AnyData = Images | Table | AnyDataModule

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfed.data import planes
+from medfed.data.image_transforms._transform import augment_all, prepare_all
 from medfed.data.label_regions import class_dtype
 from medfed.data.resample import resample
 from medfed.data.settings import Augment, Images
@@ -91,7 +92,7 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         mask = None if mask is None else resample(mask, affine_ras, to_affine, to_shape, nearest=True)
         affine_ras = to_affine
     return Prepared(
-        image=np.ascontiguousarray(settings.normalise.image(np.ascontiguousarray(oriented)), np.float32),
+        image=np.ascontiguousarray(_normalised(np.ascontiguousarray(oriented), settings), np.float32),
         label=None if mask is None else np.ascontiguousarray(mask),
         centres=_centres(mask),
         affine_ras=affine_ras,
@@ -99,6 +100,10 @@ def prepare(image: Volume, label: Volume | None, settings: Images) -> Prepared:
         original_affine_ras=image.affine_ras,
         in_pixels=planes.in_pixels(image),
     )
+
+
+def _normalised(array: NDArray[np.float32], settings: Images) -> NDArray[np.float32]:
+    return prepare_all(settings.transforms, settings.normalise.image(array))
 
 
 def _as_integers(label: _Array) -> NDArray[np.integer[Any]]:
@@ -162,8 +167,8 @@ def check_preparable(image: Volume, settings: Images) -> None:
         ImageError: if no voxel is a number, the image is none of a 2D study, it has no size in mm and the
             study a spacing, or the resampled volume would be too large.
     """
-    # Nearly always the first plane has a number: then the other voxels need not be looked at.
-    if not np.isfinite(image.array[..., 0]).any() and not np.isfinite(image.array).any():
+    # Nearly always the first row has a number: then the other voxels need not be looked at.
+    if not np.isfinite(image.array[:, 0, :, 0]).any() and not np.isfinite(image.array).any():
         raise ImageError("no voxel of the image is a number")
     if settings.spatial_dims == 2:
         check_plane(image, settings)
@@ -379,11 +384,14 @@ def sample_patch(
     settings: Images,
     augment: Compose | None,
     seed: int,
+    *,
+    owned: bool = False,
 ) -> dict[str, Tensor]:
     """Return a training image (C, ...) float32 and its label (1, ...) int64, cropped and augmented by `seed`.
 
-    Without a label the image is cropped to its middle. In 2D a label's patch is part of one slice, which
-    holds a labelled voxel with probability `data.foreground`, and both are (C, X, Y).
+    The image is a copy, unless nobody else holds it (`owned`). Without a label it is cropped to its middle.
+    In 2D a label's patch is part of one slice, which holds a labelled voxel with probability
+    `data.foreground`, and both are (C, X, Y).
     """
     import torch
 
@@ -398,13 +406,31 @@ def sample_patch(
         image, label = crop_padded(image, start, patch), crop_padded(label, start, patch, 0)
         if settings.spatial_dims == 2:
             image, label = image[..., 0], label[..., 0]
-    data: dict[Hashable, Any] = {"image": torch.from_numpy(np.array(image, np.float32))}
+    data: dict[Hashable, Any] = {
+        "image": torch.from_numpy(np.array(image, np.float32, copy=None if owned else True))
+    }
     if label is not None:
         data["label"] = torch.from_numpy(label.astype(np.float32))
     if augment is not None:
         augment.set_random_state(seed % 2**32)
         data = augment(data)
-    return tensors(data)
+    return _own_augmented(tensors(data), settings, seed)
+
+
+def _own_augmented(data: dict[str, Tensor], settings: Images, seed: int) -> dict[str, Tensor]:
+    """Return a training image and its label after the study's own transforms."""
+    import torch
+
+    if not settings.transforms:
+        return data
+    label = data["label"].numpy() if "label" in data else None
+    # A stream of its own: the patch is drawn from `seed`.
+    random = np.random.default_rng([seed, len(settings.transforms)])
+    image, label = augment_all(settings.transforms, data["image"].numpy(), label, random)
+    changed = {"image": torch.from_numpy(np.ascontiguousarray(image))}
+    if label is not None:
+        changed["label"] = torch.from_numpy(np.ascontiguousarray(label))
+    return {**data, **changed}
 
 
 def tensors(data: Mapping[Hashable, Any]) -> dict[str, Tensor]:

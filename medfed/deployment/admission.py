@@ -6,10 +6,10 @@ import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
+from medfed.deployment.own_code import parse_allowed
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession, open_audit_log
@@ -21,13 +21,16 @@ from medfed.files import write_whole
 from medfed.pipeline.labelled import drawn_of
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.runs.folder import RunFolder
-from medfed.study.canonical import public_yaml, start_digest, study_digest
-from medfed.study.reading import parse_study
+from medfed.study.canonical import is_digest, public_yaml, start_digest, study_digest
+from medfed.study.reading import study_name
 from medfed.study.study import Study
 from medfed.wire.signing import Identity
 
 # How many digits of a study's digest name its run folder, and how many a person must type to approve it.
 FOLDER_DIGITS, APPROVAL_DIGITS = 8, 12
+
+# What the hub's study is called in errors.
+OFFER = "the hub's study"
 
 # Shows a study in words and returns whether someone approves it.
 Ask = Callable[[str], bool]
@@ -56,16 +59,35 @@ def log_invalid_offer(site: SiteFile) -> Iterator[None]:
 
 def parse_offer(text: str, known: str, site: SiteFile) -> Study:
     """Return the study that the hub offers; its digest must be `known`, and this site must be in it."""
-    study = parse_study(text, "the hub's study")
+    try:
+        study = parse_allowed(text, OFFER, site)
+    except DeclinedError as error:
+        _decline_code(text, known, site, str(error))
+        raise
+    start = study.given_start
+    if start is not None and not is_digest(start.path):
+        # A path here would let a hub have this site read any of its files, to compute the study's digest.
+        raise ExchangeError(
+            "the hub's study gives its start by a path; a hub that runs this version of medfed gives the "
+            "SHA-256 of the weights alone; ask the coordinator"
+        )
     if study_digest(study) != known:
         raise ExchangeError(
             f"the hub offers study {known[:APPROVAL_DIGITS]}, but the file it sends is study "
             f"{study_digest(study)[:APPROVAL_DIGITS]}; do hub and site run the same version of medfed?"
         )
     check_member(study, site)
-    if study.start is None:
-        return study
-    return msgspec.structs.replace(study, start=_start_checkpoint(study, study.start, site))
+    return study if start is None else study.starting_from(_start_checkpoint(study, start.path, site))
+
+
+def _decline_code(text: str, known: str, site: SiteFile, reason: str) -> None:
+    """Log that the site file does not allow a study's code, and tell the hub not to wait for this site."""
+    folder = RunFolder(Path(site.out) / f"{study_name(text, OFFER)}-{known[:FOLDER_DIGITS]}")
+    audit = open_audit_log(site, folder)
+    audit.write("declined", study=known, site=site.name, reason=reason)
+    side: Any = site.exchange.open_site(known, site.name, folder.site(site.name))
+    drop_out(SiteConnection(site.name, side, audit=audit), DropOut.POLICY)
+    side.close()
 
 
 def check_member(study: Study, site: SiteFile) -> None:
@@ -107,10 +129,11 @@ def _check_labelled(study: Study, site: SiteFile) -> None:
 def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:
     """Return the path of the checkpoint that the study begins with, which never comes from the hub."""
     expected = start_digest(start)
-    needs = f"study '{study.name}' begins with the weights in a checkpoint of SHA-256 {expected}"
+    needs = f"study '{study.name}' begins with the weights in a file of SHA-256 {expected}"
     if site.start is None:
         raise StudyError(
-            f"{needs}; get that file from the coordinator and name it in the site file (start: FILE)"
+            f"{needs}; get that file (or the bundle that holds it) from the coordinator and name it in the "
+            "site file (start: FILE)"
         )
     try:
         digest = start_digest(site.start)
@@ -118,6 +141,8 @@ def _start_checkpoint(study: Study, start: str, site: SiteFile) -> str:
         raise StudyError(
             f"{needs}; the file that start names in the site file cannot be read: {error.strerror}"
         ) from None
+    except StudyError as error:
+        raise StudyError(f"{needs}; what start names in the site file cannot be used: {error}") from None
     if digest != expected:
         raise StudyError(
             f"{needs}; the file that start names in the site file is another or damaged: SHA-256 {digest}"

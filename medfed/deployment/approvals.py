@@ -20,8 +20,8 @@ from typing import Any
 
 from medfed.errors import AuditError, MedfedError, StudyError
 from medfed.files import write_whole
-from medfed.study.canonical import public_yaml, study_digest, to_dict
-from medfed.study.reading import parse_study
+from medfed.study.canonical import digest_of, public_yaml, study_digest
+from medfed.study.reading import plain_study
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog, entries
 
@@ -143,23 +143,26 @@ def describe_changes(folder: Path, study: Study, head: Path | None = None) -> st
     """Return what changed since this site last approved a study of the same name; '' if it never did."""
     for one in reversed(approvals(folder, head)):
         before = _approved_study(folder, one.digest)
-        if before is None or before.name != study.name:
+        if before is None or before.get("name") != study.name:
             continue
-        changes = list(_changes(to_dict(before), to_dict(study)))
+        changes = list(_changes(before, plain_study(public_yaml(study), "the study")))
         said = f"{'revoked' if one.revoked else 'approved'} here on {one.time[:10]}"
         title = f"Changed since the study of this name that was {said} ({one.digest[:DIGITS]})"
         return "\n".join([title, *(f"  {line}" for line in changes or ["nothing"])]) + "\n"
     return ""
 
 
-def _approved_study(folder: Path, digest: str) -> Study | None:
-    """Return a study that was approved here, or None if its file is missing or is another study's."""
+def _approved_study(folder: Path, digest: str) -> dict[str, Any] | None:
+    """Return a study that was approved here, or None if its file is missing or is another study's.
+
+    As plain values, since its kinds may be those of a plug-in that is no longer here.
+    """
     try:
         text = (Path(folder) / STUDIES / f"{digest}.yaml").read_text(encoding="utf-8")
-        study = parse_study(text, "the approved study")
+        plain = plain_study(text, "the approved study")
     except (OSError, MedfedError):
         return None
-    return study if study_digest(study) == digest else None
+    return plain if digest_of(plain) == digest else None
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

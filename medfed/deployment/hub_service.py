@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
 from medfed.deployment.background import record_exit, run_periodically
-from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.broker import Broker, admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
@@ -42,7 +42,7 @@ from medfed.federation.hub import run_hub
 from medfed.files import private_files
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
-from medfed.pipeline.factory import hub_config_of, module_of
+from medfed.pipeline.factory import egress_of, hub_config_of, module_of
 from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -125,12 +125,16 @@ def run_study(
     facts = create_run(folder, study, {})
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
     audit = AuditLog(folder.audit, identity)
-    audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume)
+    start = {"start": facts.start.sha256} if facts.start else {}
+    audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume, **start)
+    for line in facts.start.lines if facts.start else ():
+        progress.log(line)
     with show_warnings(progress), record_exit(status), ExitStack() as stack:
         if broker and enrolment is not None:
             refused = partial(audit.write, "broker refused")
             stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
         _log_notes(study, exchange, progress)
+        _admit_at_broker(study, exchange, progress)
         if enrolment is not None:
             _log_missing_certificates(study, enrolment, progress)
         if unfinished is not None:
@@ -146,6 +150,21 @@ def run_study(
     finish_run(folder, facts, began)
     status.update(state="finished")
     return folder
+
+
+def _admit_at_broker(study: Study, exchange: Exchange, progress: Progress) -> None:
+    """Let this study's hospitals, and no others, read and write it at the broker of the enrolment."""
+    if not isinstance(exchange, Nats):
+        return
+    enrolment = Path(exchange.credentials).parent
+    if (enrolment / "federation.json").exists():
+        admit_study(enrolment, study_digest(study), sorted({*study.sites, *study.held_out}))
+    else:
+        progress.log(
+            "the broker's enrolment folder is not on this machine: if it has admitted other studies, "
+            "this one's hospitals cannot read it there; start the hub where `medfed enrol init` made "
+            "the enrolment"
+        )
 
 
 def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
@@ -221,14 +240,15 @@ def _run_rounds(
 ) -> tuple[list[Row], ModelChoice | UnsetType]:
     """Run every round; return the rows that the sites report on the final model, and which model it is."""
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
-    config, measures = hub_config_of(study), _measures(study)
+    expected = _expected(study)
+    config = expected.config
     rows: list[Row] = []
     choices: list[ModelChoice] = []
     stated: dict[str, str] = {}
     units: dict[str, str] = {}
 
     def on_round(report: RoundReport) -> None:
-        rows[:], report = _take_rows(report, config, measures, folder, audit)
+        rows[:], report = _take_rows(report, expected, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
@@ -246,7 +266,7 @@ def _run_rounds(
     side.on_refused(lambda reason: audit.write("refused", reason=reason))
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
-        side.advertise_study(public_yaml(study))
+        side.advertise_study(public_yaml(study), side.monitored_sites)
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
             dict.fromkeys(side.monitored_sites, 0),
@@ -272,6 +292,22 @@ def _run_rounds(
         progress.stop()
     side.close()
     return rows, choices[-1] if choices else UNSET
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What an honest site may send in this study: whose results, and the names of its numbers."""
+
+    config: HubConfig
+    measures: StudyMeasures
+    declared: frozenset[str]
+
+
+def _expected(study: Study) -> _Expected:
+    """Return what the sites of the study may send."""
+    classes = getattr(study.task, "classes", ())
+    measures = measures_of(type(study.task), classes, study.evaluation.tolerance_mm)
+    return _Expected(hub_config_of(study), measures, egress_of(study, smallest_group=None).scalars)
 
 
 @dataclass(frozen=True)
@@ -303,24 +339,19 @@ def _log_different(
         progress.log(f"round {report.round}: {different}")
 
 
-def _measures(study: Study) -> StudyMeasures:
-    """Return what the sites of the study measure."""
-    classes = getattr(study.task, "classes", ())
-    return measures_of(type(study.task), classes, study.evaluation.tolerance_mm)
-
-
 def _take_rows(
-    report: RoundReport, config: HubConfig, measures: StudyMeasures, folder: RunFolder, audit: AuditLog
+    report: RoundReport, expected: _Expected, folder: RunFolder, audit: AuditLog
 ) -> tuple[list[Row], RoundReport]:
     """Return the rows that sites report, and the report without them; rows that are refused are its notes."""
     began = first_examples(read_rounds(folder.rounds))
+    config = expected.config
     rows, results = [], []
     for result in report.results:
         most = plausible_patients(config.max_examples, began.get(result.site))
         number = config.rounds if report.scored is None else report.scored
-        accepted, refused = accept_rows(result.scalars, number, result.site, most, measures)
+        accepted, refused = accept_rows(result.scalars, number, result.site, most, expected.measures)
         rows += accepted
-        scores, implausible = plausible_scores(without_rows(result.scalars))
+        scores, implausible = plausible_scores(without_rows(result.scalars), expected.declared)
         notes = (*(f"a result is refused: {why}" for why in refused), *implausible)
         for note in notes:
             audit.write("warning", site=result.site, round=report.round, reason=note)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from medfed.deployment.admission import check_member
+from medfed.deployment.own_code import plugin_refusals
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile, as_read_here, secret_of
 from medfed.errors import StudyError
@@ -41,4 +42,4 @@ def _refusals(site: SiteFile, study: Study, cases: int) -> list[str]:
         check_planned(study)
     except StudyError as error:
         return [str(error)]
-    return refusals(site.policy, study.at(site.name), cases)
+    return [*plugin_refusals(site, study.plugins), *refusals(site.policy, study.at(site.name), cases)]

@@ -9,12 +9,13 @@ from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession
 from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.guarantees import Level, guarantees
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.probabilities import temperature_scaled
 from medfed.evaluation.row_transport import scalars_of
-from medfed.evaluation.rows import FEDERATED, UNTRAINED, local, read_cases
+from medfed.evaluation.rows import FEDERATED, UNTRAINED, CaseRow, Row, local, read_cases
 from medfed.federation.config import SiteConfig
 from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, site_config_of
@@ -59,10 +60,20 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
         min_patients=max(session.site.policy.smallest_group, study.evaluation.smallest_group),
         draws=study.evaluation.draws,
     )
-    rows = [row for row in aggregate(cases, settings) if row.site == session.name]
+    measured = aggregate(cases, settings) + _guarantees(session, cases, settings)
+    rows = [row for row in measured if row.site == session.name]
     if withheld := sum(one.is_suppressed and metric_of(one.metric).comparable for one in rows):
         progress.log(f"{withheld} results stay here: they are, or would give, those of too few patients")
     return {**scalars_of(rows), **({WITHHELD: float(withheld)} if withheld else {})}
+
+
+def _guarantees(session: SiteSession, cases: list[CaseRow], settings: SummarySettings) -> list[Row]:
+    """Return this hospital's guaranteed thresholds, if the study asks for them."""
+    evaluation, path = session.study.evaluation, session.folder.scores
+    if evaluation.guarantee is None:
+        return []
+    scores = read_cases(path) if path.is_file() else []
+    return guarantees(cases, scores, settings, Level(evaluation.guarantee, evaluation.confidence))
 
 
 def compare_local_model(session: SiteSession) -> None:
@@ -86,6 +97,7 @@ def compare_local_model(session: SiteSession) -> None:
 def _measure(session: SiteSession, models: Mapping[str, Weights]) -> None:
     """Measure models on this hospital's cases; a survival baseline hazard is that of its own patients."""
     session.folder.cases.unlink(missing_ok=True)
+    session.folder.scores.unlink(missing_ok=True)
     if session.study.task.predicts == "survival":
         write_baselines(session.study, session.folder, [session.hospital], models)
     measure_site(session.study, session.folder, session.hospital, models)

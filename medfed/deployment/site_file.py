@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -26,15 +26,24 @@ from medfed.data.reading import SiteReading
 from medfed.data.settings import AnyLayout, Images
 from medfed.data.splits import MIN_SECRET_BYTES
 from medfed.deployment.policy import Policy
-from medfed.errors import StudyError
+from medfed.errors import DataError, StudyError
 from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.files import private_folder
-from medfed.study.reading import parse_yaml, read_text
+from medfed.registry import using_kinds
+from medfed.study.plugins import Digest, PluginName, added_by
+from medfed.study.reading import load_all, parse_yaml, plugins_in, read_text
 from medfed.study.study import AnyExchange, Count, SiteName, Study
 
 # HMAC-SHA256, which makes tokens and splits, cannot use more random bytes.
 SECRET_BYTES = 32
+
+
+class AllowedPlugin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A package that a hospital allows: the folder of its own copy, and the digest of that copy's files."""
+
+    path: str
+    digest: Digest
 
 
 class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,8 +66,12 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     read: how images are read here, more strictly than the study says, and the most memory for one:
     {uneven: refuse, max_bytes: 4000000000}.
     layout: how the cases lie in the folder of images, as in a study's `data.layout`, before which it goes.
+    plugins: the packages whose code studies may run here, each by the digest of its files, with the folder of
+    this hospital's own copy: {age: {path: plugins/age, digest: "sha256:..."}}.
     labelled: the structures that this hospital draws, by the studies' names, if not all of them; what it does
     not draw is not measured here, and a study that would learn from it that there is none is refused.
+    give_up_hours: the site stops after so many hours without a sign of life from the hub, or without a study
+    that is offered; null waits for ever.
     """
 
     name: SiteName
@@ -77,7 +90,9 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     table: str | None = None
     read: SiteReading = SiteReading()
     layout: AnyLayout | str | None = None
+    plugins: dict[PluginName, AllowedPlugin] = {}
     labelled: list[str] = []
+    give_up_hours: Annotated[float, msgspec.Meta(gt=0)] | None = 168.0
 
     @property
     def own_data(self) -> OwnData:
@@ -88,6 +103,11 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def given_layout(self) -> Layout | None:
         """The layout that the site gives, or None."""
         return None if self.layout is None else layout_of(self.layout)
+
+
+def give_up_s(site: SiteFile) -> float | None:
+    """Return after how many seconds without a sign of life from the hub this site gives up."""
+    return None if site.give_up_hours is None else site.give_up_hours * 3600
 
 
 def as_read_here(study: Study, site: SiteFile) -> Study:
@@ -101,20 +121,35 @@ def as_read_here(study: Study, site: SiteFile) -> Study:
 def read_site(path: str | Path) -> SiteFile:
     """Return the settings in a site's YAML file, with absolute paths.
 
+    The file may name kinds of the plug-ins that it allows, such as a layout, so their code is loaded.
+
     Raises:
-        StudyError: with the file, the line, the key path, the value found and the values allowed.
+        StudyError: with the file, the line, the key path, the value found and the values allowed; or with the
+            plug-in whose folder or code is wrong.
     """
     path = Path(path)
+    folder, text = path.resolve().parent, read_text(path)
     expected = "a site (keys such as name, data, exchange)"
-    site = parse_yaml(read_text(path), path.name, SiteFile, expected)
+    allowed = {
+        name: msgspec.structs.replace(plugin, path=str(folder / (plugin.path or "")))
+        for name, plugin in plugins_in(text, path.name, expected=expected).items()
+        if plugin.path is not None and plugin.digest is not None  # else refused below, with its line
+    }
+    added = added_by(load_all(allowed, path.name).values())
+    site = parse_yaml(text, path.name, SiteFile, expected, added=added)
     if isinstance(site.exchange, Memory):
         raise StudyError(
             f"{path.name}: exchange.kind: 'memory' connects sites within one process; use 'nats' or 'folder' "
             "to reach a hub on another machine"
         )
-    folder = path.resolve().parent
+    try:
+        with using_kinds(added):
+            layout = site.given_layout
+    except DataError as error:
+        raise StudyError(f"{path.name}: {error}") from None
     return msgspec.structs.replace(
         site,
+        layout=layout,
         data=str(folder / site.data),
         secret=str(folder / site.secret),
         out=str(folder / site.out),
@@ -122,6 +157,10 @@ def read_site(path: str | Path) -> SiteFile:
         cache=None if site.cache is None else str(folder / site.cache),
         start=site.start and str(folder / site.start),
         exchange=resolve_paths(site.exchange, folder),
+        plugins={
+            name: msgspec.structs.replace(plugin, path=str(folder / plugin.path))
+            for name, plugin in site.plugins.items()
+        },
     )
 
 

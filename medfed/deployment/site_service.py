@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,9 @@ from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
+from medfed.deployment.own_code import parse_run_study
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_evaluation import (
     compare_local_model,
@@ -32,6 +34,7 @@ from medfed.deployment.site_evaluation import (
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
+from medfed.deployment.study_choice import choose_study
 from medfed.errors import DataError, DeclinedError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
@@ -39,7 +42,7 @@ from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
-from medfed.files import describe_exposed, private_files, utc_time
+from medfed.files import describe_exposed, private_files, utc_now, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import (
@@ -60,12 +63,14 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import Status
-from medfed.study.reading import parse_study
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
 # How often the status file says when the hub was last reached.
 CONTACT_S = 5.0
+
+# After how long a wait for the hub is a line in the log.
+TELL_WAIT_S = 60.0
 
 
 @private_files()
@@ -81,7 +86,8 @@ def take_part(
     Raises:
         StudyError: if the site file cannot be used.
         DeclinedError: if the hospital's policy or people refuse the study.
-        ExchangeError: if the hub cannot be believed, or closed the study.
+        ExchangeError: if the hub cannot be believed.
+        EndedError: if the hub closed the study, or shows no sign of life for the site's `give_up_hours`.
         DataError: if the hospital's folder cannot be used.
     """
     site = read_site(site_file)
@@ -96,7 +102,7 @@ def take_part(
             progress.log(f"site {site.name}: {exposed}")
         progress.log(f"site {site.name} asks the hub for the study")
         with admission.log_invalid_offer(site):
-            known, text = site.exchange.advertised_study()
+            known, text, _ = choose_study(site, accept, progress.log)
             study = admission.parse_offer(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:FOLDER_DIGITS]}")
         if folder.facts.exists() and folder.read_facts().is_finished:
@@ -118,11 +124,15 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     admission.enforce_policy(session)
     admission.require_approval(session, accept, ask)
     _screen(session)
+    _note_changed_data(session)
     began = time.monotonic()
     facts = create_run(folder, study, {name: data})
     if session.trains:
         record_trained(folder, {name: session.hospital})
-    session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists())
+    start = {"start": facts.start.sha256} if facts.start else {}
+    session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists(), **start)
+    for line in facts.start.lines if facts.start else ():
+        session.progress.log(line)
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)
@@ -165,6 +175,19 @@ def _screen(session: SiteSession) -> None:
     admission.enforce_policy(session)
 
 
+def _note_changed_data(session: SiteSession) -> None:
+    """Tell, in the log, the audit log and the report, if the data are not those of before a restart."""
+    data, name = session.hospital.data, session.name
+    state, sentence = record_data(session.folder.site(name), session.hospital, utc_now())
+    if sentence:
+        session.audit.write("data changed", site=name, reason=sentence)
+        session.progress.log(
+            f"{name}: {sentence}. It goes on with those there are now; if that is not meant, stop it, put "
+            "the former data back and start it again"
+        )
+    data.warnings += state.changes
+
+
 @contextmanager
 def _connected(session: SiteSession) -> Iterator[Any]:
     """Yield this site's side of the exchange, while the status file says when the hub was last reached."""
@@ -174,16 +197,33 @@ def _connected(session: SiteSession) -> Iterator[Any]:
         "broker refused", site=session.name, reason=reason
     )
     try:
-        with run_periodically(CONTACT_S, lambda: _record_contact(side, session.status), "medfed-contact"):
+        told = WaitTold(session.name, session.progress.log)
+        look = partial(_record_contact, side, session.status, told)
+        with run_periodically(CONTACT_S, look, "medfed-contact"):
             yield side
     finally:
         session.progress.stop()
         side.close()
 
 
-def _record_contact(side: Any, status: Status) -> None:
+def _record_contact(side: Any, status: Status, told: WaitTold) -> None:
     if side.last_contact_s is not None:
         status.update(last_contact=utc_time(side.last_contact_s))
+    told.look(getattr(side, "awaited", None), time.time())
+
+
+class WaitTold:
+    """Says once, in one line, what a site waits for from the hub and since when, if that takes long."""
+
+    def __init__(self, name: str, log: Callable[[str], None]) -> None:
+        self._name, self._log = name, log
+        self._told: tuple[str, float] | None = None
+
+    def look(self, awaited: tuple[str, float] | None, now_s: float) -> None:
+        """Take what is awaited, and since when; both times are in seconds since 1970."""
+        if awaited is not None and awaited != self._told and now_s - awaited[1] >= TELL_WAIT_S:
+            self._told = awaited
+            self._log(f"{self._name} waits for the hub's {awaited[0]} since {utc_time(awaited[1])}")
 
 
 def _train(session: SiteSession, side: Any) -> GlobalModel:
@@ -337,7 +377,7 @@ def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> SiteCases:
 def _train_worker(site: SiteFile, secret: bytes) -> None:
     """Train in a process that Lightning started beside rank 0, which alone sends and receives."""
     folder = RunFolder(Path(os.environ[RUN_FOLDER]))
-    study = parse_study(folder.study.read_text(encoding="utf-8"), "study.yaml")
+    study = parse_run_study(folder.study.read_text(encoding="utf-8"), "study.yaml", site)
     hospital = _open_hospital(study, site, secret)
     own_folder = folder.site(site.name)
     hospital.data.leave_out_tokens(read_left_out(own_folder))

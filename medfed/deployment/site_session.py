@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfed.deployment.site_file import SiteFile
+from medfed.deployment.site_file import SiteFile, give_up_s
 from medfed.evaluation.inference import SiteCases
 from medfed.files import private_folder
 from medfed.privacy.accounting.ledger import LEDGER, Ledger
@@ -48,7 +48,9 @@ class SiteSession:
 
     def connect(self) -> Any:
         """Open this site's side of the exchange."""
-        return self.site.exchange.open_site(self.digest, self.name, self.folder.site(self.name))
+        side: Any = self.site.exchange.open_site(self.digest, self.name, self.folder.site(self.name))
+        side.max_silence_s = give_up_s(self.site)
+        return side
 
 
 def ledger_of(site: SiteFile, secret: bytes) -> Ledger:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from medfed.data.datamodules import DataModule
 from medfed.data.settings import Table
+from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.inference import AGE_BAND_YEARS
@@ -24,6 +26,7 @@ from medfed.files import format_bytes
 from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
+from medfed.study.plugins import loaded_plugin
 from medfed.study.study import Study
 from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_text_template
@@ -100,7 +103,7 @@ def describe(part: OwnPart, digest: str) -> str:
         digest=digest,
         task=_task(study),
         data=_data(study),
-        start=start_digest(study.start) if study.start else None,
+        start=start_digest(study.start_path) if study.start_path else None,
         duration=list(_duration(part)),
         tensors=tensors,
         numbers=f"{numbers:,}",
@@ -111,12 +114,22 @@ def describe(part: OwnPart, digest: str) -> str:
         settings=_settings(study),
         bound=_bound(study),
         through=list(_through(part)),
+        plugins=[loaded_plugin(name, str(one.digest)) for name, one in sorted(study.plugins.items())],
+        packages=other_packages(study),
     )
     return page.removesuffix("\n")
 
 
 def _duration(part: OwnPart) -> Iterator[str]:
     """Yield for how long this hospital takes part, and how much it trains."""
+    yield from _training_time(part)
+    hours = part.site.give_up_hours
+    if hours is not None:
+        silent = _time(hours * 3600)
+        yield f"this hospital gives up after {silent} without a sign of life from the hub (give_up_hours)"
+
+
+def _training_time(part: OwnPart) -> Iterator[str]:
     study, train = part.own, part.own.train
     if not part.trains:
         yield f"until the final model, after up to {train.rounds} rounds of the other hospitals"
@@ -257,6 +270,7 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     """Return the tensors, numbers and bytes that leave a hospital per round, before protection."""
     import torch
 
+    from medfed.models.networks import replace_batch_norms
     from medfed.models.networks._adapters import prepare_training
     from medfed.models.networks._shapes_only import ShapesOnly
     from medfed.study.network import untrained_network
@@ -265,7 +279,9 @@ def egress_size(study: Study) -> tuple[int, int, int]:
     # What nobody approved yet must not fill the memory.
     with torch.random.fork_rng(), ShapesOnly():
         network = untrained_network(study)
-        prepare_training(network, None, study.train.lora, study.train.only)
+        if study.privacy.replaces_batch_norm:
+            network = replace_batch_norms(network, "group")
+        prepare_training(network, None, study.train.lora, study.train.only, study.network_head)
     weights = shared_tensors(network, study.keep_local, trained_only=study.trained_only, shapes_only=True)
     size = sum(tensor.numel() * tensor.element_size() + _TENSOR_OVERHEAD_BYTES for tensor in weights.values())
     return len(weights), sum(tensor.numel() for tensor in weights.values()), size
@@ -299,6 +315,8 @@ def _data(study: Study) -> str:
     if isinstance(data, Table):
         targets = [name for name in (data.target, data.time, data.event) if name]
         return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
+    if isinstance(data, DataModule):
+        return f"by the data module '{kind_of(data)}': {summary(type(data))}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
     count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"

@@ -34,7 +34,7 @@ from medfed.evaluation.metrics import (
 from medfed.evaluation.paired_tests import paired_difference
 from medfed.evaluation.patients import SummarySettings, by_patient
 from medfed.evaluation.row_factory import RowFactory, mark_wide
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row, unperturbed
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, CaseRow, Row, is_of_seed, unperturbed
 
 
 def compare(
@@ -50,7 +50,9 @@ def compare(
     for case in everything:
         by_model.setdefault(case.model, {}).setdefault(case.site, []).append(case)
     rows: list[Measurement] = []
-    for other in sorted(set(by_model) - {model}):
+    # The same model of another seed is no competitor, and would cost the others power.
+    others = {name for name in by_model if name != model and not is_of_seed(name)}
+    for other in sorted(others):
         for site, members in _members(sorted(by_model[other]), settings.held_out).items():
             if (site, "test") in suppressed:
                 continue

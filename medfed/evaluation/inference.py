@@ -20,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from medfed.data.batch_needs import IMAGE_NEEDS, WHOLE_IMAGE_NEEDS
+from medfed.data.datamodules import DataModule
 from medfed.data.planes import in_pixels
 from medfed.data.settings import AnyData, Images
 from medfed.data.splits import SPLITS, case_token
 from medfed.errors import StudyError
 from medfed.evaluation import robustness, segmentation
+from medfed.evaluation.guarantees import COVERED, FOUND
 from medfed.evaluation.metrics import CasePrediction, PredictionMetrics, measure_masks
 from medfed.evaluation.patients import FINDING, PROBABILITY, RISK, SURVIVAL
 from medfed.evaluation.report.gallery import CaseImages
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 # Ages are given in bands: an exact age beside sex and scanner can identify a patient of a small hospital.
 AGE_BAND_YEARS = 20
+
+# The share of a structure's voxels that are to reach a guaranteed threshold (`guarantees.COVERED`).
+COVERED_SHARE = 0.9
 
 # The attributes that subgroups are made of. Nothing else of a hospital's table is copied anywhere.
 SUBGROUPS = ("sex", "scanner")
@@ -107,7 +112,8 @@ class LabelCache:
 
     def spacing(self, case: Case) -> dict[str, str]:
         """Return the subgroup of an image's own spacing; nothing for a row of a table."""
-        if self.hospital.data.needs not in IMAGE_NEEDS:
+        data = self.hospital.data
+        if data.needs not in IMAGE_NEEDS or isinstance(data.settings, DataModule):
             return {}
         if case.token not in self._bands:
             prepared = self.hospital.data.prepared(case)
@@ -193,6 +199,44 @@ def measure(
                 yield from _classified(task, prediction, about)
 
 
+def measure_scores(
+    task: Any,
+    module: LightningModule,
+    cases: Sequence[Case],
+    labels: LabelCache,
+    settings: MeasurementSettings,
+) -> Iterator[CaseRow]:
+    """Yield the scores of a segmentation, for `guarantees`: of each structure that a case's reference has.
+
+    They are the largest probability inside the structure, and the one that nine tenths of it reach.
+    """
+    module.eval()
+    device = next(module.parameters()).device
+    data = labels.hospital.data
+    by_token = {case.token: case for case in cases}
+    for batch in batches(data, cases):
+        with torch.inference_mode():
+            outputs = module.predict_step({**batch, "image": batch["image"].to(device)}, 0)
+        for index, token in enumerate(batch["case"]):
+            case = by_token[token]
+            probabilities = outputs["probabilities"][index].cpu().numpy()
+            restored = data.restored(probabilities, case, nearest=False)
+            label = labels.reference(case).label
+            restored = restored[..., 0] if label.ndim == 2 else restored
+            for number in task.labelled_at(labels.hospital.name):
+                inside = restored[number][label == number]
+                if inside.size:
+                    about = {**_about(case, labels, settings), "structure": task.classes[number]}
+                    share = float(np.quantile(inside, 1 - COVERED_SHARE, method="lower"))
+                    yield CaseRow(metric=FOUND, value=_probability(inside.max()), **about)
+                    yield CaseRow(metric=COVERED, value=_probability(share), **about)
+
+
+def _probability(value: float) -> float:
+    """Return a probability without the rounding of resampling, which may leave 0 to 1."""
+    return min(max(float(value), 0.0), 1.0)
+
+
 def _about(case: Case, labels: LabelCache, settings: MeasurementSettings) -> dict[str, Any]:
     """Return the fields that all rows of a case have in common."""
     return {
@@ -251,7 +295,7 @@ def _output(task: Task, prediction: CasePrediction, name: str) -> torch.Tensor:
 
 def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """Yield these whole cases in batches of one, as the network validates on them."""
-    from medfed.data.datamodule import collate
+    from medfed.data.samplers import collate
 
     for split in SPLITS:
         wanted = {case.token for case in cases if case.split == split}
@@ -264,6 +308,8 @@ def batches(data: SiteDataModule, cases: Sequence[Case]) -> Iterator[dict[str, A
 
 def perturbations(task: Task, settings: AnyData) -> tuple[str, ...]:
     """Return the names of the perturbations under which a task's model is measured."""
+    if task.needs in IMAGE_NEEDS and isinstance(settings, DataModule):
+        return ()  # what a perturbed image would be, only the study's own code knows; its notes say so
     changes = robustness.IMAGE_CHANGES if task.needs in IMAGE_NEEDS else robustness.TABLE_CHANGES
     # A plane has no slices to lose.
     return tuple(name for name in changes if name != robustness.LOST_SLICES or not is_plane(settings))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,9 @@ SPLITS = ("val", "test")
 
 # The longest name of a structure and of a group ("sex=F"); `federation/egress.py` has the same at the site.
 MAX_STRUCTURE, MAX_GROUP = 80, 120
+
+# How many numbers that no honest site sends are named.
+MAX_NAMED = 5
 
 # How far beyond a metric's range a value may be by rounding.
 ROUNDING = 1e-6
@@ -117,13 +120,22 @@ def plausible_patients(bound: int | None, examples: int | None) -> int:
     return most if not examples else min(most, max(ALWAYS_PLAUSIBLE, PATIENTS_PER_EXAMPLE * examples))
 
 
-def plausible_scores(scalars: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Return a round's numbers without scores outside their metric's range, and a note that names these."""
-    errors = {name: why for name, value in scalars.items() if (why := _score_error(name, value))}
-    kept = {name: value for name, value in scalars.items() if name not in errors}
-    return kept, tuple(
-        f"a score is left out: {for_log(name, 80)}: {why}" for name, why in sorted(errors.items())
-    )
+def plausible_scores(
+    scalars: Mapping[str, float], declared: Collection[str]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return a round's numbers that are `declared` and within their metric's range, and notes on the others.
+
+    `declared` are the names that the study lets leave a hospital; an honest site sends no others.
+    """
+    foreign = sorted(name for name in scalars if name not in declared)
+    known = {name: value for name, value in scalars.items() if name in declared}
+    errors = {name: why for name, value in known.items() if (why := _score_error(name, value))}
+    notes = [f"a score is left out: {for_log(name, 80)}: {why}" for name, why in sorted(errors.items())]
+    if foreign:
+        shown = ", ".join(for_log(name, 80) for name in foreign[:MAX_NAMED])
+        more = f" and {len(foreign) - MAX_NAMED} more" if len(foreign) > MAX_NAMED else ""
+        notes.append(f"numbers that the study does not declare are left out: {shown}{more}")
+    return {name: value for name, value in known.items() if name not in errors}, tuple(notes)
 
 
 def _score_error(name: str, value: float) -> str | None:

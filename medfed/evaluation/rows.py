@@ -32,9 +32,18 @@ from medfed.wire.untrusted_text import for_cell
 # The `site` of a row over several pooled hospitals.
 ALL_SITES = "all"
 
+# The `site` of a row that holds at each hospital of the study, such as the least of their thresholds.
+EVERY_SITE = "each hospital"
+
+# The `site` of a row that is the mean of the hospitals' own values, each counting alike.
+SITE_MEAN = "mean of hospitals"
+
 FEDERATED = "federated"
 POOLED = "pooled"
 UNTRAINED = "untrained"
+
+# The kinds of models of which a run may have several, each with the hospital or the seed in its name.
+KINDS = ("local", "personal", "without", "seed")
 
 # Functions that return the fields which identify a row.
 _ROW_KEY = attrgetter("round", "site", "split", "model", "metric", "structure", "group", "against")
@@ -56,20 +65,30 @@ def without(site: str) -> str:
     return f"without:{site}"
 
 
+def of_seed(seed: int) -> str:
+    """Return the name of the federated model that was trained again with another seed."""
+    return f"seed:{seed}"
+
+
+def is_of_seed(model: str) -> bool:
+    """Return whether a model is the federated one of another seed."""
+    return model.startswith("seed:")
+
+
 def model_of(stem: str) -> str:
     """Return the model name for a checkpoint file's stem: 'local-north' gives 'local:north'."""
     kind, _, site = stem.partition("-")
-    return f"{kind}:{site}" if site and kind in ("local", "personal", "without") else stem
+    return f"{kind}:{site}" if site and kind in KINDS else stem
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One metric of one model on one group of patients, with its interval.
 
-    `site` is the hospital whose patients were evaluated, or `ALL_SITES`. `model` is "federated",
-    "local:<site>", "pooled", "untrained", "personal:<site>" or "without:<site>". `n` is the number of
-    patients. If `value` is None, `note` gives the reason. `group` is a subgroup ("sex=F"). If the value is a
-    difference (model minus against), `against` names the other model and `p` is the p value of this
-    comparison alone, as is the interval; `p_holm` is corrected over the comparisons that `method` counts.
+    `site` is the hospital whose patients were evaluated, `ALL_SITES` or `SITE_MEAN`. `model` is "federated",
+    "local:<site>", "pooled", "untrained", "personal:<site>", "without:<site>" or "seed:<number>". `n` is the
+    number of patients. If `value` is None, `note` gives the reason. `group` is a subgroup ("sex=F"). If the
+    value is a difference (model minus against), `against` names the other model and `p` is the p value of
+    this comparison alone, as is the interval; `p_holm` is corrected over those that `method` counts.
     """
 
     round: int

@@ -17,7 +17,9 @@ from medfed.errors import RunError
 from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
+from medfed.evaluation.guarantees import Level, guarantees, least_of_reported
 from medfed.evaluation.intervals import DRAWS
+from medfed.evaluation.macro_means import macro_means
 from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
 from medfed.evaluation.probabilities import score_histograms, temperature_scaled
 from medfed.evaluation.robustness import robustness
@@ -121,14 +123,30 @@ def summarise(run: Path) -> list[rows.Row]:
         _temperature_row(model, value, cases, settings) for model, value in sorted(temperatures.items())
     ]
     summary += [row for row in fitted if (row.n or 0) >= settings.min_patients]
+    summary += _guarantees(cases, folder, settings, study)
     measured = {case.site for case in every}
-    summary += _believable(
-        [row for row in reported if row.site not in measured], run, study, settings.classes
-    )
+    elsewhere = [row for row in reported if row.site not in measured]
+    believed = _believable(elsewhere, run, study, settings.classes)
+    summary += believed
+    if not any(row.site == rows.EVERY_SITE for row in summary):
+        summary += least_of_reported(believed, facts.sites)
+    summary += macro_means(summary, settings.held_out)
     rows.write(folder.rows, summary)
     rows.write_csv(folder.rows_csv, summary)
     rows.write(folder.curves, score_histograms(cases, settings))
     return summary
+
+
+def _guarantees(
+    cases: list[rows.CaseRow], folder: RunFolder, settings: SummarySettings, study: PublicStudy
+) -> list[rows.Row]:
+    """Return the rows of guaranteed thresholds, if the study asks for them."""
+    evaluation = study.section("evaluation")
+    if not evaluation.get("guarantee"):
+        return []
+    scores = rows.read_cases(folder.scores) if folder.scores.is_file() else []
+    level = Level(float(evaluation["guarantee"]), float(evaluation.get("confidence", 0.95)))
+    return guarantees(cases, scores, settings, level)
 
 
 def _believable(

@@ -18,6 +18,7 @@ from medfed.errors import (
     StudyError,
     UpdateError,
     WireError,
+    place_in_plugin,
 )
 
 
@@ -62,7 +63,10 @@ def detail_of(error: BaseException) -> str:
 
     Another library's message can quote a path, a header or a patient; medfed's messages never do.
     """
-    return str(error) if isinstance(error, MedfedError) else f"training stopped with {type(error).__name__}"
+    if isinstance(error, MedfedError):
+        return str(error)
+    place = place_in_plugin(error)
+    return f"training stopped with {type(error).__name__}{f' ({place})' if place else ''}"
 
 
 def received_reason(text: str) -> DropOut:

@@ -1,15 +1,13 @@
-"""The interface of an exchange: a site's side, the hub's side, and what the hub receives."""
+"""The two sides of an exchange, and what the hub receives; the record that opens them is in `_record.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from medfed.errors import MedfedError, UpdateError
 from medfed.exchange._drop_out import DropOut
-from medfed.registry import Kind
 from medfed.wire.messages import HubMessaging, SiteMessaging
 from medfed.wire.update import GlobalModel, Update
 
@@ -47,6 +45,8 @@ class Transmission:
     to: str
     bytes: int
     sha256: str
+    # The names of the numbers in it, where an exchange sends fewer than the update holds.
+    scalars: tuple[str, ...] | None = None
 
 
 class SiteSide(SiteMessaging, Protocol):
@@ -118,30 +118,3 @@ class SupportsAsync(Protocol):
         Each is decoded against the model that it was trained from. The iteration ends after `count` updates,
         when all sites have answered and wait for a newer model, or at the deadline.
         """
-
-
-class Exchange(Kind, frozen=True):
-    """How sites and the hub exchange models and updates."""
-
-    folder: ClassVar[str] = "exchange"
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether what each party writes is signed, so that nobody in between can speak as another."""
-        return bool(getattr(self, "credentials", ""))
-
-    def addresses(self) -> tuple[str, ...]:
-        """Return to which hosts or folders this party connects, without passwords, for people to read."""
-        return ()
-
-    def open_hub(self, study_digest: str, folder: Path) -> HubSide:
-        """Return the hub's side for a study (its digest); `folder` holds what must survive a restart."""
-        raise NotImplementedError
-
-    def open_site(self, study_digest: str, site: str, folder: Path) -> SiteSide:
-        """Return a site's side for a study (its digest); `folder` holds what must survive a restart."""
-        raise NotImplementedError
-
-    def advertised_study(self) -> tuple[str, str]:
-        """Return digest and text of the study that the hub advertises, for a site to approve."""
-        raise NotImplementedError

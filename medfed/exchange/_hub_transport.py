@@ -6,9 +6,11 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from medfed.errors import MedfedError, SiteError, UpdateError, WireError
 from medfed.exchange._chunks import download, prefetch, split_chunks
@@ -25,8 +27,10 @@ from medfed.exchange._object_store import (
     chunk_name,
     manifest_name,
 )
+from medfed.exchange._offers import offer
+from medfed.exchange._presence import HubPresence
 from medfed.exchange._protocol import (
-    ADVERTISED_STUDY,
+    CHECK_OFFERS_S,
     CHECK_STORE_S,
     MAX_ATTEMPTS,
     MAX_BACKOFF_S,
@@ -50,6 +54,27 @@ MAX_UPDATE_IN_MODELS = 8
 EXTRA_UPDATE_BYTES = 16 << 20
 
 
+class _NotWhole(Exception):
+    """What a site sends is not there as a whole, at the moment or for good."""
+
+
+class _Incomplete(NamedTuple):
+    """What arrived in part: when that was first seen (time.monotonic), why it is not whole, and its bytes."""
+
+    first: float
+    why: str
+    size: int
+
+
+@contextmanager
+def _not_whole() -> Iterator[None]:
+    """Raise what shows that something did not arrive whole as `_NotWhole`."""
+    try:
+        yield
+    except (WireError, MissingObject) as error:
+        raise _NotWhole(str(error)) from None
+
+
 class HubTransport:
     """The hub's side of an exchange over an object store."""
 
@@ -63,13 +88,15 @@ class HubTransport:
         self._run = read_or_create(folder / "run", uuid.uuid4().hex)
         self._mailbox = HubMailbox(self._objects, self._run, folder / "letters")
         self._warn = WarnOnce("hub")
-        self._retry = Retry(self._warn)
+        self._presence = HubPresence(self._objects, self._run)
+        self._retry = Retry(self._warn, self._presence.raise_if_replaced)
         self._current: GlobalModel | None = None
         self._max_update_bytes = 0
         # What the store must hold while the hub waits, and when that is looked after next (time.monotonic).
         self._sealed = b""
         self._study_text = ""
-        self._next_check = 0.0
+        self._offered_to: tuple[str, ...] = ()
+        self._next_check = self._next_offer = 0.0
         # Per site: the last announced upload, and its verified manifest.
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         # Updates that were sent before their round began, refused then and when their round comes.
@@ -78,16 +105,25 @@ class HubTransport:
         self._heartbeats: dict[str, tuple[bytes | None, float]] = {}
         # Per site that missed a deadline: its last heartbeat at that time.
         self._timed_out: dict[str, bytes | None] = {}
+        # What of a site's, for a round, has arrived in part.
+        self._incomplete: dict[tuple[str, int, str], _Incomplete] = {}
         # Sites whose heartbeats are read besides those of the sites being collected, for a display.
         self.monitored_sites: tuple[str, ...] = ()
         # The sites being waited for, and until when (time.monotonic), for a display.
         self.pending_sites: tuple[str, ...] = ()
         self.deadline: float | None = None
+        try:
+            self._retry("opens", self._presence.claim)
+        except BaseException:
+            self.disconnect()
+            raise
         if is_new_run:
             # What an earlier run of the same study left must not be taken for an answer to this one.
             self._retry("clears", lambda: store.delete_study(study_digest))
             shutil.rmtree(folder / "letters", ignore_errors=True)
-        self._retry("opens", lambda: self._objects.put_control("state", "open", self._run))
+            # The study's state went with it.
+            self._retry("opens", self._presence.claim)
+        self._presence.start()
 
     def on_refused(self, write: Callable[[str], None]) -> None:
         """Have `write` called, once per reason, with what the hub or its broker refused outside a round."""
@@ -154,16 +190,20 @@ class HubTransport:
 
         The sites send their own again (`SiteTransport`), so the round goes on to the same model.
         """
+        self._presence.raise_if_replaced()
         if self._current is None or time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + CHECK_STORE_S
-        wanted = ("current", "state", "study") if self._study_text else ("current", "state")
+        if time.monotonic() >= self._next_offer:
+            # Two hubs that put their studies on a site's list at once know nothing of each other.
+            self._next_offer = time.monotonic() + CHECK_OFFERS_S
+            offer(self._objects, self._offered_to)
+        wanted = ("current", "study") if self._study_text else ("current",)
         if all(self._objects.get_hub_object(what) is not None for what in wanted):
             return
         self._warn(f"what it published is no longer there; it publishes round {self._current.round} again")
-        self._objects.put_control("state", "open", self._run)
         if self._study_text:
-            self.advertise_study(self._study_text)
+            self.advertise_study(self._study_text, self._offered_to)
         self.publish(self._current)
         self._mailbox.deliver_again()
 
@@ -200,6 +240,7 @@ class HubTransport:
                 backoff.wait(error, "collects")
             elapsed = time.monotonic() - start
             if deadline_s is not None and elapsed >= deadline_s:
+                yield from self._not_whole_by_now(round, pending)
                 # Timed out: do not wait for them again until their next heartbeat.
                 self._timed_out.update({site: self._last_heartbeat(site) for site in pending})
                 return
@@ -212,22 +253,24 @@ class HubTransport:
 
     def close(self) -> None:
         try:
-            self._objects.put_control("state", "closed", self._run)
+            offer(self._objects, self._offered_to, withdrawn=True)
+            self._presence.close(0 if self._current is None else self._current.round + 1)
         except (Unreachable, OSError) as error:
             self._warn(f"the sites could not be informed that it closes: {error}")
         self.disconnect()
 
     def disconnect(self) -> None:
         """Stop without a message: the sites wait until the hub comes back."""
+        self._presence.stop()
         self._store.close()
         self._lock.close()
 
-    def advertise_study(self, study_text: str) -> None:
-        """Store the study file where every site can read it before approving it."""
-        self._study_text = study_text
-        for name in (self._objects.hub_object("study"), ADVERTISED_STUDY):
-            put = partial(self._objects.put_control, "study", study_text, self._run, name=name)
-            self._retry("advertises the study", put)
+    def advertise_study(self, study_text: str, sites: Sequence[str]) -> None:
+        """Store the study's text where its sites can read it before approving it, and offer it to them."""
+        self._study_text, self._offered_to = study_text, tuple(sites)
+        put = partial(self._objects.put_control, "study", study_text, self._run)
+        self._retry("advertises the study", put)
+        self._retry("advertises the study", lambda: offer(self._objects, sites))
 
     # -- messages
 
@@ -252,6 +295,12 @@ class HubTransport:
                 self._restore_lost()
                 for site in list(pending):
                     message = self._mailbox.find(round, attempt, step, site)
+                    error = message.error if message is not None else None
+                    # Of a share that is synchronised, half of it may be there.
+                    if isinstance(error, WireError) and self._may_still_arrive(
+                        (site, round, step), str(error)
+                    ):
+                        continue
                     if message is None and (dropped_out := self._drop_out(round, site)) is not None:
                         message = ReceivedMessage(site, error=dropped_out.error)
                     if message is not None:
@@ -273,24 +322,48 @@ class HubTransport:
         prefix = self._objects.update_prefix(site, round)
         data, size = b"", 0
         try:
-            data = self._store.get(manifest_name(prefix)) or b""
-            if not data:
+            with _not_whole():
+                data = self._store.get(manifest_name(prefix)) or b""
+                manifest = self._objects.open_manifest(data, site) if data else None
+            if manifest is None:
                 return self._drop_out(round, site) or self._refused_early(round, site)
-            manifest = self._objects.open_manifest(data, site)
             size = manifest.bytes
             self._check(manifest, round)
             if self._early.get((site, round)) == manifest:
                 raise UpdateError("it was sent before the round began, so it comes from another model")
             path = self._spool_file(site)
-            self._download(manifest, prefix, path)
+            with _not_whole():
+                self._download(manifest, prefix, path)
             assert self._current is not None
             update = encoding.read_update(path, self._current.weights, self._study)
         except (Unreachable, OSError):
             raise
+        except _NotWhole as error:
+            if self._may_still_arrive((site, round, "update"), str(error), max(size, len(data))):
+                return None
+            named: MedfedError = WireError(f"site '{site}', round {round}: {error}")
+            return ReceivedUpdate(site, None, named, max(size, len(data)))
         except MedfedError as error:
             named = type(error)(f"site '{site}', round {round}: {error}")
             return ReceivedUpdate(site, None, named, max(size, len(data)))
         return ReceivedUpdate(site, update, None, size, time.monotonic() - start)
+
+    def _may_still_arrive(self, what: tuple[str, int, str], why: str, size: int = 0) -> bool:
+        """Return whether what is not there, or not whole, may still be; the deadline ends the wait, too."""
+        site, round, kind = what
+        first = self._incomplete[what].first if what in self._incomplete else time.monotonic()
+        self._incomplete[what] = _Incomplete(first, why, size)
+        if time.monotonic() - first >= self._store.settle_s:
+            return False
+        self._warn(f"site '{site}', round {round}: its {kind} is not whole yet ({why}); waiting for the rest")
+        return True
+
+    def _not_whole_by_now(self, round: int, sites: Sequence[str]) -> Iterator[ReceivedUpdate]:
+        """Yield the refusals of these sites' updates that have arrived in part when the deadline passes."""
+        for site in sites:
+            if (part := self._incomplete.get((site, round, "update"))) is not None:
+                why = f"site '{site}', round {round}: by the deadline it was not whole: {part.why}"
+                yield ReceivedUpdate(site, None, WireError(why), part.size)
 
     def _check(self, manifest: Manifest, round: int) -> None:
         if manifest.round != round or manifest.run != self._run:
@@ -337,13 +410,14 @@ class HubTransport:
         return self._spool / f"{site}.update"
 
     def _download(self, manifest: Manifest, prefix: str, path: Path) -> None:
-        for attempt in range(MAX_ATTEMPTS):
+        attempts = 1 if self._store.settle_s else MAX_ATTEMPTS  # it is looked at again anyway
+        for attempt in range(attempts):
             try:
                 # Downloaded again even if an earlier process had completed it: nothing guarantees
                 # that file's bytes.
                 return download(self._store, manifest, prefix, path, overwrite=True)
             except (WireError, MissingObject) as error:
-                if attempt == MAX_ATTEMPTS - 1:
+                if attempt == attempts - 1:
                     raise WireError(str(error)) from None
                 time.sleep(MIN_BACKOFF_S)
         return None

@@ -49,8 +49,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 # The kinds of control messages: a site's heartbeat, that it dropped out, the study's state (open or closed),
-# and the text of the study.
-ControlKind = Literal["heartbeat", "dropped_out", "state", "study"]
+# which is the hub's heartbeat, the text of the study, and the list of the studies that are offered to a site.
+ControlKind = Literal["heartbeat", "dropped_out", "state", "study", "offers"]
 
 
 class ControlMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="notice"):

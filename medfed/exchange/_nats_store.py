@@ -33,6 +33,7 @@ from medfed.exchange._nats_streams import (
     stream_settings,
 )
 from medfed.exchange._object_store import Buffer, Parts, Refused, Unreachable, pass_on
+from medfed.exchange._study_store import OFFERS, space_of
 from medfed.wire.signing import HUB, Identity
 
 log = logging.getLogger("medfed.exchange")
@@ -76,6 +77,7 @@ class NatsStore:
 
     chunk_bytes = 1 << 20
     heartbeat_s = 2.0
+    settle_s = 0.0
     description = "over NATS"
 
     def __init__(
@@ -87,7 +89,7 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
-        self._study = digest[:16] or "none"
+        self._study = digest if digest.startswith(OFFERS) else space_of(digest)
         self._streams: set[str] = set()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES

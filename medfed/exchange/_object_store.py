@@ -59,6 +59,9 @@ class ObjectStore(Protocol):
     # The size of a chunk, and the interval of a site's heartbeats.
     chunk_bytes: int
     heartbeat_s: float
+    # How long after an object arrived others that were stored before it may still arrive, or arrive whole: a
+    # share that several machines synchronise keeps no order. 0 where what is stored is there for everyone.
+    settle_s: float
     # The channel in words for the audit log, such as "over NATS"; without hosts and paths.
     description: str
 

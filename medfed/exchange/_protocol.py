@@ -3,6 +3,8 @@
     the hub    glob/<study>/announced/m              the manifest of the model that it is about to publish
                glob/<study>/r<N>/c/<i>-<digest>      the chunks of the model after N merges
                glob/<study>/current/m                its manifest, sealed, written last, replacing the last
+               glob/<study>/state/m                  that the study is open, every few seconds, or closed
+               glob/<study>/study/m                  the study's text; who is offered it, see `_offers.py`
     a site     up/<study>/<site>/announced/m         the manifest of the update that it is about to send
                up/<study>/<site>/r<N>/c/<i>-<digest> the chunks of its update for round N
                up/<study>/<site>/r<N>/m              its manifest, sealed, written last and only once
@@ -23,15 +25,12 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from medfed.errors import ExchangeError
-from medfed.exchange._manifest import open_control
 from medfed.exchange._object_store import ObjectStore, Refused, Unreachable
 from medfed.files import lock, private_folder, require_file_locks, write_whole
-from medfed.wire.signing import HUB, Seal
 from medfed.wire.untrusted_text import for_log
 
 require_file_locks("an exchange across machines")
@@ -52,8 +51,8 @@ OFFLINE_AFTER_HEARTBEATS = 2.5
 # How often a waiting hub looks whether the store still holds what it published, and a site its messages.
 CHECK_STORE_S = 5.0
 
-# The name of the study that was advertised last, for a site that does not know any study yet.
-ADVERTISED_STUDY = "glob/newest/study/m"
+# How often it looks whether its study is still on the lists of those that are offered.
+CHECK_OFFERS_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -132,14 +131,6 @@ class Retry:
                 return call()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, doing)
-
-
-def wait_for_advertised_study(store: ObjectStore, seal: Seal) -> tuple[str, str]:
-    """Return digest and text of the study that the hub advertised last, waiting for it; closes the store."""
-    with closing(store):
-        data = wait_for_object(store, ADVERTISED_STUDY, Retry(WarnOnce("site")))
-    message = open_control(data, seal, HUB, "study", None)
-    return message.study, message.text
 
 
 def wait_for_object(store: ObjectStore, name: str, retry: Retry) -> bytes:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from medfed.errors import ExchangeError, WireError
+from medfed.errors import EndedError, ExchangeError, WireError
 from medfed.exchange._chunks import OutgoingUpdate, combined_digest, download, prefetch, split_chunks
 from medfed.exchange._drop_out import DropOut
 from medfed.exchange._exchange import Transmission
 from medfed.exchange._mailbox import SiteMailbox
 from medfed.exchange._manifest import ControlMessage, Manifest, encode_sealed, validate_party_name
 from medfed.exchange._object_store import MissingObject, ObjectStore, Unreachable, UnsafeObject, manifest_name
-from medfed.exchange._presence import SitePresence
+from medfed.exchange._presence import CLOSED, SitePresence
 from medfed.exchange._protocol import (
     CHECK_STORE_S,
     MAX_BACKOFF_S,
@@ -40,6 +40,10 @@ MAX_CACHED_MODELS = 2
 # How long a site that stops tries to send that it drops out.
 DROP_OUT_TIMEOUT_S = 10.0
 
+# How long a site waits for the final model once it has seen that the study is closed, where a share that is
+# synchronised may show the one before the other.
+MAX_SETTLE_CLOSED_S = 60.0
+
 _T = TypeVar("_T")
 
 
@@ -49,8 +53,9 @@ class SiteTransport:
     # The hub's state is read at a merge; reading it earlier would cost a message per training step.
     closed = False
 
-    # After how long a wait for the hub ends; None never.
+    # After how long a wait for the hub ends, and a wait for a hub that shows no sign of life; None never.
     max_wait_s: float | None = None
+    max_silence_s: float | None = None
 
     # Whoever trains is in the study to which the hospital agreed, not in what the hub or the store says.
     parties: tuple[str, ...] = ()
@@ -72,6 +77,10 @@ class SiteTransport:
         # The last measured update and its manifest, so that `transmission` describes exactly
         # what `send` sends.
         self._measured: tuple[Update, Manifest] | None = None
+        # When the hub's state was last seen to change (time.monotonic).
+        self._hub_seen = time.monotonic()
+        # What it waits for from the hub, and since when (seconds since 1970); for a display.
+        self.awaited: tuple[str, float] | None = None
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
@@ -287,11 +296,20 @@ class SiteTransport:
             return
         if data != self._opened.get("state", (b"",))[0]:
             self._opened["state"] = data, self._objects.open_control(data, HUB, "state")
+            self._hub_seen = time.monotonic()
         state = self._opened["state"][1]
-        if isinstance(state, ControlMessage) and state.text == "closed":
-            raise ExchangeError(
-                f"site '{self._site}' waits for round {round}, but the hub has closed the study"
+        if isinstance(state, ControlMessage) and state.text == CLOSED and self._has_settled(state.count):
+            raise EndedError(
+                f"site '{self._site}' waits for round {round}, but the hub has closed the study: it "
+                "has ended without this site; ask the coordinator for the final model"
             )
+
+    def _has_settled(self, published: int) -> bool:
+        """Return whether the last model from before the hub closed has arrived, or should have."""
+        known = self._opened.get("current")
+        seen = known[1].round + 1 if known is not None and isinstance(known[1], Manifest) else 0
+        settle_s = min(self._store.settle_s, MAX_SETTLE_CLOSED_S)
+        return seen >= published or time.monotonic() - self._hub_seen >= settle_s
 
     # -- sending
 
@@ -390,28 +408,42 @@ class SiteTransport:
     ) -> _T:
         """Return the first result of `attempt` that is not None, pausing longer as time passes."""
         began, backoff = time.monotonic(), Backoff(self._warn)
-        first, limit = began, self.max_wait_s
-        while True:
-            self._presence.raise_if_replaced()
-            if limit is not None and time.monotonic() - first > limit:
-                raise ExchangeError(
-                    f"site '{self._site}': no {what} came from the hub within {limit:g} s; does the hub run, "
-                    "under the same study? Start this site again with its folder, and it goes on"
-                )
-            try:
-                result = attempt()
-                if result is not None:
-                    return result
-                backoff.reset()
-                if prefetch_some():
-                    began = time.monotonic()  # more will arrive soon
-            except (WireError, MissingObject) as error:
-                # Not raised: otherwise whoever can write to the store could stop every site.
-                self._refuse(what, error)
-            except (Unreachable, OSError) as error:
-                backoff.wait(error, doing)
-                continue
-            self._store.wait(max(0.01, min(MAX_BACKOFF_S, time.monotonic() - began)))
+        first, self.awaited = began, (what, time.time())
+        try:
+            while True:
+                self._presence.raise_if_replaced()
+                self._raise_if_too_long(what, first)
+                try:
+                    result = attempt()
+                    if result is not None:
+                        return result
+                    backoff.reset()
+                    if prefetch_some():
+                        began = time.monotonic()  # more will arrive soon
+                except (WireError, MissingObject) as error:
+                    # Not raised: otherwise whoever can write to the store could stop every site.
+                    self._refuse(what, error)
+                except (Unreachable, OSError) as error:
+                    backoff.wait(error, doing)
+                    continue
+                self._store.wait(max(0.01, min(MAX_BACKOFF_S, time.monotonic() - began)))
+        finally:
+            self.awaited = None
+
+    def _raise_if_too_long(self, what: str, began: float) -> None:
+        """Raise if a wait that began then (time.monotonic) is over."""
+        now = time.monotonic()
+        if self.max_wait_s is not None and now - began > self.max_wait_s:
+            raise ExchangeError(
+                f"site '{self._site}': no {what} came from the hub within {self.max_wait_s:g} s; does "
+                "the hub run, under the same study? Start this site again with its folder, and it goes on"
+            )
+        if self.max_silence_s is not None and now - max(began, self._hub_seen) > self.max_silence_s:
+            raise EndedError(
+                f"site '{self._site}': no sign of life from the hub for {self.max_silence_s / 3600:g} hours "
+                f"(give_up_hours in the site file) while it waited for its {what}; ask the coordinator "
+                "whether the study goes on. Start this site again, and it does"
+            )
 
     def _refuse(self, what: str, error: Exception) -> None:
         """Log an unusable object once, and report it to `on_refused` unless it is merely late."""

@@ -19,6 +19,14 @@ from medfed.exchange._manifest import (
 from medfed.exchange._object_store import Buffer, ObjectStore
 from medfed.wire.signing import HUB, Seal
 
+# Below this and its name lies what the hub offers to one site: glob/site-<site>/studies/m.
+OFFERS = "site-"
+
+
+def space_of(study_digest: str) -> str:
+    """Return the part of names, and of a broker's subjects, under which a study's objects lie."""
+    return study_digest[:16] or "none"
+
 
 @dataclass(frozen=True)
 class StudyStore:
@@ -47,7 +55,7 @@ class StudyStore:
 
     @property
     def _space(self) -> str:
-        return self.study_digest[:16] or "none"
+        return space_of(self.study_digest)
 
     def get_site_object(self, site: str, what: str) -> bytes | None:
         """Return one of a site's control messages as stored, or None."""

@@ -9,7 +9,7 @@ write there can pose as a site. What else somebody puts there is not opened: see
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_transport import HubTransport
 from medfed.exchange._object_store import Buffer, Parts, Unreachable, UnsafeObject, pass_on
-from medfed.exchange._protocol import log, wait_for_advertised_study
+from medfed.exchange._offers import wait_for_offers
+from medfed.exchange._protocol import log as warnings_log
+from medfed.exchange._record import Exchange, Offer
 from medfed.exchange._shared_files import LocalFiles, RemoteFiles, SharedFiles
 from medfed.exchange._site_transport import SiteTransport
+from medfed.exchange._study_store import space_of
 from medfed.wire.signing import load_seal
 
 
@@ -50,8 +52,17 @@ class Folder(Exchange, frozen=True, tag="folder"):
     def open_site(self, study_digest: str, site: str, folder: Path) -> SiteTransport:
         return SiteTransport(self._store(), load_seal(self.credentials), study_digest, site, folder)
 
-    def advertised_study(self) -> tuple[str, str]:
-        return wait_for_advertised_study(self._store(), load_seal(self.credentials))
+    def offered_studies(
+        self,
+        site: str,
+        *,
+        known: Collection[str] = (),
+        max_wait_s: float | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> list[Offer]:
+        return wait_for_offers(
+            self._store(), load_seal(self.credentials), site, known=known, max_wait_s=max_wait_s, log=log
+        )
 
     def _store(self) -> FolderStore:
         return FolderStore(self.url, self.poll_s, self.options)
@@ -85,6 +96,7 @@ class FolderStore:
     # after a disconnection.
     chunk_bytes = 8 << 20
     heartbeat_s = 5.0
+    settle_s = 3600.0
     description = "through shared storage"
 
     def __init__(self, url: str, poll_s: float = 0.5, options: dict[str, Any] | None = None) -> None:
@@ -140,7 +152,7 @@ class FolderStore:
 
         Where something else than a folder stands in a site's place, there is nothing to delete.
         """
-        space = study_digest[:16] or "none"
+        space = space_of(study_digest)
 
         def delete() -> None:
             parents = [f"glob/{space}", *(f"up/{space}/{name}" for name in self._listed(f"up/{space}"))]
@@ -157,7 +169,7 @@ class FolderStore:
         try:
             return self._files.names(parent)
         except UnsafeObject as error:
-            log.warning("%s", error)
+            warnings_log.warning("%s", error)
             return []
 
     def wait(self, timeout_s: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
-from medfed.exchange._exchange import Exchange, ReceivedUpdate, Transmission, early_update
+from medfed.exchange._exchange import ReceivedUpdate, Transmission, early_update
 from medfed.exchange._idle_threads import end_idle_threads
 from medfed.exchange._mailbox import SECRET_MODE
+from medfed.exchange._record import Exchange, Offer
 from medfed.exchange._update_store import DEFAULT_MEMORY_BYTES, StoredUpdate, store
 from medfed.files import write_whole
 from medfed.wire import encoding
@@ -40,7 +41,14 @@ class Memory(Exchange, tag="memory", frozen=True):
             "'folder'"
         )
 
-    def advertised_study(self) -> tuple[str, str]:
+    def offered_studies(
+        self,
+        site: str,
+        *,
+        known: Collection[str] = (),
+        max_wait_s: float | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> list[Offer]:
         raise ExchangeError(
             "exchange.kind: 'memory' connects sites of one process, which have the study already"
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.exchange._exchange import Exchange
 from medfed.exchange._hub_transport import HubTransport
 from medfed.exchange._nats_store import NatsStore
-from medfed.exchange._protocol import wait_for_advertised_study
+from medfed.exchange._offers import wait_for_offers
+from medfed.exchange._record import Exchange, Offer
 from medfed.exchange._site_transport import SiteTransport
+from medfed.exchange._study_store import OFFERS
 from medfed.exchange.folder import without_password
 from medfed.wire.credentials import broker_urls
 from medfed.wire.signing import HUB, Identity
@@ -53,9 +55,17 @@ class Nats(Exchange, frozen=True, tag="nats"):
             )
         return SiteTransport(self._store(study_digest, identity), identity, study_digest, site, folder)
 
-    def advertised_study(self) -> tuple[str, str]:
+    def offered_studies(
+        self,
+        site: str,
+        *,
+        known: Collection[str] = (),
+        max_wait_s: float | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> list[Offer]:
         identity = self._identity()
-        return wait_for_advertised_study(self._store("newest", identity), identity)
+        store = self._store(f"{OFFERS}{site}", identity)
+        return wait_for_offers(store, identity, site, known=known, max_wait_s=max_wait_s, log=log)
 
     def _identity(self) -> Identity:
         if not self.credentials:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
-from medfed.federation import merged_scores
+from medfed.federation import merged_scores, same_model
 from medfed.federation.acceptance import MAX_GROWTH
 from medfed.federation.closing import (
     chosen_before_last,
@@ -36,13 +36,6 @@ from medfed.federation.half_precision import refuse_bfloat16_convolutions
 from medfed.federation.idle_memory import idle_memory
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
-from medfed.federation.same_model import (
-    check_halves,
-    check_same_model,
-    check_still_trained,
-    refuse_shards,
-    stays_here,
-)
 from medfed.federation.training_seed import derived_seed, seed_epoch, training_seed
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
@@ -170,8 +163,9 @@ class FederatedCallback(pl.Callback):
                 "max_epochs must be a multiple, else the last epochs would be trained and never merged"
             )
         refuse_bfloat16_convolutions(trainer, pl_module, self.site)
-        refuse_shards(self.site, trainer.strategy)
-        self._tell(stays_here(pl_module, self._keep_local))
+        same_model.refuse_shards(self.site, trainer.strategy)
+        same_model.check_merges_elsewhere(self._connection, self._own_method)
+        self._tell(same_model.stays_here(pl_module, self._keep_local))
         if self._options.egress is None:
             egress = self._connection.egress
             names = egress.scalars | declared_scores(pl_module, f"site '{self.site}'")
@@ -217,7 +211,7 @@ class FederatedCallback(pl.Callback):
             )
         if batch_idx == 0 and self._options.trained_only:
             assert self._received is not None
-            check_still_trained(self.site, self._weights_in(pl_module), self._received)
+            same_model.check_still_trained(self.site, self._weights_in(pl_module), self._received)
         if self._own_method is not None:
             step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)
             self._local_state = self._local.step(step, self._local_state)
@@ -479,8 +473,8 @@ class FederatedCallback(pl.Callback):
         with idle_memory(self._connection.exchange, module, self._received):
             received = fetch_selected(trainer, self._connection, round)
         if self._checks:
-            check_same_model(self.site, self._weights_in(module), received, self._classes)
-            check_halves(self.site, self._own_method, self._reported, received)
+            same_model.check_same_model(self.site, self._weights_in(module), received, self._classes)
+            same_model.check_halves(self.site, self._own_method, self._reported, received)
             self._checks = False
         load(module, received.weights)
         self._follow(received)

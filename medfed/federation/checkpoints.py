@@ -23,8 +23,8 @@ from medfed.aggregation import State
 from medfed.errors import RunError
 from medfed.federation import membership
 from medfed.federation.model_selection import NOT_JUDGED, Judged
-from medfed.files import replacing
-from medfed.runs.rounds import SiteResult
+from medfed.files import replacing, write_whole
+from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
 
@@ -34,8 +34,8 @@ log = logging.getLogger("medfed.federation.checkpoints")
 MAX_CHECKPOINTS = 2
 
 
-# In a hub's folder: the best model so far.
-BEST = "best"
+# In a hub's folder: the best model so far, and the report of a round until it is recorded.
+BEST, UNRECORDED = "best", "unrecorded.json"
 
 
 class Checkpoint(NamedTuple):
@@ -145,6 +145,44 @@ def save_round(
     membership.record_first_rounds(folder, current.round, merged)
 
 
+def keep_report(folder: Path, report: RoundReport) -> None:
+    """Keep a round's report until it is recorded, on disk before the checkpoint from which a hub resumes.
+
+    Else a hub that is killed between its checkpoint and its record would leave the round out of the record.
+    """
+    try:
+        write_whole(folder / UNRECORDED, msgspec.json.encode(report), durable=True)
+    except OSError as error:
+        raise _not_written(report.round, error) from None
+
+
+def unrecorded_report(folder: Path, round: int) -> RoundReport | None:
+    """Return the report that was kept and not recorded, if its round is in the checkpoint of this round."""
+    path = folder / UNRECORDED
+    if not path.exists():
+        return None
+    try:
+        report = msgspec.json.decode(path.read_bytes(), type=RoundReport)
+    except msgspec.DecodeError:
+        log.warning(
+            "hub: %s is damaged: the record of the last round before it was stopped is lost", path.name
+        )
+        return None
+    return report if report.round <= round else None
+
+
+def forget_report(folder: Path) -> None:
+    """Forget the report that was kept, once it is recorded."""
+    (folder / UNRECORDED).unlink(missing_ok=True)
+
+
+def _not_written(round: int, error: OSError) -> RunError:
+    return RunError(
+        f"round {round}: its checkpoint could not be written: {error.strerror or error}; free disk space in "
+        f"the run folder and resume with --resume, from round {round - 1}"
+    )
+
+
 def keep_best(folder: Path, round: int) -> None:
     """Keep a copy of this round's checkpoint, whose model is the best so far."""
     kept = folder / BEST / _name(round)
@@ -176,11 +214,7 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State, best: Judg
             for piece in encoding.safetensors_pieces(tensors, metadata):
                 file.write(piece)
     except OSError as error:
-        raise RunError(
-            f"round {current.round}: its checkpoint could not be written: "
-            f"{error.strerror or error}; free disk space in the run folder and resume with --resume, "
-            f"from round {current.round - 1}"
-        ) from None
+        raise _not_written(current.round, error) from None
     for old in sorted(folder.glob("round-*.safetensors"))[:-MAX_CHECKPOINTS]:
         old.unlink()
     # The checkpoint before the newest may still name the best model before this one.

@@ -24,10 +24,13 @@ from medfed.exchange import HubSide, ReceivedUpdate
 from medfed.federation.acceptance import EXAMPLES, accept_numbers
 from medfed.federation.checkpoints import (
     Checkpoint,
+    forget_report,
+    keep_report,
     load_best_checkpoint,
     load_latest_checkpoint,
     save_checkpoint,
     save_round,
+    unrecorded_report,
 )
 from medfed.federation.config import HubConfig
 from medfed.federation.model_selection import NOT_JUDGED, Judged, choice_of, judge, stops
@@ -117,6 +120,9 @@ class _Study:
     def __post_init__(self) -> None:
         self._kept = Kept(self.folder)
         self._report = partial(self.on_model, self.current)
+        kept = None if self.folder is None else unrecorded_report(self.folder, self.current.round)
+        if kept is not None:  # the hub was killed after this round's checkpoint
+            self._report = partial(self._record, self.current, kept)
 
     @property
     def goes_on(self) -> bool:
@@ -132,7 +138,8 @@ class _Study:
 
     def publish(self, model: GlobalModel) -> int:
         """Publish a model once it is on disk, and tell of it; return its bytes."""
-        size = self.exchange.publish(model, self.wait_saved)
+        shown = replace(model, audit_head=self.audit.head)
+        size = self.exchange.publish(shown, self.wait_saved)
         self._report()
         return size
 
@@ -149,10 +156,17 @@ class _Study:
         self.current = GlobalModel(number, outcome.weights, study_digest=config.study_digest)
         self.state, results = outcome.state, outcome.results
         del outcome
-        self.save(save_round, results, self.best)
         results += _not_sampled(config, results)
         report = RoundReport(number, results, time.monotonic() - began, size)
-        self._report = partial(_report_round, self.on_model, self.on_round, self.current, report)
+        self.save(_save_round, report, self.best)
+        self._report = partial(self._record, self.current, report)
+
+    def _record(self, current: GlobalModel, report: RoundReport) -> None:
+        """Tell of a round's model and of the round."""
+        self.on_model(current)
+        self.on_round(report)
+        if self.folder is not None:
+            forget_report(self.folder)
 
     def choose(self) -> None:
         """Have every site score the last model, and make the best round's the current one."""
@@ -260,11 +274,10 @@ def _judged(config: HubConfig, best: Judged, round: int, results: Sequence[SiteR
     return judge(selection, best, round, selection.scores_in(results), config.minimum)
 
 
-def _report_round(
-    on_model: ModelCallback, on_round: RoundCallback, current: GlobalModel, report: RoundReport
-) -> None:
-    on_model(current)
-    on_round(report)
+def _save_round(folder: Path, current: GlobalModel, state: State, report: RoundReport, best: Judged) -> None:
+    """Write a merged round's report and then its checkpoint, so that no round is missing in the record."""
+    keep_report(folder, report)
+    save_round(folder, current, state, report.results, best)
 
 
 def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Sequence[str]) -> GlobalModel:
@@ -297,17 +310,17 @@ def _collect_scores(
     """Collect the scores of a model that nobody trains any further from each site that is asked."""
     sites = sorted(set(asked))
     arrivals = exchange.collect(round, sites, config.deadline_s)
-    results = [log_result(_reported(arrival, round), round, audit) for arrival in arrivals]
+    results = [log_result(_reported(arrival, round, audit), round, audit) for arrival in arrivals]
     answered = {result.site for result in results}
     missing = [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
     results += [log_result(result, round, audit) for result in missing]
     return tuple(sorted(results, key=lambda result: result.site))
 
 
-def _reported(arrival: ReceivedUpdate, round: int) -> SiteResult:
+def _reported(arrival: ReceivedUpdate, round: int, audit: AuditLog) -> SiteResult:
     """Return what a site reported on the final model, if that is numbers alone, and its own."""
     try:
-        update = require_own(arrival, round)
+        update = require_own(arrival, round, audit)
         if not update.evaluation_only:
             raise UpdateError(f"{update}: holds weights; only scores of the final model are expected")
         update, notes = accept_numbers(update)

@@ -87,7 +87,8 @@ class Hub:
         """Run every round and return the final model; a run found in the folder is resumed.
 
         `weights` are the untrained model's (`weights_of`). `progress` shows the rounds: by default a live
-        table in a notebook, and nothing elsewhere. If this raises, start it again: the sites wait.
+        table in a notebook, and nothing elsewhere. If this raises, start it again: the sites wait. A round
+        waits for its sites at most `config.deadline_s`, by default 24 hours.
 
         Raises:
             QuorumError: if too few sites sent a valid update in time.
@@ -126,7 +127,7 @@ def open_site(
 
     `study` is the federation's name, `folder` holds what a restarted site needs. It connects when the
     callback first uses it, which only rank 0 does: under DDP every process may open a site. After `timeout_s`
-    without a new model a wait for the hub ends.
+    (by default 24 hours) without a new model a wait for the hub ends.
 
     Raises:
         StudyError: if the exchange connects one process only, or the federation has no name.
@@ -141,7 +142,7 @@ def open_site(
         side.max_wait_s = timeout_s
         return side
 
-    return ScriptSite(connect)
+    return ScriptSite(connect, exchange.own_hub)
 
 
 def _check_across(exchange: Exchange) -> None:
@@ -158,8 +159,10 @@ class ScriptSite:
     # Whoever trains is said by `CallbackOptions.parties`, not by what the hub or the store says.
     parties: tuple[str, ...] = ()
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any], own_hub: bool = True) -> None:
         self._connect, self._lock = connect, threading.Lock()
+        # Whether medfed's hub merges, as the exchange's record says.
+        self.own_hub = own_hub
         self._side: Any = None
 
     @property

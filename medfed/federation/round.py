@@ -83,6 +83,7 @@ def receive(connection: SiteConnection, round: int) -> GlobalModel:
         round=received.round,
         sha256=received.sha256,
         final=received.final,
+        hub_head=received.audit_head,
     )
     channel = connection.channel(received.round, received)
     model = connection.privacy.decrypt(received, channel)
@@ -137,6 +138,7 @@ def _send(connection: SiteConnection, update: Update, weights: Weights, residual
         leaving = enforce(update, weights, egress)
         withheld = len({*update.scalars} - {*leaving.scalars})
         packed, residual = compress_update(connection.compress, leaving, residual)
+    packed = replace(packed, audit_head=connection.audit.head)
     if connection.audit.is_written:  # else nobody needs to know the size and digest beforehand
         _log_sent(connection, packed, leaving, weights, withheld)
     connection.exchange.send(packed)
@@ -158,7 +160,7 @@ def _log_sent(
         tensors=len(leaving.delta),
         values=sum(weights[name].numel() for name in leaving.delta),
         examples=leaving.examples,
-        scalars=sorted(leaving.scalars),
+        scalars=sorted(leaving.scalars if transmission.scalars is None else transmission.scalars),
         groups=sorted(leaving.groups),
         **({"withheld": withheld} if withheld else {}),
     )
@@ -208,7 +210,7 @@ def aggregate_round(
     results = [log_result(_refused(site, why), number, audit) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
     for arrival in _arrivals(exchange, rule, number, session):
-        update, result = _admit(arrival, current, config, session, state)
+        update, result = _admit(arrival, current, config, session, state, audit)
         if update is None:
             results.append(log_result(result, number, audit))
         else:
@@ -250,11 +252,16 @@ def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession)
 
 
 def _admit(
-    arrival: ReceivedUpdate, current: GlobalModel, config: HubConfig, session: RoundSession, state: State
+    arrival: ReceivedUpdate,
+    current: GlobalModel,
+    config: HubConfig,
+    session: RoundSession,
+    state: State,
+    audit: AuditLog,
 ) -> tuple[Update | None, SiteResult]:
     """Return the update if it is valid, and the site's result."""
     try:
-        own = require_own(arrival, current.round + 1, config.rule.asynchronous)
+        own = require_own(arrival, current.round + 1, audit, config.rule.asynchronous)
         if own.evaluation_only:
             raise UpdateError(f"{own}: holds no weights, but its site was asked to train")
         sent, notes = accept_numbers(own)
@@ -271,8 +278,8 @@ def _admit(
     return update, result
 
 
-def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False) -> Update:
-    """Return the update that arrived, if it is the site's own and for this round.
+def require_own(arrival: ReceivedUpdate, number: int, audit: AuditLog, asynchronous: bool = False) -> Update:
+    """Return the update that arrived, if it is the site's own and for this round; log its audit log's head.
 
     Raises:
         MedfedError: why there is none, or whose it is.
@@ -287,6 +294,8 @@ def require_own(arrival: ReceivedUpdate, number: int, asynchronous: bool = False
             f"site '{arrival.site}' sent an update of site '{update.site}' for round {update.round}, "
             f"expected its own for round {number}"
         )
+    if update.audit_head:
+        audit.write("site head", site=update.site, round=update.round, head=update.audit_head)
     return update
 
 

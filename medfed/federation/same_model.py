@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Sequence
 from torch import nn
 
 from medfed.errors import StudyError
+from medfed.federation.round import SiteConnection
 from medfed.local_training import LocalMethod
 from medfed.registry import kind_of
+from medfed.study.own_hub import needs_own_hub
 from medfed.wire.untrusted_text import for_log
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights, unexchanged
@@ -81,6 +83,18 @@ def check_halves(
             f"site '{site}': the hub's rule '{for_log(received.rule)}' needs {names} of each site; give "
             f"FederatedCallback(options=CallbackOptions(required_scalars={missing!r})); nothing was trained"
         )
+
+
+def check_merges_elsewhere(connection: SiteConnection, method: LocalMethod | None) -> None:
+    """Check that nothing of a site needs medfed's half at the hub, where another network's hub merges.
+
+    Raises:
+        StudyError: naming the first part that does.
+    """
+    if getattr(connection.exchange, "own_hub", True):
+        return
+    for problem in needs_own_hub(connection.privacy, connection.compress, method):
+        raise StudyError(f"site '{connection.site}': {problem}; nothing was trained")
 
 
 def check_still_trained(site: str, own: Weights, received: GlobalModel) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -139,7 +139,8 @@ def run_federation(
     A site's function runs a Trainer with a `FederatedCallback`. `rule` may be the name of a kind, for its
     defaults. If one raises, its traceback is logged and
     its site drops out; so does the site of a function that returns before the last round. The rounds go on
-    as long as `minimum` sites are left, by default all. A KeyboardInterrupt at any site ends all.
+    as long as `minimum` sites are left, by default all. A round waits for its sites at most `deadline_s`, by
+    default 24 hours. A KeyboardInterrupt at any site ends all.
     `simulate` takes every setting of a hub.
 
     Raises:
@@ -202,8 +203,12 @@ def simulate(
     failures = SiteFailures(exchange, config)
     bar = RoundsBar(config.rounds) if len(sites) > 1 else None
     threads = [
+        # Each site's thread knows the kinds of the study's plug-ins, as this one does.
         threading.Thread(
-            target=_run_site, args=(scheduler, failures, bar, *item), name=f"medfed-{item[0]}", daemon=True
+            target=copy_context().run,
+            args=(_run_site, scheduler, failures, bar, *item),
+            name=f"medfed-{item[0]}",
+            daemon=True,
         )
         for item in sites.items()
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from medfed.data.class_names import ClassNames
+from medfed.data.datamodules import DataModule
 from medfed.data.index import index_folder
 from medfed.data.preflight import preflight as preflights
 from medfed.data.preflight.issues import Problem
@@ -21,10 +22,11 @@ from medfed.data.preflight.table import TableRequirements, check_table
 from medfed.data.settings import Images, Table, with_layout
 from medfed.data.splits import folder_secret, simulated_secret
 from medfed.data.table_file import is_table
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, StudyError
 from medfed.pipeline.factory import classes_of, module_of, own_data_at, size_check
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.progress_bar import ProgressBar
+from medfed.registry import kind_of
 from medfed.study.reading import read_study
 from medfed.study.study import Study
 from medfed.wire.untrusted_text import cleaned, for_log, for_terminal
@@ -113,6 +115,11 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
         # One process has all folders of a simulation, and derives their secrets.
         secret = simulated_secret(study.seed, site) if site else folder_secret(folder, study.seed)
         own = replace(own, secret=secret)
+    if isinstance(study.data, DataModule):
+        raise StudyError(
+            f"check: this study's data are read by its own data module '{kind_of(study.data)}', which alone "
+            "knows what a case must be; `medfed train` reads every case once before the first round"
+        )
     # Whatever training raises while it builds the network, such as for a patch of which nothing is left.
     module_of(study, site)
     trains = site not in study.held_out

@@ -29,7 +29,7 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
 from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
+from medfed.study.reading import read_run_study, read_study
 from medfed.study.study import Study
 from medfed.study.validation import validate
 
@@ -144,9 +144,17 @@ def _run(study: Study, path: Path, is_first: bool, progress: Progress) -> RunFol
     study = msgspec.structs.replace(study, evaluation=evaluation)
     folder = RunFolder(path)
     has_begun = folder.facts.exists()
-    if has_begun and (facts := folder.read_facts()).is_finished and facts.digest == study_digest(study):
+    if has_begun and _is_finished(folder, study):
         return folder
     return train(study, out=path, resume=has_begun, progress=progress)
+
+
+def _is_finished(folder: RunFolder, study: Study) -> bool:
+    """Return whether a run ended that compares with the same models, which its digest does not say."""
+    facts = folder.read_facts()
+    if not facts.is_finished or facts.digest != study_digest(study):
+        return False
+    return read_run_study(folder.study).evaluation == study.evaluation
 
 
 def _cost(run: RunFolder) -> Cost:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,13 +18,15 @@ from medfed.data.datamodule import SiteDataModule
 from medfed.data.splits import SPLITS
 from medfed.errors import RunError
 from medfed.files import describe_exposed, private_folder, utc_now, write_whole
+from medfed.models.pretrained.load import LoadedStart
 from medfed.pipeline import privacy_facts
-from medfed.pipeline.factory import network_of
+from medfed.pipeline.factory import network_of, started_network
 from medfed.registry import kind_of
-from medfed.runs.facts import PrivacyFacts, RunFacts, command_line, hardware, package_versions
+from medfed.runs.command_line import shown_command, typed_command
+from medfed.runs.facts import PrivacyFacts, RunFacts, StartFacts, hardware, package_versions
 from medfed.runs.folder import RunFolder
-from medfed.study.canonical import study_digest, to_dict
-from medfed.study.reading import read_study
+from medfed.study.canonical import comparisons_of, study_digest, to_dict
+from medfed.study.reading import read_run_study
 from medfed.study.study import Study
 
 log = logging.getLogger("medfed.pipeline.create_run")
@@ -34,7 +39,7 @@ def open_run(run: str | Path | RunFolder) -> tuple[RunFolder, RunFacts, Study]:
         RunError: if this is not a run folder.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
-    return folder, folder.read_facts(), read_study(folder.study)
+    return folder, folder.read_facts(), read_run_study(folder.study)
 
 
 def check_empty(folder: Path, remedy: str) -> None:
@@ -102,6 +107,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
     if exposed := describe_exposed(folder.path):
         log.warning("%s", exposed)
     write_study(folder, study)
+    _, loaded = started_network(study)
     notes = privacy_facts.privacy_notes(study, network_of(study))
     facts = RunFacts(
         study=study.name,
@@ -117,14 +123,61 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         left_out={site: one.left_out for site, one in data.items() if one.left_out},
         warnings={site: list(one.warnings) for site, one in data.items() if one.warnings},
         privacy=PrivacyFacts(kind_of(study.privacy), notes),
+        start=UNSET if loaded is None else _record_start(folder, study, loaded),
         started=utc_now(),
         versions=package_versions(),
         hardware=hardware(),
-        command=command_line(),
+        command=_record_command(folder),
+        comparisons=_comparisons(folder, study),
         withdrawn=folder.read_withdrawal() or UNSET,
     )
     folder.write_facts(facts)
     return facts
+
+
+def _record_command(folder: RunFolder) -> str:
+    """Keep the line that was typed in command.txt, and return all of this run's lines without folders."""
+    former = folder.read_facts().command if folder.facts.is_file() else ""
+    if typed := typed_command(sys.argv):
+        known = folder.command.read_text(encoding="utf-8") if folder.command.is_file() else ""
+        write_whole(folder.command, f"{known}{typed}\n")
+    return "\n".join(line for line in (former, shown_command(sys.argv)) if line)
+
+
+def _comparisons(folder: RunFolder, study: Study) -> list[str]:
+    """Return the comparisons that the study makes or that this run was to make before it was resumed."""
+    former = folder.read_facts().comparisons if folder.facts.is_file() else []
+    return sorted({*former, *comparisons_of(to_dict(study)["evaluation"])})
+
+
+def _record_start(folder: RunFolder, study: Study, loaded: LoadedStart) -> StartFacts:
+    """Write what became of each tensor of the study's start into the run folder, and return it in short."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("what", "tensor", "shape", "why"))
+    for line in loaded.tensors:
+        writer.writerow((line.what, line.name, "x".join(map(str, line.shape)), line.why))
+    write_whole(folder.start, lines.getvalue().encode())
+    classes = tuple(getattr(study.task, "classes", ()))
+    return StartFacts(
+        file=loaded.file,
+        sha256=loaded.sha256,
+        share=loaded.share,
+        bundle=loaded.bundle,
+        licence=loaded.licence,
+        lines=[*loaded.lines(), *_other_classes(loaded, classes, study.network_head)],
+    )
+
+
+def _other_classes(loaded: LoadedStart, classes: tuple[str, ...], head: str) -> Iterator[str]:
+    """Yield a line if the start's last layer was loaded whose outputs the bundle names otherwise."""
+    same = [one.lower() for one in loaded.classes] == [one.lower() for one in classes]
+    last = [line.what for line in loaded.tensors if line.what != "left" and line.name.startswith(f"{head}.")]
+    if head and set(last) == {"loaded"} and classes and loaded.classes and not same:
+        yield (
+            f"the bundle's outputs: {', '.join(loaded.classes)}; the study's classes: {', '.join(classes)}; "
+            "its last layer was loaded nevertheless; `start: {anew: [head]}` starts it anew"
+        )
 
 
 def finish_run(folder: RunFolder, facts: RunFacts, began: float) -> None:
@@ -138,5 +191,7 @@ def write_study(folder: RunFolder, study: Study) -> None:
     plain = to_dict(study)
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     public = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
-    public["start"] = study.start and Path(study.start).name
+    if (start := study.given_start) is not None:
+        public["start"] = study.starting_from(Path(start.path).name).start
+    public["plugins"] = {name: {"digest": plugin.digest} for name, plugin in study.plugins.items()}
     write_whole(folder.public_study, msgspec.json.encode(public))

@@ -9,11 +9,12 @@ import msgspec
 
 from medfed.data.layouts import Layout
 from medfed.errors import DataError, RunError
+from medfed.evaluation import rows
 from medfed.evaluation.rows import UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models
 from medfed.pipeline.create_run import open_run
-from medfed.pipeline.factory import bears_of, hospital_of, module_of, screen_hospital
+from medfed.pipeline.factory import bears_of, hospital_of, is_start_gone, module_of, screen_hospital
 from medfed.pipeline.labelled import drawn_of, undrawn, with_labelled
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.report import report_run
@@ -68,8 +69,10 @@ def evaluate(
             layout or own.layout,
         )
         screen_hospital(hospital, own.bears or bears_of(study), own.cache)
-        models = {UNTRAINED: weights_of(module_of(study)), **measure_models.saved_models(folder)}
-        hospital, said = without_seen(folder, hospital, trains=False, start=study.start)
+        # Where the file that it starts from is gone, nobody knows the model before training.
+        untrained = {} if is_start_gone(study) else {UNTRAINED: weights_of(module_of(study))}
+        models = {**untrained, **measure_models.saved_models(folder)}
+        hospital, said = without_seen(folder, hospital, trains=False, start=study.start_path)
         listed = measure_models.all_cases_of(hospital) if all_cases else hospital.data.cases("test")
         cases = hospital.unseen(listed)
         if listed and not cases:
@@ -79,12 +82,22 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); "
                 "measure all cases with --all-cases if none of them took part in training"
             )
+        _forget(folder, name)
         measure_models.measure_test_cases(study, folder, hospital, cases, models)
         measure_models.write_gallery(study, folder, [hospital], models)
     facts = msgspec.structs.replace(
-        facts, held_out=sorted({*facts.held_out, name}), cases={**facts.cases, name: {"test": len(cases)}}
+        facts,
+        warnings={site: said for site, said in facts.warnings.items() if site != name},
+        held_out=sorted({*facts.held_out, name}),
+        cases={**facts.cases, name: {"test": len(cases)}},
     )
     facts = with_seen(facts, name, patients_seen(hospital), said) if said else facts
     facts = with_warning(facts, name, undrawn(study, name))
     folder.write_facts(facts)
     return report_run(folder.path)
+
+
+def _forget(folder: RunFolder, name: str) -> None:
+    """Remove what was measured under a hospital's name before, such as structures that it does not draw."""
+    if folder.cases.is_file():
+        rows.write(folder.cases, [row for row in rows.read_cases(folder.cases) if row.site != name])

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytorch_lightning as pl
 import torch
 
@@ -30,6 +31,7 @@ from medfed.models.networks import for_images_of, replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
 from medfed.models.networks._vanishing import check_vanishing
+from medfed.models.pretrained.load import LoadedStart
 from medfed.models.tasks import Training
 from medfed.registry import kind_of
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
@@ -181,9 +183,7 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
 
     If a site is given, it has that site's epochs and task settings.
     """
-    network = network_of(study)
-    if study.privacy.replaces_batch_norm:
-        network = replace_batch_norms(network, "group")
+    network, _ = started_network(study)
     patch = getattr(study.data, "patch", None)
     if isinstance(study.data, Images) and study.data.patch is not None:
         _check_vanishing(study, study.data, network)
@@ -199,7 +199,12 @@ _CHECKED: set[tuple[object, ...]] = set()
 
 def _check_vanishing(study: Study, data: Images, network: torch.nn.Module) -> None:
     """Raise a StudyError if nothing is left of a patch at a layer of the study's network."""
-    known = (study.network, study.privacy.replaces_batch_norm, data.spatial_dims, data.patch)
+    known = (
+        msgspec.json.encode(study.network),
+        study.privacy.replaces_batch_norm,
+        data.spatial_dims,
+        data.patch,
+    )
     if known not in _CHECKED and data.patch is not None:
         check_vanishing(_sees_image(network), kind_of(study.network), data.inputs, data.patch)
         _CHECKED.add(known)
@@ -221,10 +226,7 @@ def size_check(study: Study) -> CheckSize | None:
         try:
             record.check_size(size)
             if not built:
-                network = network_of(study)
-                built.append(
-                    replace_batch_norms(network, "group") if study.privacy.replaces_batch_norm else network
-                )
+                built.append(norms_of_privacy(study, network_of(study)))
             check_vanishing(_sees_image(built[0]), kind_of(study.network), data.inputs, size)
         except StudyError as error:
             return str(error)
@@ -243,12 +245,32 @@ def _sees_image(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def network_of(study: Study) -> torch.nn.Module:
-    """Return the study's network as the study file describes it."""
+    """Return the study's network as the study file describes it, before its start and its privacy."""
     with torch.random.fork_rng():
         torch.manual_seed(study.seed)
-        network = untrained_network(study)
-        prepare_training(network, study.start, study.train.lora, study.train.only)
-    return network
+        return untrained_network(study)
+
+
+def norms_of_privacy(study: Study, network: torch.nn.Module) -> torch.nn.Module:
+    """Return a study's network without batch norms if its privacy bears none."""
+    return replace_batch_norms(network, "group") if study.privacy.replaces_batch_norm else network
+
+
+def is_start_gone(study: Study) -> bool:
+    """Return whether a study starts from a file that is no longer there, as a run may after its training."""
+    return study.start_path is not None and not Path(study.start_path).exists()
+
+
+def started_network(study: Study) -> tuple[torch.nn.Module, LoadedStart | None]:
+    """Return the study's network, and what of it is from the study's start; None if it has none."""
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        # Before the start is loaded: what it gives a norm would be lost with a norm that is replaced later.
+        network = norms_of_privacy(study, untrained_network(study))
+        loaded = prepare_training(
+            network, study.given_start, study.train.lora, study.train.only, study.network_head
+        )
+    return network, loaded
 
 
 def site_config_of(study: Study, site: str = "") -> SiteConfig:

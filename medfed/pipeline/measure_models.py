@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import pytorch_lightning as pl
 from safetensors.torch import load_file
 
 from medfed.data.case import Case
 from medfed.data.splits import SPLITS
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, RunError
 from medfed.evaluation.inference import (
     LabelCache,
     MeasurementSettings,
     SiteCases,
     case_images,
     measure,
+    measure_scores,
     perturbations,
 )
 from medfed.evaluation.report import gallery
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
 from medfed.federation.site import LOCAL, PERSONAL
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
-from medfed.pipeline.factory import module_of
+from medfed.pipeline.factory import is_start_gone, module_of
 from medfed.runs.checkpoints import load_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.study.study import Study
-from medfed.wire.weights import Weights, load
+from medfed.wire.weights import Weights, load, weights_of
 
 
 def measure_all(
@@ -46,6 +48,7 @@ def measure_all(
         MedfedError: if no hospital could be measured, with the first one's reason.
     """
     folder.cases.unlink(missing_ok=True)
+    folder.scores.unlink(missing_ok=True)
     if study.task.predicts == "survival":
         write_baselines(study, folder, hospitals, models)
     measured: list[SiteCases] = []
@@ -75,7 +78,22 @@ def measure_site(study: Study, folder: RunFolder, hospital: SiteCases, models: M
         for model, weights in models_at(study, folder, hospital.name, models).items():
             settings = _settings(study, folder, model, split="val")
             _append_rows(study, folder, labels, hospital.data.cases("val"), weights, settings)
+    _append_scores(study, folder, hospital, models)
     measure_test_cases(study, folder, hospital, hospital.data.cases("test"), models)
+
+
+def _append_scores(
+    study: Study, folder: RunFolder, hospital: SiteCases, models: Mapping[str, Weights]
+) -> None:
+    """Append to scores.jsonl what guaranteed thresholds of a segmentation are chosen on and tested with."""
+    local_models = models_at(study, folder, hospital.name, models)
+    if not study.evaluation.guarantee or study.task.predicts != "segment" or FEDERATED not in local_models:
+        return
+    module, labels = module_with(study, local_models[FEDERATED]), LabelCache(hospital)
+    for split in ("val", "test"):
+        settings = _settings(study, folder, FEDERATED, split=split)
+        cases = hospital.unseen(hospital.data.cases(split)) if split == "test" else hospital.data.cases(split)
+        append(folder.scores, list(measure_scores(study.task, module, cases, labels, settings)))
 
 
 def measure_test_cases(
@@ -177,7 +195,17 @@ def saved_models(folder: RunFolder) -> dict[str, Weights]:
 
 
 def module_with(study: Study, weights: Weights) -> pl.LightningModule:
-    """Return the study's module with these weights."""
-    module = module_of(study)
+    """Return the study's module with these weights.
+
+    Raises:
+        RunError: if the file that the study starts from is gone, and holds what the weights lack.
+    """
+    gone = is_start_gone(study)
+    module = module_of(msgspec.structs.replace(study, start=None) if gone else study)
+    if gone and (lacking := set(weights_of(module)) - set(weights)):
+        raise RunError(
+            f"study '{study.name}': this model has {len(lacking)} tensors less than its network, which are "
+            "in the file that the study starts from; put it back where study.yaml of the run says (start)"
+        )
     load(module, weights)
     return module

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -47,7 +48,11 @@ class PlanFiles:
 
 def needs_plan(study: Study) -> bool:
     """Whether a part of a study's data settings is still to be computed from its hospitals' data."""
-    return study.data.plan != "given" or _plan_beside(study) is not None
+    return _plan_of(study) != "given" or _plan_beside(study) is not None
+
+
+def _plan_of(study: Study) -> PlanSettings | Literal["given"]:
+    return study.data.plan if isinstance(study.data, Images | Table) else "given"
 
 
 def plan_study(
@@ -66,7 +71,7 @@ def plan_study(
         DataError: if no hospital has enough patients, or a hospital's data can't be read.
         StudyError: if the plan does not fit the study.
     """
-    plan = study.data.plan
+    plan = _plan_of(study)
     if plan != "given":
         asked = _Asked(plan, "data.plan", "fingerprint", lambda site: _sums_of(study, plan, site))
         if not files.merged.exists():
@@ -118,9 +123,9 @@ def check_planned(study: Study) -> None:
     Raises:
         StudyError: if the study has no plan yet.
     """
-    if isinstance(study.data, Table) and study.data.plan != "given":
+    if isinstance(study.data, Table) and _plan_of(study) != "given":
         raise StudyError(f"data.plan: {_ONE_PROCESS}")
-    if study.data.plan != "given":
+    if _plan_of(study) != "given":
         raise StudyError(
             "data.plan: hospitals on separate machines give their fingerprints as files, which a person "
             "reads first: `medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; "
@@ -180,6 +185,7 @@ def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     if isinstance(study.data, Table):
         sums = training_sums(site.rows, study.data.numbers, min_count=plan.min_patients)
         return msgspec.json.encode(sums)
+    assert isinstance(study.data, Images)
     return fingerprint.to_json(
         fingerprint.fingerprint(
             site.index,
@@ -209,13 +215,14 @@ def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table
         centre, scale = harmonise.centre_and_scale(sums)
         return msgspec.structs.replace(study.data, centre=centre, scale=scale, plan="given")
     section = propose_settings(fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise)
-    # The fingerprint counts the channels, which the study may name.
-    own = {"channels": study.data.channels, "plan": "given"}
-    plain = {**msgspec.to_builtins(study.data), **section, **own}
+    assert isinstance(study.data, Images)
     try:
-        return msgspec.convert(plain, Images)
+        planned = msgspec.convert(section, Images)
     except msgspec.ValidationError as error:
         raise StudyError(f"data.plan: the fingerprint gives no valid data section: {error}") from None
+    # The fingerprint counts the channels, which the study may name.
+    changed = {name: getattr(planned, name) for name in ("spacing_mm", "patch", "normalise")}
+    return msgspec.structs.replace(study.data, **changed, plan="given")
 
 
 def _summary(settings: Images | Table) -> str:

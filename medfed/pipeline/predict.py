@@ -25,11 +25,14 @@ from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.case import Case
 from medfed.data.case_table import case_inputs, with_table
 from medfed.data.channels import match_channels, with_own_names
+from medfed.data.datamodules import DataModule
 from medfed.data.dataset import prepare_case
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout, Survey, layouts
 from medfed.data.layouts.pattern import Pattern
+from medfed.data.own_dataset import OwnDataset, index_own
 from medfed.data.refusals import TableRowError, reason_of
+from medfed.data.samplers import collate
 from medfed.data.settings import Images
 from medfed.data.splits import simulated_secret
 from medfed.data.transforms import Prepared, restore, whole_input
@@ -99,6 +102,9 @@ def predict(
             cases: Sequence[Case] = index.cases
             index = with_table(index, study.data.table, words)
             lines = list(_predict_images(study, module, index, out))
+        elif isinstance(study.data, DataModule):
+            cases = index_own(data, study.data, secret).cases
+            lines = list(_predict_own(study, module, cases, out))
         else:
             hospital = hospital_of(study, name, str(data), secret, own=chosen.data)
             cases = all_cases_of(hospital)
@@ -221,6 +227,33 @@ def _predict_rows(
         else:
             line = _values(study.task, outputs)
         yield {"case": batch["case"][0], **line}
+
+
+def _predict_own(
+    study: Study, module: LightningModule, cases: Sequence[Case], out: Path
+) -> Iterator[dict[str, object]]:
+    """Yield the predictions of cases that the study's own data module reads; masks are on its items' grid."""
+    settings, task = study.data, study.task
+    assert isinstance(settings, DataModule)
+    dataset = OwnDataset(tuple(cases), settings, task.needs, training=False, answers=False)
+    for case in cases:
+        try:
+            item = dataset.whole(case)
+        except ImageError as error:
+            yield {"case": case.token, "note": f"not predicted: {reason_of(error)}"}
+            continue
+        affine_ras = item.pop("affine_ras", None)
+        with torch.inference_mode():
+            outputs = module.predict_step(collate([item]), 0)
+        if task.predicts != "segment":
+            yield {"case": case.token, **_values(task, outputs)}
+            continue
+        labels = task.labels(outputs["probabilities"].cpu())[0, 0].numpy()  # type: ignore[attr-defined]
+        if affine_ras is not None:
+            line = _write_masks(task, labels, np.asarray(affine_ras, np.float64), case, out)
+        else:
+            line = _write_nifti(task, labels, np.eye(4), case, out)
+        yield {"case": case.token, **line}
 
 
 def mask_dtype(classes: int) -> type[np.integer[Any]]:

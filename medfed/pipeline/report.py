@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from medfed.errors import RunError
+from medfed.errors import RunError, StudyError
 from medfed.evaluation import report
 from medfed.files import private_files
 from medfed.runs.folder import RunFolder
+from medfed.study.reading import plugins_in, read_run_study, read_text
+
+log = logging.getLogger("medfed.pipeline.report")
 
 
 @private_files()
@@ -23,5 +27,16 @@ def report_run(run: str | Path) -> RunFolder:
         raise RunError(
             f"{folder.path}: nothing was measured in this run yet; finish it with medfed train --resume"
         )
+    _use_plugins(folder)
     report.write_report(folder.path)
     return folder
+
+
+def _use_plugins(folder: RunFolder) -> None:
+    """Make the metrics of the run's plug-ins known; without their code the report has their numbers alone."""
+    try:
+        named = plugins_in(read_text(folder.study), folder.study.name)
+        if named:
+            read_run_study(folder.study)
+    except StudyError as error:
+        log.warning("the report shows the plug-ins' metrics without title, unit and direction: %s", error)

@@ -52,7 +52,9 @@ def record_trained(folder: RunFolder, hospitals: Mapping[str, SiteCases]) -> Tra
 
 def former_run(start: str | None) -> TrainedCases | None:
     """Return the cases that trained the run whose checkpoint a study starts from, if it is in such a run."""
-    return read_trained(RunFolder(Path(start).resolve().parent.parent).trained) if start else None
+    if start is None or not Path(start).is_file():
+        return None
+    return read_trained(RunFolder(Path(start).resolve().parent.parent).trained)
 
 
 def without_seen(

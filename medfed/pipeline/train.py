@@ -20,6 +20,7 @@ from medfed.pipeline.create_run import choose_folder, create_run, finish_run, wr
 from medfed.pipeline.experiments.leave_one_out import models_without_each, studies_without
 from medfed.pipeline.experiments.local_models import train_local_models
 from medfed.pipeline.experiments.pooled import pooled_model
+from medfed.pipeline.experiments.seeds import models_of_seeds, studies_of_seeds
 from medfed.pipeline.experiments.unlearning import Retraining, prepare_retraining, retraining
 from medfed.pipeline.factory import (
     bears_of,
@@ -28,6 +29,7 @@ from medfed.pipeline.factory import (
     module_of,
     require_training_cases,
     screen_hospital,
+    started_network,
 )
 from medfed.pipeline.federate import StudyRun, federate
 from medfed.pipeline.planning import PlanFiles, needs_plan, plan_study
@@ -39,7 +41,8 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.notebook import notebook_progress
 from medfed.runs.progress import Progress
 from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
+from medfed.study.plugins import loaded_plugin
+from medfed.study.reading import read_study, use_study
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
@@ -72,14 +75,21 @@ def train(
         RunError: if the run folder is taken, or holds a run of another study.
     """
     began, progress = time.monotonic(), progress or notebook_progress()
-    if not isinstance(study, Study):
+    if isinstance(study, Study):
+        use_study(study)
+    else:
         study = read_study(study, overrides)
+    for line in describe_plugins(study):
+        progress.log(line)
     again = None
     if without is not None:
         again = retraining(study, without, Path(former) if former is not None else None, resume)
         study = again.study
     if leave_one_out:
         studies_without(study)  # refused before anything is trained
+    studies_of_seeds(study)
+    if study.start is not None and not needs_plan(study):
+        started_network(study)  # a start that cannot be used is refused before hours of reading cases
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     with suppress_warnings():
         run, facts = _open(study, folder, again, progress, resume)
@@ -91,6 +101,7 @@ def train(
         models |= compared
         if leave_one_out:
             models |= models_without_each(run)
+        models |= models_of_seeds(run)
         progress.stop()
         progress.log("measuring every model on every hospital's test cases")
         measured, unmeasured = measure_models.measure_all(
@@ -101,6 +112,15 @@ def train(
     ledgers = {site: Ledger(folder.site(site)) for site in run.study.sites}
     finish_run(folder, privacy_facts.with_spent_budget(facts, run.study, ledgers), began)
     return report_run(folder.path)
+
+
+def describe_plugins(study: Study) -> list[str]:
+    """Return one line for each plug-in of a study, whose code runs in this process."""
+    known = [loaded_plugin(name, str(plugin.digest)) for name, plugin in study.plugins.items()]
+    return [
+        f"plug-in '{one.name}': its code runs here, and adds {'; '.join(one.adds)} ({one.digest})"
+        for one in known
+    ]
 
 
 def _open(
@@ -115,10 +135,13 @@ def _open(
         prepare_retraining(again, folder, progress)
     facts = create_run(folder, study, {site: hospital.data for site, hospital in hospitals.items()})
     facts = with_unmeasured(facts, {site: str(error) for site, error in unusable.items()})
+    for line in facts.start.lines if facts.start else ():
+        progress.log(line)
     for note in facts.privacy.notes:
         progress.log(f"privacy: {note}")
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
-    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume)
+    began = {"start": facts.start.sha256} if facts.start else {}
+    run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
     if needs_plan(study):
         run = _plan(run)
     return run, facts
@@ -131,7 +154,7 @@ def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
     seen_cases.record_trained(run.folder, trained)
     for site, hospital in run.hospitals.items():
         marked, said = seen_cases.without_seen(
-            run.folder, hospital, trains=site in study.sites, start=study.start
+            run.folder, hospital, trains=site in study.sites, start=study.start_path
         )
         hospitals[site] = marked
         if site in study.held_out:

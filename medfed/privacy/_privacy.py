@@ -110,6 +110,9 @@ class Privacy(Kind, frozen=True):
     # the patients of a batch and keeps statistics of them.
     replaces_batch_norm: ClassVar[bool] = False
 
+    # Whether a site's half is all there is of it: then it holds under a hub that is not medfed's, too.
+    site_only: ClassVar[bool] = False
+
     # The packages that it imports besides medfed's own requirements, and what installs each.
     packages: ClassVar[Mapping[str, str]] = {}
 

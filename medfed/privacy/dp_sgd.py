@@ -43,6 +43,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
 
     packages: ClassVar[Mapping[str, str]] = {"opacus": "medfed[privacy]"}
     trains_privately: ClassVar[bool] = True
+    site_only: ClassVar[bool] = True
     replaces_batch_norm: ClassVar[bool] = True
     scalars: ClassVar[tuple[str, ...]] = (EPSILON,)
 

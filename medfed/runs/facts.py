@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -91,8 +89,33 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The weights that a run started from; start.csv in the run folder lists them tensor by tensor.
+
+    file: its name.  share: of the network's numbers that were loaded.  bundle, licence: as a MONAI Bundle's
+    metadata say, '' if they do not.  lines: what was loaded, what started anew and what was left, by block.
+    """
+
+    file: str
+    sha256: str
+    share: float
+    bundle: str = ""
+    licence: str = ""
+    lines: list[str] = []
+
+    @property
+    def sentence(self) -> str:
+        """The start in words, for report, model card and an exported bundle."""
+        of = f", bundle {self.bundle}" if self.bundle else ""
+        licence = f"licence {self.licence}" if self.licence else "no licence stated"
+        return (
+            f"Training started from {self.file}{of} (SHA-256 {self.sha256[:12]}, {licence}): "
+            f"{self.share:.1%} of the network's numbers are from it."
+        )
+
+
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of run.json. `chosen`, `withdrawn`, `seconds`, `finished` are absent until they apply."""
+    """The content of run.json. `start`, `chosen`, `withdrawn`, `seconds`, `finished` may be absent."""
 
     study: str = ""
     digest: str = ""
@@ -112,12 +135,17 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     # Patients per site who were not measured because they trained the model.
     seen: dict[str, int] = {}
     privacy: PrivacyFacts = PrivacyFacts()
+    # What the study started from, if not from random weights.
+    start: StartFacts | UnsetType = UNSET
     # Models that could not be trained and sites that could not be measured, each with the reason.
     missing_models: dict[str, str] = {}
     unmeasured: dict[str, str] = {}
     started: str = ""
     versions: dict[str, str] = {}
     hardware: str = ""
+    # The comparisons that the run was ever to make: one that disappoints may not go without a word.
+    comparisons: list[str] = []
+    # The lines that began and resumed the run, without folders; command.txt has them as they were typed.
     command: str = ""
     chosen: ModelChoice | UnsetType = UNSET
     withdrawn: Withdrawal | UnsetType = UNSET
@@ -142,16 +170,12 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Return processor, cores, GPU and operating system in one line."""
+    """Return processor, cores and threads, GPU and operating system in one line."""
     import torch
 
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.machine()}, {os.cpu_count()} cores, {device}, {platform.system()}"
-
-
-def command_line() -> str:
-    """Return the command line without folders: the report must not reveal where files are."""
-    return " ".join(["medfed", *(Path(part).name if os.sep in part else part for part in sys.argv[1:])])
+    return f"{platform.machine()}, {cores}, {device}, {platform.system()}"
 
 
 def with_missing_model(facts: RunFacts, model: str, error: Exception) -> RunFacts:

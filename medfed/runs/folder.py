@@ -24,13 +24,16 @@ class _Entry:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run. Those marked * show single patients and stay in the hospital.
+    """The files of one run. Those marked * show single patients, or folders, and stay in the hospital.
 
     study.yaml      the study with every default written out; study.json without folders, for the report
-    run.json        digest, versions, seeds, hardware, command
+    run.json        digest, versions, seeds, hardware, command without folders
+    command.txt *   the lines that began and resumed the run, as they were typed
+    start.csv       what of the study's start was loaded, tensor by tensor
     rounds.jsonl    one line per round and site
     trained.json *  keyed digests of the cases that trained
     cases.jsonl *   measurements per patient
+    scores.jsonl *  what guaranteed thresholds are chosen on, per patient
     rows.jsonl      measurements over groups of patients; rows.csv and curves.jsonl belong to it
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
     audit.jsonl     what crossed a hospital's wall
@@ -47,14 +50,17 @@ class RunFolder:
     study = _Entry("study.yaml")
     public_study = _Entry("study.json")
     facts = _Entry("run.json")
+    command = _Entry("command.txt")
     rows = _Entry("rows.jsonl")
     rows_csv = _Entry("rows.csv")
     curves = _Entry("curves.jsonl")
     cases = _Entry("cases.jsonl")
+    scores = _Entry("scores.jsonl")
     gallery = _Entry("cases.html")
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
     trained = _Entry("trained.json")
+    start = _Entry("start.csv")
     audit = _Entry("audit.jsonl")
     status = _Entry("status.json")
     withdrawal = _Entry("withdrawn.json")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from medfed.errors import AuditError
 from medfed.runs.folder import RunFolder
 from medfed.runs.rounds import RoundLine, read_rounds
-from medfed.wire.audit_log import entries, verify
+from medfed.wire.audit_log import entries, line_digests, verify
 
 # The rounds in which each site's update was merged, in order.
 Merges = dict[str, tuple[int, ...]]
@@ -105,6 +106,51 @@ def check_sent(merges: Merges, log: Path, hub_log: Path) -> str:
                 "send, or of another size; ask whoever runs the hub"
             )
     return site
+
+
+class Heads(NamedTuple):
+    """The rounds in which a hub and a site showed each other the heads of their logs, which these still have.
+
+    `of_hub` are those that the site's log kept, `of_site` those that the hub's kept.
+    """
+
+    of_hub: tuple[int, ...]
+    of_site: tuple[int, ...]
+
+
+def check_heads(site: str, log: Path, hub_log: Path) -> Heads:
+    """Return in which rounds hub and site kept the heads of each other's logs.
+
+    Each line pins all before it. So a log that was written anew, or cut, after such a round is found by the
+    other party's log, even if its own writer did it.
+
+    Raises:
+        AuditError: naming whose log lacks a line that it showed, and in which round.
+    """
+    of_hub = [(int(one["round"]), str(one["hub_head"])) for one in entries(log) if one.get("hub_head")]
+    of_site = [
+        (int(one["round"]), str(one.get("head")))
+        for one in entries(hub_log)
+        if one.get("event") == "site head" and one.get("site") == site
+    ]
+    _check_kept(of_site, log, f"site '{site}'", "the hub")
+    _check_kept(of_hub, hub_log, "the hub", f"site '{site}'")
+    return Heads(_rounds(of_hub), _rounds(of_site))
+
+
+def _rounds(kept: Iterable[tuple[int, str]]) -> tuple[int, ...]:
+    return tuple(sorted({round for round, _ in kept}))
+
+
+def _check_kept(kept: Iterable[tuple[int, str]], log: Path, whose: str, by: str) -> None:
+    """Check that a log still has each line whose digest another party kept in a round."""
+    digests = set(line_digests(log))
+    for round, head in kept:
+        if head not in digests:
+            raise AuditError(
+                f"the log of {whose} lacks the line that it showed {by} in round {round}: it was written "
+                "anew or cut since, or is the log of another run folder"
+            )
 
 
 def never_merged(merges: Merges, planned: Iterable[str]) -> list[str]:

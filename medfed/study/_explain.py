@@ -112,6 +112,12 @@ def _plain_words(message: str) -> str:
     message = message.replace(
         "matching regex '^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$'", "of letters, digits, '-' and '_'"
     )
+    message = message.replace(
+        "matching regex '^[a-z][a-z0-9_]{0,62}$'", "of small letters, digits and '_', as a package's name is"
+    )
+    message = message.replace(
+        "matching regex '^sha256:[0-9a-f]{64}$'", "such as sha256:..., as `medfed plugins digest` prints it"
+    )
     return message[:1].lower() + message[1:]
 
 

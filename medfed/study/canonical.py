@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import yaml
 
+from medfed.errors import StudyError
+from medfed.models.pretrained.source import weights_digest
 from medfed.study.study import Study
+
+# The keys of `evaluation` that say what is trained or measured beside the federated model, and stays there.
+COMPARISONS = ("local_models", "pooled_model", "robustness", "seeds")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -26,10 +31,19 @@ def study_digest(study: Study) -> str:
 
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
+    Nor does it cover with what the federated model is compared (`COMPARISONS`): nobody else sees it, and it
+    may change when a run is resumed.
     """
+    return digest_of(_canonical(study))
+
+
+def digest_of(plain: dict[str, Any]) -> str:
+    """Return the digest of a study's canonical form, such as `public_yaml` writes it."""
     # A number may be a key (`classes: {1: liver}`), which JSON has as a text only.
-    plain = msgspec.to_builtins(_canonical(study), str_keys=True)
-    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+    named = msgspec.to_builtins(plain, str_keys=True)
+    if isinstance(evaluation := named.get("evaluation"), dict):
+        named["evaluation"] = {key: value for key, value in evaluation.items() if key not in COMPARISONS}
+    return hashlib.sha256(msgspec.json.encode(named, order="sorted")).hexdigest()
 
 
 def public_yaml(study: Study) -> str:
@@ -38,19 +52,47 @@ def public_yaml(study: Study) -> str:
     return text
 
 
-def start_digest(start: str) -> str:
-    """Return the SHA-256 of the checkpoint that a study starts from.
+def comparisons_of(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return which comparisons a study's section `evaluation` asks for."""
+    values = {name: evaluation.get(name) or 0 for name in COMPARISONS}
+    return [name for name, value in values.items() if value is True or value > 1]
 
-    A study file names the checkpoint by its path; a study that came from a hub already gives the digest.
+
+def start_digest(start: str) -> str:
+    """Return the SHA-256 of the weights that a study starts from.
+
+    A study file names them by their path; a study that came from a hub already gives the digest.
+
+    Raises:
+        StudyError: if the file is missing, or is no file of weights.
     """
-    return start if _SHA256.fullmatch(start) else hashlib.sha256(Path(start).read_bytes()).hexdigest()
+    return start if is_digest(start) else weights_digest(start)
+
+
+def is_digest(start: str) -> bool:
+    """Return whether a start is given by its SHA-256 alone, as in a study that came from a hub."""
+    return _SHA256.fullmatch(start) is not None
 
 
 def _canonical(study: Study) -> dict[str, Any]:
     plain = to_dict(study)
     plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
     del plain["exchange"]
-    if study.start is not None:
-        # The content of the checkpoint counts, not where a hospital stores it.
-        plain["start"] = start_digest(study.start)
+    if (start := study.given_start) is not None:
+        # The content of the weights counts, not where a hospital stores them.
+        digest = start_digest(start.path)
+        plain["start"] = digest if isinstance(study.start, str) else {**plain["start"], "path": digest}
+    plain["plugins"] = _plugin_digests(study)
+    if not plain["data"].get("transforms", True):  # likewise, and so below
+        del plain["data"]["transforms"]
+    if not study.plugins:  # a study without any keeps the digest by which it was approved
+        del plain["plugins"]
     return plain
+
+
+def _plugin_digests(study: Study) -> dict[str, dict[str, str]]:
+    """Return the digest of each plug-in, sorted by name: where a party's copy is, is its own matter."""
+    for name, plugin in study.plugins.items():
+        if plugin.digest is None:
+            raise StudyError(f"plugins.{name}: it was not read yet; read the study with read_study")
+    return {name: {"digest": str(study.plugins[name].digest)} for name in sorted(study.plugins)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from medfed.study.reading import LISTED_KEYS
+from medfed.study.reading import LISTED_KEYS, PLUGINS
 from medfed.study.study import Study
 
 
@@ -18,4 +18,8 @@ def schema() -> dict[str, Any]:
         folders = {name: value for name, value in properties[key].items() if name != "default"}
         names = {"type": "array", "items": folders["propertyNames"]}
         properties[key] = {"anyOf": [folders, names]}
+    named = {name: value for name, value in properties[PLUGINS].items() if name != "default"}
+    folder = {"type": "string"}
+    named["additionalProperties"] = {"anyOf": [folder, named["additionalProperties"]]}
+    properties[PLUGINS] = {"anyOf": [named, {"type": "array", "items": folder}]}
     return result

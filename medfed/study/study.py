@@ -17,9 +17,11 @@ from medfed.data.layouts import Layout, layout_of
 from medfed.data.settings import AnyData, AnyLayout
 from medfed.exchange.memory import Memory
 from medfed.models.optimisers.adamw import AdamW
+from medfed.models.pretrained import Start
 from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
 from medfed.registry import union
+from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 if TYPE_CHECKING:
@@ -51,13 +53,19 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Lora(_Section, frozen=True, kw_only=True):
-    """Low-rank adapters of every linear and convolutional layer, which alone are trained and exchanged.
+    """Low-rank adapters of linear and convolutional layers, trained and exchanged with norms and last layer.
 
-    rank: r, the rank of an adapter's two matrices.  alpha: the factor of their product, divided by r.
+    rank: r, the rank of an adapter's two matrices B and A.  alpha: the factor of their product, divided by r.
+    matrices: `b` trains B alone and leaves A as it was drawn from the seed, equal at every hospital: then the
+    mean of the hospitals' B is the mean of their layers (FFA-LoRA).  `ab` trains both, and what is merged is
+    not the mean of the layers.  also: what trains whole beside the adapters: `norm` (all norms), `head` (the
+    last layer), or a part of the network.
     """
 
     rank: Count = 4
     alpha: Annotated[float, Meta(gt=0)] = 8.0
+    matrices: Literal["b", "ab"] = "b"
+    also: tuple[str, ...] = ("norm", "head")
 
 
 class Train(_Section, frozen=True, kw_only=True):
@@ -122,7 +130,13 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     has them all (a simulation), and compare.  draws: bootstrap draws per interval.  tolerance_mm: the
     tolerance of the surface Dice; in pixels for images without a size in mm, whose metrics end in px instead
     of mm (`nsd_voxel_2px`) and are not averaged with the others.  smallest_group: results of fewer patients
-    than this are withheld.
+    than this are withheld.  guarantee: the share of patients in whom a model is to succeed, such as 0.9:
+    each hospital's threshold that keeps it is chosen on its validation patients.  confidence: of this.
+    seeds: train the federation with so many seeds in a simulation and show how far
+    its results spread.
+
+    `local_models`, `pooled_model`, `robustness` and `seeds` may be changed when a run is resumed: they are no
+    part of the study's digest, as no other party sees what they compute.
     """
 
     local_models: bool = True
@@ -132,6 +146,9 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     draws: Count = 1000
     tolerance_mm: Annotated[float, Meta(gt=0)] = 2.0
     smallest_group: Count = 5
+    seeds: Count = 1
+    guarantee: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.95
 
 
 class SiteOverride(_Section, frozen=True, kw_only=True):
@@ -162,8 +179,11 @@ class Study(_Section, frozen=True, kw_only=True):
     names is enough: each site file says where the site's data are, and held-out hospitals take part to
     measure the final model.  compress: the methods that shrink an update on its way to the hub, in order,
     such as [{kind: top_k, share: 0.01}, {kind: int8}]; rounding errors are added to the next round's
-    update.  site_overrides: what single hospitals do differently.  start: a checkpoint with the initial
-    weights, such as another run's checkpoints/federated.ckpt.
+    update.  site_overrides: what single hospitals do differently.  start: the file with the initial
+    weights: another run's checkpoints/federated.ckpt, a .pt or .safetensors file, or a MONAI Bundle; or
+    {path: ..., least: 0.9} where not all of the network is in it.  plugins: the folders of packages with
+    kinds of one's own, relative to the file, such as [../parts]; their code runs here. Across hospitals only
+    the digest of each is sent, and each site file says where the site's own copy is.
     """
 
     name: SiteName
@@ -181,12 +201,29 @@ class Study(_Section, frozen=True, kw_only=True):
     compress: tuple[AnyCompression, ...] = ()
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
-    start: str | None = None
+    start: str | Start | None = None
+    plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
 
     @property
     def trained_only(self) -> bool:
         """Whether only trained parameters are exchanged."""
         return bool(self.train.only) or self.train.lora is not None
+
+    @property
+    def given_start(self) -> Start | None:
+        """What the study starts from, with its settings, or None."""
+        return Start(path=self.start) if isinstance(self.start, str) else self.start
+
+    @property
+    def start_path(self) -> str | None:
+        """Where the study's start is, or its SHA-256 in a study that came from a hub; None without one."""
+        return None if (start := self.given_start) is None else start.path
+
+    def starting_from(self, path: str) -> Study:
+        """Return the study with another path of its start, whose other settings stay."""
+        if not isinstance(self.start, Start):
+            return msgspec.structs.replace(self, start=path)
+        return msgspec.structs.replace(self, start=msgspec.structs.replace(self.start, path=path))
 
     @property
     def keep_local(self) -> tuple[str, ...]:
@@ -206,9 +243,14 @@ class Study(_Section, frozen=True, kw_only=True):
             return method
         return msgspec.structs.replace(method, head=self._layer_path(head))
 
-    def _layer_path(self, layer: str) -> str:
+    @property
+    def network_head(self) -> str:
+        """The path of the network's last layer, '' if it names none."""
         # With a table beside the images, the last layer is that of the wrapper (`_image_and_table.py`).
-        head = "head" if getattr(self.data, "table", None) is not None else self.network.head
+        return "head" if getattr(self.data, "table", None) is not None else self.network.head
+
+    def _layer_path(self, layer: str) -> str:
+        head = self.network_head
         return f"network.{head}" if layer == "head" and head else layer
 
     def at(self, site: str) -> Study:

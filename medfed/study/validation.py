@@ -12,12 +12,14 @@ from typing import Any
 from medfed.aggregation import Rule
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.class_names import ClassNames, in_words
+from medfed.data.datamodules import DataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
 from medfed.exchange.memory import Memory
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
+from medfed.study.own_hub import needs_own_hub
 from medfed.study.study import Study
 from medfed.wire.signing import BROKER, HUB
 
@@ -83,6 +85,13 @@ def _network_and_data(study: Study) -> Iterator[str]:
     if isinstance(study.data, Images):
         yield from _dimensions(study, study.data)
         yield from _table_beside_images(study, study.data)
+    if isinstance(study.data, DataModule):
+        if needs not in study.data.serves:
+            yield (
+                f"data.kind: '{kind_of(study.data)}' serves {', '.join(study.data.serves)}, and task "
+                f"'{task}' needs '{needs}'; take another task or data module"
+            )
+        return
     expected: type[Images | Table] = Table if needs in ("table", "survival") else Images
     if not isinstance(study.data, expected):
         yield f"data.kind: task '{task}' learns from '{_tag(expected)}', found '{_tag(type(study.data))}'"
@@ -172,6 +181,22 @@ def _supports_secure_aggregation(rule: type[Rule]) -> bool:
         return rule().supports_secure_aggregation
     except TypeError:  # it has settings without a default
         return False
+
+
+def _other_hub(study: Study) -> Iterator[str]:
+    """Check a study of a network that others lead, whose hub merges by plain FedAvg."""
+    if study.exchange.own_hub:
+        return
+    exchange, rule = kind_of(study.exchange), kind_of(study.rule)
+    for problem in needs_own_hub(study.privacy, study.compress, study.train.local):
+        yield f"exchange.kind: '{exchange}' takes part in a network that others lead. {problem}"
+    if rule != "fedavg":
+        yield f"rule.kind: '{rule}' is medfed's hub's; the network of exchange '{exchange}' merges by fedavg"
+    if study.train.keep != "last" or study.train.patience is not None:
+        yield (
+            f"train.keep, train.patience: the network of exchange '{exchange}' ends with its last round's "
+            "model; leave both out"
+        )
 
 
 def _rule(study: Study) -> Iterator[str]:
@@ -304,6 +329,7 @@ _CHECKS = (
     _site_names,
     _class_names,
     _network_and_data,
+    _other_hub,
     _privacy,
     _rule,
     _compression,

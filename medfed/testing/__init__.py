@@ -8,15 +8,16 @@ out checks by name, for a kind that departs from the contract on purpose. For on
         check_rule.checks[name](MyRule())
 
 Most contracts take the record itself. A layout and a reader need something to read: `check_layout` takes a
-`LayoutExample` with a small folder, `check_reader` a `ReaderExample` with a volume. `check_exchange` takes an
-exchange that the hub and the sites 'north' and 'south' reach from this process. `CONTRACTS` holds the
-contracts by registry.
+`LayoutExample` with a small folder, `check_datamodule` a `DataModuleExample` likewise, `check_reader` a
+`ReaderExample` with a volume. `check_exchange` takes an exchange that the hub and the sites 'north' and
+'south' reach from this process. `CONTRACTS` holds the contracts by registry.
 """
 
 from typing import Any
 
 from medfed.testing._compression import check_compression
 from medfed.testing._contract import Contract, NotApplicable
+from medfed.testing._datamodules import DataModuleExample, check_datamodule
 from medfed.testing._exchange import check_exchange
 from medfed.testing._layouts import PATIENT, ExpectedCase, LayoutExample, check_layout
 from medfed.testing._local_training import check_local_method
@@ -30,6 +31,7 @@ from medfed.testing._readers import ReaderExample, check_reader
 from medfed.testing._rules import check_rule
 from medfed.testing._schedules import check_schedule
 from medfed.testing._tasks import check_task
+from medfed.testing._transforms import check_transform
 
 # The contract of each registry of `medfed.registry`.
 CONTRACTS: dict[str, Contract[Any]] = {
@@ -46,17 +48,21 @@ CONTRACTS: dict[str, Contract[Any]] = {
     "metrics": check_metric_family,
     "normalise": check_normalise,
     "layouts": check_layout,
+    "transforms": check_transform,
+    "datamodules": check_datamodule,
 }
 
 __all__ = [
     "CONTRACTS",
     "PATIENT",
     "Contract",
+    "DataModuleExample",
     "ExpectedCase",
     "LayoutExample",
     "NotApplicable",
     "ReaderExample",
     "check_compression",
+    "check_datamodule",
     "check_exchange",
     "check_layout",
     "check_local_method",
@@ -70,4 +76,5 @@ __all__ = [
     "check_rule",
     "check_schedule",
     "check_task",
+    "check_transform",
 ]

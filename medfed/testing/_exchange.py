@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from medfed.errors import ExchangeError, SiteError, UpdateError, WireError
-from medfed.exchange import DropOut, HubSide, SiteSide
+from medfed.exchange import DropOut, HubSide, Offer, SiteSide
 from medfed.testing._contract import Contract, NotApplicable, raises
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, Weights, digest
@@ -35,7 +35,7 @@ class OpenableExchange(Protocol):
 
     def open_site(self, study_digest: str, site: str, folder: Path) -> SiteSide: ...
 
-    def advertised_study(self) -> tuple[str, str]: ...
+    def offered_studies(self, site: str) -> Sequence[Offer]: ...
 
 
 class Parties:
@@ -337,10 +337,10 @@ def a_new_run_of_a_study_takes_nothing_from_the_one_before(parties: Parties) -> 
 
 
 @in_a_new_study
-def a_site_that_knows_no_study_is_shown_the_advertised_one(parties: Parties) -> None:
+def a_site_that_knows_no_study_is_shown_the_one_that_is_offered_to_it(parties: Parties) -> None:
     parties.require_restarts()
-    parties.hub().advertise_study("rounds: 3\n")
-    assert parties.exchange.advertised_study() == (parties.study, "rounds: 3\n")
+    parties.hub().advertise_study("rounds: 3\n", ["north"])
+    assert list(parties.exchange.offered_studies("north")) == [Offer(parties.study, "rounds: 3\n")]
     assert parties.site("north").study_text() == "rounds: 3\n"
 
 

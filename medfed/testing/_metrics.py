@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from itertools import product
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,8 @@ def its_records_tell_a_report_what_it_needs(family: MetricFamily) -> None:
 def its_names_and_ranks_are_its_own(family: MetricFamily) -> None:
     others = [other for other in families(MetricFamily) if type(other) is not type(family)]
     metrics = [*family.metrics, *(metric for other in others for metric in other.metrics)]
-    for values in (_names(metrics), [metric.rank for metric in metrics]):
+    both: tuple[list[Any], list[Any]] = (_names(metrics), [metric.rank for metric in metrics])
+    for values in both:
         own = values[: len(family.metrics)]
         taken = [value for value in own if values.count(value) > 1]
         assert not taken, f"{taken} of another metric"

@@ -27,6 +27,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "densenet121": {"features": 8, "growth": 4, "blocks": (1, 1)},
     "dynunet": {"filters": (4, 8, 8), "strides": (1, 2, 2)},
     "fully_connected": {"hidden": (5, 4)},
+    "monai_classifier": {"arguments": {"init_features": 8, "growth_rate": 4, "block_config": [1, 1]}},
+    "monai_segmenter": {"arguments": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}},
     "resnet": {"width": 4},
     "segresnet": {"filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)},
     "senet": {"layers": (1, 1, 1, 1)},

@@ -21,7 +21,7 @@ from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.cosine import Cosine
 from medfed.models.tasks import Needs, Task, Training
 from medfed.registry import kinds
-from medfed.testing._contract import OF_EVERY_KIND, Contract, raises
+from medfed.testing._contract import OF_EVERY_KIND, Contract, NotApplicable, raises
 
 check_task: Contract[Task] = Contract("task", OF_EVERY_KIND)
 
@@ -111,6 +111,8 @@ def it_says_what_it_needs(task: Task) -> None:
 
 @check_task.check
 def a_loss_for_another_task_is_refused(task: Task) -> None:
+    if "loss" not in task.__struct_fields__:
+        raise NotApplicable("it takes no loss from the study")
     for name, record in kinds("losses").items():
         if task.needs not in record.serves:  # type: ignore[attr-defined]
             with raises(StudyError, rf"loss '{name}' is for .*; take one of"):
@@ -162,6 +164,9 @@ def a_prediction_names_its_case_and_is_finite(task: Task) -> None:
             f"case-{index}" for index in range(5)
         ]
         for batch in batches:
+            if task.predicts == "other":
+                _finite_for_each_case(batch)
+                continue
             answer = batch["risk"] if task.needs == "survival" else batch["probabilities"]
             assert len(answer) == len(batch["case"])
             assert torch.isfinite(answer).all()
@@ -172,6 +177,15 @@ def a_prediction_names_its_case_and_is_finite(task: Task) -> None:
             if task.needs == "segment":
                 assert answer.shape[2:] == VOLUME
                 assert batch["label"].shape == (len(answer), 1, *VOLUME)
+
+
+def _finite_for_each_case(batch: dict[str, Any]) -> None:
+    """Check what a task with metrics of its own predicts: as many values as cases, none of them NaN."""
+    values = {name: value for name, value in batch.items() if name != "case"}
+    assert values, "expected what is predicted beside 'case'"
+    for name, value in values.items():
+        assert len(value) == len(batch["case"]), f"'{name}' has not one value for each case"
+        assert not isinstance(value, torch.Tensor) or torch.isfinite(value).all(), f"'{name}' is not finite"
 
 
 @check_task.check

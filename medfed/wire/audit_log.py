@@ -3,8 +3,10 @@
 Each line holds `previous`, the SHA-256 of the line before it, so that a changed, missing or reordered line
 breaks the chain at a known place. With a site's identity each line ends with its Ed25519 signature (RFC
 8032) over the line without it, so that nobody else can rewrite the log; the first signed line, and the
-first after a renewal, holds the certificate. A truncated log is still a valid chain: only someone who
-keeps the last `head` elsewhere can notice. No line holds anything about a patient: only rounds, sites,
+first after a renewal, holds the certificate. A truncated log is still a valid chain, and so is one that its
+own writer wrote anew: only someone who keeps a `head` elsewhere can notice. So hub and sites keep each
+other's: each model carries the hub's head and each update the site's, and whoever receives it logs it
+(`runs/provenance.py` compares them). No line holds anything about a patient: only rounds, sites,
 sizes, digests and reasons.
 
 A line is on disk before the event that it records happens. So an incomplete last line, as a power cut leaves
@@ -104,6 +106,12 @@ class AuditLog:
         """Whether there is a file; without one nothing is written."""
         return self._path is not None
 
+    @property
+    def head(self) -> str:
+        """The digest of the last line that this process knows; empty if nothing is logged."""
+        with self._lock:
+            return self._verified.head if self._verified.lines else ""
+
     def write(self, event: str, **fields: Any) -> None:
         """Append one line; it is on disk when this returns."""
         if self._path is None:
@@ -200,11 +208,11 @@ def verify(
 ) -> VerifiedLog:
     """Return what a log holds, having checked every link and every signature.
 
-    Without `head`, the last digest that someone kept elsewhere, nobody can tell whether lines were cut off at
-    the end. With the federation's `authority` every line must be signed with a certificate that it issued;
-    with the site's own `certificates` (DER), with one of these, and not even with another that the authority
-    issued under the same name. Without both, a log that was rewritten from its first line, with a certificate
-    made for that, passes: compare signer and fingerprint.
+    Without `head`, a digest that someone kept elsewhere, nobody can tell whether lines were cut off at the
+    end, or all of them written anew by the log's own writer. With the federation's `authority` every line
+    must be signed with a certificate that it issued; with the site's own `certificates` (DER), with one of
+    these, and not even with another that the authority issued under the same name. Without both, a log that
+    anyone wrote anew, with a certificate made for that, passes: compare signer and fingerprint.
 
     Raises:
         AuditError: naming the first line that was changed, removed, moved or badly signed; or if the tail
@@ -225,6 +233,11 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of a log's complete lines; check it with `verify` first."""
     for line in _split_torn(path.read_bytes())[0].split(b"\n")[:-1]:
         yield msgspec.json.decode(line)
+
+
+def line_digests(path: Path) -> list[str]:
+    """Return the digest of each complete line of a log, in order: what its `head` was after that line."""
+    return [_digest(line) for line in _split_torn(path.read_bytes())[0].split(b"\n")[:-1]]
 
 
 def _verify_lines(lines: bytes, head: str | None = None, signers: _Signers = _ANYONE) -> VerifiedLog:

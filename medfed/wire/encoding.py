@@ -16,7 +16,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,6 +38,10 @@ MAX_HEADER_BYTES = 1 << 20
 _T = TypeVar("_T")
 
 
+# The digest of the last line of the sender's audit log, or nothing.
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")]
+
+
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
     # What an error calls the content.
     content: ClassVar[str]
@@ -54,6 +58,7 @@ class _UpdateHeader(_Header, frozen=True, tag="update", omit_defaults=True):
     examples: int
     scalars: dict[str, float]
     encoded: dict[str, Any] | None = None
+    head: _Sha256 = ""
 
 
 class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
@@ -67,6 +72,7 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     needs_scalars: list[str] = msgspec.field(default_factory=list)
     scoring: bool = False
     chosen: int | None = None
+    head: _Sha256 = ""
 
 
 _H = TypeVar("_H", bound=_Header)
@@ -97,6 +103,7 @@ def update_pieces(update: Update, study_digest: str = "") -> Iterator[bytes | me
         examples=update.examples,
         scalars=dict(update.scalars),
         encoded=None if update.encoded is None else dict(update.encoded.header),
+        head=update.audit_head,
     )
     return _pieces(parts, header)
 
@@ -130,6 +137,7 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
         needs_scalars=list(sent.needs_scalars),
         scoring=sent.scoring,
         chosen=sent.chosen,
+        head=sent.audit_head,
     )
     return _pieces(parts, header)
 
@@ -240,6 +248,7 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         needs_scalars=tuple(header.needs_scalars),
         scoring=header.scoring,
         chosen=header.chosen,
+        audit_head=header.head,
     )
 
 
@@ -263,6 +272,7 @@ def _update(header: _UpdateHeader, parts: dict[str, Weights], weights: Weights) 
         scalars=header.scalars,
         groups=_groups(parts),
         encoded=encoded,
+        audit_head=header.head,
     )
 
 

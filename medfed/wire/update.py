@@ -53,6 +53,7 @@ class Update:
     examples. `scalars` are numbers over all of a site's cases (`val/dice`, `train/steps`), never of one
     patient. `groups` are further named tensors that a method needs (SCAFFOLD's control variate under
     `control`). If a study compresses, `encoded` replaces the delta in transit, and the delta is empty.
+    `audit_head` is the digest of the last line of the site's audit log, which the hub keeps.
     """
 
     site: str
@@ -62,6 +63,7 @@ class Update:
     scalars: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, Weights] = field(default_factory=dict)
     encoded: Encoded | None = None
+    audit_head: str = ""
 
     def __str__(self) -> str:
         """Return how errors name this update."""
@@ -84,7 +86,7 @@ class GlobalModel:
     are the names of the model's outputs, in order, if the hub pins them. `sha256` is what a site measured of
     it as it arrived (`model_digest`), before anything in it was decrypted. `rule` is the kind of the hub's
     rule, `needs_local` the local methods of which it merges sites only, `needs_scalars` the numbers that it
-    needs of every site.
+    needs of every site. `audit_head` is the digest of the last line of the hub's audit log, which sites keep.
     """
 
     round: int
@@ -100,6 +102,7 @@ class GlobalModel:
     needs_scalars: tuple[str, ...] = ()
     scoring: bool = False
     chosen: int | None = None
+    audit_head: str = ""
 
     @property
     def ends_training(self) -> bool:

@@ -197,7 +197,8 @@ def release(module: nn.Module, names: Iterable[str]) -> None:
     A tensor whose memory others share that are not among the names keeps it. Until then the tensors have
     their shapes and no values, which must not be read.
     """
-    own = getattr(module, "_orig_mod", module).state_dict(keep_vars=True)
+    state = getattr(module, "_orig_mod", module).state_dict(keep_vars=True)
+    own = {name: value for name, value in state.items() if isinstance(value, Tensor)}  # not extra state
     released = set(names)
     kept = {tensor.untyped_storage().data_ptr() for name, tensor in own.items() if name not in released}
     for name in released & own.keys():

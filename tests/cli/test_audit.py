@@ -34,7 +34,9 @@ def test_a_run_folder_or_its_log_is_verified(log: Path) -> None:
     assert code == 0
     assert output.splitlines() == [
         f"3 lines, each linked to the one before it; the last is {head}",
-        "without --head nobody can tell whether lines were cut off at the end; keep this digest elsewhere",
+        "without --head nobody can tell whether lines were cut off at the end, or the whole log was written "
+        "anew by its own writer; keep this digest elsewhere, or compare the hub's log with hospitals' "
+        "(--site-log)",
         "this log holds no merge: who trained is in the hub's log",
         "no line is signed: anyone with write access to this file could have rewritten it",
     ]

@@ -15,6 +15,7 @@ from medfed.errors import (
     DataError,
     DeadlineError,
     DeclinedError,
+    EndedError,
     EnrolmentError,
     ExchangeError,
     QuorumError,
@@ -91,6 +92,7 @@ def test_an_interrupted_command_says_how_to_continue(name, options, remedy):
         (EnrolmentError("x"), 1),  # an exchange's error that no waiting mends
         (ExchangeError("x"), 75),
         (DeadlineError("x"), 75),
+        (EndedError("x"), 4),
         (QuorumError("x"), 75),
         (OSError(errno.ENOSPC, "No space left on device"), 75),
         (PermissionError(errno.EACCES, "Permission denied"), 1),
@@ -125,11 +127,11 @@ def test_a_service_is_not_restarted_where_that_cannot_help(service):
         for line in (ROOT / "docs" / "deploy" / service).read_text().splitlines()
         if "=" in line and not line.startswith("#")
     )
-    assert settings["RestartPreventExitStatus"].split() == ["2", str(error_handling.DECLINED)]
+    assert settings["RestartPreventExitStatus"].split() == ["2", "3", "4"]
     assert str(error_handling.INTERRUPTED) in settings["SuccessExitStatus"].split()
 
 
 def test_the_guide_lists_every_exit_code():
     guide = (ROOT / "docs" / "how-to" / "keep-running.md").read_text()
     codes = [line.split("|")[1].strip() for line in guide.splitlines() if line.startswith("| ")]
-    assert codes == ["Code", "0", "1", "2", "3", "75", "130"]
+    assert codes == ["Code", "0", "1", "2", "3", "4", "75", "130"]

@@ -145,7 +145,7 @@ def test_images_that_differ_in_size_need_a_patch() -> None:
     settings = Images(spacing_mm="native", patch=None, augment="none")
     data = SiteDataModule.open(SAMPLES / "university", settings, "segment", site_secret=SECRET, classes=2)
     items = [{"image": torch.zeros(1, 2, 2, 2)}, {"image": torch.zeros(1, 2, 2, 3)}]
-    from medfed.data.datamodule import collate
+    from medfed.data.samplers import collate
 
     with pytest.raises(DataError, match=r"differ in size; set data\.patch"):
         collate(items)

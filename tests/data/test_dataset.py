@@ -61,3 +61,14 @@ def test_channels_on_different_grids(tmp_path: Path) -> None:
 def test_more_channels_than_the_study_has(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row("a", image=f"{MARK}_a.nii.gz|{MARK}_b.nii.gz")])
     refused(lambda: read_all(folder), ImageError, token("a"), "2 channels", "data.channels is 1")
+
+
+def test_changing_a_training_image_does_not_change_the_one_that_is_kept(tmp_path: Path) -> None:
+    indexed = index(folder_of(tmp_path, [row("a"), row("b")]))
+    for cache in ("memory", "none"):
+        settings = Images(spacing_mm="native", patch=None, augment="none", cache=cache)
+        data = SiteDataModule(indexed, settings, "classify", classes=2)
+        dataset = data.dataset("train", training=True)
+        before = dataset[0]["image"].clone()
+        dataset[0]["image"].fill_(7)
+        assert (dataset[0]["image"] == before).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -150,3 +151,31 @@ def test_what_could_be_read_wrongly_is_refused(tmp_path, damage, match):
     damage(path)
     with pytest.raises(ImageError, match=match):
         read(path)
+
+
+# Those of nibabel's own test files that hold an image; others are pairs, surfaces or damaged on purpose.
+NIBABELS = {
+    "anatomical.nii": 1,
+    "example4d.nii.gz": 2,
+    "example_nifti2.nii.gz": 2,
+    "functional.nii": 20,
+    "reoriented_anat_moved.nii": 1,
+    "resampled_anat_moved.nii": 1,
+    "standard.nii.gz": 1,
+}
+
+
+@pytest.mark.parametrize("name", NIBABELS)
+def test_nibabels_own_files_are_read_as_nibabel_reads_them(name: str) -> None:
+    from nibabel.testing import data_path
+
+    path = Path(data_path) / name
+    if not path.is_file():
+        pytest.skip("this nibabel was installed without its test files")
+    saved = nib.load(path)
+    expected = np.asanyarray(saved.dataobj).astype(np.float32)
+    (volume,) = read(path)
+    assert len(volume.array) == NIBABELS[name]
+    channels = expected[None] if expected.ndim == 3 else np.moveaxis(expected, 3, 0)
+    np.testing.assert_array_equal(volume.array, channels)
+    np.testing.assert_allclose(volume.affine_ras, saved.affine, atol=1e-6)

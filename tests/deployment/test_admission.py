@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 from hospitals import STUDY
 
 from medfed.deployment import site_service as hospital
+from medfed.deployment.admission import parse_offer
 from medfed.deployment.approvals import approve, is_approved, revoke
+from medfed.deployment.site_file import SiteFile
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.folder import Folder
 from medfed.pipeline.factory import module_of
@@ -41,7 +44,7 @@ class Place:
         self.study = read_study(folder / "study.yaml")
         self.digest = study_digest(self.study)
         self.hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(self.digest, folder / "hub")
-        self.hub.advertise_study(public_yaml(self.study))
+        self.hub.advertise_study(public_yaml(self.study), ["north", "west"])
         self.site(data)
 
     def site(self, data: Path, name: str = "north", more: str = "") -> Path:
@@ -142,6 +145,35 @@ def test_results_of_too_few_patients_stay_and_the_rest_of_the_study_goes_on(plac
     assert (folder.path / "report.html").exists()
 
 
+def test_a_site_that_is_started_again_with_other_data_says_so_in_log_audit_log_and_report(place, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(Path(msgspec.yaml.decode((place.folder / "site.yaml").read_bytes())["data"]), data)
+    path = place.site(data)
+    place.hub.publish(GlobalModel(0, weights_of(module_of(place.study)), study_digest=place.digest))
+
+    class Interrupting(Progress):
+        def training(self, site, step, steps):
+            raise KeyboardInterrupt
+
+    class Logged(Progress):
+        def log(self, text):
+            lines.append(text)
+
+    with pytest.raises(KeyboardInterrupt):
+        hospital.take_part(path, accept=place.digest, progress=Interrupting())
+    assert written(place.folder / "runs", "data changed") == []
+    rows = (data / "cases.csv").read_text().splitlines()
+    (data / "cases.csv").write_text("\n".join(rows[:2] + rows[3:]) + "\n")
+    weights = weights_of(module_of(place.study))
+    place.hub.publish(GlobalModel(3, weights, final=True, study_digest=place.digest))
+    lines = []
+    folder = hospital.take_part(path, progress=Logged())
+    (entry,) = written(place.folder / "runs", "data changed")
+    assert entry["reason"] == "its data are not those with which it was here before (6 cases): 1 gone"
+    assert any(entry["reason"] in line and "put the former data back" in line for line in lines)
+    assert entry["reason"] in folder.report.read_text()
+
+
 def test_a_refusal_is_respected(place):
     shown = []
     with pytest.raises(StudyError, match="was not approved; nothing was trained and nothing was sent"):
@@ -179,7 +211,7 @@ def test_a_study_without_this_hospital_is_refused(place, tiny):
 def test_a_file_that_is_not_the_study_it_is_called_is_refused(place):
     # As one would do who can write to storage where nothing is signed: other words under the agreed digest.
     changed = public_yaml(place.study).replace("rounds: 3", "rounds: 300")
-    place.hub.advertise_study(changed)
+    place.hub.advertise_study(changed, ["north"])
     with pytest.raises(
         ExchangeError, match=f"offers study {place.digest[:12]}, but the file it sends is study"
     ) as caught:
@@ -226,3 +258,12 @@ def test_a_model_that_was_changed_is_refused_and_written_down_and_the_true_one_i
     assert not taking.is_alive()
     assert len(written(place.folder / "runs", "hub refused")) == 1
     assert RunFolder(next((place.folder / "runs").glob("tiny-*/"))).checkpoint("federated").exists()
+
+
+@pytest.mark.parametrize("start", ["/dev/zero", "../secret", "{path: /dev/zero, least: 0.5}"])
+def test_a_hub_that_names_a_file_of_this_site_as_the_start_is_refused_unread(tmp_path, start):
+    """To compute the study's digest the file would be read, and /dev/zero has no end."""
+    text = TINY + f"sites: [north, south]\nstart: {start}\n"
+    site = SiteFile(name="north", data=str(tmp_path), exchange=Folder(url=str(tmp_path)))
+    with pytest.raises(ExchangeError, match="the hub's study gives its start by a path"):
+        parse_offer(text, "0" * 64, site)

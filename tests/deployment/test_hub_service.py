@@ -24,7 +24,11 @@ from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import AuditLog, entries
 
-MEASURES = StudyMeasures("classify", "classify", structures=frozenset())
+EXPECTED = coordinator._Expected(
+    HubConfig(1, ("evil", "north"), FedAvg()),
+    StudyMeasures("classify", "classify", structures=frozenset()),
+    frozenset({"val/auroc", "val/accuracy"}),
+)
 TINY = STUDY.format(rounds=3).partition("sites:")[0]
 
 
@@ -80,7 +84,7 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
         "auroc//sex=%3Cb%3E": (0.8, 30.0),
         "dice//": (0.99, 30.0),
     }
-    scalars = {"val/auroc": 0.5, "val/accuracy": 7.5}
+    scalars = {"val/auroc": 0.5, "val/accuracy": 7.5, "val/dice": 0.99}
     for name, (value, patients) in rows.items():
         scalars |= {f"row/test/federated/{name}/value": value, f"row/test/federated/{name}/n": patients}
     honest = {"row/test/federated/auroc///value": 0.7, "row/test/federated/auroc///n": 30.0}
@@ -89,9 +93,7 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
     append_round(folder.rounds, RoundReport(1, first, 1.0, 0))
     final = (SiteResult("evil", "reported", scalars=scalars), SiteResult("north", "reported", scalars=honest))
     audit = AuditLog(tmp_path / "audit.jsonl")
-    accepted, report = coordinator._take_rows(
-        RoundReport(2, final, 1.0, 0), HubConfig(1, ("evil", "north"), FedAvg()), MEASURES, folder, audit
-    )
+    accepted, report = coordinator._take_rows(RoundReport(2, final, 1.0, 0), EXPECTED, folder, audit)
     assert [(row.site, row.group, row.value, row.n) for row in accepted] == [
         ("evil", "sex=<b>", 0.8, 30),
         ("evil", "sex=F", 0.9, 50),
@@ -105,6 +107,7 @@ def test_bad_rows_are_refused_by_name_and_the_report_is_made_of_the_rest(tmp_pat
         "a result is refused: test/federated/dice//: this study does not measure it: its task is 'classify'",
         "a result is refused: test/federated/dice//female: its group is not of the form attribute=value",
         "a score is left out: val/accuracy: 7.5 is outside the metric's range",
+        "numbers that the study does not declare are left out: val/dice",
     )
     assert (north.notes, north.scalars, evil.scalars) == ((), {}, {"val/auroc": 0.5})
     warned = [entry for entry in entries(tmp_path / "audit.jsonl") if entry["event"] == "warning"]
@@ -152,5 +155,8 @@ def test_a_hub_knows_what_its_study_measures(tmp_path, kind, structures):
         text = text.replace("kind: unet, channels: [4, 8], residual_units: 0", "kind: resnet, width: 4")
     text = text.replace("smallest_group: 1", "smallest_group: 1, tolerance_mm: 3")
     (tmp_path / "study.yaml").write_text(text + "sites: [north, south]\n")
-    measures = coordinator._measures(read_study(tmp_path / "study.yaml"))
+    expected = coordinator._expected(read_study(tmp_path / "study.yaml"))
+    measures = expected.measures
+    assert ("val/dice" in expected.declared) is (kind == "segment")
+    assert {"val/loss", "train/loss", "train/steps"} <= expected.declared
     assert (measures.task, measures.structures, measures.tolerance_mm) == (kind, structures, 3.0)

@@ -14,7 +14,7 @@ from hospitals import STUDY, make_hospital
 
 from medfed.deployment import site_service as hospital
 from medfed.deployment.admission import parse_offer
-from medfed.deployment.hub_service import _measures as measures_of_study
+from medfed.deployment.hub_service import _expected as expected_of
 from medfed.deployment.site_file import read_site
 from medfed.errors import DataError, StudyError
 from medfed.evaluation.aggregate import aggregate
@@ -53,7 +53,7 @@ CLASSIFY = (
 
 def rows_of(scalars, round, site, study=None):
     """Return the rows that the hub makes of a site's scalars, none of which it refuses."""
-    rows, refused = accept_rows(scalars, round, site, 1000, study and measures_of_study(study))
+    rows, refused = accept_rows(scalars, round, site, 1000, study and expected_of(study).measures)
     assert refused == []
     return rows
 
@@ -150,7 +150,7 @@ def lead_to_the_end(folder, text: str, data, more: str = ""):
     study = read_study(folder / "study.yaml")
     known = study_digest(study)
     hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub")
-    hub.advertise_study(public_yaml(study))
+    hub.advertise_study(public_yaml(study), sorted({*study.sites, *study.held_out}))
     hub.publish(GlobalModel(3, weights_of(module_of(study)), final=True, study_digest=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
@@ -273,9 +273,9 @@ def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_co
     assert study_digest(offered) == known
 
     for line, told in (
-        ("", "get that file from the coordinator and name it in the site file"),
+        ("", "get that file .* from the coordinator and name it in the site file"),
         ("start: another.ckpt\n", "is another or damaged: SHA-256"),
-        ("start: missing.ckpt\n", "cannot be read: No such file"),
+        ("start: missing.ckpt\n", "cannot be used: start: missing.ckpt is missing"),
     ):
         site = (tmp_path / "site.yaml").read_text().replace("start: copy.ckpt\n", line)
         (tmp_path / "other.yaml").write_text(site)

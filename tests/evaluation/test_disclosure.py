@@ -20,6 +20,7 @@ from medfed.evaluation.disclosure import conflict, patients_behind_mean, withhel
 from medfed.evaluation.metrics.absence import COUNTS
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.page import write_report
+from medfed.evaluation.report.run_comparison import write_comparison
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.segmentation import ABSENT
@@ -132,8 +133,25 @@ def classifications(seed, prevalence):
     return found
 
 
-def written(run: Path, cases, classes) -> dict[str, str]:
-    """Return the text of every file of a run that may leave, made from these cases."""
+def written(folder: Path, cases, classes) -> dict[str, str]:
+    """Return the text of every file that may leave, and of what each site sends, made from these cases.
+
+    A second run, whose federated model is the first one's local model, is compared with the first.
+    """
+    first, second = folder / "first", folder / "second"
+    other = [one for one in cases if one.model == "local:north"]
+    files = run_files(first, cases, classes)
+    run_files(second, [msgspec.structs.replace(one, model="federated") for one in other], classes)
+    write_comparison([first, second], folder / "compared")
+    files |= {path.name: path.read_text() for path in sorted((folder / "compared").iterdir())}
+    for site in SITES:
+        own = [one for one in cases if one.site == site]
+        rows_of_site = aggregate(own, settings_of(classes=classes, draws=50))
+        files[f"what {site} sends"] = repr(scalars_of(rows_of_site))
+    return files
+
+
+def run_files(run: Path, cases, classes) -> dict[str, str]:
     run.mkdir(exist_ok=True)
     for name in FILES:
         (run / name).unlink(missing_ok=True)
@@ -178,7 +196,7 @@ def assert_no_single_patient(files: dict[str, str], cases) -> None:
 
 # A failure names its seed, so nothing has to be shrunk.
 QUICK = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
@@ -192,14 +210,14 @@ PRESENCE = st.sampled_from((0.1, 0.3, 0.6, 0.9, 1.0))
 @given(seed=SEEDS, presence=PRESENCE)
 def test_no_file_of_a_segmentation_holds_a_single_patients_value(tmp_path, seed, presence):
     cases = segmentations(seed, presence)
-    assert_no_single_patient(written(tmp_path / "run", cases, ["liver", "lesion"]), cases)
+    assert_no_single_patient(written(tmp_path, cases, ["liver", "lesion"]), cases)
 
 
 @QUICK
 @given(seed=SEEDS, presence=PRESENCE)
 def test_no_file_of_a_classification_holds_a_single_patients_value(tmp_path, seed, presence):
     cases = classifications(seed, presence / 2)
-    assert_no_single_patient(written(tmp_path / "run", cases, ["no", "yes"]), cases)
+    assert_no_single_patient(written(tmp_path, cases, ["no", "yes"]), cases)
 
 
 def sums(cases, shown, patients):

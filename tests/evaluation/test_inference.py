@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from medfed.evaluation import inference
-from medfed.evaluation.inference import Reference, _segmented
+from medfed.evaluation.inference import MeasurementSettings, Reference, _segmented, measure_scores
 from medfed.models.tasks.segment import Segment
-from medfed.pipeline.factory import hospital_of
+from medfed.pipeline.factory import hospital_of, module_of
 from medfed.study.reading import read_study
 
 
@@ -37,3 +37,26 @@ def test_a_case_is_measured_for_what_its_hospital_labels() -> None:
             _segmented(task, probabilities, Reference(label, (1.0, 1.0, 1.0)), 2.0, {**named, "site": site})
         )
         assert {row.structure for row in rows} == structures
+
+
+def test_scores_are_of_probabilities_inside_the_reference_and_none_where_it_is_empty(tiny, monkeypatch):
+    """A model that gives p = 0.01 * rank inside the lesion: the largest, and what nine tenths of it reach."""
+    study = read_study(tiny / "tiny.yaml")
+    hospital = hospital_of(study, "north", study.sites["north"])
+    labels, cases = inference.LabelCache(hospital), hospital.data.cases("train")[:2]
+    inside = labels.reference(cases[0]).label == 1
+    given = np.linspace(0.2, 0.9, int(inside.sum()), dtype=np.float32)
+    probabilities = np.zeros((2, *inside.shape), np.float32)
+    probabilities[1] = 1.0  # outside of the lesion nothing counts
+    probabilities[1][inside] = np.random.default_rng(0).permutation(given)
+    monkeypatch.setattr(type(hospital.data), "restored", lambda *args, **more: probabilities)
+    empty = labels.reference(cases[1])._replace(label=np.zeros_like(inside, np.uint8))
+    monkeypatch.setitem(labels._labels, cases[1].token, empty)
+    settings = MeasurementSettings("federated", "val")
+    rows = list(measure_scores(study.task, module_of(study), cases, labels, settings))
+    assert {row.case for row in rows} == {cases[0].token}
+    found, covered = rows
+    assert (found.metric, found.value, found.structure) == ("found", float(given[-1]), study.task.classes[1])
+    assert covered.metric == "covered"
+    assert (given >= covered.value).mean() >= 0.9 > (given > covered.value).mean() - 1 / len(given)
+    assert (found.split, found.site) == ("val", "north")

@@ -35,7 +35,7 @@ def test_a_score_outside_its_metrics_range_is_left_out_with_the_reason():
         "train/dice": 7.0,  # no score of validation
         "val/c_index": 0.5,
     }
-    accepted, notes = plausible_scores(sent)
+    accepted, notes = plausible_scores(sent, sent)
     assert accepted == {name: sent[name] for name in ("val/auroc", "val/loss", "train/dice", "val/c_index")}
     assert notes == (
         "a score is left out: val/dice: 1.2 is outside the metric's range",
@@ -44,8 +44,18 @@ def test_a_score_outside_its_metrics_range_is_left_out_with_the_reason():
 
 
 def test_a_scores_name_cannot_write_to_a_terminal():
-    _, (note,) = plausible_scores({"val/\x1b[31m/dice": 2.0})
+    _, (note,) = plausible_scores({"val/\x1b[31m/dice": 2.0}, ["val/\x1b[31m/dice"])
     assert note == "a score is left out: val/\\x1b[31m/dice: 2 is outside the metric's range"
+
+
+def test_a_number_that_the_study_does_not_declare_is_left_out_and_named():
+    sent = {"val/dice": 0.9, "train/loss": 0.4, **{f"val/\x1b{number}": 1.0 for number in range(7)}}
+    accepted, notes = plausible_scores(sent, {"train/loss", "val/auroc"})
+    assert accepted == {"train/loss": 0.4}
+    assert notes == (
+        "numbers that the study does not declare are left out: val/\\x1b0, val/\\x1b1, val/\\x1b2, "
+        "val/\\x1b3, val/\\x1b4 and 3 more",
+    )
 
 
 @pytest.mark.parametrize(

@@ -119,4 +119,4 @@ def test_a_hospital_behind_an_http_proxy_takes_part(enrolment, tmp_path, proxy):
 )
 def test_a_proxy_that_cannot_serve_is_refused(enrolment, settings, message):
     with pytest.raises(ExchangeError, match=message):
-        Nats(credentials=str(enrolment.credentials("north")), **settings).advertised_study()
+        Nats(credentials=str(enrolment.credentials("north")), **settings).offered_studies("north")

@@ -25,7 +25,7 @@ def parties(request, tmp_path, monkeypatch):
     enrolment = Enrolment(tmp_path, sites=("north",)) if request.param == "nats" else None
     exchanges, lose = (folder_exchanges if enrolment is None else nats_exchanges)(tmp_path, enrolment)
     hub = exchanges["hub"].open_hub(STUDY, tmp_path / "hub-run")
-    hub.advertise_study("name: a-study")
+    hub.advertise_study("name: a-study", ["north"])
     hub.publish(GlobalModel(0, filled(0.0), study_digest=STUDY))
     north = exchanges["north"].open_site(STUDY, "north", tmp_path / "north-run")
     assert north.fetch("north", 0).round == 0

@@ -25,7 +25,7 @@ def test_it_connects_no_other_process():
     with pytest.raises(ExchangeError, match=r"exchange\.kind: 'memory' connects sites of one process only"):
         Memory().open_site("study", "north", Path("north"))
     with pytest.raises(ExchangeError, match="which have the study already"):
-        Memory().advertised_study()
+        Memory().offered_studies("north")
     assert isinstance(Memory().open_hub("study", Path("hub")), MemoryExchange)
 
 

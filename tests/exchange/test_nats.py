@@ -72,4 +72,4 @@ def test_an_address_of_another_kind_is_refused(link):
     with pytest.raises(
         ExchangeError, match=r"exchange\.urls: 'http://hub' begins with none of tls://, wss://"
     ):
-        Nats(**{**enrolment_record(link.enrolment, "north"), "urls": ["http://hub"]}).advertised_study()
+        Nats(**{**enrolment_record(link.enrolment, "north"), "urls": ["http://hub"]}).offered_studies("north")

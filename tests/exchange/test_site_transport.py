@@ -10,7 +10,7 @@ import pytest
 import torch
 from chunked_updates import CHUNK_BYTES, PATIENCE_S, STUDY, filled, filled_update, received_chunks, wait_until
 
-from medfed.errors import WireError
+from medfed.errors import ExchangeError, WireError
 from medfed.exchange import _site_transport
 from medfed.exchange._chunks import OutgoingUpdate
 from medfed.exchange._manifest import PROTOCOL, Manifest
@@ -203,3 +203,22 @@ def test_the_receipt_is_the_manifest_that_is_sent(hub_and_north):
     assert transmission.sha256 == hashlib.sha256("".join(chunks).encode()).hexdigest()
     stored = north._store.get(f"up/{STUDY[:16]}/north/r00001/m")
     assert north._objects.open_manifest(stored, "north").chunks == chunks
+
+
+def test_a_site_takes_part_in_one_run_of_a_study_per_folder(hub_and_north, folder_exchange, tmp_path):
+    """Two sums over the same hospitals but one, from one model, would give that hospital's update."""
+    hub, north = hub_and_north
+    told = []
+    north.on_refused = told.append
+    north.max_wait_s = 0.3
+    hub.disconnect()
+    again = folder_exchange.open_hub(STUDY, tmp_path / "another run")
+    again.publish(GlobalModel(0, filled(0.0), study_digest=STUDY))
+    with pytest.raises(ExchangeError, match=r"site 'north': no model came from the hub within 0\.3 s"):
+        north.fetch("north", 0)
+    again.disconnect()
+    (reason,) = told
+    assert (
+        "the hub's model is refused: it is of another run of this study than this site takes part in"
+        in reason
+    )

@@ -65,8 +65,9 @@ def test_the_entry_is_on_disk_before_anything_leaves(site, tmp_path):
         def write(self, event, **fields):
             raise OSError("no space left")
 
+    connection = SiteConnection("north", exchange, egress=LISTED, audit=Full(tmp_path / "full"))
     with pytest.raises(OSError, match="no space left"):
-        send_update(SiteConnection("north", exchange, egress=LISTED, audit=Full(None)), update(), WEIGHTS)
+        send_update(connection, update(), WEIGHTS)
     with pytest.raises(OSError, match="no space left"):
         drop_out(SiteConnection("north", exchange, audit=Full(None)), DropOut.DATA)
     assert left == []

@@ -12,8 +12,10 @@ from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fedavgm import FedAvgM
 from medfed.errors import RunError, SiteError
 from medfed.exchange import ReceivedUpdate
+from medfed.federation.checkpoints import keep_report
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub, sample_sites
+from medfed.runs.rounds import RoundReport
 from medfed.wire.update import GlobalModel, Update
 
 
@@ -127,6 +129,32 @@ def test_a_hub_restored_from_a_back_up_goes_on_from_the_model_that_it_published(
     assert [model.round for model in exchange.published][-2:] == [2, 3]
     assert float(final.weights["w"]) == 9.0  # the published 7 and one round
     assert "of round 1, but it has published the model of round 2" in caplog.text
+
+
+@pytest.mark.parametrize("killed_in", [1, 2, 3])
+def test_a_hub_killed_between_checkpoint_and_record_leaves_no_round_out_of_the_record(tmp_path, killed_in):
+    exchange, reports = Script({"north": 1.0, "south": 3.0}), []
+    config = HubConfig(rounds=3, sites=("north", "south"), rule=FedAvg())
+
+    def recording(report):
+        if report.round == killed_in and not killed:
+            killed.append(report)
+            raise KeyboardInterrupt
+        reports.append(report)
+
+    killed: list = []
+    start = {"w": torch.zeros(1)}
+    with pytest.raises(KeyboardInterrupt):
+        run_hub(config, exchange, start, folder=tmp_path, on_round=recording)
+    run_hub(config, exchange, start, folder=tmp_path, on_round=recording)
+    assert [report.round for report in reports] == [1, 2, 3, 4]
+    assert reports[killed_in - 1] == killed[0]
+    assert not (tmp_path / "unrecorded.json").exists()
+    # A report of a round whose checkpoint was not written is none of a round that was merged.
+    keep_report(tmp_path, RoundReport(4, (), 0.0, 0))
+    run_hub(config, exchange, start, folder=tmp_path, on_round=recording)
+    assert [report.round for report in reports] == [1, 2, 3, 4, 4]
+    assert reports[-1].final
 
 
 def test_a_back_up_of_a_rule_with_a_state_is_refused(tmp_path):

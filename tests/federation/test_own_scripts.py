@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import medfed
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange.memory import Memory
+from medfed.federation import own_scripts, simulation
 from medfed.federation.own_scripts import study_key
 from medfed.runs.progress import Progress
 from medfed.wire.weights import digest, weights_of
@@ -178,3 +179,32 @@ def nats_exchanges(tmp_path):
         for party in ("hub", "north")
     }
     enrolment.end()
+
+
+def test_every_wait_ends_after_its_stated_time(tmp_path, monkeypatch):
+    """The times that the docstrings state are those of the code: 24 hours, if nothing else is given."""
+    waited = {}
+
+    def noted(config, *rest, **more):
+        waited["hub"] = config.deadline_s
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own_scripts, "run_hub", noted)
+    config = medfed.HubConfig(rounds=1, sites=("north",), rule=medfed.FedAvg())
+    hub = medfed.Hub(
+        medfed.Folder(url=str(tmp_path / "share")), config, study="lesions", folder=tmp_path / "hub"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        hub.run({})
+    monkeypatch.setattr(simulation, "simulate", lambda sites, weights, config, **more: config)
+    waited["simulation"] = medfed.run_federation(
+        {"north": lambda exchange: None}, {}, rule="fedavg", rounds=1
+    ).deadline_s
+    side = medfed.open_site(
+        medfed.Folder(url=str(tmp_path / "share")), "north", study="lesions", folder=tmp_path / "north"
+    )
+    waited["site"] = side._connected().max_wait_s
+    side.close()
+    assert waited == dict.fromkeys(("hub", "simulation", "site"), 24 * 3600)
+    for named in (medfed.Hub.run, medfed.run_federation, medfed.open_site):
+        assert "24 hours" in " ".join((named.__doc__ or "").split())

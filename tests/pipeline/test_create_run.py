@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from medfed.errors import RunError
+from medfed.models.pretrained.load import LoadedStart, TensorLine
 from medfed.pipeline.create_run import (
+    _other_classes,
     check_digest,
     check_empty,
     choose_folder,
@@ -129,7 +131,7 @@ def test_a_folder_with_files_is_not_written_into(study):
         choose_folder(study, Path("run"), resume=False)
 
 
-def test_comparison_models_are_neither_dropped_nor_added_on_resume(tmp_path):
+def test_comparison_models_may_be_dropped_on_resume_but_not_without_a_word(tmp_path):
     """A comparison that disappoints could otherwise be left out of the report."""
     from medfed.pipeline.create_run import choose_folder, create_run
     from medfed.study.reading import parse_study
@@ -142,9 +144,27 @@ def test_comparison_models_are_neither_dropped_nor_added_on_resume(tmp_path):
     )
     study = parse_study(text, "study.yaml")
     folder = choose_folder(study, tmp_path / "run", resume=False)
-    create_run(folder, study, {})
-    assert choose_folder(study, tmp_path / "run", resume=True) == folder
-    for changed in ("local_models: false", "pooled_model: false", "robustness: false"):
-        other = parse_study(f"{text}evaluation: {{{changed}}}\n", "study.yaml")
-        with pytest.raises(RunError, match="holds a run of study"):
-            choose_folder(other, tmp_path / "run", resume=True)
+    every = ["local_models", "pooled_model", "robustness"]
+    assert create_run(folder, study, {}).comparisons == every
+    other = parse_study(f"{text}evaluation: {{local_models: false, seeds: 2}}\n", "study.yaml")
+    assert choose_folder(other, tmp_path / "run", resume=True) == folder
+    assert create_run(folder, other, {}).comparisons == [*every, "seeds"]
+
+
+@pytest.mark.parametrize(
+    ("what", "names", "told"),
+    [
+        ("loaded", ("background", "spleen"), True),
+        ("new", ("background", "spleen"), False),
+        ("loaded", ("Background", "Lesion"), False),
+        ("loaded", (), False),
+    ],
+)
+def test_a_last_layer_of_other_classes_is_told(what, names, told):
+    """A shape that fits may mean something else: the bundle says what its outputs are."""
+    lines = (TensorLine("encoder.weight", "loaded", (1,)), TensorLine("out.weight", what, (2,)))
+    loaded = LoadedStart(file="b", sha256="", share=1.0, classes=names, tensors=lines)
+    found = list(_other_classes(loaded, ("background", "lesion"), "out"))
+    assert bool(found) == told
+    if told:
+        assert "outputs: background, spleen; the study's classes: background, lesion" in found[0]

@@ -56,6 +56,13 @@ def test_the_test_split_is_measured_or_every_case(done: RunFolder, tmp_path: Pat
     assert "W1" not in page
 
 
+def test_a_second_evaluation_replaces_the_first_under_the_same_name(done: RunFolder, tmp_path: Path) -> None:
+    medfed.evaluate(done.path, table(tmp_path, *["test"] * 5), name="again")
+    medfed.evaluate(done.path, table(tmp_path, "test", "test"), name="again")
+    assert measured(done, "again") == {FEDERATED: 2, UNTRAINED: 2}
+    assert done.read_facts().cases["again"] == {"test": 2}
+
+
 def test_a_hospital_that_trained_is_not_evaluated_under_its_name(done: RunFolder, tmp_path: Path) -> None:
     before = done.facts.read_bytes(), done.cases.read_bytes()
     with pytest.raises(

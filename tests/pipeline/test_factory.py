@@ -119,3 +119,33 @@ def test_an_error_of_a_hospitals_data_names_the_hospital(tmp_path) -> None:
     with pytest.raises(DataError, match=r"^site 'north': the site's data folder is not a folder"):
         hospital_of(SPEC, "north", str(tmp_path / "missing"))
     assert bears_of(SPEC) == SPEC.data.unreadable
+
+
+BATCH_NORM = """
+name: dp
+task: {kind: segment, classes: [background, spleen]}
+network: {kind: unet, channels: [4, 8], residual_units: 0, norm: batch}
+data: {kind: images, patch: [8, 8, 8]}
+train: {rounds: 1, %s}
+privacy: {kind: client_dp, clip: 1, epsilon: 8, delta: 0.01}
+sites: {north: north, south: south}
+%s
+"""
+
+
+def test_a_norm_that_privacy_replaces_keeps_what_the_start_gives_it(tmp_path):
+    """The weights were loaded into a batch norm and lost with it, while they were told as loaded."""
+    import torch
+
+    from medfed.pipeline.factory import started_network
+
+    plain = module_of(parse_study(BATCH_NORM % ("epochs: 1", ""))).network
+    state = {name: torch.full_like(tensor, 0.5) for name, tensor in plain.state_dict().items()}
+    torch.save(state, tmp_path / "start.pt")
+    study = parse_study(BATCH_NORM % ("epochs: 1", f"start: {tmp_path / 'start.pt'}"))
+    network, loaded = started_network(study)
+    norms = [one for one in network.modules() if isinstance(one, torch.nn.GroupNorm)]
+    assert norms
+    assert loaded is not None
+    assert loaded.share == 1
+    assert all((tensor == 0.5).all() for tensor in weights_of(module_of(study)).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def drafted(tmp_path: Path, name: str) -> Path:
         assert kind_of(choose_layout(Survey.of(folders[site]), layout)) == kind
     write_draft(tmp_path / "study.yaml", draft_study("study", folders, {}, layout=layout))
     return tmp_path / "study.yaml"
+
+
+def test_the_page_shows_a_tree_of_each_layout() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/folder-layouts.md").read_text()
+    listed = re.findall(r"\| \[([^]]+)\]\(#([^)]+)\) \| `(\w+)`", page)
+    assert sorted(kind for _, _, kind in listed) == sorted(kind for kind, _, _ in EACH.values())
+    assert len(listed) == 14
+    sections = {
+        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-"): text
+        for heading, text in re.findall(r"(?ms)^## (.+?)\n(.*?)(?=^## |\Z)", page)
+    }
+    for name, anchor, _ in listed:
+        assert re.search(r"(?m)^    \S+", sections[anchor]), f"no tree of {name}"
 
 
 @pytest.mark.slow

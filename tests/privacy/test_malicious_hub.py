@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -51,6 +52,7 @@ from medfed.testing._malicious_hub import (
     require_refusal,
     round_under,
 )
+from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.messages import FORMAT, Message, SiteChannel, Statement, seal_message
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.update import GlobalModel, Update, model_digest
@@ -139,6 +141,7 @@ class Scripted:
     colluding: tuple[str, ...]
     sites: tuple[str, ...] = SITES
     ends: dict[str, BaseException | None] = field(default_factory=dict)
+    logs: Path | None = None
 
     def __post_init__(self) -> None:
         self.hub = MaliciousHub(self.sites)
@@ -159,7 +162,8 @@ class Scripted:
 
     def _work(self, site: str) -> None:
         try:
-            connection = SiteConnection(site, self.hub, self.privacy, parties=self.sites)
+            log = AuditLog(self.logs / f"{site}.jsonl" if self.logs else None)
+            connection = SiteConnection(site, self.hub, self.privacy, audit=log, parties=self.sites)
             received = receive(connection, 0)
             send_update(connection, update(site), received.weights, model_sha256=received.sha256)
             self.ends[site] = None
@@ -345,12 +349,12 @@ def test_more_colluding_sites_than_the_study_states_read_an_update_so_the_bound_
     assert not bare.any()
 
 
-def test_as_many_as_the_study_states_do_not():
+def test_as_many_as_the_study_states_do_not(tmp_path):
     """t = 6 of 7 with colluding: 3, since 3 < 2 * 6 - 7; with t = 5, which each list has, 3 = 2 * 5 - 7."""
     helpers = ("echo", "foxtrot", "golf")
     sites = (*SITES, *helpers)
     privacy = SecureSum(colluding=3, min_sites=5, threshold=0.51, patience_s=WAIT_S)
-    script = Scripted(privacy, helpers, sites)
+    script = Scripted(privacy, helpers, sites, logs=tmp_path)
     script.up_to_the_updates()
     told_all = ("alfa", "bravo")
     given = script.ask_for_shares(
@@ -359,6 +363,9 @@ def test_as_many_as_the_study_states_do_not():
     ends = script.end()
     assert given == {}
     assert all("5 of 7 sites signed the list, 6 are needed" in str(end) for end in ends.values()), ends
+    for site, end in ends.items():
+        refused = [line for line in entries(tmp_path / f"{site}.jsonl") if line["event"] == "hub refused"]
+        assert [(line["site"], line["reason"]) for line in refused] == [(site, str(end))]
 
 
 LISTS = st.lists(st.sampled_from(range(1, 32)), min_size=4, max_size=4)

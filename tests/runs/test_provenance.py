@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from answering import SITES
+from answering import answer as take_part
 from click.testing import CliRunner
 
+from medfed.aggregation.fedavg import FedAvg
 from medfed.cli.commands import main
 from medfed.errors import AuditError
 from medfed.evaluation.report.checklists import checklists, model_card
@@ -14,11 +18,21 @@ from medfed.evaluation.report.facts import case_table, key_figures
 from medfed.evaluation.report.limits import limits
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.summarise import PublicStudy
+from medfed.federation.config import HubConfig
+from medfed.federation.simulation import simulate
+from medfed.privacy import NoPrivacy
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.provenance import check_provenance, check_sent, merges_in_log, merges_of, never_merged
+from medfed.runs.provenance import (
+    check_heads,
+    check_provenance,
+    check_sent,
+    merges_in_log,
+    merges_of,
+    never_merged,
+)
 from medfed.runs.rounds import RoundLine, encode_rounds, read_rounds
-from medfed.wire.audit_log import AuditLog
+from medfed.wire.audit_log import AuditLog, entries, line_digests, verify
 
 
 @pytest.fixture
@@ -123,3 +137,107 @@ def test_audit_verify_computes_who_trained(folder, tmp_path):
     folder.audit.write_bytes(b"".join(lines).replace(b'"sites":["north"]', b'"sites":["worth"]'))
     assert json.loads(folder.audit.read_bytes().splitlines()[-1])["sites"] == ["worth"]
     assert CliRunner().invoke(main, ["audit", "verify", str(folder.path)]).exit_code != 0
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """The logs of a hub and three sites after three rounds, by party."""
+    folder = tmp_path_factory.mktemp("logs")
+    paths = {name: folder / f"{name}.jsonl" for name in ("hub", *SITES)}
+    sites = {
+        name: lambda exchange, name=name: take_part(exchange, NoPrivacy(), name, AuditLog(paths[name]))
+        for name in SITES
+    }
+    config = HubConfig(3, SITES, FedAvg(), minimum=3)
+    simulate(sites, {"a": torch.zeros(3)}, config, audit=AuditLog(paths["hub"]))
+    return paths
+
+
+def written_anew(log, path, change=lambda entry: entry):
+    """Write a log again as its own writer could: each line linked to the one before it."""
+    log, hidden = entries(log), {"number", "time", "previous", "event"}
+    anew = AuditLog(path)
+    for entry in filter(None, map(change, log)):
+        anew.write(entry["event"], **{key: entry[key] for key in entry.keys() - hidden})
+    return path
+
+
+def test_hub_and_sites_keep_the_heads_of_each_others_logs(logs):
+    digests = {name: line_digests(path) for name, path in logs.items()}
+    kept = [entry for entry in entries(logs["hub"]) if entry["event"] == "site head"]
+    assert sorted((entry["site"], entry["round"]) for entry in kept) == [
+        (site, round) for site in SITES for round in (1, 2, 3, 4)
+    ]
+    for entry in kept:
+        # The head is that of the line before the one that says that the update was sent.
+        sent = [line for line in entries(logs[entry["site"]]) if line["event"] == "sent"][entry["round"] - 1]
+        assert entry["head"] == sent["previous"] == digests[entry["site"]][sent["number"] - 1]
+    shown = [entry["hub_head"] for entry in entries(logs["north"]) if entry["event"] == "received"]
+    assert shown[0] == ""  # the hub had logged nothing yet
+    merged = [entry["number"] for entry in entries(logs["hub"]) if "sha256" in entry]
+    assert shown[1:] == [digests["hub"][number] for number in merged]
+    assert check_heads("north", logs["north"], logs["hub"]) == ((1, 2, 3), (1, 2, 3, 4))
+
+
+def _sent_less(entry):
+    return {**entry, "bytes": 1} if entry["event"] == "sent" and entry["round"] == 2 else entry
+
+
+def test_a_log_that_its_own_writer_wrote_anew_is_found_by_the_others(logs, tmp_path):
+    north = written_anew(logs["north"], tmp_path / "north.jsonl", _sent_less)
+    assert verify(north).lines == verify(logs["north"]).lines  # alone it is a valid log
+    with pytest.raises(
+        AuditError, match=r"the log of site 'north' lacks the line that it showed the hub in r"
+    ):
+        check_heads("north", north, logs["hub"])
+    hub = written_anew(
+        logs["hub"], tmp_path / "hub.jsonl", lambda one: one if one["event"] != "merged" else None
+    )
+    with pytest.raises(
+        AuditError, match="the log of the hub lacks the line that it showed site 'north' in round"
+    ):
+        check_heads("north", logs["north"], hub)
+
+
+def test_a_log_that_was_cut_is_found_by_the_others_up_to_the_last_round(logs, tmp_path):
+    lines = logs["north"].read_bytes().splitlines(keepends=True)
+    (tmp_path / "cut.jsonl").write_bytes(b"".join(lines[:-1]))
+    assert check_heads(
+        "north", tmp_path / "cut.jsonl", logs["hub"]
+    )  # only its last "sent", which nothing pins
+    (tmp_path / "cut.jsonl").write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(AuditError, match="of site 'north' lacks the line that it showed the hub in round 4"):
+        check_heads("north", tmp_path / "cut.jsonl", logs["hub"])
+
+
+def test_audit_verify_compares_the_heads_of_hub_and_hospital(logs, tmp_path):
+    def said(log):
+        return CliRunner().invoke(main, ["audit", "verify", str(logs["hub"]), "--site-log", str(log)])
+
+    honest = said(logs["north"])
+    assert honest.exit_code == 0, honest.output
+    assert honest.output.splitlines()[-4:-1] == [
+        "north: what was merged is what its own log says it sent",
+        "north: the hub kept digests of its own log in 4 rounds: not written anew or cut up to round 4",
+        "north: it kept digests of the hub's log in 3 rounds: not written anew or cut up to round 3",
+    ]
+    anew = said(written_anew(logs["north"], tmp_path / "anew.jsonl", lambda one: {**one, "to": "hub"}))
+    assert anew.exit_code == 1
+    assert "was written anew or cut since" in anew.output
+
+
+def test_a_party_that_showed_no_digest_is_not_said_to_be_pinned(logs, tmp_path):
+    """A hub that hides its head keeps the sites' all the same; nothing is claimed of its own log."""
+    bare = written_anew(logs["hub"], tmp_path / "hub.jsonl", lambda one: one)
+    blind = written_anew(logs["north"], tmp_path / "north.jsonl", lambda one: {**one, "hub_head": ""})
+    said = CliRunner().invoke(main, ["audit", "verify", str(logs["hub"]), "--site-log", str(blind)])
+    assert "the log of site 'north' lacks the line" in said.output  # it wrote its own anew to hide that
+    headless = written_anew(
+        bare, tmp_path / "bare.jsonl", lambda one: None if one["event"] == "site head" else one
+    )
+    assert check_heads("north", blind, headless) == ((), ())
+    said = CliRunner().invoke(main, ["audit", "verify", str(headless), "--site-log", str(blind)])
+    assert (
+        "north: the hub kept no digest of its own log: nobody can tell whether it was written" in said.output
+    )
+    assert "north: it kept no digest of the hub's log: nobody can tell whether it was written" in said.output

@@ -12,7 +12,7 @@ import pytest
 from contract import broken
 
 from medfed.errors import ExchangeError
-from medfed.exchange import MemoryExchange, ReceivedUpdate
+from medfed.exchange import MemoryExchange, Offer, ReceivedUpdate
 from medfed.exchange.folder import Folder
 from medfed.testing import NotApplicable, _exchange, check_exchange
 
@@ -30,7 +30,7 @@ class OneProcess:
     def open_site(self, study: str, site: str, folder: Path) -> MemoryExchange:
         return self.open_hub(study, folder)
 
-    def advertised_study(self) -> tuple[str, str]:
+    def offered_studies(self, site: str) -> list[Offer]:
         raise NotImplementedError
 
 
@@ -159,8 +159,8 @@ class Shared:
         self.opened.add(study + site)
         return self.exchange.open_site(study, site, self._folder(folder))
 
-    def advertised_study(self) -> tuple[str, str]:
-        return "", self.exchange.advertised_study()[1]
+    def offered_studies(self, site: str) -> list[Offer]:
+        return [one._replace(digest="") for one in self.exchange.offered_studies(site)]
 
     def _folder(self, folder: Path) -> Path:
         return Path(mkdtemp(dir=folder.parent)) if self.fault == "a new folder each time" else folder
@@ -171,7 +171,7 @@ OPENING = {
     "a_site_that_restarts_goes_on_in_the_current_round": STALE_LOCK,
     "a_site_that_restarts_after_its_update_left_may_train_the_round_again": STALE_LOCK,
     "a_new_run_of_a_study_takes_nothing_from_the_one_before": "one folder for every run",
-    "a_site_that_knows_no_study_is_shown_the_advertised_one": "",  # which study it is, it never says
+    "a_site_that_knows_no_study_is_shown_the_one_that_is_offered_to_it": "",  # it never says which
     "a_second_process_of_one_site_is_refused": "a new folder each time",
     "both_sides_know_their_messages_after_a_restart": STALE_LOCK,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +11,18 @@ from typing import Any
 
 import pydicom
 
+from medfed.data.cache_location import NAME
 from medfed.data.deidentify.attributes import Options, clean_dataset
 from medfed.data.deidentify.rules import MODALITIES, OFTEN_BURNED_IN
 from medfed.data.deidentify.secret import SiteSecret
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 from medfed.data.splits import check_secret
-from medfed.data.walk import files_below
+from medfed.data.walk import files_below, is_system_folder
 from medfed.errors import DataError
 from medfed.files import replacing
+
+LINK = "a link, which is not followed"
+SYSTEM_FOLDER = "a hidden folder, or one of the system like a recycle bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,11 @@ def deidentify(
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     _check_arguments(source, target, site_secret)
-    files = [path for path in files_below(source, follow_links=False) if not path.is_symlink()]
+    below = files_below(source, follow_links=False)
+    files = [path for path in below if not path.is_symlink()]
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
-    left_out: Counter[str] = Counter()
+    left_out = _not_looked_into(source)
+    left_out.update([LINK] * (len(below) - len(files)))
     patients: set[str] = set()
     series: set[str] = set()
     written = 0
@@ -65,6 +72,18 @@ def deidentify(
             series.add(outcome[1])
         on_progress(done, len(files))
     return Deidentified(written, len(patients), len(series), tuple(left_out.most_common()))
+
+
+def _not_looked_into(source: Path) -> Counter[str]:
+    """Return how many folders are links, or hidden or of the system, by reason."""
+    counts: Counter[str] = Counter()
+    for parent, folders, _ in os.walk(source):
+        folders[:] = [name for name in folders if name != NAME]
+        system = [name for name in folders if is_system_folder(name)]
+        folders[:] = [name for name in folders if name not in system]
+        counts.update([SYSTEM_FOLDER] * len(system))
+        counts.update([LINK] * sum(Path(parent, name).is_symlink() for name in folders))
+    return counts
 
 
 def _check_arguments(source: Path, target: Path, site_secret: bytes) -> None:

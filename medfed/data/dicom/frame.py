@@ -115,17 +115,6 @@ class Frame:
     flags: tuple[str, ...]
     tile: Tile | None = None  # of a mosaic; `encoding` is that of the tile
 
-    @property
-    def is_placed(self) -> bool:
-        """Whether it says where in the patient it is."""
-        return self.position_mm is not None and self.axes is not None
-
-    @property
-    def is_inverted(self) -> bool:
-        """Whether its low values are shown white: of a radiograph or another picture, not of a slice."""
-        picture = self.modality in PROJECTIONS or not self.is_placed
-        return picture and self.encoding.photometric == b"MONOCHROME1"
-
 
 def parse_frames(file: DicomFile) -> list[Frame]:
     """Return the image planes of one file: one, or all frames of an enhanced object.

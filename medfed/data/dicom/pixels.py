@@ -22,7 +22,7 @@ from medfed.data.dicom.decoder_process import (
 )
 from medfed.data.dicom.encapsulated import JPEG_2000, RLE, check_codestream, frame_bytes
 from medfed.data.dicom.file import DicomFile, inflate
-from medfed.data.dicom.frame import Encoding, Frame
+from medfed.data.dicom.frame import PROJECTIONS, Encoding, Frame
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 from medfed.data.size_limits import FRAME_UNLIMITED_RATIO_BYTES, check_size
 from medfed.errors import ImageError
@@ -166,7 +166,7 @@ def write_modality_values(
     """
     encoding = frame.encoding
     values = sign_extend(words, encoding)
-    if frame.is_inverted and values.dtype.kind != "f":
+    if is_inverted(frame) and values.dtype.kind != "f":
         # Decides whether a radiograph shows bone white or black; HU of a CT mean the same under both.
         top = -1 if encoding.signed else (1 << encoding.stored) - 1
         inverted = top - values.astype(np.int64)
@@ -182,6 +182,12 @@ def write_modality_values(
         _check_mapped(values if padded is None else values[~padded], frame.mapped)
     if padded is not None and padding is not None:
         out[padded] = padding
+
+
+def is_inverted(frame: Frame) -> bool:
+    """Whether a frame's low values are shown white: of a radiograph or another picture, not of a slice."""
+    picture = frame.modality in PROJECTIONS or frame.position_mm is None or frame.axes is None
+    return picture and frame.encoding.photometric == b"MONOCHROME1"
 
 
 def _check_mapped(values: NDArray[Any], mapped: tuple[float, float]) -> None:

@@ -301,4 +301,4 @@ def projection(frame: Frame) -> Stack:
 
 def is_projection(frame: Frame) -> bool:
     """Whether a frame is a radiograph without a position in the patient."""
-    return frame.modality in PROJECTIONS and not frame.is_placed
+    return frame.modality in PROJECTIONS and (frame.position_mm is None or frame.axes is None)

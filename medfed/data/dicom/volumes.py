@@ -13,7 +13,7 @@ from medfed.data.dicom import tags
 from medfed.data.dicom.directory import describe_dicomdir
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.dicom.frame import MODALITIES, PROJECTIONS, Frame, parse_frames
-from medfed.data.dicom.pixels import AIR_HU, iter_words, stored_values, write_modality_values
+from medfed.data.dicom.pixels import AIR_HU, is_inverted, iter_words, stored_values, write_modality_values
 from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
 from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
 from medfed.data.dicom.suv import suv_factor
@@ -109,7 +109,7 @@ def is_grey_picture(file: DicomFile) -> bool:
         and header.text(tags.PHOTOMETRIC) in (b"MONOCHROME1", b"MONOCHROME2")
         and not (header.text(tags.POSITION) and header.text(tags.ORIENTATION))
         and modality not in _LABELS
-        and (secondary or modality not in (*PROJECTIONS, *_SLICES))
+        and (secondary or (describe_non_image(file) is None and modality not in (*PROJECTIONS, *_SLICES)))
     )
 
 
@@ -178,7 +178,7 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
     frames = stack.frames
     first = frames[0]
     flags = [*stack.flags, *(flag for frame in frames for flag in frame.flags), *_check_rescale(frames)]
-    if first.is_inverted:
+    if is_inverted(first):
         flags.append("inverted")
     _check_stack_size(frames, options)
     array = np.empty((len(frames), first.encoding.rows, first.encoding.columns), np.float32)

@@ -73,14 +73,18 @@ def without_short(series: Series) -> tuple[Series, Series]:
 def by_echo(series: Series) -> Series:
     """Return the series, with each echo of a multi-echo acquisition as one of its own.
 
-    Echoes are told apart as the reader does: by EchoNumbers and EchoTime. A series of which an echo would
-    have too few slices for a volume stays whole, and is refused when it is read.
+    Echoes are told apart as the reader does: by EchoNumbers, unless some slices merely lack the only one, and
+    by EchoTime to the microsecond. A series of which an echo would have too few slices for a volume stays
+    whole, and is refused when it is read.
     """
     echoes: Series = {}
     for (patient, uid), members in series.items():
         groups: dict[str, list[ListingHeader]] = defaultdict(list)
+        numbers = {member.echo_number for member in members} - {""}
+        only = next(iter(numbers)) if len(numbers) == 1 else ""
         for member in members:
-            groups[f"{uid}/echo {member.echo_number} of {member.echo_ms:g} ms"].append(member)
+            echo = f"{member.echo_number or only} of {round(member.echo_ms, 3)} ms"
+            groups[f"{uid}/echo {echo}"].append(member)
         fewest = min(sum(one.slices for one in group) for group in groups.values())
         if len(groups) > 1 and fewest >= MIN_SLICES:
             echoes |= {(patient, key): group for key, group in groups.items()}

@@ -31,7 +31,8 @@ class Normalise(Kind, frozen=True):
         """Return a volume (C, X, Y, Z) with each channel normalised by itself."""
         import numpy as np
 
-        return np.stack([self.channel(one) for one in voxels])
+        channels = [self.channel(one) for one in voxels]
+        return channels[0][None] if len(channels) == 1 else np.stack(channels)
 
 
 def check_low_below_high(kind: Normalise, low: float, high: float) -> None:

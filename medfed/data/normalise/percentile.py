@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # So many voxels say at once that an image is not of whole numbers.
 SAMPLED_VOXELS = 1000
+MAX_UINT8, MAX_UINT16 = 255, 65535
 
 
 class Percentile(Normalise, tag="percentile", frozen=True):
@@ -36,7 +37,8 @@ class Percentile(Normalise, tag="percentile", frozen=True):
             low, high = np.percentile(voxels, [self.low, self.high])
             return _scaled(voxels, low, high)
         counts = _counts(whole)
-        low, high = (_counted_percentile(counts, percent) for percent in (self.low, self.high))
+        below = np.cumsum(counts)
+        low, high = (np.float64(_counted_percentile(below, percent)) for percent in (self.low, self.high))
         # Indexing by `whole` makes 8 bytes of each of its numbers first.
         return _scaled(np.arange(len(counts), dtype=np.float32), low, high).take(whole, mode="clip")
 
@@ -57,9 +59,9 @@ def _as_whole_numbers(voxels: Voxels) -> NDArray[np.unsignedinteger[Any]] | None
     import numpy as np
 
     some, highest = voxels.reshape(-1)[:SAMPLED_VOXELS], voxels.max()
-    if not (some == np.trunc(some)).all() or voxels.min() < 0 or highest > np.iinfo(np.uint16).max:
+    if not (some == np.trunc(some)).all() or voxels.min() < 0 or highest > MAX_UINT16:
         return None
-    small = highest <= np.iinfo(np.uint8).max
+    small = highest <= MAX_UINT8
     whole: NDArray[np.unsignedinteger[Any]] = voxels.astype(np.uint8) if small else voxels.astype(np.uint16)
     return whole if (whole == voxels).all() else None
 
@@ -78,14 +80,15 @@ def _counts(whole: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.intp]:
     return np.bincount(whole.reshape(-1))
 
 
-def _counted_percentile(counts: NDArray[np.intp], percent: float) -> np.floating:
-    """Return numpy's percentile (linear) of values 0, 1, ... with these counts, to the last bit."""
-    import numpy as np
+def _counted_percentile(below: NDArray[np.intp], percent: float) -> float:
+    """Return numpy's percentile (linear) of values 0, 1, ..., to the last bit.
 
-    last = int(counts.sum()) - 1
-    place = last * np.float64(percent / 100)
-    below = int(np.floor(place))
-    ends = np.searchsorted(np.cumsum(counts), [below, min(below + 1, last)], side="right")
-    share, (first, second) = place - below, ends.astype(np.float32)
-    step = second - first
-    return np.float64(second - step * (1 - share) if share >= 0.5 else first + step * share)
+    `below` counts, for each, the values up to it.
+    """
+    last = int(below[-1]) - 1
+    place = last * (percent / 100)
+    rank = int(place)
+    first, second = map(int, below.searchsorted([rank, min(rank + 1, last)], side="right"))
+    share, step = place - rank, float(second - first)
+    # As numpy does: from the nearer of the two.
+    return second - step * (1 - share) if share >= 0.5 else first + step * share

@@ -87,6 +87,9 @@ def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append((key, ", ".join(f"{word}: {n}" for word, n in facts[key].items()) or "-"))
     for key, name, digits in (("spacing_mm", "spacing, mm", 2), ("size", "size, voxels", 0)):
         lines.append((name, _spread(facts[key], digits)))
+    if facts["in_pixels"]:
+        counted = f"{facts['in_pixels']} of {facts['read']} images have none; a pixel counts as 1 mm above"
+        lines.append(("size in mm", counted))
     if facts["intensity"]:
         low, median, high = facts["intensity"]["median"]
         between = f"1st to 99th percentile {low:.4g} to {high:.4g}"

@@ -16,17 +16,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from cryptography import x509
 
 from medfed.deployment.enrolment.participants import participant, participants
 from medfed.deployment.enrolment.refusals import RefusalLog
 from medfed.errors import ExchangeError
-from medfed.files import write_whole
+from medfed.exchange._study_store import OFFERS, space_of
+from medfed.files import lock, write_whole
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import BROKER, HUB, SITE
 from medfed.wire.templates import render
@@ -36,6 +38,9 @@ log = logging.getLogger("medfed.deployment.enrolment.broker")
 
 # How long a killed hub's server may take to end before it is killed.
 PREVIOUS_SERVER_S = 10.0
+
+# In the broker's folder: which sites each study has.
+STUDIES = "studies.json"
 
 # The first and the longest pause before a server that ended is started again.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 10.0
@@ -51,6 +56,7 @@ def configuration(folder: Path) -> str:
         if not holder.revoked and holder.role == SITE:
             users.setdefault(holder.site, []).append(holder.user)
     hub = x509.load_pem_x509_certificate((folder / HUB / "identity.pem").read_bytes())
+    admitted = admitted_studies(folder)
     return render(
         Path(__file__).with_name("nats.conf.jinja"),
         show=for_text_template,
@@ -58,21 +64,26 @@ def configuration(folder: Path) -> str:
         federation=read_federation(folder),
         broker=(folder / BROKER).resolve(),
         hub_user=participant(hub, revoked=False).user,
-        models=_MODELS,
-        sites=[_SiteAccount(site, users[site]) for site in sorted(users)],
+        sites=[_SiteAccount(site, users[site], _spaces_of(site, admitted)) for site in sorted(users)],
     )
 
 
-# The subjects of the hub's manifests and control messages, which every site receives.
-_MODELS = "glob.*.*.m"
+def _spaces_of(site: str, admitted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the studies that a site may use, as tokens of subjects; all of them where none was admitted."""
+    spaces = tuple(space for space, sites in sorted(admitted.items()) if site in sites)
+    return spaces if admitted else ("*",)
 
 
 @dataclass(frozen=True)
 class _SiteAccount:
-    """A site's account at the broker: its certificates' names, and the subjects that it may use."""
+    """A site's account at the broker: its certificates' names, and the subjects that it may use.
+
+    It reads the models of its own studies and what the hub offers to it, and writes under its own name.
+    """
 
     site: str
     users: list[str]
+    spaces: tuple[str, ...]
 
     @property
     def account(self) -> str:
@@ -82,15 +93,45 @@ class _SiteAccount:
     @property
     def services(self) -> list[str]:
         return [
-            f"up.*.{self.site}.>",
+            *(f"up.{space}.{self.site}.>" for space in self.spaces),
             f"$JS.API.DIRECT.GET.UP_{self.site}.>",
-            "$JS.API.DIRECT.GET.GLOB",
-            "$JS.API.DIRECT.GET.GLOB.>",
+            *(f"$JS.API.DIRECT.GET.GLOB.{topic}.>" for topic in self._topics),
         ]
+
+    @property
+    def streams(self) -> list[str]:
+        """The subjects of the hub's manifests and control messages that this site receives."""
+        return [f"{topic}.*.m" for topic in self._topics]
+
+    @property
+    def _topics(self) -> list[str]:
+        return [f"glob.{OFFERS}{self.site}", *(f"glob.{space}" for space in self.spaces)]
 
 
 def _quoted(value: object) -> str:
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def admitted_studies(folder: Path) -> dict[str, list[str]]:
+    """Return the sites of each study that the broker knows, by the study's token in subjects."""
+    path = folder / BROKER / STUDIES
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]]) if path.exists() else {}
+
+
+def admit_study(folder: Path, study_digest: str, sites: Iterable[str]) -> None:
+    """Let these sites, and no others, read and write a study at the broker; a running one applies it at once.
+
+    Before the first study is admitted so, every site may read every study.
+    """
+    path = folder / BROKER / STUDIES
+    with path.with_suffix(".lock").open("w") as file:
+        lock(file)
+        admitted = admitted_studies(folder)
+        own = {space_of(study_digest): sorted(set(sites))}
+        if own.items() <= admitted.items():
+            return
+        write_whole(path, msgspec.json.encode({**admitted, **own}), durable=True)
+    write_configuration(folder)
 
 
 def write_configuration(folder: Path) -> Path:
@@ -117,9 +158,10 @@ def server() -> Path:
 
 
 class Broker:
-    """A running nats-server, restarted when it ends and reloaded when the participants change.
+    """A running nats-server, restarted when it ends and reloaded when participants or studies change.
 
-    `on_refused` is called with what the server refused (`refusals.py`).
+    Several hubs of one federation may each have a broker: the first one's server serves all of them, and when
+    that hub ends, another's takes over. `on_refused` is called with what the server refused (`refusals.py`).
     """
 
     def __init__(
@@ -135,15 +177,30 @@ class Broker:
         self._stopping = threading.Event()
         # Held while a server is started or stopped: one that was started during `stop` would outlive it.
         self._changing = threading.Lock()
-        self._end_previous()
+        self._lock = (folder / BROKER / "server.lock").open("w")
         self._refusals = RefusalLog(self._log, on_refused)
-        self._process = self._start()
+        self._process: subprocess.Popen[bytes] | None = None
+        if not self._take_over():
+            log.warning(
+                "the broker of this enrolment is run by another hub already; this one uses it, and runs it "
+                "when that hub ends"
+            )
         threading.Thread(target=self._supervise, name="medfed-broker", daemon=True).start()
 
     @property
     def pid(self) -> int:
-        """The server's process id at the moment."""
-        return self._process.pid
+        """The server's process id at the moment; 0 while another hub runs it."""
+        return 0 if self._process is None else self._process.pid
+
+    def _take_over(self) -> bool:
+        """Start the server unless another hub runs one; return whether this one does."""
+        try:
+            lock(self._lock, wait=False)
+        except OSError:
+            return False
+        self._end_previous()
+        self._process = self._start()
+        return True
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._loaded_mtime_ns = self._configuration.stat().st_mtime_ns
@@ -190,9 +247,14 @@ class Broker:
     def _supervise(self) -> None:
         pause, reloads = MIN_BACKOFF_S, 0
         while not self._stopping.wait(pause):
+            if self._process is None:
+                with self._changing:
+                    if not self._stopping.is_set() and self._take_over():
+                        log.warning("the hub that ran the broker has ended; this one runs it now")
+                continue
             self._refusals.poll()
             if self._process.poll() is not None:
-                self._restart()
+                self._restart(self._process)
                 pause = min(2 * pause, MAX_BACKOFF_S)
                 continue
             pause = MIN_BACKOFF_S
@@ -205,12 +267,12 @@ class Broker:
                 os.kill(self._process.pid, signal.SIGHUP)
                 reloads -= 1
 
-    def _restart(self) -> None:
+    def _restart(self, ended: subprocess.Popen[bytes]) -> None:
         with self._changing:
             if not self._stopping.is_set():
                 log.warning(
                     "the broker ended with %s and is started again: %s",
-                    self._process.returncode,
+                    ended.returncode,
                     self._last_error(),
                 )
                 self._process = self._start()
@@ -219,11 +281,16 @@ class Broker:
         """End the server; what it stored stays."""
         self._stopping.set()
         with self._changing:
-            self._process.terminate()
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._refusals.poll()
-            self._pid_file.unlink(missing_ok=True)
+            if self._process is not None:
+                self._end(self._process)
+        self._lock.close()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._refusals.poll()
+        self._pid_file.unlink(missing_ok=True)

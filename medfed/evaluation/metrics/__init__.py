@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,7 +26,7 @@ from medfed.evaluation import classification, segmentation
 from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, mean_of
 from medfed.evaluation.patients import FindingPredictions, Patients, SurvivalPredictions
 from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE, MISSED, StructureMasks
-from medfed.registry import Kind, kinds
+from medfed.registry import Kind, cached_by_kinds, kinds
 
 Mask = NDArray[np.bool_]
 
@@ -419,14 +418,14 @@ class SurvivalMetrics(MetricFamily, frozen=True):
 Family = TypeVar("Family", bound=MetricFamily)
 
 
-@cache
+@cached_by_kinds
 def families(base: type[Family]) -> tuple[Family, ...]:
     """Return the families that are of a base, the best-ranked first."""
     built = [kind() for kind in kinds("metrics").values() if issubclass(kind, base)]
     return tuple(sorted(built, key=lambda family: min(metric.rank for metric in family.metrics)))
 
 
-@cache
+@cached_by_kinds
 def family_of(name: str) -> MetricFamily | None:
     """Return the family that computes a metric, or None if none is known."""
     every = families(MetricFamily)
@@ -434,7 +433,7 @@ def family_of(name: str) -> MetricFamily | None:
     return next(exact, None) or next((family for family in every if family.describe(name)), None)
 
 
-@cache
+@cached_by_kinds
 def metric_of(name: str) -> Metric:
     """Return the record of the metric of this name; an unknown metric has its name as the title."""
     family = family_of(name)
@@ -444,7 +443,7 @@ def metric_of(name: str) -> Metric:
     )
 
 
-@cache
+@cached_by_kinds
 def headline_metrics() -> tuple[Metric, ...]:
     """Return the metrics that a report can be about, best first."""
     every = [metric for family in families(MetricFamily) for metric in family.metrics if metric.headline]

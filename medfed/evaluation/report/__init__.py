@@ -7,9 +7,12 @@ setting, and is the same bytes for the same run. It holds no case id and no pati
     page            the page and its template
     run             what is read from a run folder
     focus           the metric, structure and hospitals that the report is about
+    summary         the clinician's page
     headline        the first sentence, also for the terminal
     facts           key figures, cases and settings
     comparison      models against each other
+    guarantees      thresholds that each hospital may rely on
+    own_values      what only the owner of the data sees
     experiments     hospitals left out, personal models, robustness
     rounds          scores and participation
     diagrams        ROC, reliability and decision curves

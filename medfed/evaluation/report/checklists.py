@@ -226,9 +226,10 @@ def _training(run: Run, rule: str) -> Answers:
     # A site's last line may only report the final model's scores; it is no round of training.
     rounds = len({line.round for line in run.training_lines})
     number = rounds or run.study.section("train").get("rounds") or "several"
+    start = f". {run.facts.start.sentence.rstrip('.')}" if run.facts.start else ""
     choice = f". {run.facts.chosen.sentence}" if run.facts.chosen else ""
     return {
-        "training": f"{number} rounds, merged by {rule}; seed {run.facts.seed}{choice}",
+        "training": f"{number} rounds, merged by {rule}; seed {run.facts.seed}{start}{choice}",
         "failures": f"{lost} contributions of hospitals were missing"
         if lost
         else "no contribution was missing",

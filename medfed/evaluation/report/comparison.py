@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from medfed.evaluation.guarantees import PREFIX
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report import charts
 from medfed.evaluation.report.focus import Focus, FocusRows
 from medfed.evaluation.report.formatting import interval, is_narrow, model_name, number
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.robustness import CONDITION
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, UNTRAINED, Row
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, SITE_MEAN, UNTRAINED, Row
 
 
 def comparison(run: Run, focus: Focus, rows: FocusRows, site: str) -> dict[str, Any]:
     """Return one hospital's table of models, each with its interval drawn and its difference."""
     metric = focus.record
     # Models without a hospital, and those made for one, have tables of their own.
-    models = [model for model in run.models if not model.startswith(("without:", "personal:"))]
+    models = [model for model in run.models if not model.startswith(("without:", "personal:", "seed:"))]
     shown = [row for model in models if (row := rows.get(site, model)) is not None]
     axis = charts.span(
         [bound for row in shown if row.model != UNTRAINED for bound in (row.value, row.low, row.high)],
@@ -59,12 +60,13 @@ def _whisker(row: Row, axis: tuple[float, float], ours: Row | None) -> str:
 
 def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
     """Return every model at every hospital, with each cell's share of the range of values."""
-    models = [model for model in run.models if model != UNTRAINED and not model.startswith("without:")]
-    sites = [*run.facts.sites, ALL_SITES, *run.facts.held_out]
+    models = [name for name in run.models if name != UNTRAINED and not name.startswith(("without:", "seed:"))]
+    sites = [*run.facts.sites, ALL_SITES, SITE_MEAN, *run.facts.held_out]
     shown = {row.site for row in run.rows if row.metric == focus.metric and row.value is not None}
     # Hospitals too small to be shown have no column; all of them together then stand for them.
     known = [site for site in sites if site in shown]
-    columns = [site for site in known if site != ALL_SITES or len(known) < len(sites)]
+    every = {*run.facts.sites, *run.facts.held_out} <= shown
+    columns = [site for site in known if site != ALL_SITES or not every]
     table = {model: [rows.get(site, model) for site in columns] for model in models}
     values = [row.value for line in table.values() for row in line if row and row.value is not None]
     if len(models) < 2 or len(values) < 4:
@@ -89,8 +91,13 @@ def matrix(run: Run, focus: Focus, rows: FocusRows) -> dict[str, Any] | None:
 
 def measures(run: Run, focus: Focus) -> dict[str, Any]:
     """Return every metric of the federated model by structure, in the order of the metrics' ranks."""
-    ours = [row for row in run.rows if row.model == FEDERATED and row.split == focus.split]
-    first = [*run.facts.held_out, ALL_SITES]
+    # Guaranteed thresholds have a section of their own.
+    ours = [
+        row
+        for row in run.rows
+        if row.model == FEDERATED and row.split == focus.split and not row.metric.startswith(PREFIX)
+    ]
+    first = [*run.facts.held_out, ALL_SITES, SITE_MEAN]
     sites = sorted(
         {row.site for row in ours if row.value is not None},
         key=lambda site: (first.index(site) if site in first else len(first), site),

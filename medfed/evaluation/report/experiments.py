@@ -10,7 +10,7 @@ from typing import Any
 
 from medfed.evaluation.report.focus import FocusRows
 from medfed.evaluation.robustness import CONDITION, UNCHANGED
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, local, without
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, is_of_seed, local, without
 
 Places = Sequence[str]
 
@@ -76,3 +76,21 @@ def robustness(rows: FocusRows, places: Places) -> dict[str, Any] | None:
         for name in names
     ]
     return {"places": shown, "unchanged": [rows.valued(place, FEDERATED) for place in shown], "lines": lines}
+
+
+def seeds(rows: FocusRows, places: Places, models: Sequence[str], first: int) -> dict[str, Any] | None:
+    """Return the metric of each seed's federated model at each site, and the least and the largest one.
+
+    `first` is the seed of the study's own model.
+    """
+    names = {first: FEDERATED} | {int(name.partition(":")[2]): name for name in models if is_of_seed(name)}
+    shown = [place for place in places if rows.valued(place, FEDERATED)]
+    if len(names) < 2 or not shown:
+        return None
+    lines = [
+        {"seed": seed, "cells": [rows.valued(place, name) for place in shown]}
+        for seed, name in sorted(names.items())
+    ]
+    columns = zip(*(line["cells"] for line in lines), strict=True)
+    known = [[row.value for row in column if row is not None] for column in columns]
+    return {"places": shown, "lines": lines, "spread": [(min(some), max(some)) for some in known]}

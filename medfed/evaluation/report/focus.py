@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from medfed.evaluation.metrics import Metric, headline_metrics, metric_of
 from medfed.evaluation.report.run import Run
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, Row
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, SITE_MEAN, Row
 
 SPLITS = ("test", "val", "train")
 
@@ -94,5 +94,7 @@ def _focus(rows: list[Row], held_out: Sequence[str]) -> Focus:
     patients = {row.site: row.n or 0 for row in rows if row.structure == structure}
     tested_only = sorted((site for site in held_out if site in sites), key=lambda one: (-patients[one], one))
     pooled = [ALL_SITES] if ALL_SITES in sites else []
-    rest = sorted(site for site in sites if site not in {*tested_only, ALL_SITES})
+    rest = sorted(site for site in sites if site not in {*tested_only, ALL_SITES, SITE_MEAN})
+    # A hub pools no patients, but has every hospital's own value.
+    rest = [SITE_MEAN, *rest] if SITE_MEAN in sites else rest
     return Focus(rows[0].metric, structure, rows[0].split, latest, tested_only + pooled or rest)

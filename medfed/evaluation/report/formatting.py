@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from medfed.evaluation.intervals import TOO_NARROW
 from medfed.evaluation.metrics import Metric, metric_of
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, UNTRAINED, Row
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, SITE_MEAN, UNTRAINED, Row
 
 # An interval narrower than this would be written as a single number with two decimals.
 NARROW = 0.05
@@ -59,15 +59,19 @@ def model_name(model: str) -> str:
     """Return the name of a model for readers."""
     if ":" in model:
         kind, site = model.split(":", 1)
-        return {"local": f"{site} alone", "without": f"federated without {site}"}.get(
-            kind, f"personalised for {site}"
-        )
+        return {
+            "local": f"{site} alone",
+            "without": f"federated without {site}",
+            "seed": f"federated with seed {site}",
+        }.get(kind, f"personalised for {site}")
     return {FEDERATED: "Federated", POOLED: "Pooled", UNTRAINED: "Untrained"}.get(model, model)
 
 
 def site_name(site: str) -> str:
     """Return the name of a hospital for readers."""
-    return "all hospitals of the study" if site == ALL_SITES else site
+    return {ALL_SITES: "all hospitals of the study", SITE_MEAN: "mean of the study's hospitals"}.get(
+        site, site
+    )
 
 
 def p_value(p: float) -> str:

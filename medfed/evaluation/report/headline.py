@@ -11,7 +11,7 @@ from medfed.evaluation.report.focus import Focus, FocusRows, focus_of, focus_on
 from medfed.evaluation.report.formatting import interval, is_narrow, number, p_value
 from medfed.evaluation.report.limits import without_structure
 from medfed.evaluation.report.run import Run, read_run
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, Row
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, SITE_MEAN, Row
 
 
 class Sentence(NamedTuple):
@@ -76,7 +76,8 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
     structure = f" for {focus.structure}" if focus.structure and len(structures) > 1 else ""
     split = "validation" if focus.split == "val" else focus.split
     suffix = "" if focus.split == "test" else f", {split} split"
-    after = f"{unit}{spread}{structure} {_where(run, site)}, in {_patients(run, focus, row)}{suffix}."
+    after = f"{unit}{spread}{structure} {_where(run, site)}, in {_patients(run, focus, row)}{suffix}"
+    after += f"{_macro_mean(rows, row, metric)}."
     value = number(row.value, metric, fine=fine)
     return Sentence(f"Federated model: {metric.title} ", value, after, _best_local(run, rows, row, metric))
 
@@ -86,7 +87,17 @@ def _where(run: Run, site: str) -> str:
         if run.facts.seen.get(site):
             return f"at {site}, in patients who took no part in training"
         return f"at {site}, a hospital that took no part in training"
+    if site == SITE_MEAN:
+        return "as the mean of the study's hospitals, each counting alike"
     return "over all hospitals of the study" if site == ALL_SITES else f"at {site}"
+
+
+def _macro_mean(rows: FocusRows, row: Row, metric: Metric) -> str:
+    """Return the mean over hospitals beside a mean over all their patients."""
+    mean = rows.valued(SITE_MEAN, FEDERATED) if row.site == ALL_SITES else None
+    return (
+        f"; each hospital counting alike, {number(mean.value, metric, fine=is_narrow(row))}" if mean else ""
+    )
 
 
 def _best_local(run: Run, rows: FocusRows, federated: Row, metric: Metric) -> str:

@@ -9,7 +9,8 @@ from medfed.evaluation.report.focus import Focus
 from medfed.evaluation.report.formatting import interval, model_name, site_name
 from medfed.evaluation.report.rounds import LOST
 from medfed.evaluation.report.run import Run
-from medfed.evaluation.rows import FEDERATED, Row
+from medfed.evaluation.rows import FEDERATED, Row, is_of_seed
+from medfed.study.canonical import comparisons_of
 
 
 def limits(run: Run, focus: Focus | None) -> list[str]:
@@ -26,7 +27,7 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         f"{site} sent {number} of its results to nobody: they are over too few patients."
         for site, number in sorted(run.withheld.items())
     ]
-    sentences += _missing(run) + _left_out(run)
+    sentences += _missing(run) + _left_out(run) + _one_training(run) + _dropped(run)
     for different in (run.different_labels, run.different_units):
         if different:
             sentences.append(f"{different[0].upper()}{different[1:]}.")
@@ -135,6 +136,28 @@ def _missing(run: Run) -> list[str]:
     sentences += [f"Nothing was measured at {site}: {why}." for site, why in unmeasured]
     sentences += [f"{model_name(model)} is missing from the comparison: {why}." for model, why in missing]
     return sentences
+
+
+def _dropped(run: Run) -> list[str]:
+    """Return which comparisons the run was to make once, and were left out when it was resumed."""
+    asked = comparisons_of(run.study.section("evaluation"))
+    dropped = [name for name in run.facts.comparisons if name not in asked]
+    if not dropped:
+        return []
+    return [
+        f"This run was also to make a comparison by {', '.join(dropped)}, which was left out when it was "
+        "resumed: ask why."
+    ]
+
+
+def _one_training(run: Run) -> list[str]:
+    """Return that the luck of the training was not measured, if the model was trained with one seed alone."""
+    if not run.rounds or any(is_of_seed(model) for model in run.models):
+        return []
+    return [
+        "This is one training: another seed, number of threads or processor gives another model, and how far "
+        "its results spread was not measured (`evaluation.seeds: 3` does, in a simulation)."
+    ]
 
 
 def _left_out(run: Run) -> list[str]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medfed.evaluation.report import checklists, comparison, experiments, facts, rounds, templates
+from medfed.evaluation.report import (
+    checklists,
+    comparison,
+    experiments,
+    facts,
+    guarantees,
+    rounds,
+    summary,
+    templates,
+)
 from medfed.evaluation.report.diagrams import diagrams
 from medfed.evaluation.report.focus import Focus, focus_of
 from medfed.evaluation.report.headline import sentence
@@ -19,7 +28,7 @@ from medfed.runs.folder import RunFolder
 # The sections of results, which are absent if there is no result to show.
 SECTIONS = (
     "comparisons", "measures", "matrix", "diagrams", "subgroups",
-    "left_out", "contributions", "difference_methods", "personalised", "robustness",
+    "left_out", "contributions", "difference_methods", "personalised", "robustness", "seeds",
 )  # fmt: skip
 
 
@@ -51,6 +60,8 @@ def render(run: Run) -> str:
         metric=focus.record if focus else None,
         sentence=first,
         facts=facts.key_figures(run, focus),
+        summary=summary.summary(run, focus),
+        guarantees=guarantees.guarantees(run),
         curves=rounds.curves(run),
         participation=rounds.participation(run),
         **(dict.fromkeys(SECTIONS) if focus is None else _results(run, focus)),
@@ -78,4 +89,5 @@ def _results(run: Run, focus: Focus) -> dict[str, Any]:
         "contributions": experiments.contributions(rows, sites, run.facts.held_out),
         "personalised": experiments.against_federated(rows, sites, personal),
         "robustness": experiments.robustness(rows, focus.places),
+        "seeds": experiments.seeds(rows, focus.places, run.models, run.facts.seed),
     }

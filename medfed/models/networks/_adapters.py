@@ -1,23 +1,33 @@
-"""Training part of a network: selected layers or low-rank adapters, starting from a checkpoint
-if there is one.
+"""Training part of a network: selected layers or low-rank adapters, starting from given weights if there are.
 
-LoRA: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, ICLR 2022, arXiv:2106.09685: a layer's
-weight becomes W + alpha / r B A, where W is frozen, A (r rows) starts random and B at zero, so that
-the network starts unchanged.
-Departure: a convolution's weight (out, in, x, y, z) is treated as a matrix of `out` rows; the
-paper adapts linear layers.
+LoRA: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, ICLR 2022, arXiv:2106.09685: a layer's weight becomes
+W + alpha / r B A, where W is frozen, A (r rows) starts random and B at zero, so that the network starts
+unchanged. Departure: a convolution's weight (out, in, x, y, z) is treated as a matrix of `out` rows; the
+paper adapts linear layers. It is implemented here as a parametrisation, not taken from the package peft: that
+wraps layers under other names, needs transformers, and adapts no transposed convolution.
+
+Federated: the mean of the hospitals' B times the mean of their A is not the mean of their B A. FFA-LoRA (Sun,
+Li, Li, Ding, ICLR 2024, arXiv:2403.12313) keeps A as it was drawn, so that the mean of B gives the mean of
+the layers exactly, with half the numbers to send; it is the default. A is drawn from the seed and the layer's
+name by a generator of its own: equal at every hospital, whatever the network drew before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from medfed.errors import StudyError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from medfed.models.pretrained import Start
+    from medfed.models.pretrained.load import LoadedStart
+
+# What `also` calls all norms and the last layer.
+NORM, HEAD = "norm", "head"
 
 
 class LoRASettings(Protocol):
@@ -27,125 +37,137 @@ class LoRASettings(Protocol):
     def rank(self) -> int: ...
     @property
     def alpha(self) -> float: ...
+    @property
+    def matrices(self) -> Literal["b", "ab"]: ...
+    @property
+    def also(self) -> tuple[str, ...]: ...
 
 
 def prepare_training(
-    network: nn.Module, start: str | None, lora: LoRASettings | None, only: Sequence[str]
-) -> None:
-    """Load the weights that a study starts from, and freeze what it does not train; by
-    default nothing is frozen.
+    network: nn.Module,
+    start: Start | None,
+    lora: LoRASettings | None,
+    only: Sequence[str],
+    head: str = "",
+) -> LoadedStart | None:
+    """Load the weights that a study starts from, freeze what it does not train, and return what was loaded.
+
+    By default nothing is frozen. `head` is the path of the network's last layer.
 
     Raises:
-        StudyError: if the checkpoint is of another network, a named part is missing, or no layer is large.
+        StudyError: if the file cannot be used, a named part is missing, no layer is large enough, or a layer
+            that the file does not have would be frozen with random weights.
     """
+    loaded = None
     if start is not None:
-        load_checkpoint(network, Path(start))
+        from medfed.models.pretrained.load import load_start
+
+        loaded = load_start(network, start, head)
     if lora is not None:
-        add_lora(network, lora.rank, lora.alpha)
-        unfreeze(network, only)
+        add_lora(network, lora, (*only, *lora.also), head)
     elif only:
         network.requires_grad_(False)
         unfreeze(network, only)
+    if loaded is not None and (lora is not None or only):
+        _refuse_frozen_at_random(network, loaded.anew)
+    return loaded
 
 
-def load_checkpoint(network: nn.Module, path: Path) -> None:
-    """Load a medfed checkpoint into a network.
+def add_lora(network: nn.Module, lora: LoRASettings, whole: Sequence[str] = (), head: str = "") -> None:
+    """Add an adapter to linear and convolutional layers, and freeze all but adapters and the parts `whole`.
 
-    Raises:
-        StudyError: if the file is no checkpoint or a damaged one, or naming a tensor that is missing or has
-            another shape.
-    """
-    saved = {name.removeprefix("network."): tensor for name, tensor in _read_tensors(path).items()}
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and (name not in saved or saved[name].shape != tensor.shape):
-            problem = f"has shape {tuple(saved[name].shape)}" if name in saved else "is missing"
-            raise StudyError(
-                f"start: {path.name} is of another network: '{name}' {problem}, this study's "
-                f"network has {tuple(tensor.shape)}"
-            )
-    # A checkpoint has no integer buffers (batch norm's counter); they stay as built.
-    network.load_state_dict(saved, strict=False)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of the checkpoint that a study starts from.
+    A layer gets no adapter if it trains whole, or if the two thin matrices would be as large as itself; then
+    it stays frozen.
 
     Raises:
-        StudyError: if it cannot be read, or holds something else.
+        StudyError: if no layer is large enough for an adapter of this rank, or a part is missing.
     """
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - torch raises EOFError, RuntimeError, UnpicklingError and more
-        raise StudyError(
-            f"start: {path.name} cannot be read as a checkpoint; it is damaged, cut short or of another "
-            "format; copy it again, or give a run's checkpoints/federated.ckpt"
-        ) from None
-    tensors = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
-        raise StudyError(
-            f"start: {path.name} is no checkpoint of a run: it has no tensors under 'state_dict'; give a "
-            "run's checkpoints/federated.ckpt"
-        )
-    return tensors
-
-
-def add_lora(network: nn.Module, rank: int, alpha: float) -> None:
-    """Add a low-rank adapter to every linear and convolutional layer, and freeze the original parameters.
-
-    A layer gets no adapter if the two thin matrices would be as large as the layer itself;
-    it stays frozen, too.
-
-    Raises:
-        StudyError: if no layer is large enough for an adapter of this rank.
-    """
-    import torch
     from torch import nn
     from torch.nn.utils import parametrize
 
-    class Adapter(nn.Module):
-        def __init__(self, weight: torch.Tensor) -> None:
-            super().__init__()
-            rows, columns = weight.shape[0], weight[0].numel()
-            self.a = nn.Parameter(torch.empty(rank, columns))
-            self.b = nn.Parameter(torch.zeros(rows, rank))
-            nn.init.kaiming_uniform_(self.a, a=5**0.5)  # as nn.Linear, and as the authors' code
-
-        def forward(self, weight: torch.Tensor) -> torch.Tensor:
-            return weight + (alpha / rank) * (self.b @ self.a).view_as(weight)
+    from medfed.models.networks._low_rank import LowRank
 
     network.requires_grad_(False)
+    unfreeze(network, [head if part == HEAD else part for part in whole if part != HEAD or head])
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     adapted = 0
-    for layer in [module for module in network.modules() if isinstance(module, kinds)]:
+    for name, layer in [(name, one) for name, one in network.named_modules() if isinstance(one, kinds)]:
         rows, columns = layer.weight.shape[0], layer.weight[0].numel()
-        if (rows + columns) * rank < rows * columns:
-            parametrize.register_parametrization(layer, "weight", Adapter(layer.weight))
+        if not layer.weight.requires_grad and (rows + columns) * lora.rank < rows * columns:
+            adapter = LowRank(layer.weight, lora.rank, lora.alpha, _seed(name), both=lora.matrices == "ab")
+            parametrize.register_parametrization(layer, "weight", adapter)
             adapted += 1
     if not adapted:
         raise StudyError(
-            f"train.lora: rank {rank}: no layer of this network is large enough for a smaller adapter; take "
-            "a lower rank, or train the whole network"
+            f"train.lora: rank {lora.rank}: no layer of this network is large enough for a smaller adapter; "
+            "take a lower rank, or train the whole network"
         )
 
 
+def _seed(layer: str) -> int:
+    """Return the seed of a layer's A: of its name and the seed that the network is built from."""
+    import torch
+
+    text = f"{torch.initial_seed()}/{layer}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+
+
+def merge_adapters(network: nn.Module) -> nn.Module:
+    """Write each adapter into its layer's weight, so that the network is a plain one again; return it."""
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    from medfed.models.networks._low_rank import LowRank
+
+    for layer in list(network.modules()):
+        if not parametrize.is_parametrized(layer, "weight"):
+            continue
+        parametrizations = layer.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        if any(isinstance(one, LowRank) for one in parametrizations["weight"].children()):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return network
+
+
 def unfreeze(network: nn.Module, names: Sequence[str]) -> None:
-    """Make the layers in submodules of these names trainable.
+    """Make the layers in submodules of these names or paths trainable; `norm` stands for all norms.
 
     Raises:
         StudyError: naming an entry that is not a submodule, and the nearest ones.
     """
     import difflib
 
-    parts = {part for prefix, _ in network.named_modules() for part in prefix.split(".") if part}
+    from torch import nn
+
+    paths = [prefix for prefix, _ in network.named_modules()]
+    parts = {part for prefix in paths for part in prefix.split(".") if part}
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
     for name in names:
-        if name not in parts:
+        if name != NORM and not any(_is_in(name, prefix) for prefix in paths):
             nearest = difflib.get_close_matches(name, sorted(parts), n=3, cutoff=0.3)
             raise StudyError(
                 f"train.only: the network has no part '{name}'"
                 + (f"; there are {', '.join(nearest)}" if nearest else "")
             )
     for prefix, module in network.named_modules():
-        if set(names) & set(prefix.split(".")):
+        if any(_is_in(name, prefix) for name in names) or (NORM in names and isinstance(module, norms)):
             module.requires_grad_(True)
+
+
+def _is_in(part: str, path: str) -> bool:
+    """Whether a path leads to a part of this name or path, or into it."""
+    return f".{part}." in f".{path}."
+
+
+def _refuse_frozen_at_random(network: nn.Module, anew: Iterable[str]) -> None:
+    """Refuse a layer that neither the start nor training gives its weights: it would pass on noise."""
+    parameters = dict(network.named_parameters())
+    for name in anew:
+        layer, _, last = name.rpartition(".")
+        found = parameters.get(name, parameters.get(f"{layer}.parametrizations.{last}.original"))
+        if found is not None and not found.requires_grad:
+            raise StudyError(
+                f"start: the file has nothing for '{name}', which this study does not train either, so "
+                "that it would stay random; name a part that holds it in train.only, such as "
+                f"[{name.split('.')[0]}]"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import gcd
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,13 @@ Norm = Literal["instance", "batch", "group"]
 # The largest number of groups of a group norm (Wu and He 2018 use 32 for wide 2D networks,
 # MONAI's SegResNet 8).
 GROUPS = 8
+
+
+class Definition(NamedTuple):
+    """A class of monai.networks.nets by name, and the arguments that build a network of it."""
+
+    name: str
+    arguments: dict[str, Any]
 
 
 class Network(Kind, frozen=True):
@@ -44,6 +51,10 @@ class Network(Kind, frozen=True):
             StudyError: if the settings contradict each other or the size doesn't suit the network.
         """
         raise NotImplementedError
+
+    def definition(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> Definition | None:
+        """Return how MONAI alone builds it, for an exported bundle; None if MONAI alone cannot."""
+        return None
 
     def check_size(self, size: tuple[int, ...] | None) -> None:
         """Check a size without torch, as a study is read; `build` calls it, too.
@@ -206,6 +217,41 @@ def monai_norm(norm: Norm, channels: tuple[int, ...]) -> tuple[str, dict[str, ob
     if norm == "group":
         return ("GROUP", {"num_groups": gcd(GROUPS, *channels), "affine": True})
     return (norm.upper(), {"affine": True})
+
+
+def build_of_monai(definition: Definition) -> nn.Module:
+    """Return a network as MONAI builds it, without the norms that it holds and never uses.
+
+    Raises:
+        StudyError: if MONAI refuses the arguments.
+    """
+    return drop_unused_norms(build_plainly(definition))
+
+
+def build_plainly(definition: Definition) -> nn.Module:
+    """Return a network as MONAI builds it, with every tensor that MONAI's own checkpoints have.
+
+    Raises:
+        StudyError: if MONAI refuses the arguments.
+    """
+    import monai.networks.nets
+
+    arguments = {key: _as_tuples(value) for key, value in definition.arguments.items()}
+    try:
+        network: nn.Module = getattr(monai.networks.nets, definition.name)(**arguments)
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
+        raise StudyError(
+            f"network: MONAI cannot build {definition.name} with these arguments: {type(error).__name__}: "
+            f"{str(error)[:200]}"
+        ) from None
+    return network
+
+
+def _as_tuples(value: Any) -> Any:
+    """Return lists as tuples, which some of MONAI's norms and activations must be."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_as_tuples(one) for one in value)
+    return value
 
 
 def replace_batch_norms(module: nn.Module, norm: Norm) -> nn.Module:

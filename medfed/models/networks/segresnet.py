@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models.networks._network import Norm, SpatialNetwork, monai_norm
+from medfed.models.networks._network import Definition, Norm, SpatialNetwork, build_of_monai, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,15 +46,19 @@ class SegResNet(SpatialNetwork, tag="segresnet", frozen=True):
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         self.check_size(size)
-        from monai.networks.nets import SegResNet as MonaiSegResNet
+        return build_of_monai(self.definition(inputs, outputs, size))
 
-        return MonaiSegResNet(
-            spatial_dims=self.dims,
-            init_filters=self.filters,
-            in_channels=inputs,
-            out_channels=outputs,
-            dropout_prob=self.dropout or None,
-            norm=monai_norm(self.norm, (self.filters,)),
-            blocks_down=self.blocks_down,
-            blocks_up=self.blocks_up,
+    def definition(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> Definition:
+        return Definition(
+            "SegResNet",
+            {
+                "spatial_dims": self.dims,
+                "init_filters": self.filters,
+                "in_channels": inputs,
+                "out_channels": outputs,
+                "dropout_prob": self.dropout or None,
+                "norm": monai_norm(self.norm, (self.filters,)),
+                "blocks_down": self.blocks_down,
+                "blocks_up": self.blocks_up,
+            },
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models.networks._network import Norm, SpatialNetwork, monai_norm
+from medfed.models.networks._network import Definition, Norm, SpatialNetwork, build_of_monai, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,18 +50,22 @@ class SwinUNETR(SpatialNetwork, tag="swinunetr", frozen=True):
                     f"{self.features * 2**stage} features of stage {stage + 1} a multiple of its {heads} "
                     "heads"
                 )
-        from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+        return build_of_monai(self.definition(inputs, outputs, size))
 
-        return MonaiSwinUNETR(
-            in_channels=inputs,
-            out_channels=outputs,
-            depths=self.depths,
-            num_heads=self.heads,
-            window_size=self.window,
-            norm_name=monai_norm(self.norm, (self.features,)),
-            feature_size=self.features,
-            drop_rate=self.dropout,
-            use_checkpoint=self.checkpointing,
-            spatial_dims=self.dims,
-            use_v2=self.version == 2,
+    def definition(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> Definition:
+        return Definition(
+            "SwinUNETR",
+            {
+                "in_channels": inputs,
+                "out_channels": outputs,
+                "depths": self.depths,
+                "num_heads": self.heads,
+                "window_size": self.window,
+                "norm_name": monai_norm(self.norm, (self.features,)),
+                "feature_size": self.features,
+                "drop_rate": self.dropout,
+                "use_checkpoint": self.checkpointing,
+                "spatial_dims": self.dims,
+                "use_v2": self.version == 2,
+            },
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models.networks._network import Norm, SpatialNetwork, monai_norm
+from medfed.models.networks._network import Definition, Norm, SpatialNetwork, build_of_monai, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,16 +43,20 @@ class UNet(SpatialNetwork, tag="unet", frozen=True):
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         self.check_size(size)
-        from monai.networks.nets import UNet as MonaiUNet
+        return build_of_monai(self.definition(inputs, outputs, size))
 
-        return MonaiUNet(
-            spatial_dims=self.dims,
-            in_channels=inputs,
-            out_channels=outputs,
-            channels=self.channels,
-            strides=(2,) * (len(self.channels) - 1),
-            num_res_units=self.residual_units,
-            # The topmost transposed convolution has as many features as outputs, and its own norm.
-            norm=monai_norm(self.norm, (*self.channels, outputs)),
-            dropout=self.dropout,
+    def definition(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> Definition:
+        return Definition(
+            "UNet",
+            {
+                "spatial_dims": self.dims,
+                "in_channels": inputs,
+                "out_channels": outputs,
+                "channels": self.channels,
+                "strides": (2,) * (len(self.channels) - 1),
+                "num_res_units": self.residual_units,
+                # The topmost transposed convolution has as many features as outputs, and its own norm.
+                "norm": monai_norm(self.norm, (*self.channels, outputs)),
+                "dropout": self.dropout,
+            },
         )

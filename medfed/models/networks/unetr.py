@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models.networks._network import Norm, SpatialNetwork, drop_unused_norms, monai_norm
+from medfed.models.networks._network import Definition, Norm, SpatialNetwork, build_of_monai, monai_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,20 +36,22 @@ class UNETR(SpatialNetwork, tag="unetr", frozen=True):
         self.check_heads(self.hidden, self.heads)
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
-        size = self.require_size(size)
         self.check_size(size)
-        from monai.networks.nets import UNETR as MonaiUNETR
+        return build_of_monai(self.definition(inputs, outputs, size))
 
-        network = MonaiUNETR(
-            in_channels=inputs,
-            out_channels=outputs,
-            img_size=size,
-            feature_size=self.features,
-            hidden_size=self.hidden,
-            mlp_dim=self.mlp,
-            num_heads=self.heads,
-            norm_name=monai_norm(self.norm, (self.features,)),
-            dropout_rate=self.dropout,
-            spatial_dims=self.dims,
+    def definition(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> Definition:
+        return Definition(
+            "UNETR",
+            {
+                "in_channels": inputs,
+                "out_channels": outputs,
+                "img_size": self.require_size(size),
+                "feature_size": self.features,
+                "hidden_size": self.hidden,
+                "mlp_dim": self.mlp,
+                "num_heads": self.heads,
+                "norm_name": monai_norm(self.norm, (self.features,)),
+                "dropout_rate": self.dropout,
+                "spatial_dims": self.dims,
+            },
         )
-        return drop_unused_norms(network)

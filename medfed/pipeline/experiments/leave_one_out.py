@@ -21,6 +21,7 @@ from medfed.registry import kind_of
 from medfed.runs.checkpoints import load_or_train
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
+from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights
 
 
@@ -38,7 +39,8 @@ def _train(run: StudyRun, site: str, smaller: Study) -> Weights:
     run.progress.log(f"the federation without {site}")
     folder = RunFolder(run.folder.path / "leave-one-out" / site)
     private_folder(folder.path)
-    return federate(replace(run, study=smaller, folder=folder)).weights
+    # Its merges are not those of the study's model, whose log says who trained it.
+    return federate(replace(run, study=smaller, folder=folder, audit=AuditLog(folder.audit))).weights
 
 
 def studies_without(study: Study) -> dict[str, Study]:

@@ -12,8 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
 
-from medfed.data.datamodule import SiteDataModule, collate
-from medfed.data.samplers import FixedStepBatchSampler
+from medfed.data.datamodule import SiteDataModule
+from medfed.data.samplers import FixedStepBatchSampler, collate
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
 from medfed.federation.site import train_alone

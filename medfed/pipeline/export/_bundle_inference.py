@@ -43,8 +43,8 @@ def inference(exported: ExportedModel, settings: Images) -> Config:
         raise RunError(
             "export to a MONAI bundle: it cannot read images of several files; export to onnx or torchscript"
         )
-    network = _component("torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device")
-    dataset = _component("Dataset", data="$[{'image': file} for file in @images]", transform="@preprocessing")
+    network = component("torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device")
+    dataset = component("Dataset", data="$[{'image': file} for file in @images]", transform="@preprocessing")
     common = {
         "imports": ["$import glob", "$import os", "$import monai", "$import torch"],
         "bundle_root": ".",
@@ -55,20 +55,20 @@ def inference(exported: ExportedModel, settings: Images) -> Config:
         "images": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
         "network_def": network,
         "network": "$@network_def.eval()",
-        "preprocessing": _component("Compose", transforms=_preprocessing(settings)),
+        "preprocessing": component("Compose", transforms=preprocessing(settings)),
         "dataset": dataset,
     }
     segments = exported.study.task.predicts == "segment"
     return common | (_segmentation(exported, settings) if segments else _classification(settings))
 
 
-def _component(target: str, **arguments: Any) -> Config:
+def component(target: str, **arguments: Any) -> Config:
     """Return the configuration of one object: its class or function, and the arguments of its call."""
     return {"_target_": target, **arguments}
 
 
 def _transform(target: str, keys: str, **arguments: Any) -> Config:
-    return _component(target, keys=keys, **arguments)
+    return component(target, keys=keys, **arguments)
 
 
 def _segmentation(exported: ExportedModel, settings: Images) -> Config:
@@ -101,7 +101,7 @@ def _segmentation(exported: ExportedModel, settings: Images) -> Config:
         # A volume smaller than the patch is padded with its own darkest value, as in training.
         "inferer": "$lambda image: monai.inferers.sliding_window_inference(image[None], @patch, "
         f"{task.windows}, @network, {task.overlap}, mode='{task.blend}', cval=float(image.min()))[0]",
-        "postprocessing": _component("Compose", transforms=postprocessing),
+        "postprocessing": component("Compose", transforms=postprocessing),
         "predict": "$lambda case: @postprocessing({**case, 'pred': "
         "@inferer(case['image'].as_tensor().to(@device)).cpu()})",
         # One case is in memory at a time: masks are written to disk, and nothing else is kept.
@@ -116,7 +116,7 @@ def _classification(settings: Images) -> Config:
         resize = {"cut": CROP, "filled": PAD, "middle": middle}
     return {
         **resize,
-        "saver": _component("CSVSaver", output_dir="@output_dir", filename="predictions.csv"),
+        "saver": component("CSVSaver", output_dir="@output_dir", filename="predictions.csv"),
         # The network's own outputs are probabilities.
         "predict": "$lambda case: "
         "@saver.save(@network(@middle(case['image'].as_tensor().to(@device))[None])[0].cpu(), "
@@ -129,16 +129,19 @@ def _classification(settings: Images) -> Config:
     }
 
 
-def _preprocessing(settings: Images) -> list[Config]:
-    """Return MONAI's transforms that prepare an image as medfed does."""
+def preprocessing(settings: Images, keys: tuple[str, ...] = ("image",)) -> list[Config]:
+    """Return MONAI's transforms that prepare an image as medfed does, and with it a label if it has a key."""
+    several = keys[0] if len(keys) == 1 else list(keys)
     steps = [
-        _transform("LoadImaged", "image", reader="NibabelReader", ensure_channel_first=True),
+        component("LoadImaged", keys=several, reader="NibabelReader", ensure_channel_first=True),
         # Without `labels: null` MONAI warns, and takes the letters of the file's own space.
-        _transform("Orientationd", "image", axcodes=settings.orientation, labels=None),
+        component("Orientationd", keys=several, axcodes=settings.orientation, labels=None),
     ]
     if isinstance(settings.spacing_mm, tuple):
+        modes = ["bilinear", *("nearest" for _ in keys[1:])]
+        mode = modes[0] if len(keys) == 1 else modes
         pixdim = list(settings.spacing_mm)
-        steps.append(_transform("Spacingd", "image", pixdim=pixdim, mode="bilinear", padding_mode="border"))
+        steps.append(component("Spacingd", keys=several, pixdim=pixdim, mode=mode, padding_mode="border"))
     return [*steps, *_normalisation(settings.normalise)]
 
 

@@ -10,10 +10,12 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from medfed.data.settings import Table
+from medfed.data.settings import Images, Table
 from medfed.errors import RunError
+from medfed.models.networks._adapters import merge_adapters
 from medfed.pipeline.create_run import open_run
 from medfed.pipeline.predict import load_model
+from medfed.registry import kind_of
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.provenance import merges_of
@@ -165,9 +167,15 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     folder, facts, study = open_run(run)
     network = load_model(study, folder, model).network
     assert isinstance(network, nn.Module)
+    merge_adapters(network)
     data = study.data
     if isinstance(data, Table):
         shape: tuple[int, ...] = (data.inputs,)
+    elif not isinstance(data, Images):
+        raise RunError(
+            f"export: the study's data are of its own data module '{kind_of(data)}', and medfed does not "
+            "know what its network takes; export the network of the run's checkpoint yourself"
+        )
     else:
         shape = (data.inputs, *(data.patch or (SIDE,) * data.spatial_dims))
     predicts = study.task.predicts

@@ -22,10 +22,14 @@ from medfed.data.settings import Images
 from medfed.errors import RunError
 from medfed.files import write_whole
 from medfed.pipeline.export._bundle_inference import inference
+from medfed.pipeline.export._bundle_training import definition_of, training, write_weights
 from medfed.pipeline.export._exported_model import ExportedModel
 from medfed.pipeline.export.torchscript import trace
 from medfed.registry import kind_of
 from medfed.wire.templates import render
+
+# The version of pytorch-ignite that train.json was tried with.
+IGNITE = "0.5.5"
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -34,6 +38,9 @@ SCHEMA = (
 
 def write(exported: ExportedModel, folder: Path) -> None:
     """Write models/, configs/ and docs/ of a bundle, its network checked against the module.
+
+    A segmentation that MONAI alone can build has its weights as model.pt and a train.json, too: another study
+    or MONAI itself can train on from it. Adapters of `train.lora` are merged into the weights.
 
     Raises:
         RunError: if the task is neither segmentation in patches nor classification of images, or MONAI has no
@@ -44,6 +51,11 @@ def write(exported: ExportedModel, folder: Path) -> None:
         raise RunError(
             "export to a MONAI bundle: MONAI's bundles are of images, and this study's data are a table; "
             "export to onnx or torchscript instead"
+        )
+    if own := [kind_of(one) for one in settings.transforms if one.prepares]:
+        raise RunError(
+            f"export to a MONAI bundle: images are prepared by '{own[0]}' (data.transforms), for which MONAI "
+            "has no equivalent; export to onnx or torchscript instead, and apply it before the network"
         )
     if exported.columns:
         raise RunError(
@@ -58,9 +70,12 @@ def write(exported: ExportedModel, folder: Path) -> None:
         )
     files = {"metadata.json": metadata(exported, settings), "inference.json": inference(exported, settings)}
     difference = trace(exported, folder / "models" / "model.ts")
+    if (definition := definition_of(exported)) is not None:
+        write_weights(exported, definition, folder / "models" / "model.pt")
+        files["train.json"] = training(exported, settings, definition)
     for name, content in files.items():
         write_whole(folder / "configs" / name, msgspec.json.format(msgspec.json.encode(content), indent=2))
-    write_whole(folder / "docs" / "README.md", readme(exported, difference))
+    write_whole(folder / "docs" / "README.md", readme(exported, difference, trains=definition is not None))
 
 
 def metadata(exported: ExportedModel, settings: Images) -> dict[str, Any]:
@@ -98,10 +113,10 @@ def metadata(exported: ExportedModel, settings: Images) -> dict[str, Any]:
         "pytorch_version": version("torch").split("+")[0],
         "numpy_version": version("numpy"),
         "required_packages_version": {"nibabel": version("nibabel")},
-        "optional_packages_version": {"nibabel": version("nibabel")},
+        "optional_packages_version": {"nibabel": version("nibabel"), "pytorch-ignite": IGNITE},
         "task": _title(exported).lower(),
         "description": f"{exported.model} model of the study {exported.study.name}, trained by medfed "
-        f"{exported.trained_by}",
+        f"{exported.trained_by}" + (f". {exported.facts.start.sentence}" if exported.facts.start else ""),
         "authors": "to be written by a person",
         "copyright": "to be written by a person",
         "intended_use": "research; not a medical device",
@@ -119,8 +134,8 @@ def _title(exported: ExportedModel) -> str:
     return f"Classification into {', '.join(exported.classes)}"
 
 
-def readme(exported: ExportedModel, difference: float) -> str:
-    """Return the bundle's page for people."""
+def readme(exported: ExportedModel, difference: float, *, trains: bool) -> str:
+    """Return the bundle's page for people; with `trains` it has a train.json."""
     return render(
         Path(__file__).with_name("bundle_readme.md.jinja"),
         study=exported.study.name,
@@ -131,4 +146,6 @@ def readme(exported: ExportedModel, difference: float) -> str:
         is_segmentation=exported.study.task.predicts == "segment",
         classes=", ".join(exported.classes),
         difference=difference,
+        start=exported.facts.start.sentence if exported.facts.start else "",
+        trains=trains,
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medfed.aggregation.fedavg import FedAvg
-from medfed.data.datamodule import collate
+from medfed.data.samplers import collate
 from medfed.errors import PrivacyError
 from medfed.exchange import MemoryExchange
 from medfed.federation.config import HubConfig

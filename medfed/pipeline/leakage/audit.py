@@ -27,7 +27,7 @@ from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder
-from medfed.study.reading import read_study
+from medfed.study.reading import read_run_study, read_study
 from medfed.study.study import Study
 
 # The cases of a larger batch are not easier to separate, and cost proportionally more.
@@ -50,7 +50,7 @@ def audit(run: Path, site: str | None, budget: AttackBudget, out: Path | None) -
     folder = RunFolder(run)
     if not is_file:
         folder.read_facts()
-    study = read_study(run if is_file else folder.study)
+    study = read_study(run) if is_file else read_run_study(folder.study)
     name = _choose_site(site, sorted(study.sites), run.name)
     target = out or (Path(f"leakage-{name}") if is_file else folder.site(name) / "leakage")
     with suppress_warnings():

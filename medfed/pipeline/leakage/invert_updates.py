@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medfed.data.datamodule import collate
+from medfed.data.samplers import collate
 from medfed.models.optimisers.sgd import SGD
 from medfed.models.schedules.constant import Constant
 from medfed.pipeline.factory import module_of

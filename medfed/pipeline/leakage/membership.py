@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 
-from medfed.data.datamodule import collate
+from medfed.data.samplers import collate
 from medfed.pipeline.factory import module_of
 from medfed.pipeline.leakage.attacker_view import Item, loss_of, module_after, visible_update
 from medfed.pipeline.leakage.findings import AttackBudget, Membership

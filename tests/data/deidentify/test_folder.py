@@ -334,3 +334,18 @@ def test_the_command_tells_counts_and_nothing_else(marked: Path, tmp_path) -> No
     assert result.output.startswith("6 files of 1 series and 1 patients written")
     for mark_ in (WORD, str(NUMBER), DAY, ROOT):
         assert mark_ not in result.output
+
+
+def test_links_and_folders_of_the_system_are_counted_and_not_copied(tmp_path) -> None:
+    source = tmp_path / "in"
+    for name in ("a", ".Trash-1000", "@eaDir", ".medfed"):
+        (source / name).mkdir(parents=True)
+        make_slice(Series(), 0).save_as(source / name / "1.dcm", enforce_file_format=True)
+    (source / "b").symlink_to(source / "a")
+    (source / "c.dcm").symlink_to(source / "a" / "1.dcm")
+    done = deidentify(source, tmp_path / "out", site_secret=SECRET)
+    assert done.files == 1
+    assert dict(done.left_out) == {
+        "a link, which is not followed": 2,
+        "a hidden folder, or one of the system like a recycle bin": 2,
+    }

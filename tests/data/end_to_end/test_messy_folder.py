@@ -101,10 +101,9 @@ def test_each_entry_is_of_a_case_or_counted_with_its_reason(messy: Path) -> None
     left_out = [path for paths in indexed.left_out_files.values() for path in paths]
     # An independent walk: os.walk follows no link, patient 4 lies behind one.
     walked = [Path(parent, name) for parent, _, names in os.walk(messy) for name in names]
-    seen = [
-        path for path in walked if not {".Trash-1000", "@eaDir"} & set(path.parts) and path.name[0] != "."
-    ]
-    seen = [path for path in seen if path.exists()] + sorted((messy / f"{MARK}4").iterdir())
+    system = {".Trash-1000", "@eaDir"}
+    seen = [path for path in walked if not system & set(path.parts) and path.name[0] != "."]
+    seen = [path for path in seen if path.exists()] + list((messy / f"{MARK}4").iterdir())
     assert sorted(used + left_out) == sorted(seen)
     assert len(used) == 6 * 6  # patients 1, 1, 2, 2 again, 3 and 4
 

@@ -148,6 +148,19 @@ def test_the_echoes_of_one_series_are_never_mixed_and_can_be_chosen_by_their_tim
         read_image(case.image)
 
 
+def test_echoes_that_the_reader_does_not_tell_apart_are_one_series(tmp_path: Path) -> None:
+    """Times that differ by less than a microsecond, and a number that half of the slices lack."""
+
+    def noisy(ds: Dataset, k: int) -> None:
+        ds.EchoTime = 90.0 + k % 2 * 0.0002
+        if k % 2:
+            ds.EchoNumbers = "1"
+
+    write_series(tmp_path, Series(shape=(12, 5, 7), modality="MR", slope=1.0, intercept=0.0), noisy)
+    (case,) = DicomTree(series=(SeriesChoice(name="t2", echo_ms=(60, 120)),)).read(Survey.of(tmp_path)).cases
+    assert read_image(case.image).shape == (7, 5, 12)
+
+
 def test_a_choice_that_says_nothing_is_refused() -> None:
     with pytest.raises(DataError, match=r"echo_ms of 't2' is \[90, 60\]; give the lowest and the highest"):
         SeriesChoice(name="t2", echo_ms=(90, 60))

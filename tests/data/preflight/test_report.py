@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 import stat
 
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
 from medfed.data.preflight.preflight import check
-from medfed.data.preflight.report import page, write_page
+from medfed.data.preflight.report import fact_lines, page, write_page
 
 from .conftest import Hospital
 
@@ -27,3 +31,12 @@ def test_the_page_is_for_its_owner_alone_and_asks_for_nothing_from_outside(
     text = page(preflight)
     assert text.count("data:image/png;base64,") == 3
     assert not re.search(r"(?:src|href)=\"(?!data:)|<script|https?://", text)
+
+
+def test_images_without_a_size_in_mm_are_counted(tmp_path) -> None:
+    (tmp_path / "cases.csv").write_text("case,image,target\na,a.png,0\nb,b.nii,1\n")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "a.png")
+    nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(8, 8, 1), np.eye(4)).to_filename(tmp_path / "b.nii")
+    lines = dict(fact_lines(check(tmp_path, site_secret=SECRET, processes=1).facts))
+    assert lines["size in mm"] == "1 of 2 images have none; a pixel counts as 1 mm above"
+    assert lines["spacing, mm"] == "1.00 x 1.00 x 1.00, all the same"

@@ -36,12 +36,27 @@ def listens(port: int) -> bool:
 def test_the_server_of_a_hub_that_was_killed_is_replaced(enrolment):
     left = Broker(enrolment.authority)
     until(lambda: listens(enrolment.port), "it listens")
-    left._stopping.set()  # a killed hub stops supervising, and its server keeps running
+    left._stopping.set()  # a killed hub stops supervising and lets its lock go; its server keeps running
+    left._lock.close()
     replacement = enrolment.start()
     left._process.wait(PATIENCE_S)
     assert replacement.pid != left._process.pid
     until(lambda: listens(enrolment.port), "the new one listens")
     assert replacement._process.poll() is None
+
+
+def test_a_second_hubs_broker_leaves_the_first_ones_server_alone_and_takes_over_after_it(enrolment, caplog):
+    first = Broker(enrolment.authority)
+    until(lambda: listens(enrolment.port), "it listens")
+    pid = first.pid
+    second = enrolment.start()
+    assert "is run by another hub already; this one uses it" in caplog.text
+    time.sleep(1.0)
+    assert (first.pid, second.pid) == (pid, 0)
+    assert first._process.poll() is None
+    first.stop()
+    until(lambda: second.pid and listens(enrolment.port), "the second one runs it")
+    assert "this one runs it now" in caplog.text
 
 
 def test_another_process_with_the_old_pid_is_left_alone(enrolment):

@@ -14,6 +14,7 @@ import torch
 from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import enrol
+from medfed.deployment.enrolment.broker import admit_study
 from medfed.exchange.nats import Nats
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
@@ -239,3 +240,43 @@ def test_nothing_can_be_injected_through_a_reply_subject(place, subject, reply):
     before = stored(place, reply.replace(".", "/"))
     as_north(place, subject, b"x", reply=reply)
     assert stored(place, reply.replace(".", "/")) == before
+
+
+def test_a_site_reads_and_writes_the_studies_that_it_is_in_and_no_others(place):
+    """The last test here: from the first study that is admitted on, no other can be read."""
+    enrolment, hub = place
+    other, folder = "34" * 32, place[0].folder
+    models = Nats(**record(enrolment, "hub")).open_hub(other, folder / "other")
+    models.advertise_study("name: other", ["south"])
+    models.publish(GlobalModel(0, {"a": torch.ones(4)}, study_digest=other))
+    space = other[:16]
+    read = f"$JS.API.DIRECT.GET.GLOB.glob.{space}.current.m"
+    assert as_north(place, read) is not None  # before any study is admitted
+    admit_study(enrolment.authority, STUDY, ["north", "south"])
+    admit_study(enrolment.authority, other, ["south"])
+    until(lambda: as_north(place, read) is None)
+    for subject in (
+        f"$JS.API.DIRECT.GET.GLOB.glob.{space}.study.m",
+        "$JS.API.DIRECT.GET.GLOB.glob.*.current.m",
+        "$JS.API.DIRECT.GET.GLOB.glob.site-south.studies.m",
+        f"up.{space}.north.heartbeat.m",
+    ):
+        assert as_north(place, subject, b"x") is None, subject
+    request = json.dumps({"last_by_subj": f"glob.{space}.current.m"}).encode()
+    assert as_north(place, "$JS.API.DIRECT.GET.GLOB", request) is None
+    # Its own study and its own offers remain, and so does south's.
+    assert as_north(place, f"$JS.API.DIRECT.GET.GLOB.glob.{SPACE}.current.m") is not None
+    hub.advertise_study("name: own", ["north", "south"])
+    (offer,) = Nats(**record(enrolment, "north")).offered_studies("north")
+    assert (offer.digest, offer.text) == (STUDY, "name: own")
+    both = Nats(**record(enrolment, "south")).offered_studies("south")
+    assert [one.digest for one in both] == [other, STUDY]
+    assert all(one.is_live for one in both)
+    models.disconnect()
+    live = {one.digest: one.is_live for one in Nats(**record(enrolment, "south")).offered_studies("south")}
+    assert live == {other: False, STUDY: True}
+    models = Nats(**record(enrolment, "hub")).open_hub(other, folder / "other")
+    models.advertise_study("name: other", ["south"])
+    models.close()  # a study that has ended is offered to nobody
+    (left,) = Nats(**record(enrolment, "south")).offered_studies("south")
+    assert left.digest == STUDY

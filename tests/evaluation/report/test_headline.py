@@ -92,6 +92,15 @@ def test_where_nobody_has_the_structure_the_headline_is_the_specificity(tmp_path
     assert "Not shown" not in said
 
 
+def test_the_mean_of_hospitals_stands_beside_the_mean_over_patients_or_alone():
+    rows = [result(0.8, site="all", n=90), result(0.6, site="mean of hospitals", n=90), result(0.9, n=80)]
+    assert words(*rows).endswith("in 90 patients; each hospital counting alike, 0.60.")
+    assert words(*rows[1:]) == (
+        "Federated model: Dice 0.60 as the mean of the study's hospitals, each counting alike, "
+        "in 90 patients."
+    )
+
+
 def test_of_several_hospitals_that_took_no_part_the_largest_is_the_headline():
     rows = result(0.9, site="alpha", n=6), result(0.7, site="west", n=80)
     assert "Dice 0.70 at west" in words(*rows, held_out=["alpha", "west"])

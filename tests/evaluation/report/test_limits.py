@@ -90,11 +90,18 @@ def test_missing_contributions_measurements_and_models_are_named():
     lines = [RoundLine(1, "north", "merged"), RoundLine(1, "south", "late"), RoundLine(2, "north", "merged")]
     lines += [RoundLine(2, "south", "refused"), RoundLine(2, "east", "not sampled")]
     facts = RunFacts(unmeasured={"south": "no test patients"}, missing_models={"local:south": "no update"})
-    assert limits_of(facts, rounds=lines)[1:-1] == [
+    assert limits_of(facts, rounds=lines)[1:-2] == [
         "2 of 5 contributions are missing, of south; the model has seen less of their patients.",
         "Nothing was measured at south: no test patients.",
         "south alone is missing from the comparison: no update.",
     ]
+
+
+def test_a_single_training_says_that_its_luck_was_not_measured():
+    lines = [RoundLine(1, "north", "merged")]
+    said = "how far its results spread was not measured"
+    assert said in limits_of(rounds=lines)[-2]
+    assert not any(said in one for one in limits_of(rows=[result(0.8, model="seed:4")], rounds=lines))
 
 
 def test_cases_left_out_are_counted_by_reason():
@@ -113,4 +120,15 @@ def test_what_a_hospitals_data_may_mean_is_told():
 def test_the_best_single_hospital_is_chosen_on_the_patients_it_is_reported_on():
     assert limits_of(rows=[result(0.7, model="local:north")])[1] == (
         "The best single hospital's model was chosen on the patients it is reported on, which favours it."
+    )
+
+
+def test_a_comparison_that_was_dropped_on_resume_is_told():
+    facts, said = RunFacts(comparisons=["local_models", "seeds"]), "a comparison by "
+    kept = {"privacy": "dp_sgd", "evaluation": {"local_models": True, "seeds": 3}}
+    assert not any(said in one for one in limits_of(facts, study=kept))
+    dropped = {"privacy": "dp_sgd", "evaluation": {"local_models": False, "seeds": 3}}
+    assert limits_of(facts, study=dropped)[-2] == (
+        "This run was also to make a comparison by local_models, which was left out when it was resumed: "
+        "ask why."
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medfed.deployment.enrolment import enrol
-from medfed.exchange.folder import Folder
+from medfed.exchange.folder import Folder, FolderStore
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, digest
 
@@ -80,7 +80,8 @@ class Meeting:
 
 
 @pytest.fixture
-def meeting(tmp_path):
+def meeting(tmp_path, monkeypatch):
+    monkeypatch.setattr(FolderStore, "settle_s", 0.0)  # nothing arrives late here
     opened = Meeting(tmp_path)
     yield opened
     opened.close()
@@ -232,7 +233,7 @@ def test_a_model_that_a_site_signed_is_refused(meeting, caplog):
 
 
 def test_a_changed_study_is_refused(meeting):
-    meeting.hub.advertise_study("rounds: 3\n")
+    meeting.hub.advertise_study("rounds: 3\n", ["north"])
     assert meeting.sites["north"].study_text() == "rounds: 3\n"
     path = meeting.share / "glob" / SPACE / "study" / "m"
     path.write_bytes(path.read_bytes().replace(b"rounds: 3", b"rounds: 9"))

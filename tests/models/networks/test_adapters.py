@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from medfed.errors import StudyError
-from medfed.models.networks._adapters import add_lora, prepare_training, unfreeze
+from medfed.models.networks._adapters import add_lora, merge_adapters, prepare_training, unfreeze
 from medfed.models.networks.unet import UNet
+from medfed.models.pretrained import Start
 from medfed.pipeline import train as run
 from medfed.pipeline.evaluate import evaluate
 from medfed.pipeline.factory import module_of
@@ -22,6 +23,10 @@ from medfed.wire.weights import weights_of
 torch.set_num_threads(1)
 
 
+RANK_2 = Lora(rank=2, alpha=8.0, also=())
+BOTH = Lora(rank=2, alpha=8.0, also=(), matrices="ab")
+
+
 def small() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv3d(4, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 40), nn.Linear(40, 2))
@@ -29,7 +34,7 @@ def small() -> nn.Module:
 
 def test_an_adapted_network_begins_as_it_was():
     plain, adapted = small(), small()
-    add_lora(adapted, 2, 8.0)
+    add_lora(adapted, RANK_2)
     x = torch.randn(3, 4, 3, 3, 3)
     assert torch.equal(plain(x), adapted(x))
 
@@ -37,7 +42,7 @@ def test_an_adapted_network_begins_as_it_was():
 def test_the_weight_is_w_plus_alpha_over_r_b_a_by_hand():
     network = small()
     before = network[3].weight.detach().clone()
-    add_lora(network, 2, 8.0)
+    add_lora(network, RANK_2)
     adapter = network[3].parametrizations.weight[0]
     with torch.no_grad():
         adapter.b.copy_(torch.arange(80.0).view(40, 2))
@@ -49,15 +54,106 @@ def test_the_weight_is_w_plus_alpha_over_r_b_a_by_hand():
 def test_only_adapters_train_and_the_small_layer_has_none():
     network = small()
     whole = sum(parameter.numel() for parameter in network.parameters())
-    add_lora(network, 2, 8.0)
+    add_lora(network, BOTH)
     trained = {name: p.numel() for name, p in network.named_parameters() if p.requires_grad}
     # Conv: 16 rows of 4 * 27; linear: 40 rows of 16; the last of 2 rows would need 2 * 42 numbers for its 80.
     assert sum(trained.values()) == 2 * (16 + 108) + 2 * (40 + 16)
     assert sum(trained.values()) < 0.15 * whole
+    one = small()
+    add_lora(one, RANK_2)
+    assert sum(p.numel() for p in one.parameters() if p.requires_grad) == 2 * 16 + 2 * 40  # B alone
     unfreeze(network, ["4"])
     assert {"4.weight", "4.bias"} <= {name for name, p in network.named_parameters() if p.requires_grad}
     with pytest.raises(StudyError, match="rank 99: no layer of this network is large enough"):
-        add_lora(small(), 99, 8.0)
+        add_lora(small(), Lora(rank=99))
+
+
+def test_the_mean_of_b_is_the_mean_of_the_layers_and_that_of_a_and_b_is_not():
+    """FFA-LoRA: with A alike everywhere, averaging B averages the weights; averaging both does not."""
+
+    def hospitals(lora: Lora) -> list[nn.Module]:
+        sites = [small(), small()]
+        for number, site in enumerate(sites):
+            add_lora(site, lora)
+            with torch.no_grad():
+                for name, parameter in sorted(site.named_parameters()):
+                    if parameter.requires_grad:
+                        drawn = np.random.default_rng([number, len(name)]).normal(size=parameter.shape)
+                        parameter.copy_(torch.from_numpy(drawn))
+        return sites
+
+    def off(lora: Lora) -> float:
+        north, south = hospitals(lora)
+        merged = small()
+        add_lora(merged, lora)
+        sent = [weights_of(site, trained_only=True) for site in (north, south)]
+        state = dict(merged.named_parameters())
+        with torch.no_grad():
+            for name in sent[0]:
+                state[name].copy_((sent[0][name] + sent[1][name]) / 2)
+        mean = (north[3].weight + south[3].weight) / 2
+        return float((merged[3].weight - mean).detach().abs().max())
+
+    assert off(RANK_2) < 1e-5
+    assert off(BOTH) > 0.5
+
+
+def test_a_is_that_of_the_seed_and_the_layer_whatever_was_drawn_before():
+    torch.manual_seed(5)
+    one, other = small(), small()
+    torch.manual_seed(7)
+    add_lora(one, RANK_2)
+    torch.manual_seed(7)
+    torch.randn(100)
+    add_lora(other, RANK_2)
+    a = [net[3].parametrizations.weight[0].a for net in (one, other)]
+    assert torch.equal(*a)
+    assert float(a[0].detach().abs().max()) <= 1 / 16**0.5  # as nn.Linear: within 1 / sqrt(in)
+    assert not torch.equal(a[0][:, :16], one[0].parametrizations.weight[0].a[:, :16])
+
+
+def test_norms_and_the_last_layer_train_whole_and_have_no_adapter():
+    network = UNet(channels=(8, 16), norm="batch").build(1, 2, (16, 16, 16))
+    add_lora(network, Lora(rank=1), ("norm", "head"), "model.2")
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    norms = {
+        f"{path}.{name}"
+        for path, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm3d)
+        for name in ("weight", "bias")
+    }
+    head = {name for name, _ in network.named_parameters() if name.startswith("model.2.")}
+    assert head
+    assert not any("parametrizations" in name for name in head)
+    assert trained == norms | head | {name for name in trained if name.endswith("weight.0.b")}
+
+
+def test_merged_adapters_leave_a_plain_network_that_computes_the_same():
+    network = small()
+    names = set(network.state_dict())
+    add_lora(network, RANK_2)
+    for layer in (network[0], network[3]):
+        nn.init.normal_(layer.parametrizations.weight[0].b)
+    x = torch.randn(3, 4, 3, 3, 3)
+    with torch.no_grad():
+        before = network(x)
+        merged = merge_adapters(network)
+        assert set(merged.state_dict()) == names
+        assert torch.allclose(merged(x), before, atol=1e-6)
+
+
+def test_a_layer_that_the_start_lacks_must_train(tmp_path):
+    torch.manual_seed(1)
+    state = small().state_dict()
+    torch.save(
+        {name: tensor for name, tensor in state.items() if not name.startswith("3.")}, tmp_path / "a.pt"
+    )
+    start = Start(path=str(tmp_path / "a.pt"), least=0.1)
+    for lora, only in ((RANK_2, ()), (None, ("4",))):
+        with pytest.raises(StudyError, match=r"nothing for '3.weight', .* train.only, such as \[3\]"):
+            prepare_training(small(), start, lora, only)
+    prepare_training(small(), start, RANK_2, ("3",))
+    prepare_training(small(), start, None, ("3", "4"))
 
 
 def test_a_part_that_is_not_there_is_answered():
@@ -108,7 +204,7 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
     sent = {}
     for name, more, trained in (
         ("head", "only: [output]", {"network.output.weight", "network.output.bias"}),
-        ("lora", "lora: {rank: 2}, only: [output]", None),
+        ("lora", "lora: {rank: 2}", None),
     ):
         part = study(place, name, more)
         done = run.train(part, out=place / name)
@@ -130,7 +226,8 @@ def test_a_study_trains_and_sends_a_part_of_what_another_one_learnt(place):
     assert sent["head"] == 32 * 2 + 2
     # Of the layers of 32 by 3 and 32 by 32; the last one's adapter would be larger than its 2 by 32, and
     # it trains whole.
-    assert sent["lora"] == sent["head"] + 2 * (32 + 3) + 2 * (32 + 32)
+    # Of the adapters B alone is sent.
+    assert sent["lora"] == sent["head"] + 2 * 32 + 2 * 32
     evaluated = evaluate(place / "lora", place / "north.csv", name="again", all_cases=True)
     assert evaluated.report.exists()
 
@@ -152,7 +249,7 @@ def test_what_a_study_begins_with_counts_in_its_digest_and_where_it_lies_does_no
 def test_a_checkpoint_of_another_network_is_named(tmp_path):
     save_checkpoint(tmp_path / "other.ckpt", {"network.0.weight": torch.zeros(1)}, 1)
     with pytest.raises(StudyError, match=r"other.ckpt is of another network: '0.weight' has shape \(1,\)"):
-        prepare_training(small(), str(tmp_path / "other.ckpt"), Lora(), ())
+        prepare_training(small(), Start(path=str(tmp_path / "other.ckpt")), Lora(), ())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no checkpoint"], ids=["empty", "cut", "text"])
@@ -161,13 +258,11 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, content):
     with pytest.raises(
         StudyError, match=r"^start: old\.ckpt cannot be read as a checkpoint; .* copy it again"
     ):
-        prepare_training(small(), str(tmp_path / "old.ckpt"), None, ())
+        prepare_training(small(), Start(path=str(tmp_path / "old.ckpt")), None, ())
 
 
 @pytest.mark.parametrize("content", [[1.0], {"weights": {}}, {"state_dict": [1.0]}, {"state_dict": {"a": 1}}])
 def test_a_file_of_torch_that_is_no_checkpoint_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "old.ckpt")
-    with pytest.raises(
-        StudyError, match=r"^start: old\.ckpt is no checkpoint of a run: .* under 'state_dict'"
-    ):
-        prepare_training(small(), str(tmp_path / "old.ckpt"), None, ())
+    with pytest.raises(StudyError, match=r"^start: old\.ckpt is no checkpoint: .* under 'state_dict'"):
+        prepare_training(small(), Start(path=str(tmp_path / "old.ckpt")), None, ())

@@ -14,6 +14,7 @@ from medfed.evaluation.rows import model_of, read_cases, read_rows
 from medfed.pipeline import train as run
 from medfed.pipeline.experiments.leave_one_out import studies_without
 from medfed.pipeline.experiments.unlearning import remaining_study
+from medfed.runs.provenance import merges_of
 from medfed.study.reading import read_study
 
 TABULAR = Path(__file__).parents[3] / "configs" / "tabular.yaml"
@@ -51,6 +52,12 @@ def test_it_never_saw_the_hospital_and_is_tested_on_it(done):
         lines = (done.path / "leave-one-out" / site / "rounds.jsonl").read_text().splitlines()
         assert site not in {json.loads(line)["site"] for line in lines}
         assert (f"without:{site}", site) in {(row.model, row.site) for row in read_cases(done.cases)}
+
+
+@pytest.mark.slow
+def test_the_models_without_a_hospital_are_no_merges_of_the_studys_model(done):
+    """The card says who trained from the log: the last hospital left out was said never to have trained."""
+    assert merges_of(done) == dict.fromkeys(("east", "north", "south", "west"), (1, 2))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from medfed.data.datamodule import collate
+from medfed.data.samplers import collate
 from medfed.errors import PrivacyError
 from medfed.pipeline.factory import module_of
 from medfed.pipeline.leakage.attacker_view import _stand_ins, loss_of, module_after, visible_update

@@ -1,0 +1,101 @@
+"""The clinician's page: each sentence follows from rows, and an undecided difference is no conclusion."""
+
+from __future__ import annotations
+
+from medfed.evaluation.report.focus import focus_of
+from medfed.evaluation.report.summary import summary
+from medfed.runs.facts import RunFacts
+from medfed.runs.rounds import RoundLine
+
+from .result_rows import result, run_of
+
+LINES = [RoundLine(1, "north", "merged"), RoundLine(1, "south", "merged")]
+
+
+def page_of(*rows, study=None, rounds=LINES, **facts):
+    run = run_of(RunFacts(**{"task": "segment", **facts}), study, rows, rounds)
+    return summary(run, focus_of(run))
+
+
+def test_it_says_what_was_asked_on_whom_and_the_answer():
+    page = page_of(
+        result(0.68, site="west", structure="lesion", low=0.59, high=0.78, n=12),
+        result(16.0, site="west", metric="patients", n=16),
+        result(2.0, site="west", metric="missed", structure="lesion", n=16),
+        result(0.25, site="west", metric="rightly_empty", structure="lesion", low=0.05, high=0.7, n=4),
+        held_out=["west"],
+    )
+    assert page["asked"] == (
+        "Can one model outline lesion at each of these hospitals, if no image leaves its hospital?"
+    )
+    assert page["whom"] == [
+        "Trained at north, south.",
+        "Tested at west, which took no part in training: 16 patients.",
+    ]
+    assert page["answer"] == ["0.68 (0.59 to 0.78) in 12"]
+    assert dict(page["counts"]) == {
+        "patients in whom it was missed altogether": ["2 of 16"],
+        "patients without it rightly left empty": ["0.25 (0.05 to 0.70) in 4"],
+    }
+
+
+def test_a_difference_that_may_be_chance_is_no_conclusion():
+    page = page_of(
+        result(0.7, low=0.6, high=0.8),
+        result(0.5, model="local:north"),
+        result(0.2, against="local:north", low=0.1, high=0.3),
+        result(0.6, model="local:south"),
+        result(0.1, against="local:south", low=-0.05, high=0.2),
+        result(0.8, model="pooled"),
+        result(-0.1, against="pooled", low=-0.2, high=-0.01),
+    )
+    assert page["may"] == [
+        "In patients like those tested at north, expect a mean Dice of 0.60 to 0.80; single patients differ "
+        "more.",
+        "On the same patients it was better than north alone (+0.100 to +0.300).",
+        "On the same patients it was worse than Pooled (−0.200 to −0.010).",
+    ]
+    assert page["may_not"] == [
+        "That it is better or worse than south alone: the difference may be chance.",
+        "That it works at a hospital that took no part: none was tested.",
+        "That using it helps or is safe: no decision was made with it. It is no medical device.",
+    ]
+
+
+def test_what_a_hospital_may_rely_on_stands_there_too():
+    rows = [
+        result(0.7),
+        result(0.31, metric="guarantee_found", split="val", structure="lesion"),
+        result(None, metric="guarantee_covered", split="val", structure="lesion", note="no guarantee: few"),
+    ]
+    study = {"evaluation": {"guarantee": 0.9, "confidence": 0.95}}
+    assert page_of(*rows, study=study)["may"] == [
+        "In at least 90 % of patients lesion is found, with 95 % confidence, at north at a threshold of 0.31."
+    ]
+
+
+def test_patients_that_chose_the_model_are_not_taken_for_new_ones():
+    page = page_of(result(0.7, split="val"))
+    assert "That it does as well in new patients: these were seen while it was chosen." in page["may_not"]
+
+
+def test_without_a_result_there_is_no_page():
+    assert page_of(result(None)) is None
+
+
+def test_many_comparisons_decide_by_holm_and_not_by_one_interval():
+    versus = result(0.2, against="local:north", low=0.01, high=0.4, p=0.04, p_holm=0.16)
+    page = page_of(result(0.7), result(0.5, model="local:north"), versus)
+    assert page["may"] == []
+    assert page["may_not"][0] == "That it is better or worse than north alone: the difference may be chance."
+
+
+def test_an_auroc_is_no_mean_over_patients():
+    rows = [
+        result(0.8, metric="auroc", low=0.7, high=0.9),
+        result(0.85, metric="sensitivity", low=0.76, high=0.91),
+    ]
+    page = page_of(*rows, task="classify", classes=["healthy", "disease"])
+    assert page["asked"].startswith("Can one model tell who has disease at each of these hospitals")
+    assert page["may"] == ["In patients like those tested at north, expect an AUROC of 0.70 to 0.90."]
+    assert dict(page["counts"])["sensitivity, of those who have it"] == ["0.85 (0.76 to 0.91)"]

@@ -1,0 +1,89 @@
+"""No file of a finished run, nor of its exports, holds a value of a single patient, but those that stay."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medfed
+from medfed.evaluation.report.run_comparison import write_comparison
+from medfed.evaluation.rows import read_cases
+from medfed.pipeline import train as run
+from medfed.pipeline.audit_report import export_log
+from medfed.pipeline.export import export
+from medfed.runs.folder import RunFolder
+
+STUDY = """\
+name: three-tables
+seed: 5
+task: {kind: tabular, classes: [healthy, ill], loss: {kind: binary_cross_entropy}}
+network: {kind: fully_connected, hidden: []}
+data: {kind: table, features: [x, z], target: ill, standardise: none}
+train: {rounds: 2, epochs: 1, batch: 8, optimiser: {kind: sgd, lr: 0.5}}
+evaluation: {draws: 20, smallest_group: 5, pooled_model: false, guarantee: 0.6, confidence: 0.6}
+sites: {north: north.csv, south: south.csv, east: east.csv}
+"""
+# What shows single patients, by the table of files in docs/evaluation.md.
+STAYS = ("cases.jsonl", "scores.jsonl", "trained.json", "command.txt")
+
+
+def table(folder: Path, site: str, tested: int) -> Path:
+    generator = np.random.default_rng(len(site) + tested)
+    lines = ["patient,x,z,ill,split"]
+    for split, number in (("train", 8), ("val", 3), ("test", tested)):
+        for one in range(number):
+            x, z = generator.normal(size=2)
+            lines.append(f"{split}{one}-{site},{x:.6f},{z:.6f},{one % 2},{split}")
+    path = folder / f"{site}.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run over hospitals with 12, 12 and 3 test patients, and one of 2 that was evaluated afterwards."""
+    folder = tmp_path_factory.mktemp("single")
+    for site, tested in (("north", 12), ("south", 12), ("east", 3)):
+        table(folder, site, tested)
+    (folder / "study.yaml").write_text(STUDY)
+    done = run.train(folder / "study.yaml", out=folder / "run")
+    medfed.evaluate(done.path, table(folder, "west", 2), name="west")
+    run.train(folder / "study.yaml", out=folder / "other", overrides=["seed=6"])
+    return done
+
+
+def values_of(folder: RunFolder) -> np.ndarray:
+    found = {abs(case.value) for case in read_cases(folder.cases) if case.value is not None}
+    return np.sort(np.array([value for value in found if value not in (0.0, 1.0)]))
+
+
+def assert_none_of(values: np.ndarray, path: Path) -> None:
+    text = path.read_bytes().decode("latin-1")
+    for written in re.findall(r"\d\.\d{4,}(?:e-?\d+)?", text):
+        place = np.searchsorted(values, float(written))
+        near = values[max(place - 1, 0) : place + 1]
+        assert not (np.abs(near - float(written)) < 1e-9).any(), f"{path.name} holds {written}"
+
+
+def test_what_stays_does_hold_them(done: RunFolder) -> None:
+    values = values_of(done)
+    assert len(values) > 30
+    with pytest.raises(AssertionError, match=r"cases\.jsonl holds"):
+        assert_none_of(values, done.cases)
+
+
+def test_no_file_that_may_leave_holds_one(done: RunFolder, tmp_path: Path) -> None:
+    export_log(done.audit, tmp_path / "audit.html")
+    export_log(done.audit, tmp_path / "audit.csv")
+    export(done.path, tmp_path / "onnx", format="onnx")
+    write_comparison([done.path, done.path.parent / "other"], tmp_path / "compared")
+    places = [*done.path.rglob("*"), *tmp_path.rglob("*")]
+    files = [path for path in places if path.is_file() and path.name not in STAYS]
+    assert {"report.html", "rows.jsonl", "rounds.jsonl", "audit.jsonl", "run.json", "runs.html"} <= {
+        path.name for path in files
+    }
+    for path in files:
+        assert_none_of(values_of(done), path)
