@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# As the command line sets it (medfed/cli/__init__.py): two suites' workers share the cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 from hospitals import make_hospital, write_study
 
 
