@@ -80,21 +80,24 @@ def _answer(row: Row | None) -> str:
 
 def _counts(run: Run, focus: Focus, places: list[str]) -> list[tuple[str, list[str]]]:
     """Return what a patient feels of the model: missed, found, invented, for each place."""
-    lines = []
+    lines, answers = [], focus.rows(run.rows)
     for name, words in COUNTS:
         rows = focus._replace(metric=name, structure=focus.structure).rows(run.rows)
-        cells = [_count(rows.valued(place, FEDERATED)) for place in places]
+        # An overlap is of the patients who have the structure: only in them can it be missed.
+        having = [answers.valued(place, FEDERATED) if name == "missed" else None for place in places]
+        cells = [_count(rows.valued(place, FEDERATED), of) for place, of in zip(places, having, strict=True)]
         if any(cell != "–" for cell in cells):
             lines.append((words, cells))
     return lines
 
 
-def _count(row: Row | None) -> str:
+def _count(row: Row | None, of: Row | None = None) -> str:
     if row is None:
         return "–"
     if row.metric in ("sensitivity", "specificity"):
         return _answer(row).rpartition(" in ")[0]  # it is of those with or without, not of all patients
-    return f"{row.value:.0f} of {row.n}" if metric_of(row.metric).count else _answer(row)
+    patients = (of or row).n
+    return f"{row.value:.0f} of {patients}" if metric_of(row.metric).count else _answer(row)
 
 
 def _may(run: Run, focus: Focus, rows: FocusRows) -> list[str]:

@@ -34,7 +34,7 @@ def test_it_says_what_was_asked_on_whom_and_the_answer():
     ]
     assert page["answer"] == ["0.68 (0.59 to 0.78) in 12"]
     assert dict(page["counts"]) == {
-        "patients in whom it was missed altogether": ["2 of 16"],
+        "patients in whom it was missed altogether": ["2 of 12"],
         "patients without it rightly left empty": ["0.25 (0.05 to 0.70) in 4"],
     }
 
