@@ -2,31 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from medfed.exchange import SiteSide
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import load, release
+from medfed.wire.weights import Weights
 
 
 @contextmanager
 def idle_memory(exchange: SiteSide, module: nn.Module, last: GlobalModel | None) -> Iterator[None]:
-    """While a site waits for the next model, hold no copy of the weights that this model replaces.
+    """While a site waits for the next model, hold no weights of its own that this model replaces anyway.
 
-    Only where all sites are in one process, and only of the tensors that the `last` model received had, since
-    these are the ones that the next one fills. What stays at the site (`keep_local`, frozen parameters,
-    integer buffers) keeps its values. If waiting ends with an exception, the module holds the last model
-    received.
+    Meanwhile the module shows the tensors of `last`, the model received last, which all sites of the process
+    share; nobody writes to them. Afterwards it has memory of its own again, for `load` to fill. That is so
+    only where all sites are in one process, and not for what stays at the site (`keep_local`, frozen
+    parameters, integer buffers), which keeps its values. If waiting ends with an exception, the module holds
+    the model received last.
     """
     if last is None or not getattr(exchange, "in_one_process", False):
         yield
         return
-    release(module, last.weights)
+    lent = _lend(module, last.weights)
     try:
         yield
     except BaseException:
-        load(module, last.weights)
+        for one in lent:
+            one.own(filled=True)
         raise
+    for one in lent:
+        one.own(filled=False)
+
+
+@dataclass(frozen=True)
+class _Lent:
+    """A module's tensor that shows another's values, and how its own memory was laid out."""
+
+    tensor: Tensor
+    strides: Sequence[int]
+    device: torch.device
+
+    def own(self, filled: bool) -> None:
+        """Give the tensor memory of its own, with the values that it shows or none yet."""
+        memory = torch.empty_strided(
+            self.tensor.shape, self.strides, dtype=self.tensor.dtype, device=self.device
+        )
+        self.tensor.data = memory.copy_(self.tensor.data) if filled else memory
+
+
+def _lend(module: nn.Module, shown: Weights) -> list[_Lent]:
+    """Let the module's tensors show those of the same names, and return them.
+
+    Tensors of another dtype or shape (complex ones), and those that share their memory with others, keep it.
+    """
+    state = getattr(module, "_orig_mod", module).state_dict(keep_vars=True)
+    tensors = {id(value): value for value in state.values() if isinstance(value, Tensor)}
+    users: dict[int, int] = {}
+    for tensor in tensors.values():
+        place = tensor.untyped_storage().data_ptr()
+        users[place] = users.get(place, 0) + 1
+    lent: dict[int, _Lent] = {}
+    for name, values in shown.items():
+        own = state.get(name)
+        if not isinstance(own, Tensor) or id(own) in lent:
+            continue
+        same = own.shape == values.shape and own.dtype == values.dtype
+        storage = own.untyped_storage()
+        alone = users[storage.data_ptr()] == 1 and storage.nbytes() == own.numel() * own.element_size()
+        if same and alone:
+            lent[id(own)] = _Lent(own, own.stride(), own.device)
+            own.data = values
+    return list(lent.values())

@@ -182,37 +182,12 @@ def load(module: nn.Module, weights: Weights) -> None:
                 f"'{for_log(name)}' {found} in {type(module).__name__}, the weights to load have shape "
                 f"{tuple(values.shape)}; build the network that the weights were trained with"
             )
-        _allocate(own[name])
         target.copy_(values)
 
 
 def size_in_bytes(weights: Weights) -> int:
     """Return how much memory the tensors take together."""
     return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-
-
-def release(module: nn.Module, names: Iterable[str]) -> None:
-    """Give back the memory of the module's tensors of these names, until `load` fills them again.
-
-    A tensor whose memory others share that are not among the names keeps it. Until then the tensors have
-    their shapes and no values, which must not be read.
-    """
-    state = getattr(module, "_orig_mod", module).state_dict(keep_vars=True)
-    own = {name: value for name, value in state.items() if isinstance(value, Tensor)}  # not extra state
-    released = set(names)
-    kept = {tensor.untyped_storage().data_ptr() for name, tensor in own.items() if name not in released}
-    for name in released & own.keys():
-        storage = own[name].untyped_storage()
-        if storage.data_ptr() not in kept:
-            storage.resize_(0)
-
-
-def _allocate(tensor: Tensor) -> None:
-    """Give a tensor memory again that was released; that of all others is large enough already."""
-    steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    needed = int(tensor.storage_offset() + sum(steps) + 1) * tensor.element_size() if tensor.numel() else 0
-    if tensor.untyped_storage().nbytes() < needed:
-        tensor.untyped_storage().resize_(needed)
 
 
 class Difference(Mapping[str, Tensor]):

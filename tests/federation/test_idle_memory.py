@@ -1,4 +1,4 @@
-"""A site that waits in a simulation holds no weights, whatever it does afterwards."""
+"""A site that waits in a simulation holds no weights of its own, and whoever looks sees the last model."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from medfed.wire.weights import load, weights_of
 from tests.federation.test_simulation import Net, fit
 
 
-def size(module: nn.Module) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in module.state_dict().values())
+def places(module: nn.Module) -> list[int]:
+    return [tensor.data_ptr() for tensor in module.state_dict().values()]
 
 
-def test_weights_are_given_back_while_a_site_waits_in_this_process():
-    module = nn.Linear(3, 1)
-    last = GlobalModel(1, weights_of(module))
-    with idle_memory(MemoryExchange(), module, last):
-        assert size(module) == 0
-        load(module, {"weight": torch.ones(1, 3), "bias": torch.zeros(1)})
+def test_a_waiting_module_shows_the_shared_model_and_then_has_its_own_memory():
+    module, other = nn.Linear(3, 1), nn.Linear(3, 1)
+    optimiser_holds = module.weight
+    last = GlobalModel(1, weights_of(nn.Linear(3, 1)))
+    with idle_memory(MemoryExchange(), module, last), idle_memory(MemoryExchange(), other, last):
+        assert places(module) == places(other) == [tensor.data_ptr() for tensor in last.weights.values()]
+        assert torch.equal(module.weight, last.weights["weight"])
+    assert not set(places(module)) & {*places(other), *(t.data_ptr() for t in last.weights.values())}
+    kept = last.weights["weight"].clone()
+    load(module, {"weight": torch.ones(1, 3), "bias": torch.zeros(1)})
+    assert module.weight is optimiser_holds
+    assert module.weight.requires_grad
     assert module.weight.tolist() == [[1, 1, 1]]
+    assert torch.equal(last.weights["weight"], kept)
 
 
-def test_a_wait_that_fails_leaves_the_model_received_last():
+def test_a_wait_that_fails_leaves_the_model_received_last_in_memory_of_its_own():
     module = nn.Linear(3, 1)
     last = GlobalModel(1, weights_of(module))
     with torch.no_grad():
@@ -35,30 +42,63 @@ def test_a_wait_that_fails_leaves_the_model_received_last():
     with pytest.raises(OSError, match="gone"), idle_memory(MemoryExchange(), module, last):
         raise OSError("gone")
     assert torch.equal(module.weight, last.weights["weight"])
+    assert module.weight.data_ptr() != last.weights["weight"].data_ptr()
 
 
 @pytest.mark.parametrize("exchange", [object(), MemoryExchange()])
 def test_across_machines_and_before_the_first_model_the_weights_stay(exchange):
     module = nn.Linear(3, 1)
     last = None if isinstance(exchange, MemoryExchange) else GlobalModel(1, weights_of(module))
+    before = places(module)
     with idle_memory(exchange, module, last):
-        assert size(module) == 16
+        assert places(module) == before
 
 
-def test_after_each_round_no_site_holds_weights():
-    modules, sizes = [], []
+def test_what_stays_at_the_site_and_what_shares_memory_keeps_it():
+    memory = torch.arange(6.0)
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module.register_buffer("tail", memory[4:])
+    module.register_buffer("columns", memory[:4].view(2, 2).T)
+    module[1].weight = module[1].bias  # one tensor under two names
+    last = GlobalModel(1, {n: t + 1 for n, t in weights_of(module).items() if not n.startswith("0.")})
+    own, counted = module[0].weight.data_ptr(), module[1].num_batches_tracked.data_ptr()
+    with idle_memory(MemoryExchange(), module, last):
+        assert (module[0].weight.data_ptr(), module[1].num_batches_tracked.data_ptr()) == (own, counted)
+        assert module.tail.data_ptr() == memory[4:].data_ptr()
+        assert module[1].weight is module[1].bias
+    load(module, last.weights)
+    assert module.columns.stride() == (1, 2)
+    assert module.tail.untyped_storage().data_ptr() == module.columns.untyped_storage().data_ptr()
+    assert memory.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_strides_stay_as_they_were():
+    module = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+    last = GlobalModel(1, weights_of(nn.Conv2d(2, 3, 3)))
+    with idle_memory(MemoryExchange(), module, last):
+        pass
+    load(module, last.weights)
+    assert module.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(module.weight, last.weights["weight"])
+
+
+def test_after_each_round_waiting_sites_show_one_model():
+    modules, seen = [], []
 
     def made() -> Net:
         modules.append(Net())
         return modules[-1]
+
+    def look(report):
+        seen.append(len({module.net.weight.data_ptr() for module in modules}))
 
     medfed.run_federation(
         {name: fit(name, module=made, rounds=3) for name in "abc"},
         weights_of(Net()),
         rule="fedavg",
         rounds=3,
-        on_round=lambda report: sizes.append([size(module) for module in modules]),
+        on_round=look,
     )
     # The first site may go on before all is written down; the others still wait for their turn.
-    assert all(sum(each) <= 16 for each in sizes[:3])
-    assert [size(module) for module in modules] == [16, 16, 16]
+    assert all(number <= 2 for number in seen[:3])
+    assert len({module.net.weight.data_ptr() for module in modules}) == 3

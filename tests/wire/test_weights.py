@@ -15,7 +15,6 @@ from medfed.wire.weights import (
     load,
     local_names,
     norm,
-    release,
     shared_tensors,
     size_in_bytes,
     unexchanged,
@@ -199,44 +198,6 @@ def test_a_compiled_module_has_the_names_of_its_own():
     assert weights_of(compiled).keys() == weights_of(module).keys()
     load(compiled, {"0.bias": torch.ones(3)})
     assert module[0].bias.tolist() == [1, 1, 1]
-
-
-def test_released_tensors_take_no_memory_and_load_fills_them_again():
-    module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
-    optimiser_holds = module[0].weight
-    sent = {name: tensor + 1 for name, tensor in weights_of(module).items() if name.startswith("0.")}
-    kept = weights_of(module)["1.weight"]
-
-    release(module, sent)
-    assert [tensor.untyped_storage().nbytes() for tensor in module[0].parameters()] == [0, 0]
-    assert torch.equal(module[1].weight, kept)
-
-    load(module, sent)
-    assert module[0].weight is optimiser_holds
-    assert torch.equal(module[0].weight, sent["0.weight"])
-    assert torch.equal(module[0].bias, sent["0.bias"])
-
-
-def test_memory_that_a_tensor_outside_the_names_shares_is_not_released():
-    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    module[1].weight = module[0].weight
-    release(module, ["0.weight"])
-    assert module[1].weight.untyped_storage().nbytes() == 16
-    release(module, ["0.weight", "1.weight"])
-    assert module[1].weight.untyped_storage().nbytes() == 0
-    load(module, {"0.weight": torch.ones(2, 2), "1.weight": torch.ones(2, 2)})
-    assert torch.equal(module[0].weight, torch.ones(2, 2))
-
-
-def test_views_of_one_memory_are_filled_whichever_is_loaded_first():
-    memory = torch.arange(6.0)
-    module = nn.Module()
-    module.register_buffer("tail", memory[4:])
-    module.register_buffer("columns", memory[:4].view(2, 2).T)
-    release(module, ["tail", "columns"])
-    load(module, {"columns": torch.tensor([[0.0, 2.0], [1.0, 3.0]]), "tail": torch.tensor([4.0, 5.0])})
-    assert module.tail.tolist() == [4, 5]
-    assert module.columns.tolist() == [[0, 2], [1, 3]]
 
 
 def test_an_approximate_norm_by_hand_and_where_float32_overflows():
