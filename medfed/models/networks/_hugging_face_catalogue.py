@@ -1,7 +1,7 @@
 """The vision architectures of the package transformers that a study may name, and their arguments.
 
-It is an allow-list by model type, as a checkpoint's config.json says it (`"model_type": "vit"`): each argument
-is named here with what values it may have. To add one, add an entry and a row in
+It is an allow-list by model type, as a checkpoint's config.json says it (`"model_type": "vit"`): each
+argument is named here with what values it may have. To add one, add an entry and a row in
 tests/models/networks/test_hugging_face.py: every parameter must get a gradient, and the head must be its last
 layer. Left out are types whose code needs other packages than transformers.
 """
@@ -14,8 +14,8 @@ from typing import Any
 from medfed.models.networks._monai_catalogue import (
     COUNT,
     DEPTHS,
-    LIST,
     MAX_BLOCKS,
+    MAX_LEVELS,
     NUMBER,
     SWITCH,
     WHOLE,
@@ -33,6 +33,16 @@ BLOCKS: Check = (
     lambda value: type(value) is int and 1 <= value <= MAX_BLOCKS,
 )
 RATIO: Check = ("a number from 0.25 to 64", lambda value: NUMBER[1](value) and 0.25 <= value <= 64)
+WIDTHS: Check = (
+    "a list of whole numbers, one per stage",
+    lambda value: (
+        isinstance(value, (list, tuple)) and 0 < len(value) <= MAX_LEVELS and all(map(WHOLE[1], value))
+    ),
+)
+WINDOWS: Check = (
+    "a list of whole numbers, one per stage",
+    lambda value: isinstance(value, (list, tuple)) and all(one == 0 or WHOLE[1](one) for one in value),
+)
 ACTIVATION: Check = one_of("gelu", "relu", "silu")
 
 
@@ -41,8 +51,9 @@ def _patch_side(default: int):  # type: ignore[no-untyped-def]
 
 
 def _stages_side(arguments: Mapping[str, Any]) -> int:
-    """Return by what a side must be divisible that no stage leaves out a row of the image: 4 * 2 ** 3 = 32."""
-    return int(arguments.get("patch_size", 4)) * 2 ** (len(arguments.get("depths", (1,) * 4)) - 1)
+    """Return by what a side must be divisible so that no stage leaves out a row: 4 * 2 ** 3 = 32."""
+    stages = len(arguments.get("depths", (1,) * STAGES))
+    return int(arguments.get("patch_size", 4)) * int(2 ** (stages - 1))
 
 
 def _windows_side(arguments: Mapping[str, Any]) -> int:
@@ -50,10 +61,13 @@ def _windows_side(arguments: Mapping[str, Any]) -> int:
     return _stages_side(arguments) * int(arguments.get("window_size", 7))
 
 
-_STAGED = {"embedding_size": WHOLE, "hidden_sizes": LIST, "depths": DEPTHS, "hidden_act": ACTIVATION}
+# How many stages an architecture has where the arguments do not say it.
+STAGES = 4
+
+_STAGED = {"embedding_size": WHOLE, "hidden_sizes": WIDTHS, "depths": DEPTHS, "hidden_act": ACTIVATION}
 _CONVNEXT = {
     "patch_size": WHOLE,
-    "hidden_sizes": LIST,
+    "hidden_sizes": WIDTHS,
     "depths": DEPTHS,
     "drop_path_rate": RATE,
     "hidden_act": ACTIVATION,
@@ -68,12 +82,18 @@ _TRANSFORMER = {
     "qkv_bias": SWITCH,
     "patch_size": WHOLE,
 }
-_DINO = {**_TRANSFORMER, "mlp_ratio": RATIO, "drop_path_rate": RATE, "use_swiglu_ffn": SWITCH, "image_size": WHOLE}
+_DINO = {
+    **_TRANSFORMER,
+    "mlp_ratio": RATIO,
+    "drop_path_rate": RATE,
+    "use_swiglu_ffn": SWITCH,
+    "image_size": WHOLE,
+}
 _SWIN = {
     "patch_size": WHOLE,
     "embed_dim": WHOLE,
     "depths": DEPTHS,
-    "num_heads": LIST,
+    "num_heads": WIDTHS,
     "window_size": WHOLE,
     "mlp_ratio": RATIO,
     "qkv_bias": SWITCH,
@@ -110,13 +130,7 @@ ARCHITECTURES: dict[str, Entry] = {
     ),
     "swin": _entry(_SWIN, multiple=_windows_side, sized="image_size"),
     "swinv2": _entry(
-        {**_SWIN, "pretrained_window_sizes": LIST}, multiple=_stages_side, sized="image_size"
+        {**_SWIN, "pretrained_window_sizes": WINDOWS}, multiple=_stages_side, sized="image_size"
     ),
     "vit": _entry({**_TRANSFORMER, "intermediate_size": WHOLE}, multiple=_patch_side(16), sized="image_size"),
-}
-
-# What an architecture's own defaults would train without a gradient: DINOv2's mask token of pretraining.
-FIXED: dict[str, dict[str, Any]] = {
-    "dinov2": {"use_mask_token": False},
-    "dinov2_with_registers": {"use_mask_token": False},
 }

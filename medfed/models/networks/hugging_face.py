@@ -1,4 +1,4 @@
-"""A vision architecture of Hugging Face's transformers for whole 2D images (`pip install "medfed[hugging_face]"`).
+"""A vision architecture of Hugging Face's transformers for whole 2D images: the extra `hugging_face`.
 
 Wolf et al.: Transformers: state-of-the-art natural language processing, EMNLP 2020, arXiv:1910.03771; the
 package is Apache-2.0. Models are built from their configuration: nothing is downloaded, and no code of a
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from medfed.errors import StudyError
-from medfed.models.networks._hugging_face_catalogue import ARCHITECTURES, FIXED
-from medfed.models.networks._monai_catalogue import Entry, check_arguments, entry_of
+from medfed.models.networks._hugging_face_catalogue import ARCHITECTURES, STAGES, WIDTHS, WINDOWS
+from medfed.models.networks._monai_catalogue import DEPTHS, Entry, check_arguments, entry_of
 from medfed.models.networks._network import SpatialNetwork
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class HuggingFace(SpatialNetwork, tag="hugging_face", frozen=True):
     def check_size(self, size: tuple[int, ...] | None) -> None:
         entry = self._entry
         check_arguments(self.name, entry, self.arguments)
-        self._check_lists()
+        self._check_stages()
+        self._check_widths()
         if entry.sized:
             size = self.require_size(size)
         if entry.least_side > 1:
@@ -66,14 +67,33 @@ class HuggingFace(SpatialNetwork, tag="hugging_face", frozen=True):
                 "weights were trained with"
             )
 
-    def _check_lists(self) -> None:
-        """Check that lists with one entry per stage are equally long."""
-        lengths = {key: len(one) for key, one in self.arguments.items() if isinstance(one, (list, tuple))}
+    def _check_stages(self) -> None:
+        """Check that lists with one entry per stage are equally long, the defaults included.
+
+        Transformers would leave out the last entries of the longer one.
+        """
+        checks = self._entry.arguments
+        staged = [key for key in checks if checks[key] in (DEPTHS, WIDTHS) or key in self.arguments]
+        lengths = {
+            key: len(self.arguments[key]) if key in self.arguments else STAGES
+            for key in staged
+            if checks[key] in (DEPTHS, WIDTHS, WINDOWS)
+        }
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{key}: {length}" for key, length in lengths.items())
             raise StudyError(
-                f"network.arguments: lists of {self.name} have one entry per stage; found {found}"
+                f"network.arguments: {self.name} has one entry per stage in each of its lists; found {found} "
+                f"({STAGES} are the default)"
             )
+
+    def _check_widths(self) -> None:
+        """Check that the heads share a layer's width evenly; transformers would leave out the rest of it."""
+        given = self.arguments
+        if "num_attention_heads" in self._entry.arguments:
+            self.check_heads(given.get("hidden_size", 768), given.get("num_attention_heads", 12))
+        if "embed_dim" in self._entry.arguments:
+            for stage, heads in enumerate(given.get("num_heads", (3, 6, 12, 24))):
+                self.check_heads(given.get("embed_dim", 96) * 2**stage, heads)
 
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         self.check_size(size)
@@ -83,13 +103,15 @@ class HuggingFace(SpatialNetwork, tag="hugging_face", frozen=True):
         from medfed.models.networks._hugging_face_logits import HuggingFaceLogits
 
         try:
-            return HuggingFaceLogits(AutoModelForImageClassification.from_config(config))
+            auto: Any = AutoModelForImageClassification  # untyped where it is installed
+            model = auto.from_config(config)
         except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
             raise self._refusal(error) from None
+        return HuggingFaceLogits(_without_mask_token(model))
 
     def _config(self, inputs: int, outputs: int, size: tuple[int, ...] | None) -> Any:
         entry = self._entry
-        own: dict[str, Any] = {entry.inputs: inputs, entry.outputs: outputs, **FIXED.get(self.name, {})}
+        own: dict[str, Any] = {entry.inputs: inputs, entry.outputs: outputs}
         if entry.sized and size is not None:
             own[entry.sized] = size[0] if len(set(size)) == 1 else size[::-1]  # rows, columns
         if self.name.startswith("convnext") and "depths" in self.arguments:
@@ -106,3 +128,11 @@ class HuggingFace(SpatialNetwork, tag="hugging_face", frozen=True):
             f"network: transformers cannot build {self.name} with these arguments: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}"
         )
+
+
+def _without_mask_token(model: nn.Module) -> nn.Module:
+    """Remove DINOv2's token for the hidden patches of its pretraining, which would get no gradient."""
+    for module in model.modules():
+        if getattr(module, "mask_token", None) is not None:
+            module.register_parameter("mask_token", None)
+    return model
