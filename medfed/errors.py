@@ -82,6 +82,10 @@ class WireError(MedfedError):
     """Received bytes are damaged, malformed or not allowed."""
 
 
+class ForgedError(WireError):
+    """What was received cannot become right by waiting: another party signed it, or it is too large."""
+
+
 class RuleError(MedfedError):
     """A rule cannot merge these updates."""
 

@@ -166,12 +166,13 @@ def marked(tmp_path_factory) -> dict[str, bytes]:
 
     def listened(encode):
         def listening(*args, **kwargs):
-            sent.append(encode(*args, **kwargs))
-            return sent[-1]
+            pieces = list(encode(*args, **kwargs))
+            sent.append(b"".join(pieces))
+            return iter(pieces)
 
         return listening
 
-    for verb in ("encode_update", "encode_global"):
+    for verb in ("update_pieces", "global_pieces"):
         patch.setattr(wire, verb, listened(getattr(wire, verb)))
     patch.setattr(sys, "stdout", said)
     patch.setattr(sys, "stderr", said)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from medfed.errors import MedfedError, SiteError, UpdateError, WireError
+from medfed.errors import ForgedError, MedfedError, SiteError, UpdateError, WireError
 from medfed.exchange._chunks import download, prefetch, split_chunks
 from medfed.exchange._drop_out import received_reason
 from medfed.exchange._exchange import ReceivedUpdate, early_update
@@ -71,6 +71,8 @@ def _not_whole() -> Iterator[None]:
     """Raise what shows that something did not arrive whole as `_NotWhole`."""
     try:
         yield
+    except ForgedError:
+        raise
     except (WireError, MissingObject) as error:
         raise _NotWhole(str(error)) from None
 
@@ -297,9 +299,8 @@ class HubTransport:
                     message = self._mailbox.find(round, attempt, step, site)
                     error = message.error if message is not None else None
                     # Of a share that is synchronised, half of it may be there.
-                    if isinstance(error, WireError) and self._may_still_arrive(
-                        (site, round, step), str(error)
-                    ):
+                    may_be_half = isinstance(error, WireError) and not isinstance(error, ForgedError)
+                    if may_be_half and self._may_still_arrive((site, round, step), str(error)):
                         continue
                     if message is None and (dropped_out := self._drop_out(round, site)) is not None:
                         message = ReceivedMessage(site, error=dropped_out.error)

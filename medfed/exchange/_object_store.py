@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
-from medfed.errors import ExchangeError, WireError
+from medfed.errors import ExchangeError, ForgedError
 
 
 class Unreachable(ExchangeError):
@@ -27,7 +27,7 @@ class MissingObject(ExchangeError):
     """An object that a manifest names does not exist."""
 
 
-class UnsafeObject(WireError):
+class UnsafeObject(ForgedError):
     """What is stored under a name is not opened: it is too large, or no file of its own."""
 
 

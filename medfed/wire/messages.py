@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from medfed.errors import MedfedError, PrivacyError, WireError
+from medfed.errors import ForgedError, MedfedError, PrivacyError, WireError
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import BROKER, HUB, Seal
 from medfed.wire.update import GlobalModel, model_digest
@@ -85,7 +85,7 @@ def open_message(data: bytes, seal: Seal, party: str, study_digest: str, run: st
         WireError: if it is too large, not that party's, of another study or run, or no message.
     """
     if len(data) > MAX_MESSAGE_BYTES:
-        raise WireError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are read")
+        raise ForgedError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are read")
     text = seal.open(data, party)
     try:
         message = msgspec.json.decode(text, type=Message)

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from medfed.errors import ExchangeError, WireError
+from medfed.errors import ExchangeError, ForgedError, WireError
 from medfed.files import write_whole
 from medfed.wire import revocations
 from medfed.wire.revocations import RevocationList, check_newer, read_revocations
@@ -261,12 +261,12 @@ class Identity:
     def _check_signer(self, certificate: x509.Certificate, party: str) -> None:
         check_issued(certificate, self.authority)
         if common_name(certificate) != party:
-            raise WireError(
+            raise ForgedError(
                 f"it is signed by '{common_name(certificate)}', expected '{party}': one party poses as "
                 f"another"
             )
         if role(certificate) != role_of(party):
-            raise WireError(
+            raise ForgedError(
                 f"the certificate of '{party}' states the role '{role(certificate)[:20]}', expected "
                 f"'{role_of(party)}'; one from an older medfed needs a new kit (`medfed enrol site`)"
             )

@@ -87,7 +87,7 @@ class Federation:
         outcome = aggregate_round(
             self.hub,
             HubConfig(
-                1, SITES, rule or FedAvg(), privacy or NoPrivacy(), minimum=2, deadline_s=20, outlier=outlier
+                1, SITES, rule or FedAvg(), privacy or NoPrivacy(), minimum=2, deadline_s=3, outlier=outlier
             ),
             {},
             self.current,

@@ -45,7 +45,8 @@ WRONG = {
     "unknown key": (SITE + "dat: x\n", r"site\.yaml:5: dat: no such key; did you mean 'data'\?"),
     "unknown kind": (
         SITE.replace("nats", "natz"),
-        r"site\.yaml:3: exchange\.kind: no 'natz'; did you mean 'nats'\?; there are folder, memory, nats",
+        r"site\.yaml:3: exchange\.kind: no 'natz'; did you mean 'nats'\?; there are flower, folder, memory, "
+        "nats, nvflare",
     ),
     "missing": (SITE.replace("data: images\n", ""), r"site\.yaml: 'data' is missing; it has no default"),
     "a path as name": (SITE.replace("north", "../north"), r"site\.yaml:1: name: found '\.\./north'"),

@@ -22,12 +22,13 @@ def session(site, study, folder) -> SiteSession:
 @pytest.mark.parametrize("name, trains", [("north", True), ("far", False)])
 def test_a_held_out_site_does_not_train(tiny, tmp_path, name, trains):
     study = read_study(tiny / "tiny.yaml")
-    opened = []
-    exchange = SimpleNamespace(open_site=lambda *arguments: opened.append(arguments))
-    joined = session(SimpleNamespace(name=name, exchange=exchange), study, tmp_path)
+    opened, side = [], SimpleNamespace()
+    exchange = SimpleNamespace(open_site=lambda *arguments: opened.append(arguments) or side)
+    joined = session(SimpleNamespace(name=name, exchange=exchange, give_up_hours=2), study, tmp_path)
     assert (joined.name, joined.trains, joined.digest) == (name, trains, study_digest(study))
     joined.connect()
     assert opened == [(study_digest(study), name, RunFolder(tmp_path).site(name))]
+    assert side.max_silence_s == 7200
 
 
 def test_the_audit_log_is_signed_where_the_site_has_a_key(tmp_path):

@@ -206,6 +206,7 @@ SEEDS = st.integers(0, 2**32)
 PRESENCE = st.sampled_from((0.1, 0.3, 0.6, 0.9, 1.0))
 
 
+@pytest.mark.slow
 @QUICK
 @given(seed=SEEDS, presence=PRESENCE)
 def test_no_file_of_a_segmentation_holds_a_single_patients_value(tmp_path, seed, presence):
@@ -213,6 +214,7 @@ def test_no_file_of_a_segmentation_holds_a_single_patients_value(tmp_path, seed,
     assert_no_single_patient(written(tmp_path, cases, ["liver", "lesion"]), cases)
 
 
+@pytest.mark.slow
 @QUICK
 @given(seed=SEEDS, presence=PRESENCE)
 def test_no_file_of_a_classification_holds_a_single_patients_value(tmp_path, seed, presence):

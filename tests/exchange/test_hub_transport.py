@@ -69,6 +69,7 @@ def test_no_site_sees_a_model_before_the_hubs_own_copy_is_safe(folder_exchange, 
     hub.close()
 
 
+@pytest.mark.slow
 def test_a_hub_finds_what_it_published_after_its_folder_was_backed_up(folder_exchange, tmp_path):
     hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
     assert hub.newest_published(0) is None

@@ -205,6 +205,7 @@ def test_the_receipt_is_the_manifest_that_is_sent(hub_and_north):
     assert north._objects.open_manifest(stored, "north").chunks == chunks
 
 
+@pytest.mark.slow
 def test_a_site_takes_part_in_one_run_of_a_study_per_folder(hub_and_north, folder_exchange, tmp_path):
     """Two sums over the same hospitals but one, from one model, would give that hospital's update."""
     hub, north = hub_and_north

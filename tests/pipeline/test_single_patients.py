@@ -75,6 +75,7 @@ def test_what_stays_does_hold_them(done: RunFolder) -> None:
         assert_none_of(values, done.cases)
 
 
+@pytest.mark.slow
 def test_no_file_that_may_leave_holds_one(done: RunFolder, tmp_path: Path) -> None:
     export_log(done.audit, tmp_path / "audit.html")
     export_log(done.audit, tmp_path / "audit.csv")

@@ -193,6 +193,7 @@ def test_a_faulty_method_is_found(check: str) -> None:
         check_exchange.checks[check](OneProcess(FAULTS[check]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", OPENING)
 def test_a_faulty_restart_is_found(check: str, tmp_path: Path) -> None:
     with pytest.raises((AssertionError, ExchangeError, LookupError, ValueError)):

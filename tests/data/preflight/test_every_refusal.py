@@ -46,6 +46,9 @@ OTHER_ROOMS = {
     "fingerprint.py": "planning, after the data were opened",
     "histogram.py": "planning, after the data were opened",
     "harmonise.py": "planning, after the data were opened",
+    "image_transforms/gamma.py": "a study's settings, as the study is read",
+    "own_dataset.py": "data modules of one's own: tests/contracts/test_datamodules.py",
+    "datamodules/": "prepared arrays, which are no images (tests/contracts/test_datamodules.py)",
     "cache.py": "the disk of the cache, as it is full or not there",
     "preflight/": "the preflight's own: no file at all",
 }
@@ -60,7 +63,7 @@ NEVER_BY_A_FOLDER = {
     "datamodule.py:_set_up_columns:": "an index handed to the class without its table",
     "datamodule.py:_fixed_steps_loader:": "the number of processes, known as training starts",
     "datamodule.py:case:": "another token than a case's own",
-    "datamodule.py:collate:": "refused before by whole_images.check_extents",
+    "samplers.py:collate:": "refused before by whole_images.check_extents",
     "datamodule.py:rows:": "asked for a table of images",
     "index.py:check_cases:case": "a plug-in layout that lists a case twice; those of medfed do not",
     "index.py:index_folder:the site's data folder is not": "no folder at all: check says it in its own words",

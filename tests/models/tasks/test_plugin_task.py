@@ -136,6 +136,7 @@ def _write_study(plugin: Path) -> None:
     (plugin / "study.yaml").write_text(yaml.safe_dump(study))
 
 
+@pytest.mark.slow
 def test_a_task_of_another_package_measures_and_reports(plugin: Path) -> None:
     rows = [json.loads(line) for line in (plugin / "run" / "rows.jsonl").read_text().splitlines()]
     errors = {
@@ -153,6 +154,7 @@ def test_a_task_of_another_package_measures_and_reports(plugin: Path) -> None:
     assert "Absolute error" in (plugin / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_its_run_predicts_and_exports_the_networks_own_output(plugin: Path) -> None:
     done = in_new_process(
         plugin,
@@ -171,6 +173,7 @@ def test_its_run_predicts_and_exports_the_networks_own_output(plugin: Path) -> N
     assert max(abs(low), abs(high)) > 1
 
 
+@pytest.mark.slow
 def test_its_updates_can_be_attacked(plugin: Path) -> None:
     done = in_new_process(
         plugin,

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from medfed.pipeline.export import export, exported_model
 
 
+@pytest.mark.slow
 def test_torchscript_computes_without_medfed(segment, tmp_path):
     out = export(segment, tmp_path / "out", format="torchscript")
     exported = exported_model(segment, "federated")
