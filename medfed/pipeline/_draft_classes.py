@@ -28,11 +28,11 @@ def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
     return names, [*warnings, *_ignored(preflights)]
 
 
-def _structures(present: Mapping[str, dict[int, str]]) -> tuple[list[str], list[str]]:
+def _structures(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[str]]:
     if not any(present.values()):
         raise DataError(
-            "no label that can be used marks a structure: each is empty (labels mark structures by 1, 2, ...) or "
-            "was refused; `medfed check FOLDER` says which, and why"
+            "no label that can be used marks a structure: each is empty (labels mark structures by 1, 2, ...) "
+            "or was refused; `medfed check FOLDER` says which, and why"
         )
     named = {site: classes for site, classes in present.items() if classes and all(classes.values())}
     numbered = {site: classes for site, classes in present.items() if classes and not all(classes.values())}
@@ -68,9 +68,9 @@ def _present(preflight: Preflight) -> dict[int, str]:
 def _ignored(preflights: Preflights) -> list[str]:
     """Return a warning for each hospital whose labels hold voxels called 'ignore', which training refuses."""
     return [
-        f"{site}: the labels hold voxels that are called '{IGNORE}', which is no class: training refuses these "
-        f"cases until the hospital says what they are, such as classes: {{{IGNORE}: {BACKGROUND}}} in its site "
-        "file (here under site_overrides)"
+        f"{site}: the labels hold voxels that are called '{IGNORE}', which is no class: training refuses "
+        f"these cases until the hospital says what they are, such as classes: {{{IGNORE}: {BACKGROUND}}} in its "
+        "site file (here under site_overrides)"
         for site, one in preflights.items()
         if any(words_of(about["name"]) == IGNORE for about in one.facts["classes"].values())
     ]
