@@ -7,8 +7,10 @@ lets through under this hospital's policy.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +40,9 @@ _TENSOR_OVERHEAD_BYTES = 120
 _FORMAT = (LABELS_NAMED, IMAGES_IN_MM)
 _APART = (*_FORMAT, WITHHELD)
 EPSILON = "privacy/epsilon"
+
+# What lets a name end its own place on the page and go on as the page's words.
+_POSES = re.compile(r"[,;:()\"\\]")
 
 # How many characters of names stand in one line.
 _LINE = 100
@@ -307,22 +312,31 @@ def _time(seconds: float) -> str:
 
 def _task(study: Study) -> str:
     classes = getattr(study.task, "classes", ())
-    return f"{kind_of(study.task)} ({', '.join(classes)})" if classes else kind_of(study.task)
+    return f"{kind_of(study.task)} ({_quoted(classes)})" if classes else kind_of(study.task)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    """Return names of the study's author, quoted where one could pose as words of this page.
+
+    >>> _quoted(["lesion", "AS <= 2", "healthy), by a network of 40 numbers"])
+    'lesion, AS <= 2, "healthy), by a network of 40 numbers"'
+    """
+    return ", ".join(json.dumps(name, ensure_ascii=False) if _POSES.search(name) else name for name in names)
 
 
 def _data(study: Study) -> str:
     data = study.data
     if isinstance(data, Table):
         targets = [name for name in (data.target, data.time, data.event) if name]
-        return f"a table: {', '.join(data.features)}; predicted: {', '.join(targets)}"
+        return f"a table: {_quoted(data.features)}; predicted: {_quoted(targets)}"
     if isinstance(data, DataModule):
         return f"by the data module '{kind_of(data)}': {summary(type(data))}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
     count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
-    names = f" ({', '.join(data.channel_names)})" if data.channel_names else ""
+    names = f" ({_quoted(data.channel_names)})" if data.channel_names else ""
     pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""
-    columns = f"; beside each image, of a table: {', '.join(data.table.features)}" if data.table else ""
+    columns = f"; beside each image, of a table: {_quoted(data.table.features)}" if data.table else ""
     return f"images of {count}{names}{pet}, {patch}, on this hospital's machine{columns}"
 
 

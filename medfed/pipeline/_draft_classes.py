@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from medfed.data.class_names import BACKGROUND, words_of
+from medfed.data.class_names import BACKGROUND, IGNORE, words_of
 from medfed.data.preflight.preflight import Preflight
 from medfed.errors import DataError
 
@@ -18,14 +18,21 @@ Preflights = Mapping[str, Preflight]
 def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
     """Return the names of all classes, background first, and a warning for each hospital that lacks one.
 
+    What labels call 'ignore' (voxels that nobody drew) is no class; a warning says where there is some.
+
     Raises:
         DataError: if no voxel is labelled, or some hospitals name their structures and others only number
             them.
     """
-    present = {site: _present(one) for site, one in preflights.items()}
+    names, warnings = _structures({site: _present(one) for site, one in preflights.items()})
+    return names, [*warnings, *_ignored(preflights)]
+
+
+def _structures(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[str]]:
     if not any(present.values()):
         raise DataError(
-            "every label is empty: no voxel of any case is labelled; labels mark structures by 1, 2, ..."
+            "no label that can be used marks a structure: each is empty (labels mark structures by 1, 2, ...) "
+            "or was refused; `medfed check FOLDER` says which, and why"
         )
     named = {site: classes for site, classes in present.items() if classes and all(classes.values())}
     numbered = {site: classes for site, classes in present.items() if classes and not all(classes.values())}
@@ -51,7 +58,22 @@ def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
 def _present(preflight: Preflight) -> dict[int, str]:
     """Return the names ('' if unknown) of the foreground classes that a hospital's labels hold, by number."""
     classes = preflight.facts["classes"]
-    return {int(number): about["name"] for number, about in classes.items() if int(number)}
+    return {
+        int(number): about["name"]
+        for number, about in classes.items()
+        if int(number) and words_of(about["name"]) != IGNORE
+    }
+
+
+def _ignored(preflights: Preflights) -> list[str]:
+    """Return a warning for each hospital whose labels hold voxels called 'ignore', which training refuses."""
+    return [
+        f"{site}: the labels hold voxels that are called '{IGNORE}', which is no class: training refuses "
+        f"these cases until the hospital says what they are, such as classes: {{{IGNORE}: {BACKGROUND}}} in its "
+        "site file (here under site_overrides)"
+        for site, one in preflights.items()
+        if any(words_of(about["name"]) == IGNORE for about in one.facts["classes"].values())
+    ]
 
 
 def _by_name(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[str]]:

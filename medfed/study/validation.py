@@ -48,13 +48,13 @@ def _site_names(study: Study) -> Iterator[str]:
 
 
 def _packages(study: Study) -> Iterator[str]:
-    for package, extra in study.privacy.packages.items():
-        if find_spec(package) is None:
-            yield (
-                f"privacy.kind: '{kind_of(study.privacy)}' needs the package {package}, "
-                f"which is not installed here; "
-                f'run `pip install "{extra}"`'
-            )
+    for key, part in (("privacy", study.privacy), ("network", study.network)):
+        for package, extra in part.packages.items():
+            if find_spec(package) is None:
+                yield (
+                    f"{key}.kind: '{kind_of(part)}' needs the package {package}, which is not installed "
+                    f'here; run `pip install "{extra}"`'
+                )
 
 
 def _class_names(study: Study) -> Iterator[str]:

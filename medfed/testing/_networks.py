@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib.util import find_spec
 from typing import Any, get_args
 
 import msgspec
@@ -27,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "densenet121": {"features": 8, "growth": 4, "blocks": (1, 1)},
     "dynunet": {"filters": (4, 8, 8), "strides": (1, 2, 2)},
     "fully_connected": {"hidden": (5, 4)},
+    "hugging_face": {"arguments": {"embedding_size": 8, "hidden_sizes": [16, 16], "depths": [1, 1]}},
     "monai_classifier": {"arguments": {"init_features": 8, "growth_rate": 4, "block_config": [1, 1]}},
     "monai_segmenter": {"arguments": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}},
     "resnet": {"width": 4},
@@ -44,16 +46,30 @@ def small(name: str) -> Network:
     return kinds("networks")[name](**SMALL.get(name, {}))  # type: ignore[return-value]
 
 
+def installed() -> dict[str, type[Network]]:
+    """Return the networks of the registry whose packages are installed here."""
+    found: dict[str, type[Network]] = kinds("networks")  # type: ignore[assignment]
+    return {name: one for name, one in found.items() if all(map(find_spec, one.packages))}
+
+
 def sees_images(network: Network) -> bool:
     return "segment" in network.serves or "classify" in network.serves
 
 
-def smallest(network: Network, spatial_dims: int = 3) -> tuple[int, ...] | None:
-    """Return the smallest cube, or two of them in a row, that the network says it takes; None for a table."""
+def axes(network: Network) -> int:
+    """Return the number of axes of a network's images: 2 of one for planes only, else 3."""
+    return getattr(network, "spatial_dims", None) or 3
+
+
+def smallest(network: Network) -> tuple[int, ...] | None:
+    """Return the smallest cube, or two of them in a row, that the network says it takes; None for a table.
+
+    Of a network for planes it is a square, or two.
+    """
     if not sees_images(network):
         return None
     for side in (8, 16, 32, 64):
-        for size in ((side,) * spatial_dims, (2 * side,) + (side,) * (spatial_dims - 1)):
+        for size in ((side,) * axes(network), (2 * side,) + (side,) * (axes(network) - 1)):
             if taken_or_refused(network, size) is not None:
                 return size
     raise AssertionError("no cube of up to 64 voxels a side suits it")
@@ -128,7 +144,7 @@ def a_size_is_refused_or_works(network: Network) -> None:
     if not sees_images(network):
         raise NotApplicable("a table has no size")
     taken = 0
-    for size in itertools.product((8, 12, 16, 33), (16,), (16, 18)):
+    for size in itertools.product(*((8, 12, 16, 33), (16,), (16, 18))[: axes(network)]):
         module = taken_or_refused(network, size)
         if module is None:
             continue
@@ -145,15 +161,16 @@ def a_size_of_which_nothing_is_left_is_refused(network: Network) -> None:
     norms = ("instance", "batch", "group") if hasattr(network, "norm") else (None,)
     for norm, side in itertools.product(norms, (4, 8, 16, 32)):
         one = network if norm is None else msgspec.structs.replace(network, norm=norm)
-        module = taken_or_refused(one, (side,) * 3)
-        assert module is None or vanishing_layers(module, INPUTS, (side,) * 3) == []
+        module = taken_or_refused(one, (side,) * axes(network))
+        assert module is None or vanishing_layers(module, INPUTS, (side,) * axes(network)) == []
 
 
 @check_network.check
 def a_study_is_refused_for_the_sizes_that_building_refuses(network: Network) -> None:
     if not sees_images(network):
         raise NotApplicable("a table has no size")
-    for size in ((4, 4, 4), (8, 8, 8), (12, 16, 18), (32, 32, 32)):
+    for cube in ((4, 4, 4), (8, 8, 8), (12, 16, 18), (32, 32, 32)):
+        size = cube[: axes(network)]
         if taken_or_refused(network, size) is None:
             with raises(StudyError, "network '"):
                 network.check_size(size)
@@ -165,8 +182,9 @@ def a_study_is_refused_for_the_sizes_that_building_refuses(network: Network) -> 
 def a_size_of_other_dimensions_is_refused(network: Network) -> None:
     if not sees_images(network):
         raise NotApplicable("a table has no size")
-    with raises(StudyError, r"has 2 sides, the network has spatial_dims: 3"):
-        network.build(INPUTS, OUTPUTS, (64, 64))
+    own = axes(network)
+    with raises(StudyError, rf"has {5 - own} sides, the network has spatial_dims: {own}"):
+        network.build(INPUTS, OUTPUTS, (64,) * (5 - own))
 
 
 @check_network.check
@@ -174,7 +192,7 @@ def it_works_in_two_dimensions(network: Network) -> None:
     if not sees_images(network):
         raise NotApplicable("a table has no dimensions")
     flat = msgspec.structs.replace(network, spatial_dims=2)
-    size = smallest(flat, spatial_dims=2)
+    size = smallest(flat)
     assert tuple(build(flat, size)(inputs(size)).shape) == expected_shape(flat, size)
 
 

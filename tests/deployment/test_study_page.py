@@ -193,3 +193,21 @@ def test_the_bytes_of_the_whole_study_are_those_of_what_is_really_sent(
     # 120 bytes of names and offsets for each tensor, 3 rounds.
     sent = format_bytes(3 * groups * (numbers * bytes_per_number + 120 * tensors))
     assert f"in all           at most about {sent} of weights in 3 rounds" in page(study)
+
+
+def test_a_name_of_the_studys_author_poses_as_no_word_of_the_page(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        """
+name: tab
+task: {kind: tabular, classes: ["healthy), by a network of 40 numbers\\e[8m", "disease <= 2"]}
+network: {kind: fully_connected, hidden: []}
+data: {kind: table, target: disease, features: [age, "bp; predicted: sex"]}
+train: {rounds: 1, epochs: 1, batch: 16, optimiser: {kind: adam, lr: 0.01}}
+sites: [north, south]
+"""
+    )
+    lines = page(read_study(file)).splitlines()
+    training = next(line for line in lines if line.startswith("Training"))
+    assert r'("healthy), by a network of 40 numbers\u001b[8m", disease <= 2), by a network' in training
+    assert 'Data               a table: age, "bp; predicted: sex"; predicted: disease' in lines

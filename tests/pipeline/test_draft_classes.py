@@ -90,8 +90,15 @@ def test_a_hospital_of_both_kinds_is_taken_by_number():
 
 
 def test_empty_labels_are_refused():
-    with pytest.raises(DataError, match="every label is empty"):
+    with pytest.raises(DataError, match="no label that can be used marks a structure"):
         structures(labels(north={0: "background"}, south={}))
+
+
+def test_what_labels_call_ignore_is_no_class_and_is_said():
+    names, warnings = structures(labels(north={0: "background", 1: "liver", 2: "Ignore"}, south={1: "liver"}))
+    assert names == ["background", "liver"]
+    assert [line.split(":")[0] for line in warnings] == ["north"]
+    assert "classes: {ignore: background}" in warnings[0]
 
 
 def test_the_longest_list_of_classes_numbers_the_others_by_name():

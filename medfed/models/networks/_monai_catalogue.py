@@ -90,7 +90,7 @@ LAYER: Check = ("a name, or [name, {argument: number}]", _is_layer)
 OFF: Check = ("false: no weights are downloaded, give a file by `start`", lambda value: value is False)
 
 
-def _one_of(*words: str) -> Check:
+def one_of(*words: str) -> Check:
     return " or ".join(words), lambda value: isinstance(value, str) and value in words
 
 
@@ -136,7 +136,7 @@ SEGMENTERS: dict[str, Entry] = {
             "norm": LAYER,
             "bias": SWITCH,
             "dropout": SHARE,
-            "upsample": _one_of("deconv", "nontrainable", "pixelshuffle"),
+            "upsample": one_of("deconv", "nontrainable", "pixelshuffle"),
         },
         "final_conv",
         lambda arguments: 16,
@@ -150,7 +150,7 @@ SEGMENTERS: dict[str, Entry] = {
             "num_groups": WHOLE,
             "blocks_down": DEPTHS,
             "blocks_up": DEPTHS,
-            "upsample_mode": _one_of("deconv", "nontrainable", "pixelshuffle"),
+            "upsample_mode": one_of("deconv", "nontrainable", "pixelshuffle"),
         },
         "conv_final",
         lambda arguments: 2 ** (len(arguments.get("blocks_down", (1, 2, 2, 4))) - 1),
@@ -171,7 +171,7 @@ SEGMENTERS: dict[str, Entry] = {
             "normalize": SWITCH,
             "patch_norm": SWITCH,
             "use_checkpoint": SWITCH,
-            "downsample": _one_of("merging", "mergingv2"),
+            "downsample": one_of("merging", "mergingv2"),
             "use_v2": SWITCH,
         },
         "out",
@@ -184,7 +184,7 @@ SEGMENTERS: dict[str, Entry] = {
             "hidden_size": WHOLE,
             "mlp_dim": WHOLE,
             "num_heads": WHOLE,
-            "proj_type": _one_of("conv", "perceptron"),
+            "proj_type": one_of("conv", "perceptron"),
             "norm_name": LAYER,
             "conv_block": SWITCH,
             "res_block": SWITCH,
@@ -202,7 +202,7 @@ SEGMENTERS: dict[str, Entry] = {
             "act": LAYER,
             "norm": LAYER,
             "bias": SWITCH,
-            "adn_ordering": _one_of("NDA", "NAD", "DNA", "DAN", "AND", "ADN", "NA", "A"),
+            "adn_ordering": one_of("NDA", "NAD", "DNA", "DAN", "AND", "ADN", "NA", "A"),
         },
         "model.2",
         _halvings,
@@ -223,7 +223,7 @@ _RESNET = {
     "conv1_t_size": SIDES,
     "conv1_t_stride": SIDES,
     "no_max_pool": SWITCH,
-    "shortcut_type": _one_of("A", "B"),
+    "shortcut_type": one_of("A", "B"),
     "widen_factor": NUMBER,
     "bias_downsample": SWITCH,
     "pretrained": OFF,
@@ -237,7 +237,7 @@ CLASSIFIERS: dict[str, Entry] = {
     },
     "EfficientNetBN": Entry(
         {
-            "model_name": _one_of(*(f"efficientnet-b{number}" for number in range(9))),
+            "model_name": one_of(*(f"efficientnet-b{number}" for number in range(9))),
             "norm": LAYER,
             "adv_prop": SWITCH,
             "pretrained": OFF,
@@ -253,8 +253,8 @@ CLASSIFIERS: dict[str, Entry] = {
 _FROM_STUDY = ("spatial_dims", "in_channels", "out_channels", "n_input_channels", "num_classes")
 
 
-def entry_of(catalogue: Mapping[str, Entry], name: str) -> Entry:
-    """Return the entry of a network's name.
+def entry_of(catalogue: Mapping[str, Entry], name: str, what: str = "a network of MONAI") -> Entry:
+    """Return the entry of a network's name; `what` says in messages what the catalogue lists.
 
     Raises:
         StudyError: if it is none of the allow-list, with the nearest names.
@@ -263,8 +263,8 @@ def entry_of(catalogue: Mapping[str, Entry], name: str) -> Entry:
         near = get_close_matches(name, catalogue, n=1)
         meant = f"did you mean '{near[0]}'? " if near else ""
         raise StudyError(
-            f"network.name: {name[:80]!r} is not a network of MONAI that a study may name here; {meant}there "
-            f"are {', '.join(sorted(catalogue))}"
+            f"network.name: {name[:80]!r} is not {what} that a study may name here; {meant}"
+            f"there are {', '.join(sorted(catalogue))}"
         )
     return catalogue[name]
 

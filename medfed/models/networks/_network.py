@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import gcd
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -36,6 +36,9 @@ class Network(Kind, frozen=True):
 
     # The `Task.needs` of the tasks that it can be used for.
     serves: ClassVar[tuple[Needs, ...]] = ()
+
+    # The packages that it imports besides medfed's own requirements, and what installs each.
+    packages: ClassVar[Mapping[str, str]] = {}
 
     # The path of the last layer in the built module: the prefix of its tensors' names.
     head: ClassVar[str] = ""
