@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib.util import find_spec
 from typing import Any, get_args
 
 import msgspec
@@ -43,6 +44,12 @@ SMALL: dict[str, dict[str, Any]] = {
 def small(name: str) -> Network:
     """Return a network of the registry with settings that make it small."""
     return kinds("networks")[name](**SMALL.get(name, {}))  # type: ignore[return-value]
+
+
+def installed() -> dict[str, type[Network]]:
+    """Return the networks of the registry whose packages are installed here."""
+    found: dict[str, type[Network]] = kinds("networks")  # type: ignore[assignment]
+    return {name: one for name, one in found.items() if all(map(find_spec, one.packages))}
 
 
 def sees_images(network: Network) -> bool:

@@ -11,13 +11,12 @@ from contract import checks_of, run
 
 from medfed.models.networks import Network
 from medfed.models.networks._shapes_only import ShapesOnly
-from medfed.registry import kinds
 from medfed.testing import check_network
-from medfed.testing._networks import build, expected_shape, inputs, small, smallest
+from medfed.testing._networks import build, expected_shape, inputs, installed, small, smallest
 
 torch.set_num_threads(1)
 
-NETWORKS = kinds("networks")
+NETWORKS = installed()
 
 
 @checks_of(check_network)

@@ -12,7 +12,7 @@ from medfed import registry as kinds
 from medfed.federation.private_training import check_layers, many_gradients, single_gradient, trained
 from medfed.models.networks import Network, replace_batch_norms
 from medfed.models.tasks import Training
-from medfed.testing._networks import FEATURES, INPUTS, OUTPUTS, small, smallest
+from medfed.testing._networks import FEATURES, INPUTS, OUTPUTS, installed, small, smallest
 
 torch.set_num_threads(1)
 
@@ -20,7 +20,7 @@ TASKS = {"segment": "segment", "classify": "classify", "table": "tabular"}
 OPTIMISER, SCHEDULE = kinds.kinds("optimisers")["adamw"](), kinds.kinds("schedules")["constant"]()
 
 
-@pytest.fixture(params=sorted(kinds.kinds("networks")))
+@pytest.fixture(params=sorted(installed()))
 def network(request: pytest.FixtureRequest) -> Network:
     return small(request.param)
 

@@ -11,11 +11,11 @@ from medfed.models.networks import for_images_of
 from medfed.models.networks._image_and_table import HEAD, with_columns
 from medfed.models.networks.fully_connected import FullyConnected
 from medfed.registry import kinds
-from medfed.testing._networks import small, smallest
+from medfed.testing._networks import installed, small, smallest
 
 torch.set_num_threads(1)
 
-CLASSIFIERS = sorted(name for name, kind in kinds("networks").items() if "classify" in kind.serves)  # type: ignore[attr-defined]
+CLASSIFIERS = sorted(name for name, kind in installed().items() if "classify" in kind.serves)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
