@@ -31,7 +31,7 @@ def structures(preflights: Preflights) -> tuple[list[str], list[str]]:
 def _structures(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], list[str]]:
     if not any(present.values()):
         raise DataError(
-            "no label that can be used marks a structure: each is empty (labels mark structures by 1, 2, ...) "
+            "no label that can be used marks a structure: each is empty (structures are marked by 1, 2, ...) "
             "or was refused; `medfed check FOLDER` says which, and why"
         )
     named = {site: classes for site, classes in present.items() if classes and all(classes.values())}
@@ -69,7 +69,7 @@ def _ignored(preflights: Preflights) -> list[str]:
     """Return a warning for each hospital whose labels hold voxels called 'ignore', which training refuses."""
     return [
         f"{site}: the labels hold voxels that are called '{IGNORE}', which is no class: training refuses "
-        f"these cases until the hospital says what they are, such as classes: {{{IGNORE}: {BACKGROUND}}} in its "
+        f"these cases until the hospital says what it is, such as classes: {{{IGNORE}: {BACKGROUND}}} in its "
         "site file (here under site_overrides)"
         for site, one in preflights.items()
         if any(words_of(about["name"]) == IGNORE for about in one.facts["classes"].values())
