@@ -85,9 +85,9 @@ class GlobalModel:
     merged, before the hub chooses; the final model is then `chosen`, the round whose model it is. `classes`
     are the names of the model's outputs, in order, if the hub pins them. `sha256` is what a site measured of
     it as it arrived (`model_digest`), before anything in it was decrypted; an exchange never copies it from
-    what was sent. `rule` is the kind of the hub's
-    rule, `needs_local` the local methods of which it merges sites only, `needs_scalars` the numbers that it
-    needs of every site. `audit_head` is the digest of the last line of the hub's audit log, which sites keep.
+    what was sent. `rule` is the kind of the hub's rule, `needs_local` the local methods of which it merges
+    sites only, `needs_scalars` the numbers that it needs of every site. `audit_head` is the digest of the
+    last line of the hub's audit log, which sites keep.
     """
 
     round: int
