@@ -12,7 +12,7 @@ import torch
 from commands import Across, final
 from hospitals import STUDY
 
-from medfed.evaluation.rows import read_rows
+from medfed.evaluation.rows import SITE_MEAN, read_rows
 from medfed.pipeline import train as run
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -81,7 +81,18 @@ def test_the_commands_give_the_bits_of_one_process(across, simulated, kind):
                 )
         assert verify(study_run.site_run(site) / "audit.jsonl").lines > 3
         assert json.loads((study_run.site_run(site) / "status.json").read_text())["state"] == "finished"
-    assert at_hub == {}
+    # What is left is the mean over the hospitals that trained, of what they sent.
+    assert {row.site for row in at_hub.values()} == {SITE_MEAN}
+    one = [
+        row
+        for row in read_rows(study_run.run / "rows.jsonl")
+        if (row.split, row.metric, row.structure, row.model) == ("test", "dice", "lesion", "federated")
+        and row.group is None
+    ]
+    values = [row.value for row in one if row.site in ("north", "south")]
+    (mean,) = [row for row in one if row.site == SITE_MEAN]
+    assert len(values) == 2
+    assert mean.value == pytest.approx(sum(values) / 2)
     lines = [json.loads(line) for line in (study_run.run / "rounds.jsonl").read_text().splitlines()]
     assert {(line["round"], line["site"]) for line in lines} >= {
         (round, site) for round in (1, 2, 3, 4) for site in ("north", "south")
