@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "medfed needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,fast,nats,privacy,he,export,tables,hugging_face]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,fast,nats,privacy,he,export,tables,huggingface]'
 	touch $(READY)
 
 train: $(READY)

@@ -53,7 +53,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_it_trains_from_a_published_file(study: Path, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="needs medfed[hugging_face]")
+    transformers = pytest.importorskip("transformers", reason="needs medfed[huggingface]")
     torch.manual_seed(0)
     # Of 1000 classes, as most are published: the last layer is new.
     config = transformers.ResNetConfig(num_labels=1000, **ARGUMENTS)

@@ -1,4 +1,4 @@
-"""A vision architecture of Hugging Face's transformers for whole 2D images: the extra `hugging_face`.
+"""A vision architecture of Hugging Face's transformers for whole 2D images: the extra `huggingface`.
 
 Wolf et al.: Transformers: state-of-the-art natural language processing, EMNLP 2020, arXiv:1910.03771; the
 package is Apache-2.0. Models are built from their configuration: nothing is downloaded, and no code of a
@@ -31,7 +31,7 @@ class HuggingFace(SpatialNetwork, tag="hugging_face", frozen=True):
     """
 
     serves = ("classify", "multilabel")
-    packages: ClassVar[Mapping[str, str]] = {"transformers": "medfed[hugging_face]"}
+    packages: ClassVar[Mapping[str, str]] = {"transformers": "medfed[huggingface]"}
 
     name: str = "resnet"
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -15,7 +15,7 @@ from medfed.models.networks.hugging_face import HuggingFace
 from medfed.models.pretrained import Start
 from medfed.models.pretrained.load import load_start
 
-transformers = pytest.importorskip("transformers", reason="needs medfed[hugging_face]")
+transformers = pytest.importorskip("transformers", reason="needs medfed[huggingface]")
 torch.set_num_threads(1)
 
 _STAGES = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
