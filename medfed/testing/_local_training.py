@@ -33,7 +33,7 @@ from medfed.models.schedules.constant import Constant
 from medfed.models.tasks import Task, Training
 from medfed.registry import kind_of, kinds
 from medfed.testing._contract import OF_EVERY_KIND, Contract, raises
-from medfed.testing._networks import sees_images, small
+from medfed.testing._networks import installed, sees_images, small
 from medfed.wire.encoding import decode_update
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Weights, digest, load, local_names, weights_of
@@ -309,7 +309,7 @@ def train_two_rounds(method: LocalMethod, module: pl.LightningModule, batches: l
 
 @check_local_method.check
 def it_works_under_every_network(method: LocalMethod) -> None:
-    for name in kinds("networks"):
+    for name in installed():
         module, batches, head = module_and_batches(name)
         placed = msgspec.structs.replace(method, head=head) if hasattr(method, "head") else method
         has_norm = any("Norm" in type(part).__name__ for part in module.modules())
