@@ -145,6 +145,18 @@ def lock(file: int | IO[Any], *, wait: bool = True) -> None:
     fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds the lock on this file; a file that is not there has none."""
+    if not path.exists():
+        return False
+    with path.open("r+b") as file:
+        try:
+            lock(file, wait=False)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def utc_now() -> str:
     """Return the time in UTC as ISO 8601 to the second, such as 2026-11-29T18:01:35+00:00."""
     return utc_time(time.time())

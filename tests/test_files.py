@@ -131,3 +131,15 @@ except medfed.MedfedError as error:
 def test_times_are_utc_to_the_second_and_sizes_decimal():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", utc_now())
     assert [format_bytes(n) for n in (999, 1000, 40e6, 2.5e9)] == ["999 bytes", "1.0 kB", "40.0 MB", "2.5 GB"]
+
+
+def test_a_lock_is_seen_while_it_is_held(tmp_path):
+    from medfed.files import is_locked, lock
+
+    path = tmp_path / "lock"
+    assert not is_locked(path)
+    with path.open("wb") as file:
+        assert not is_locked(path)
+        lock(file)
+        assert is_locked(path)
+    assert not is_locked(path)

@@ -13,7 +13,7 @@ from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.site_file import SiteFile, give_up_s
 from medfed.errors import MedfedError
 from medfed.exchange import Offer
-from medfed.files import lock
+from medfed.files import is_locked
 from medfed.runs.folder import RunFolder
 
 # How many digits of a digest show which study is meant.
@@ -70,15 +70,7 @@ def _is_busy(site: SiteFile, folder: RunFolder | None) -> bool:
     """Return whether another process of this hospital takes part in the study of this run folder."""
     if folder is None:
         return False
-    path = folder.path / "sites" / site.name / "exchange" / "lock"
-    if not path.exists():
-        return False
-    with path.open("r+") as file:
-        try:
-            lock(file, wait=False)
-        except OSError:
-            return True
-    return False
+    return is_locked(folder.path / "sites" / site.name / "exchange" / "lock")
 
 
 def _runs(site: SiteFile) -> Iterator[tuple[str, RunFolder]]:

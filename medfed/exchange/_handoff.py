@@ -29,7 +29,7 @@ from typing import IO, Any, Literal
 import msgspec
 
 from medfed.errors import ExchangeError
-from medfed.files import lock, private_folder, replacing, write_whole
+from medfed.files import is_locked, lock, private_folder, replacing, write_whole
 
 log = logging.getLogger("medfed.exchange")
 
@@ -122,7 +122,7 @@ class Handoff:
 
     def has_trainer(self) -> bool:
         """Whether a trainer has opened this folder and still runs."""
-        return _is_held(self.folder / "trainer.lock")
+        return is_locked(self.folder / "trainer.lock")
 
     def _clear(self) -> None:
         self._task.unlink(missing_ok=True)
@@ -153,7 +153,7 @@ class Handoff:
     def is_waiting(self, task: Task) -> bool:
         """Whether a bridge still waits for a task's answer."""
         try:
-            return _is_held(self.folder / "bridge.lock") and _read_header(self._task, Task).id == task.id
+            return is_locked(self.folder / "bridge.lock") and _read_header(self._task, Task).id == task.id
         except FileNotFoundError:
             return False
 
@@ -167,7 +167,7 @@ class Handoff:
         return None
 
     def _waiting_task(self, after: str) -> tuple[Task, Arrays] | None:
-        if not self._task.exists() or not _is_held(self.folder / "bridge.lock"):
+        if not self._task.exists() or not is_locked(self.folder / "bridge.lock"):
             return None
         try:
             task: Task = _read_header(self._task, Task)
@@ -254,14 +254,3 @@ def _try_lock(file: IO[Any]) -> None:
         else:
             return
     lock(file, wait=False)
-
-
-def _is_held(path: Path) -> bool:
-    if not path.exists():
-        return False
-    with path.open("w") as file:
-        try:
-            lock(file, wait=False)
-        except BlockingIOError:
-            return True
-    return False

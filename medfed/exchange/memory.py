@@ -89,6 +89,7 @@ class MemoryExchange:
         # The newest model: its round, its bytes until a site asks for it, and then as all sites receive it.
         self._newest: tuple[int, bytes | GlobalModel] | None = None
         self._memory_bytes = memory_bytes
+        self._versions: dict[str, int] = {}
         self._newest_model: GlobalModel | None = None
         # For asynchronous collection: models by round, the round that each site fetched
         # last, updates collected.
@@ -131,11 +132,22 @@ class MemoryExchange:
                 )
             self._fetched[site], published = self._newest
             if isinstance(published, GlobalModel):
+                self._require_unwritten(published)
                 return published
             decoded = encoding.decode_global(published, self._study)
             decoded = replace(decoded, sha256=model_digest(decoded))
-            self._newest = self._newest[0], decoded
+            self._newest, self._versions = (self._newest[0], decoded), _versions(decoded)
             return decoded
+
+    def _require_unwritten(self, shared: GlobalModel) -> None:
+        """Refuse to go on once a site has written to the tensors from which the other sites start, too."""
+        versions = _versions(shared)
+        written = sorted(name for name in versions if versions[name] != self._versions[name])
+        if written:
+            raise ExchangeError(
+                f"round {shared.round}: '{written[0]}' of the hub's model was changed in place by a site's "
+                "code; all sites of this process share what they receive: copy a tensor before writing to it"
+            )
 
     def wait_for_first_model(self) -> None:
         """Wait until the hub has published a model, or has closed."""
@@ -421,3 +433,13 @@ class MemoryExchange:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+
+
+def _versions(model: GlobalModel) -> dict[str, int]:
+    """Return how often torch has written to each tensor of a model."""
+    groups = {
+        f"{group}/{name}": tensor for group, own in model.groups.items() for name, tensor in own.items()
+    }
+    tensors = {**model.weights, **groups}
+    # Tensors made in inference mode, which torch does not count, cannot be written to outside of it.
+    return {name: 0 if tensor.is_inference() else tensor._version for name, tensor in tensors.items()}

@@ -88,3 +88,13 @@ def test_a_secret_lasts_as_long_as_its_folder(tmp_path):
     assert again.load_secret("south", "key") is None
     assert (tmp_path / "north" / "key.secret").stat().st_mode & 0o777 == 0o600
     assert MemoryExchange("study").load_secret("north", "key") is None
+
+
+def test_a_site_that_writes_to_the_shared_model_is_noticed_before_another_starts_from_it():
+    exchange = MemoryExchange()
+    exchange.publish(GlobalModel(0, {"w": torch.zeros(2)}))
+    received = exchange.fetch("north", 0)
+    assert exchange.fetch("south", 0).weights["w"].tolist() == [0, 0]
+    received.weights["w"].add_(1)
+    with pytest.raises(ExchangeError, match="round 0: 'w' of the hub's model was changed in place"):
+        exchange.fetch("south", 0)
