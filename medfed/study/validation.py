@@ -346,6 +346,7 @@ def _tag(record: type[Images | Table]) -> str:
 _CHECKS = (
     _packages,
     _site_names,
+    _joining,
     _class_names,
     _network_and_data,
     _other_hub,
@@ -354,7 +355,6 @@ _CHECKS = (
     _compression,
     _local_training,
     _model_selection,
-    _joining,
     _site_references,
     _quorum,
 )
