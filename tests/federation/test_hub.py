@@ -221,7 +221,10 @@ def test_a_site_that_the_exchange_brings_is_asked_from_the_next_round_on_and_aft
         ({"joins": {"west": 2}}, "'west' is none of the sites, which are north, south"),
         ({"joins": {"south": 9}}, "'south' is to join in round 9, expected 1 to 2"),
         ({"joins": {"north": 2, "south": 2}}, "no site is left that trains in the first round"),
-        ({"joining": True, "privacy": SecureSum()}, "a sum over hospitals that each of them agreed to by name"),
+        (
+            {"joining": True, "privacy": SecureSum()},
+            "a sum over hospitals that each of them agreed to by name",
+        ),
         ({"joining": True, "rule": FedDyn()}, "carries a sum over a fixed number of sites"),
         ({"joining": True}, "which this exchange does not carry"),
     ],
