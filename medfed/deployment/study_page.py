@@ -70,7 +70,7 @@ class OwnPart:
     @property
     def trains(self) -> bool:
         """Whether this hospital trains; one that is held out measures the final model."""
-        return self.site.name in self.study.sites
+        return self.study.trains(self.site.name)
 
     @cached_property
     def egress(self) -> Egress:

@@ -221,3 +221,12 @@ sites: [north, south]
     training = next(line for line in lines if line.startswith("Training"))
     assert r'("healthy), by a network of 40 numbers\u001b[8m", disease <= 2), by a network' in training
     assert 'Data               a table: age, "bp; predicted: sex"; predicted: disease' in lines
+
+
+def test_the_page_says_that_others_may_join_and_that_this_hospital_is_one_of_them(tiny):
+    study = read_study(tiny / "tiny.yaml", ["sampling.joining=true"])
+    others = "the coordinator may admit others while the study runs, whose names nobody knows yet"
+    assert others in page(study)
+    assert "this hospital is one of those" not in page(study)
+    assert "this hospital is one of those: it joins, and begins with the newest model" in page(study, "far")
+    assert others not in page(read_study(tiny / "tiny.yaml"))
