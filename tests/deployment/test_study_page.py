@@ -49,6 +49,16 @@ def test_the_words_name_what_a_privacy_officer_asks(study, noised):
     assert "PET as SUV by body weight" in page(msgspec.structs.replace(study, data=suv))
 
 
+def test_the_page_says_that_a_guarantee_sends_a_risk_curve(study):
+    evaluation = msgspec.structs.replace(study.evaluation, guarantee=0.9)
+    asked = msgspec.structs.replace(study, evaluation=evaluation)
+    words = page(asked)
+    assert "at 23 thresholds in which share of its validation patients the final model fails at most" in words
+    assert "in steps of none or at least 10 of them" in words
+    assert "risk_<what>@<threshold>" in words
+    assert "risk_" not in page(study)
+
+
 def test_the_words_count_what_is_sent(study, tmp_path):
     from medfed.wire import encoding as wire
     from medfed.wire.update import Update
