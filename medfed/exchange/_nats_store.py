@@ -13,7 +13,6 @@ import atexit
 import concurrent.futures
 import json
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -21,10 +20,26 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
+from medfed.exchange._admitted import record_admitted
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._nats_calls import checked, close_quietly, discard, new_client, run_unless
 from medfed.exchange._nats_cluster import BEHIND, CONNECT_ONE_S, NO_ANSWER, NOBODY, SETTLE_S, Patience, Seen
-from medfed.exchange._nats_refusals import explain_refusal, first_line, silence_asyncio
+from medfed.exchange._nats_connecting import (
+    checked,
+    close_quietly,
+    connection_settings,
+    discard,
+    new_client,
+    run_unless,
+)
+from medfed.exchange._nats_refusals import (
+    DOES_IT_RUN,
+    NO_STREAM,
+    explain_refusal,
+    first_line,
+    no_more_stored,
+    no_rights,
+    silence_asyncio,
+)
 from medfed.exchange._nats_streams import (
     FIRST_SITE_BYTES,
     GLOBAL,
@@ -51,15 +66,11 @@ _SCHEMES = ("tls://", "wss://")
 # 228 MB/s up and 133 MB/s down, one of 128 KiB at a time 90 and 87.
 _MAX_TRANSFERS, _INITIAL_TRANSFERS = 8, 2
 
-# Bytes that may be queued before a publish waits.
-_PENDING_BYTES = 64 << 20
-
-# Ping interval and maximum outstanding pings: on a link of 1 Mbit/s an answer can wait a
-# minute behind chunks.
-_PING_S, _MAX_PINGS = 20, 5
-
 # How long a call waits for a lost connection before it raises `Unreachable`; the caller tries again.
 _CONNECT_S = 10.0
+
+# What a broker's error says, in small letters, if a party may not publish on a subject.
+_DENIED = "permissions violation for publish"
 
 # JetStream's error codes: a first-write-wins message on a subject that has one, a stream that exists with
 # other settings, and one that does not exist; and a disk that is too small for what the streams may store
@@ -91,10 +102,10 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
+        self._digest = digest
         self._study = digest if digest.startswith(OFFERS) else space_of(digest)
         self._streams: set[str] = set()
-        # Whether the brokers are a cluster is known once one has answered.
-        self._is_cluster = False
+        self._is_cluster = False  # as the first connection tells
         self._patience, self._seen = Patience(timeout_s), Seen()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
@@ -104,7 +115,9 @@ class NatsStore:
         self._client: Any = None
         self._connecting = asyncio.Lock()
         self._refusal = self._last_error = ""
-        self._requests: set[asyncio.Task[Any]] = set()
+        # The requests that wait for an answer, with their subjects, and those that the broker refused.
+        self._requests: dict[asyncio.Task[Any], str] = {}
+        self._denied: set[asyncio.Task[Any]] = set()
         self._failures, self._failed = 0, asyncio.Event()
         silence_asyncio()
         self._loop = asyncio.new_event_loop()
@@ -167,6 +180,12 @@ class NatsStore:
                 self._streams.discard(stream)
         return tuple(deleted)
 
+    def admit(self, sites: Iterable[str]) -> None:
+        # Where the enrolment is on another machine, its coordinator does (`medfed enrol study`).
+        enrolment = self._identity.folder.parent
+        if self._is_hub and (enrolment / "federation.json").exists():
+            record_admitted(enrolment, self._digest, sites)
+
     def used_bytes(self) -> dict[str, int]:
         stored = self._run(self._stored)
         return {name.removeprefix("UP_"): size for name, size in stored.items() if name.startswith("UP_")}
@@ -222,11 +241,7 @@ class NatsStore:
         if not error and self._is_cluster and subject.endswith(".m"):
             self._seen.note(subject, int(answer.get("seq", 0)))
         if error and "exceeded" in str(error.get("description")):
-            raise Refused(
-                f"the broker stores no more for '{self._identity.name}' ({error['description']}) until the "
-                "hub clears earlier rounds or the coordinator gives the broker more disk; the hub's "
-                "status.json shows what is used (stored_bytes)"
-            )
+            raise Refused(no_more_stored(self._identity.name, error["description"]))
         if error and not (if_absent and error.get("err_code") == _WRONG_LAST_SEQUENCE):
             raise Unreachable(f"the broker did not store it: {error.get('description', 'no reason given')}")
 
@@ -249,19 +264,18 @@ class NatsStore:
         client = await self._connected()
         timeout_s, began = self._patience.seconds if self._is_cluster else self._timeout_s, time.monotonic()
         task = asyncio.ensure_future(client.request(subject, data, timeout_s, headers=headers))
-        self._requests.add(task)
+        self._requests[task] = subject
         try:
             answer = await task
             self._patience.answered(time.monotonic() - began)
             return answer
+        except asyncio.CancelledError:
+            if task not in self._denied:
+                raise
+            raise Refused(no_rights(self._identity.name)) from None
         except nats.errors.NoRespondersError:
             self._streams.clear()  # the broker's disk was lost: the hub creates them again
-            if self._is_cluster:
-                raise Unreachable(NOBODY) from None
-            raise Unreachable(
-                "the broker has no such stream yet: the hub was not started, or this site is not enrolled "
-                "there"
-            ) from None
+            raise Unreachable(NOBODY if self._is_cluster else NO_STREAM) from None
         except nats.errors.TimeoutError:
             if self._is_cluster:
                 await self._leave_if_silent(client)
@@ -270,7 +284,8 @@ class NatsStore:
         except nats.errors.Error as error:
             raise Unreachable(f"the broker did not answer: {first_line(error)}") from None
         finally:
-            self._requests.discard(task)
+            self._requests.pop(task, None)
+            self._denied.discard(task)
 
     # -- the connection
 
@@ -315,34 +330,23 @@ class NatsStore:
         where = f"no connection to the broker at {', '.join(self._urls)}"
         if self._refusal:
             return Refused(f"{where}: {self._refusal}")
-        return Unreachable(
-            f"{where}: {self._last_error or 'no answer'}; does the broker run there (`medfed hub --broker`), "
-            f"and does every firewall in between allow that port?"
-        )
+        return Unreachable(f"{where}: {self._last_error or 'no answer'}; {DOES_IT_RUN}")
 
     async def _connect_to(self, urls: list[str]) -> bool:
         client = new_client(self._proxy)
+        connect_s = int(_CONNECT_S) if len(urls) == 1 else CONNECT_ONE_S
         self._refusal = self._last_error = ""
         self._failures, self._failed = len(urls), asyncio.Event()
         try:
             await run_unless(
                 self._failed,
                 client.connect(
-                    servers=urls,
-                    tls=self._tls(),
-                    name=self._identity.name,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=1,
-                    connect_timeout=int(_CONNECT_S) if len(urls) == 1 else CONNECT_ONE_S,
-                    ping_interval=_PING_S,
-                    max_outstanding_pings=_MAX_PINGS,
-                    pending_size=_PENDING_BYTES,
+                    **connection_settings(urls, self._identity, connect_s),
                     disconnected_cb=self._on_disconnected,
                     reconnected_cb=self._on_reconnected,
                     error_cb=self._on_error,
                 ),
-                _CONNECT_S if len(urls) == 1 else CONNECT_ONE_S * len(urls),
+                connect_s * len(urls),
             )
             await self._subscribe(client)
             self._is_cluster = bool(client._server_info.get("cluster"))
@@ -353,14 +357,6 @@ class NatsStore:
             return False
         self._client = client
         return True
-
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._identity.folder / "authority.pem")
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(
-            self._identity.folder / "identity.pem", self._identity.folder / "identity.key"
-        )
-        return context
 
     async def _subscribe(self, client: Any) -> None:
         if role_of(self._identity.name) not in (HUB, SITE):
@@ -387,12 +383,22 @@ class NatsStore:
 
     async def _on_error(self, error: Exception) -> None:
         text = self._last_error = first_line(error) or type(error).__name__
+        if _DENIED in str(error).lower():
+            self._deny(str(error).lower())
+            return
         # Once every address has failed, the connection has; the client alone would keep trying silently.
         self._failures -= 1
         if self._failures == 0:
             self._failed.set()
         self._refusal = explain_refusal(text, self._identity) or self._refusal
         log.debug("broker: %s", text)
+
+    def _deny(self, text: str) -> None:
+        """End the requests that the broker refuses: it answers them with an error of the connection alone."""
+        for task, subject in list(self._requests.items()):
+            if f'"{subject.lower()}"' in text:
+                self._denied.add(task)
+                task.cancel()
 
     # -- the hub's streams
 
@@ -452,8 +458,7 @@ class NatsStore:
                 await self._change_stream("UPDATE", stream, settings)
 
     async def _existing(self, stream: str) -> dict[str, Any]:
-        config: dict[str, Any] = (await self._info(stream)).get("config", {})
-        return config
+        return cast(dict[str, Any], (await self._info(stream)).get("config", {}))
 
     async def _info(self, stream: str) -> dict[str, Any]:
         reply: dict[str, Any] = json.loads(
@@ -490,7 +495,6 @@ class NatsStore:
         error = json.loads(reply.data).get("error")
         if error and error.get("err_code") != _STREAM_EXISTS:
             reason = error.get("description", "no reason given")
-            no_room = error.get("err_code") == _NO_ROOM or _NO_ROOM_TEXT in reason
-            kind = _NoRoom if no_room else Unreachable
+            kind = _NoRoom if error.get("err_code") == _NO_ROOM or _NO_ROOM_TEXT in reason else Unreachable
             raise kind(f"the broker did not {action.lower()} '{stream}': {reason}")
         return not error

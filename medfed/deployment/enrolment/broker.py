@@ -17,6 +17,7 @@ from pathlib import Path
 from medfed.deployment.enrolment.configuration import write_configuration
 from medfed.deployment.enrolment.refusals import RefusalLog
 from medfed.errors import ExchangeError
+from medfed.exchange._admitted import STUDIES
 from medfed.files import lock
 from medfed.wire.signing import BROKER
 
@@ -60,6 +61,8 @@ class Broker:
         on_refused: Callable[[str], None] = lambda reason: None,
         own: str = BROKER,
     ) -> None:
+        # Whose `studies.json` is watched; the rights of a cluster's broker come from the hub (`rights.py`).
+        self._enrolment = folder if own == BROKER else None
         if own == BROKER:
             write_configuration(folder)
         # The configuration of a cluster's broker has paths relative to its folder, which is copied.
@@ -153,6 +156,7 @@ class Broker:
                 pause = min(2 * pause, MAX_BACKOFF_S)
                 continue
             pause = MIN_BACKOFF_S
+            self._apply_admitted()
             mtime_ns = self._configuration.stat().st_mtime_ns
             if mtime_ns != self._loaded_mtime_ns:
                 # Reloaded twice: nats-server 2.15 admits a site whose account a reload added, but answers
@@ -161,6 +165,14 @@ class Broker:
             if reloads:
                 os.kill(self._process.pid, signal.SIGHUP)
                 reloads -= 1
+
+    def _apply_admitted(self) -> None:
+        """Write the configuration anew if a hub has admitted sites to its study since."""
+        if self._enrolment is None:
+            return
+        studies = self._folder / STUDIES
+        if studies.exists() and studies.stat().st_mtime_ns > self._configuration.stat().st_mtime_ns:
+            write_configuration(self._enrolment)
 
     def _restart(self, ended: subprocess.Popen[bytes]) -> None:
         with self._changing:

@@ -20,16 +20,17 @@ from cryptography import x509
 
 from medfed.deployment.enrolment.participants import participant, participants
 from medfed.errors import EnrolmentError
-from medfed.exchange._study_store import OFFERS, space_of
+from medfed.exchange._admitted import admitted_studies, record_admitted
+from medfed.exchange._study_store import OFFERS
 from medfed.files import lock, write_whole
 from medfed.wire.credentials import BrokerPlace, Federation, read_federation
 from medfed.wire.signing import BROKER, HUB, SITE
 from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_text_template
 
-# In the enrolment, as the coordinator knows them, and in the folder of each broker of a cluster: which sites
-# each study has; who may do what; and which broker of which federation this is.
-STUDIES, RIGHTS, MEMBER = "studies.json", "rights.json", "broker.json"
+# In the folder of each broker of a cluster: who may do what, which the enrolment holds too, and which broker
+# of which federation this is.
+RIGHTS, MEMBER = "rights.json", "broker.json"
 
 
 class SiteRights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,30 +147,14 @@ def _quoted(value: object) -> str:
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def admitted_studies(folder: Path) -> dict[str, list[str]]:
-    """Return the sites of each study that the broker knows, by the study's token in subjects."""
-    path = _studies(folder)
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]]) if path.exists() else {}
-
-
-def _studies(folder: Path) -> Path:
-    return folder / STUDIES if read_federation(folder).cluster else folder / BROKER / STUDIES
-
-
-def admit_study(folder: Path, study_digest: str, sites: Iterable[str]) -> None:
+def admit_study(folder: Path, study_digest: str, sites: Iterable[str], *, keep: bool = False) -> None:
     """Let these sites, and no others, read and write a study at the broker; a running one applies it at once.
 
-    Before the first study is admitted so, every site may read every study.
+    Before the first study is admitted so, every site may read every study. With `keep` those that were
+    admitted to the study before stay.
     """
-    path = _studies(folder)
-    with path.with_suffix(".lock").open("w") as file:
-        lock(file)
-        admitted = admitted_studies(folder)
-        own = {space_of(study_digest): sorted(set(sites))}
-        if own.items() <= admitted.items():
-            return
-        write_whole(path, msgspec.json.encode({**admitted, **own}), durable=True)
-    write_configuration(folder)
+    if record_admitted(folder, study_digest, sites, keep=keep):
+        write_configuration(folder)
 
 
 def write_configuration(folder: Path, *, anew: bool = False) -> None:

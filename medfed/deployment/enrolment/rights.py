@@ -21,7 +21,9 @@ from medfed.deployment.enrolment.configuration import (
     read_member,
     read_rights,
     read_version,
+    rights_of,
     take_rights,
+    write_configuration,
 )
 from medfed.errors import ExchangeError, WireError
 from medfed.exchange._nats_store import NatsStore
@@ -66,6 +68,8 @@ def publish_rights(
 
         def check() -> None:
             try:
+                if rights_of(enrolment) != read_rights(enrolment):
+                    write_configuration(enrolment)  # a hub has admitted sites to its study since
                 store_rights(store, identity, enrolment, log)
                 say(_offline(store.offline_brokers()))
             except (Unreachable, OSError):
