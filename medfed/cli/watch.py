@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import click
 
@@ -40,4 +40,4 @@ def watch(run_folder: Path, page: PageOptions, as_json: bool) -> None:
     with serve(settings, lambda: run_folder) as url, suppress(KeyboardInterrupt):
         click.echo(f"{view.name}: {headline(view)}")
         click.echo(f"live page: {url} (Ctrl-C ends it, not the run)")
-        threading.Event().wait()
+        Event().wait()

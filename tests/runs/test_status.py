@@ -90,7 +90,12 @@ def test_a_sites_status_is_what_its_lines_add_up_to():
     )
     absent = RoundLine(3, "north", "absent", "its disk is full", bytes_down=7)
     second = after_line(first, absent, "val/dice")
-    assert (second.state, second.reason, second.round, second.bytes_up) == ("absent", "its disk is full", 2, 5)
+    assert (second.state, second.reason, second.round, second.bytes_up) == (
+        "absent",
+        "its disk is full",
+        2,
+        5,
+    )
     assert (second.bytes_down, second.loss, second.examples) == (14, 0.5, 9)
 
 
@@ -99,7 +104,9 @@ def test_what_is_written_is_read_again_and_is_valid(tmp_path):
     current = Status(path, role="hub", study="lungs", digest="ab", rounds=3, metric="val/dice")
     current.take([RoundLine(1, "north", "merged", scalars={"train/loss": float("nan")})])
     current.site("south", connected=False)
-    current.update(state="leading", round=1, round_ends_in_s=None, stored_bytes={"models": 3}, awaited=["south"])
+    current.update(
+        state="leading", round=1, round_ends_in_s=None, stored_bytes={"models": 3}, awaited=["south"]
+    )
     current.log("round 1")
     current.beat()
     jsonschema.validate(json.loads(path.read_text()), status_schema())
@@ -116,7 +123,9 @@ def test_the_schema_in_configs_is_todays():
 def test_a_file_of_an_earlier_medfed_is_read_and_one_of_a_later_refused(tmp_path):
     path = tmp_path / "status.json"
     assert read_status(path) is None
-    path.write_text('{"state": "leading", "study": "lungs", "round": 4, "written": "2026-11-30T10:00:00+00:00"}')
+    path.write_text(
+        '{"state": "leading", "study": "lungs", "round": 4, "written": "2026-11-30T10:00:00+00:00"}'
+    )
     assert (read_status(path).state, read_status(path).round) == ("leading", 4)
     path.write_text('{"version": 99, "state": "leading"}')
     with pytest.raises(RunError, match="is of version 99, this medfed reads up to 2; update medfed"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,7 +76,8 @@ def application(find_folder: FindFolder, token: str | None = None) -> ASGIApp:
         folder = find_folder()
         if folder is None or not RunFolder(folder).report.is_file():
             return PlainTextResponse("There is no report yet.", 404)
-        return FileResponse(RunFolder(folder).report, headers={"Content-Security-Policy": _REPORT_POLICY})
+        content = RunFolder(folder).report.read_bytes()
+        return HTMLResponse(content, headers={"Content-Security-Policy": _REPORT_POLICY})
 
     routes = {
         "/": shown(lambda view: HTMLResponse(page.page(view))),

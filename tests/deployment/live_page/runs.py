@@ -26,7 +26,9 @@ def make_run(path: Path, *, ended: str = "", facts: bool = True) -> Path:
     path.mkdir(parents=True)
     if facts:
         privacy = PrivacyFacts("dp_sgd", ["each patient's part is hidden"])
-        folder.write_facts(RunFacts(study="lungs", digest="ab" * 32, sites=["north", "south"], privacy=privacy))
+        folder.write_facts(
+            RunFacts(study="lungs", digest="ab" * 32, sites=["north", "south"], privacy=privacy)
+        )
         folder.public_study.write_text('{"privacy": {"kind": "dp_sgd", "epsilon": 8.0, "delta": 1e-05}}')
     status = Status(folder.status, study="lungs", digest="ab" * 32)
     progress = RecordedProgress(Progress(), status)

@@ -55,7 +55,9 @@ def test_each_page_has_headers_that_keep_a_browser_from_doing_more(app):
     for path in ("/", "/live", "/metrics", "/status.json", "/live.js", "/live.css", "/nothing"):
         headers = ask(app, path).headers
         policy = headers["content-security-policy"]
-        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src data:;"), path
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src data:;"), (
+            path
+        )
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
@@ -74,7 +76,9 @@ def test_what_it_answers(app):
     assert ask(app, "/nothing").status == 404
 
 
-@pytest.mark.parametrize("path", ["/cases.html", "/../lungs/run.json", "/run.json", "/checkpoints", "//etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/cases.html", "/../lungs/run.json", "/run.json", "/checkpoints", "//etc/passwd"]
+)
 def test_no_file_of_the_run_folder_is_served_but_the_report(app, path):
     assert ask(app, path).status == 404
 
@@ -101,7 +105,9 @@ def test_the_report_may_have_its_own_style_and_no_script(tmp_path, shown_run):
     assert RunFolder(tmp_path).report.is_file()
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8443", "127.0.0.1.evil.example", "", "[::2]:80"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8443", "127.0.0.1.evil.example", "", "[::2]:80"]
+)
 def test_a_name_that_another_page_points_here_is_refused(app, host):
     assert ask(app, host=host).status == 421
 

@@ -85,7 +85,11 @@ LIVES = {
 def test_an_end_is_said_first(tmp_path, state):
     run = make_run(tmp_path / "run", ended=state)
     path = RunFolder(run).status
-    path.write_bytes(path.read_bytes().replace(b'"state": "' + state.encode(), b'"reason": "too few sites",\n"state": "' + state.encode()))
+    path.write_bytes(
+        path.read_bytes().replace(
+            b'"state": "' + state.encode(), b'"reason": "too few sites",\n"state": "' + state.encode()
+        )
+    )
     view = read_view(run, written_s(run) + 1e6)
     assert headline(view) == LIVES[state]
     how = "The same command with --resume continues after round 4."
@@ -100,7 +104,9 @@ def test_a_lost_process_is_an_alarm_in_the_tab_too(shown_run):
 
 
 def test_a_clock_that_is_behind_is_said(shown_run):
-    assert "in the future: the clocks differ" in words(live(read_view(shown_run, written_s(shown_run) - 3600)))
+    assert "in the future: the clocks differ" in words(
+        live(read_view(shown_run, written_s(shown_run) - 3600))
+    )
 
 
 def test_a_long_run_shows_its_last_rounds(tmp_path):

@@ -41,7 +41,9 @@ def test_an_address_is_a_port_or_host_and_port(text, expected):
     assert parse_address(text) == expected
 
 
-@pytest.mark.parametrize("text", ["configs/study.yaml", "65536", "", ":8443", "::1:80", "host", "a b:1", "-1"])
+@pytest.mark.parametrize(
+    "text", ["configs/study.yaml", "65536", "", ":8443", "::1:80", "host", "a b:1", "-1"]
+)
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(MedfedError, match="expected PORT or HOST:PORT, such as 8443"):
         parse_address(text)
@@ -58,7 +60,9 @@ def test_what_is_no_address_is_refused(text):
     ],
 )
 def test_an_address_that_others_reach_needs_tls_and_a_token(settings):
-    with pytest.raises(MedfedError, match="needs TLS and a token: --page-certificate, --page-key and --page-token"):
+    with pytest.raises(
+        MedfedError, match="needs TLS and a token: --page-certificate, --page-key and --page-token"
+    ):
         check_settings(settings)
 
 
@@ -105,7 +109,9 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_trained(shown_run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(MedfedError, match=rf"--page 127\.0\.0\.1:{port}: this address cannot be used: Addr"),
+            pytest.raises(
+                MedfedError, match=rf"--page 127\.0\.0\.1:{port}: this address cannot be used: Addr"
+            ),
             serve(PageSettings(port=port), lambda: shown_run),
         ):
             raise AssertionError("it must not be served")
@@ -189,7 +195,7 @@ def test_a_key_that_cannot_be_used_is_refused(shown_run, tls, tmp_path):
         raise AssertionError("it must not be served")
 
 
-# ------------------------------------------------------------------------------------------------- in a browser
+# ----------------------------------------------------------------------------------------- in a browser
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
