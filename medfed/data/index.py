@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
+from medfed.data.layouts._header_patients import patients_by_header
 from medfed.data.left_out import describe_left_out, left_out_files
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token, check_secret
 from medfed.errors import DataError
@@ -109,6 +110,8 @@ def index_folder(
     check_secret(site_secret)
     survey = Survey.of(folder)
     listing = _list_cases(survey, choose_layout(survey, layout), site_secret)
+    own, notes = patients_by_header(survey, listing.cases, listing.notes)
+    listing = replace(listing, cases=own, notes=notes)
     cases = assign_splits([with_token(case, site_secret) for case in listing.cases], site_secret, fractions)
     if not cases:
         raise DataError(

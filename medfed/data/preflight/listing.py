@@ -11,6 +11,7 @@ from medfed.data.csv_table import QUOTE, check_columns, read_rows
 from medfed.data.index import index_folder, with_token
 from medfed.data.layouts import CaseListing, Layout, Survey, choose_layout
 from medfed.data.layouts._files import is_image, stem
+from medfed.data.layouts._header_patients import patients_by_header
 from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv, patient_notes, read_row
 from medfed.data.left_out import left_out_files
 from medfed.data.preflight.issues import Finding
@@ -91,9 +92,11 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
         # A missing file is found when the case is read.
         wrong = [error for error in errors if not isinstance(error, ImageError)]
         findings += [Finding("row", names[-1], str(error)) for error in wrong]
-    findings += [Finding("note", "", note) for note in patient_notes(columns)]
-    findings += _patients_in_two_splits(cases, names)
     survey = Survey.of(folder)
+    joined, notes = patients_by_header(survey, cases, patient_notes(columns))
+    cases = list(joined)
+    findings += [Finding("note", "", note) for note in notes]
+    findings += _patients_in_two_splits(cases, names)
     read = CaseListing(FILE_NAME, (), read=(folder / FILE_NAME,))
     files = left_out_files(survey, read, cases)
     counts = {**{reason: len(paths) for reason, paths in files.items()}, **survey.unreadable}
