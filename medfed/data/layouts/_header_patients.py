@@ -45,11 +45,12 @@ def patients_by_header(
     }
     if not headers:
         return tuple(cases), tuple(notes)
-    patients, told = group_by_patient(headers)
-    of_case = {case_id: patient for (_, case_id), patient in patients.items()}
+    grouped = group_by_patient(headers)
+    of_case = {case_id: patient for (_, case_id), patient in grouped[0].items()}
     joined = tuple(replace(case, patient=of_case.get(case.id, case.patient)) for case in cases)
-    own = BY_HEADERS if len(of_case) == len(cases) else f"{BY_HEADERS}; {OTHERS}"
-    return joined, (*(own if note in UNNAMED else note for note in notes), *told)
+    line = BY_HEADERS if len(of_case) == len(cases) else f"{BY_HEADERS}; {OTHERS}"
+    kept = [line if note in UNNAMED else note for note in notes]
+    return joined, (*kept, *grouped[1])
 
 
 def _header(image: Sequence[ImageSource], formats: dict[Path, Format]) -> ListingHeader | None:
