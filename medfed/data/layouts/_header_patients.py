@@ -1,74 +1,71 @@
-"""Patients of DICOM cases whose layout names none: the files' own headers say which cases share one.
+"""Whose cases are, by DICOM headers, where neither the folder nor its table says so.
 
-A folder of a class, a pattern or a table without a column of patients counts each case as a patient of its
-own. Two views or series of one examination would then be in training and in test, though PatientID or the
-study in their headers says whose they are.
+A class folder of radiographs, or a cases.csv without patients, names files only; two films of one patient
+would be in training and in test. Patients are then told apart as in a tree of DICOM series.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.case import paths_of
 from medfed.data.dicom.listing_header import ListingHeader, read_listing_header
-from medfed.data.dicom.patients import group_by_patient
-from medfed.data.layouts._layout import NO_PATIENT_COLUMN, NO_PATIENTS, ListedCase
-from medfed.data.layouts._survey import Format, Survey, file_format
+from medfed.data.dicom.patients import Key, group_by_patient
+from medfed.data.layouts._layout import NO_PATIENTS, ListedCase
+from medfed.data.layouts._survey import File, Survey, file_format
 
-UNNAMED = frozenset((NO_PATIENTS, NO_PATIENT_COLUMN))
-BY_HEADERS = (
-    "the layout names no patients: cases whose DICOM headers share PatientID or study are one patient's"
-)
-OTHERS = "each case without such a header counts as a patient of its own"
+NO_PATIENT_COLUMN = "cases.csv has no column 'patient': each case counts as a patient of its own"
 
-AnyCase = TypeVar("AnyCase", ListedCase, Case)
+# Notes that hold only if the headers do not say whose the cases are.
+_SUPERSEDED = frozenset({NO_PATIENTS, NO_PATIENT_COLUMN})
 
 
-def patients_by_header(
-    survey: Survey, cases: Sequence[AnyCase], notes: Sequence[str]
-) -> tuple[tuple[AnyCase, ...], tuple[str, ...]]:
-    """Return cases and notes, with DICOM cases' patients by their headers where nothing else names them.
+def with_header_patients(
+    cases: Sequence[ListedCase], notes: Sequence[str], survey: Survey
+) -> tuple[tuple[ListedCase, ...], tuple[str, ...]]:
+    """Return the cases with the patients that their headers name, and the notes as they then are.
 
-    A note of `UNNAMED` says that nothing does; without it, or without DICOM, nothing changes.
+    Only a case that counts as a patient of its own is asked: what the hospital says goes before. Patients are
+    joined by it and never parted, and one that is called as a patient of the layout is that patient.
     """
-    if UNNAMED.isdisjoint(notes):
+    by_folder = _dicom_by_folder(survey)
+    series: dict[Key, list[ListingHeader]] = {}
+    for case in cases:
+        if case.patient == case.id and (headers := _headers(case, by_folder)):
+            series[("", case.id)] = headers
+    if not series:
         return tuple(cases), tuple(notes)
-    formats = {file.path: file.format for file in survey.files}
-    headers = {
-        (header.patient, case.id): [header]
-        for case in cases
-        if (header := _header(case.image, formats)) is not None
-    }
-    if not headers:
-        return tuple(cases), tuple(notes)
-    grouped = group_by_patient(headers)
-    of_case = {case_id: patient for (_, case_id), patient in grouped[0].items()}
-    joined = tuple(replace(case, patient=of_case.get(case.id, case.patient)) for case in cases)
-    line = BY_HEADERS if len(of_case) == len(cases) else f"{BY_HEADERS}; {OTHERS}"
-    kept = [line if note in UNNAMED else note for note in notes]
-    return joined, (*kept, *grouped[1])
+    found, own_notes = group_by_patient(series)
+    patients = {identity: patient for (_, identity), patient in found.items()}
+    own = sum(case.patient == case.id and case.id not in patients for case in cases)
+    count = len(set(patients.values()))
+    told = f"{len(patients)} cases are of {count} patients by their DICOM headers: nothing else names them"
+    kept = [note for note in notes if note not in _SUPERSEDED]
+    if own:
+        told += f"; {own} other cases count as patients of their own"
+    joined = tuple(replace(case, patient=patients.get(case.patient, case.patient)) for case in cases)
+    return joined, (*kept, told, *own_notes)
 
 
-def _header(image: Sequence[ImageSource], formats: dict[Path, Format]) -> ListingHeader | None:
-    """Return the header of the first DICOM file of a case, None if it has none that can be read."""
-    for source in image:
-        for path in paths_of(source):
-            for file in _files(path):
-                if (formats.get(file) or file_format(file)) == "dicom":
-                    header = read_listing_header(file)
-                    return header if isinstance(header, ListingHeader) else None
-    return None
+def _dicom_by_folder(survey: Survey) -> Mapping[Path, File]:
+    """Return a DICOM file of each folder that holds any, at any depth."""
+    found: dict[Path, File] = {}
+    for file in survey.files:
+        if file.format == "dicom":
+            for folder in file.path.parents[: len(file.parts)]:
+                found.setdefault(folder, file)
+    return found
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """Yield a file itself, or the files below a folder in order."""
-    if not path.is_dir():
-        yield path
-        return
-    for parent, folders, names in os.walk(path, followlinks=True):
-        folders.sort()
-        yield from (Path(parent, name) for name in sorted(names))
+def _headers(case: ListedCase, by_folder: Mapping[Path, File]) -> list[ListingHeader]:
+    """Return the header of one file per channel; none for a channel that is no DICOM or is damaged."""
+    headers = []
+    for source in case.image:
+        for path in paths_of(source)[:1]:
+            file = by_folder[path].path if path in by_folder else path
+            header = read_listing_header(file) if file_format(file) == "dicom" else None
+            if isinstance(header, ListingHeader):
+                headers.append(header)
+    return headers

@@ -14,10 +14,8 @@ from medfed.data.splits import UNASSIGNED
 from medfed.errors import DataError
 from medfed.registry import Kind
 
-# Notes of layouts that cannot tell two visits of one patient from two patients; `_header_patients.py` then
-# asks the headers of DICOM files.
+# A note for layouts that cannot tell two visits of one patient from two patients.
 NO_PATIENTS = "the layout names no patients: each case counts as a patient of its own"
-NO_PATIENT_COLUMN = "cases.csv has no column 'patient': each case counts as a patient of its own"
 
 
 @dataclass(frozen=True, repr=False)

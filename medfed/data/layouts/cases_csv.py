@@ -9,7 +9,8 @@ from typing import ClassVar, TypeVar
 
 from medfed.data.csv_table import EMPTY_CELLS, check_columns, parse_split, parse_target, read_rows
 from medfed.data.identifiers import PLACEHOLDERS
-from medfed.data.layouts._layout import NO_PATIENT_COLUMN, CaseError, CaseListing, Layout, ListedCase
+from medfed.data.layouts._header_patients import NO_PATIENT_COLUMN
+from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.data.layouts._survey import Survey
 from medfed.data.patients import RECOGNISED, patient_columns
 from medfed.data.splits import UNASSIGNED

@@ -1,4 +1,4 @@
-"""Patients of DICOM cases whose layout names none."""
+"""Whose cases are is read from DICOM headers where neither the folder nor its table says so."""
 
 from __future__ import annotations
 
@@ -9,77 +9,110 @@ import pytest
 from hard_series import Series
 
 from medfed.data.index import Index, index_folder
-from medfed.data.layouts import layout_of
-from medfed.data.layouts._header_patients import BY_HEADERS, OTHERS
+from medfed.data.layouts._layout import NO_PATIENTS, Layout
+from medfed.data.layouts.class_folders import ClassFolders
 from medfed.data.preflight.preflight import check
 from medfed.errors import DataError
 
-from ..hospital_folder import SECRET, write_nifti
+from ..hospital_folder import MARK, SECRET, write_nifti
 from .dicom_folders import put
 
-SMALL = Series(shape=(5, 4, 6))
+FILM = Series(shape=(1, 5, 7), modality="DX")
+TOLD = "6 cases are of 3 patients by their DICOM headers: nothing else names them"
 
 
-def two_series_per_patient(folder: Path, **values: object) -> None:
-    """Write four patients of two classes, with two series each, in folders that name no patient."""
-    for patient in range(4):
-        for number in range(2):
-            place = folder / ("benign", "malignant")[patient % 2] / f"s{patient}{number}"
-            own = {"PatientID": f"P{patient}", "StudyInstanceUID": f"1.2.{patient}", **values}
-            uids = {"SeriesInstanceUID": f"1.3.{patient}.{number}", "FrameOfReferenceUID": f"1.4.{patient}"}
-            put(place, SMALL, **own, **uids)
+def films(folder: Path, patients: list[str], *, below: str = "") -> None:
+    """Write a film per patient's id, each a study of its own, half of them in each class."""
+    for number, patient in enumerate(patients):
+        (path,) = put(
+            folder / f"write{number}",
+            FILM,
+            PatientID=patient,
+            StudyInstanceUID=f"1.2.3.{number}",
+            FrameOfReferenceUID=f"1.2.4.{number}",
+            SeriesInstanceUID=f"1.2.5.{number}",
+        )
+        target = folder / ("healthy" if number % 2 else "tumour") / below
+        target.mkdir(parents=True, exist_ok=True)
+        path.rename(target / f"{MARK}{number}.dcm")
+        path.parent.rmdir()
 
 
-def patients(indexed: Index) -> list[str]:
-    return [case.patient for case in indexed.cases]
+def index(folder: Path, layout: Layout | None = None) -> Index:
+    return index_folder(folder, site_secret=SECRET, layout=layout)
 
 
-def index(folder: Path, layout: object = None) -> Index:
-    given = layout_of(layout) if layout else None
-    return index_folder(folder, site_secret=SECRET, layout=given)
+def table(folder: Path, rows: list[str], columns: str = "case,image,target") -> None:
+    (folder / "cases.csv").write_text("\n".join((columns, *rows)) + "\n")
 
 
-@pytest.mark.parametrize("layout", ["class_folders", {"kind": "pattern", "image": "{class}/{case}/"}])
-def test_series_of_one_patient_are_one_patients(tmp_path: Path, layout: object) -> None:
-    two_series_per_patient(tmp_path)
-    indexed = index(tmp_path, layout)
-    assert patients(indexed) == ["P0", "P0", "P2", "P2", "P1", "P1", "P3", "P3"]
-    assert indexed.notes == (BY_HEADERS,)
-    splits = {(case.patient, case.split) for case in indexed.cases}
-    assert len(splits) == indexed.patients == 4
+def groups(cases) -> list[list[str]]:
+    """Return the cases' ids by patient."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        found.setdefault(case.patient, []).append(case.id)
+    return sorted(sorted(ids) for ids in found.values())
 
 
-def test_a_study_joins_series_without_an_id(tmp_path: Path) -> None:
-    two_series_per_patient(tmp_path, PatientID="", PatientName="")
-    indexed = index(tmp_path, "class_folders")
-    assert indexed.patients == 4
+TWO_EACH = ["A", "A", "B", "B", "C", "C"]
+
+
+def test_two_films_of_one_patient_in_class_folders_are_one_patient(tmp_path: Path) -> None:
+    films(tmp_path, TWO_EACH)
+    indexed = index(tmp_path, layout=ClassFolders())
+    assert groups(indexed.cases) == [[f"healthy/{MARK}{i + 1}", f"tumour/{MARK}{i}"] for i in (0, 2, 4)]
+    assert TOLD in indexed.notes
+    assert NO_PATIENTS not in indexed.notes
+    checked = check(tmp_path, layout=ClassFolders())
+    assert (checked.facts["cases"], checked.facts["patients"]) == (6, 3)
+
+
+def test_a_table_without_patients_and_check_tell_them_apart_by_headers(tmp_path: Path) -> None:
+    films(tmp_path, TWO_EACH)
+    names = ["tumour/{}{}.dcm", "healthy/{}{}.dcm"]
+    table(tmp_path, [f"c{i},{names[i % 2].format(MARK, i)},{i % 2}" for i in range(6)])
+    indexed = index(tmp_path)
+    assert groups(indexed.cases) == [["c0", "c1"], ["c2", "c3"], ["c4", "c5"]]
+    assert indexed.notes == (TOLD,)
+    assert check(tmp_path).facts["patients"] == 3
+
+
+def test_what_the_table_says_goes_first_and_headers_only_join(tmp_path: Path) -> None:
+    films(tmp_path, TWO_EACH)
+    names = [f"{'healthy' if i % 2 else 'tumour'}/{MARK}{i}.dcm" for i in range(6)]
+    # c0 and c2 are one patient's by the table, c0 is A's by its header as c1, and c2 says B, as does c3: the
+    # rows that state another name than their own id are not asked. c4's and c5's cells are empty.
+    patients = ["c0", "", "c0", "other", "", ""]
+    rows = [f"c{i},{patients[i]},{names[i]},{i % 2}" for i in range(6)]
+    table(tmp_path, rows, "case,patient,image,target")
+    assert groups(index(tmp_path).cases) == [["c0", "c1", "c2"], ["c3"], ["c4", "c5"]]
+
+
+def test_a_series_a_folder_in_a_class_is_of_its_header_s_patient(tmp_path: Path) -> None:
+    for number, patient in enumerate(TWO_EACH):
+        folder = tmp_path / ("a" if number % 2 else "b") / f"{MARK}{number}"
+        put(folder, Series(shape=(6, 5, 7)), PatientID=patient, StudyInstanceUID=f"1.2.3.{number}",
+            FrameOfReferenceUID=f"1.2.4.{number}", SeriesInstanceUID=f"1.2.5.{number}")  # fmt: skip
+    assert len(groups(index(tmp_path, layout=ClassFolders()).cases)) == 3
+
+
+def test_films_that_all_say_anonymous_are_told_apart_by_their_studies(tmp_path: Path) -> None:
+    films(tmp_path, ["ANONYMOUS"] * 6)
+    indexed = index(tmp_path, layout=ClassFolders())
+    assert len(groups(indexed.cases)) == 6
     assert any("do not say whose they are" in note for note in indexed.notes)
 
 
-def test_a_table_without_a_column_of_patients(tmp_path: Path) -> None:
-    two_series_per_patient(tmp_path)
-    rows = [f"c{p}{n},{('benign', 'malignant')[p % 2]}/s{p}{n},{p % 2}" for p in range(4) for n in range(2)]
-    table = tmp_path / "cases.csv"
-    table.write_text("\n".join(["case,image,target", *rows]))
-    assert index(tmp_path).patients == 4
-    assert check(tmp_path, site_secret=SECRET, processes=1).facts["patients"] == 4
-    named = [f"{row},own{number}" for number, row in enumerate(rows)]
-    table.write_text("\n".join(["case,image,target,patient", *named]))
-    assert index(tmp_path).patients == 8
+def test_pictures_beside_films_stay_patients_of_their_own(tmp_path: Path) -> None:
+    films(tmp_path, TWO_EACH)
+    write_nifti(tmp_path / "healthy" / "x.nii.gz", np.zeros((4, 4, 1), np.float32))
+    indexed = index(tmp_path, layout=ClassFolders())
+    assert len(groups(indexed.cases)) == 4
+    assert f"{TOLD}; 1 other cases count as patients of their own" in indexed.notes
 
 
-def test_one_patient_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
-    two_series_per_patient(tmp_path / "train")
-    assert index(tmp_path, "class_folders").patients == 4
-    (tmp_path / "test" / "benign").mkdir(parents=True)
-    (tmp_path / "train" / "benign" / "s00").rename(tmp_path / "test" / "benign" / "s00")
+def test_one_patient_in_two_given_splits_is_refused(tmp_path: Path) -> None:
+    films(tmp_path / "train", ["A", "B", "C", "D"])
+    films(tmp_path / "test", ["D", "E", "F", "G"])
     with pytest.raises(DataError, match="one patient is in two splits"):
-        index(tmp_path, "class_folders")
-
-
-def test_images_without_a_header_are_patients_of_their_own(tmp_path: Path) -> None:
-    two_series_per_patient(tmp_path)
-    write_nifti(tmp_path / "benign" / "x.nii.gz", np.zeros((4, 4, 4), np.float32))
-    indexed = index(tmp_path, "class_folders")
-    assert indexed.patients == 5
-    assert indexed.notes == (f"{BY_HEADERS}; {OTHERS}",)
+        index(tmp_path, layout=ClassFolders())
