@@ -22,6 +22,7 @@ from medfed.data.settings import Table
 from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
+from medfed.evaluation.conformal import CUTS
 from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
@@ -69,7 +70,7 @@ class OwnPart:
     @property
     def trains(self) -> bool:
         """Whether this hospital trains; one that is held out measures the final model."""
-        return self.site.name in self.study.sites
+        return self.study.trains(self.site.name)
 
     @cached_property
     def egress(self) -> Egress:
@@ -127,10 +128,10 @@ def describe(part: OwnPart, digest: str) -> str:
 
 def describe_for_hub(study: Study, exchange: AnyExchange, digest: str) -> str:
     """Return the page as a hospital with the default policy reads it, for whoever runs the hub."""
-    names = sorted({*study.sites, *study.held_out})
-    site = SiteFile(name=names[0], data="", exchange=exchange)
+    name = min({*study.sites, *study.held_out}, default="a-hospital")
+    site = SiteFile(name=name, data="", exchange=exchange)
     return (
-        f"As '{names[0]}' reads it if its policy is the default one. Each hospital's own page is made of its "
+        f"As '{name}' reads it if its policy is the default one. Each hospital's own page is made of its "
         f"own site file and cases, and stays there.\n\n{describe(OwnPart(study, site), digest)}\n"
     )
 
@@ -236,6 +237,12 @@ def _results(part: OwnPart) -> Iterator[str]:
         f"  all patients, and by sex, age band of {AGE_BAND_YEARS} years, spacing and scanner (as this "
         "hospital's table names it)"
     )
+    if part.trains and part.study.evaluation.guarantee is not None:
+        yield (
+            f"  and at {len(CUTS)} thresholds in which share of its validation patients the final model "
+            f"fails at most, in steps of none or at least {part.egress.smallest_group} of them, and the mean"
+        )
+        yield "  share of voxels missed, in hundredths (row/val/federated/risk_<what>@<threshold>/...)"
     yield f"  and how many results stay because they are over fewer patients ({WITHHELD})"
 
 
