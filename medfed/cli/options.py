@@ -35,6 +35,29 @@ layout_option = click.option(
 )
 
 
+_reading_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How the images are read: a key of data.read, data.resample_labels or data.resample_channels, such "
+    "as data.read.uneven=resample; may be repeated.",
+)
+
+
+def folder_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --layout and --set to a command, which receives them as one `FolderOptions`, its `options`."""
+
+    @wraps(command)
+    def wrapper(*, layout: Layout | None, overrides: tuple[str, ...], **arguments: Any) -> None:
+        from medfed.pipeline import drafting
+
+        command(options=drafting.folder_options(layout, overrides), **arguments)
+
+    decorated: Callable[..., None] = layout_option(_reading_option(wrapper))
+    return decorated
+
+
 site_option = click.option(
     "--site",
     type=PATH,

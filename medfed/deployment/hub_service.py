@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
 from medfed.deployment.background import record_exit, run_periodically
-from medfed.deployment.enrolment.broker import Broker, admit_study, admitted_studies
+from medfed.deployment.enrolment.broker import Broker, admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
@@ -35,6 +35,7 @@ from medfed.evaluation.row_transport import accept_rows, without_rows
 from medfed.evaluation.rows import FEDERATED, Row
 from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
+from medfed.exchange._admitted import admitted_studies
 from medfed.exchange._study_store import space_of
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
@@ -304,7 +305,8 @@ def _run_rounds(
     if config.joining:
         side.on_admitted(admitted)
     try:
-        side.monitored_sites = (*config.sites, *config.evaluating)
+        # Those that have joined keep their rights when the hub is started again.
+        side.monitored_sites = (*config.sites, *config.evaluating, *admitted())
         side.advertise_study(public_yaml(study), side.monitored_sites)
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
