@@ -117,8 +117,8 @@ def _class_folder_notes(survey: Survey, files: DicomFiles) -> list[str]:
     if files.labels or len(names) < 2 or not all(map(is_class_name, names)):
         return []
     return [
-        f"{len(names)} folders are called by words for findings: if they are the classes of what lies in them, "
-        "say `layout: class_folders`"
+        f"{len(names)} folders are called by words for findings: if they are the classes of what lies in "
+        "them, say `layout: class_folders`"
     ]
 
 

@@ -53,7 +53,7 @@ def test_two_segmentations_of_one_series_are_both_given(tmp_path: Path) -> None:
     assert [(name, path.name) for name, path in case.masks] == [("", "one.dcm"), ("", "two.dcm")]
 
 
-def test_a_tree_of_folders_called_after_findings_is_told_how_to_say_that_they_are_classes(
+def test_a_tree_of_folders_called_after_findings_is_told_of_class_folders(
     tmp_path: Path,
 ) -> None:
     for name in ("benign", "malignant"):
