@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
-from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.background import run_periodically
 from medfed.deployment.enrolment.broker import Broker, admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
@@ -28,6 +28,7 @@ from medfed.deployment.enrolment.participants import (
     revocations_expire,
 )
 from medfed.deployment.site_file import resolve_paths
+from medfed.deployment.study_page import describe_for_hub
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
@@ -42,7 +43,7 @@ from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
 from medfed.federation.membership import recorded_joins
-from medfed.files import private_files
+from medfed.files import private_files, utc_time, write_whole
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import egress_of, hub_config_of, module_of
@@ -52,6 +53,7 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
+from medfed.runs.recorded_progress import RecordedProgress
 from medfed.runs.rounds import (
     IMAGES_IN_MM,
     LABELS_NAMED,
@@ -62,7 +64,7 @@ from medfed.runs.rounds import (
     read_rounds,
     unit_by,
 )
-from medfed.runs.status import Status
+from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -131,34 +133,38 @@ def run_study(
     if again is not None:
         prepare_retraining(again, folder, progress, identity)
     facts = create_run(folder, study, {})
+    write_whole(folder.consent, describe_for_hub(study, exchange, digest))
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    progress.opened(folder.path)
     audit = AuditLog(folder.audit, identity)
     start = {"start": facts.start.sha256} if facts.start else {}
     audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume, **start)
     for line in facts.start.lines if facts.start else ():
         progress.log(line)
-    with show_warnings(progress), record_exit(status), ExitStack() as stack:
-        if broker and enrolment is not None:
-            refused = partial(audit.write, "broker refused")
-            stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
-        _log_notes(study, exchange, progress)
-        _admit_at_broker(study, exchange, progress)
-        if enrolment is not None:
-            _log_missing_certificates(study, enrolment, progress)
-        if unfinished is not None:
-            progress.log(
-                f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
-                f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
-            )
-        admitted = partial(_admitted, study, enrolment)
-        rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
-    joined = recorded_joins(folder.hub)
-    facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
-    folder.write_facts(facts)
-    write_rows(folder.reported, rows)
-    write_report(folder.path)
-    finish_run(folder, facts, began)
-    status.update(state="finished")
+    with keep_status(status):
+        with show_warnings(progress), ExitStack() as stack:
+            if broker and enrolment is not None:
+                refused = partial(audit.write, "broker refused")
+                stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
+            _log_notes(study, exchange, progress)
+            _admit_at_broker(study, exchange, progress)
+            if enrolment is not None:
+                _log_missing_certificates(study, enrolment, progress)
+            if unfinished is not None:
+                progress.log(
+                    f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
+                    f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
+                )
+            admitted = partial(_admitted, study, enrolment)
+            rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
+        joined = recorded_joins(folder.hub)
+        facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
+        folder.write_facts(facts)
+        write_rows(folder.reported, rows)
+        write_report(folder.path)
+        finish_run(folder, facts, began)
+        status.update(state=FINISHED)
     return folder
 
 
@@ -292,7 +298,7 @@ def _run_rounds(
         rows[:], report = _take_rows(report, expected, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
-        status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
+        status.update(state="leading")
         if used := side.used_bytes():
             status.update(stored_bytes=used)
         _log_different(_LABELS, report, stated, progress)
@@ -409,14 +415,10 @@ def _take_rows(
 def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
-    online, awaited = side.online_sites(), side.pending_sites
-    progress.waiting(online, awaited, remaining_s)
-    status.update(
-        state="leading",
-        connected=sorted(online),
-        awaited=sorted(awaited),
-        round_ends_in_s=None if remaining_s is None else round(remaining_s, 1),
-    )
+    progress.waiting(side.online_sites(), side.pending_sites, remaining_s)
+    for site, age_s in side.heartbeat_ages().items():
+        status.site(site, last_seen=utc_time(time.time() - age_s))
+    status.update(state="leading")
 
 
 def _log_missing_certificates(study: Study, enrolment: Path, progress: Progress) -> None:
