@@ -262,8 +262,9 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
     "predict": lambda world, out: run(
         "predict", world.run, "--data", world.north, "--out", out / "predicted"
     ),
-    "export": lambda world, out: run(
-        "export", world.run, "--out", out / "exported", "--format", "torchscript"
+    "export": lambda world, out: (
+        run("export", world.run, "--out", out / "exported", "--format", "torchscript")
+        + run("export", world.run, "--dossier", "--out", out / "dossier")
     ),
     "report": lambda world, out: run("report", world.run, world.run, "--out", out / "compared"),
     "check": _check,
