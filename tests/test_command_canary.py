@@ -286,6 +286,9 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
         "audit", "leakage", world.run, "--site", "north", "--steps", "1", "--shadows", "0", "--cases", "1",
         "--out", out / "leakage",
     ),
+    "watch-model": lambda world, out: run(
+        "watch-model", world.run, "--data", world.data / "south", "--reference", world.north, "--name", "again"
+    ) + run("watch-model", world.run, "--data", world.north, "--name", "none"),
     "demo": "synthetic hospitals alone: it reads no hospital's data",
     "enrol": "certificates alone: it reads no hospital's data",
     "plugins": "packages of one's own alone: it reads no hospital's data",

@@ -28,6 +28,7 @@ from medfed.cli.options import (
     site_option,
 )
 from medfed.cli.plugins import plugins
+from medfed.cli.watch import watch_model
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -478,6 +479,7 @@ def kinds(folder: str | None, schema: bool) -> None:
 
 
 main.add_command(demo)
+main.add_command(watch_model)
 main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)

@@ -41,6 +41,7 @@ class RunFolder:
     cases.html *    images of the best, median and worst cases and of failures
     status.json     how far a service is, for a monitor
     checkpoints/    models that Lightning and torch read
+    watch/ *        a deployed model's reference and looks, by hospital; watch.html is the page
     sites/          what each site needs to resume, and its TensorBoard
     hub/            the newest rounds, to resume from
     """
