@@ -287,7 +287,8 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
         "--out", out / "leakage",
     ),
     "watch-model": lambda world, out: run(
-        "watch-model", world.run, "--data", world.data / "south", "--reference", world.north, "--name", "again"
+        "watch-model", world.run, "--data", world.data / "south", "--reference", world.north,
+        "--name", "again",
     ) + run("watch-model", world.run, "--data", world.north, "--name", "none"),
     "demo": "synthetic hospitals alone: it reads no hospital's data",
     "enrol": "certificates alone: it reads no hospital's data",
@@ -315,7 +316,12 @@ def test_no_command_names_a_patient(world: World, tmp_path: Path, name: str) -> 
     said = line(world, tmp_path)
     # The folders that the person at the keyboard named may be repeated, and nothing within them.
     own = (str(world.data), str(world.north.resolve()))
-    assert_silent(said, tmp_path, *([world.run] if name in ("train", "evaluate", "report") else []), own=own)
+    assert_silent(
+        said,
+        tmp_path,
+        *([world.run] if name in ("train", "evaluate", "report", "watch-model") else []),
+        own=own,
+    )
 
 
 @pytest.mark.parametrize("name", BROKEN)
