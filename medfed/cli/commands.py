@@ -20,15 +20,18 @@ from medfed.cli.new import new
 from medfed.cli.options import (
     PATH,
     DossierOptions,
+    PageOptions,
     RunOptions,
     dossier_options,
     layout_option,
     own_choices,
+    page_options,
     run_options,
     site_option,
 )
 from medfed.cli.plugins import plugins
-from medfed.cli.watch import watch_model
+from medfed.cli.watch import watch
+from medfed.cli.watch_model import watch_model
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -52,6 +55,7 @@ def main() -> None:
 @click.option("--site", type=PATH, help="Take part as the hospital of this site file.")
 @click.option("--accept", default="", metavar="DIGEST", help="With --site: approve the study of this digest.")
 @run_options
+@page_options
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
@@ -63,6 +67,7 @@ def train(
     site: Path | None,
     accept: str,
     options: RunOptions,
+    page: PageOptions,
     leave_one_out: bool,
     compare: str | None,
 ) -> None:
@@ -82,21 +87,21 @@ def train(
             raise MedfedError(
                 "train --compare: name a study file; methods are compared over the hospitals of one process"
             )
-        _compare_methods(study, compare.split(","), options)
+        _compare_methods(study, compare.split(","), options, page)
     elif site is not None:
         if study is not None or options.out is not None or options.overrides:
             raise MedfedError("train --site: the study comes from the hub; omit STUDY, --out and --set")
-        _take_part(site, accept, options.quiet)
+        _take_part(site, accept, options.quiet, page)
     elif study is None or accept:
         raise MedfedError("train: name a study file, or this hospital's site file with --site (and --accept)")
     else:
-        _train_study(study, options, leave_one_out)
+        _train_study(study, options, leave_one_out, page)
 
 
-def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
+def _train_study(study: Path, options: RunOptions, leave_one_out: bool, page: PageOptions) -> None:
     from medfed.pipeline.train import train as train_study
 
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         run = train_study(
             study,
             out=options.out,
@@ -110,7 +115,8 @@ def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
     print_result(run)
 
 
-def _take_part(site: Path, accept: str, quiet: bool) -> None:
+def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
+    from medfed.deployment.ddp import is_worker
     from medfed.deployment.site_service import take_part
 
     def ask(description: str) -> bool:
@@ -118,17 +124,18 @@ def _take_part(site: Path, accept: str, quiet: bool) -> None:
         return click.confirm("Does this hospital take part?", default=False)
 
     _interrupt_on_sigterm()
-    with show_progress(quiet) as progress:
+    # A worker of several GPUs is started with the same command: one process serves the page.
+    with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
     if run is not None:
         print_result(run)
 
 
-def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> None:
+def _compare_methods(study: Path, methods: list[str], options: RunOptions, page: PageOptions) -> None:
     from medfed.evaluation.report.method_table import text
     from medfed.pipeline import compare
 
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         table, folder = compare.compare(
             study,
             methods,
@@ -158,16 +165,18 @@ def _interrupt_on_sigterm() -> None:
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
 @click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
 @run_options
-def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
+@page_options
+def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, page: PageOptions) -> None:
     """Run the hub of a study, whose hospitals run `medfed train --site`, and write a run folder.
 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
+    medfed hub study.yaml --enrolment enrolment --broker --page
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
     _interrupt_on_sigterm()
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
             enrolment=enrolment,
@@ -179,6 +188,20 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
             progress=progress,
         )
     print_result(run)
+
+
+@main.command(short_help="Run one of a federation's three brokers.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def broker(folder: Path) -> None:
+    """Run one broker of a federation that has three, from its folder, until it is stopped.
+
+    \b
+    medfed broker broker-1
+    """
+    from medfed.deployment.enrolment.rights import run_broker
+
+    _interrupt_on_sigterm()
+    run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
 @main.command(short_help="Measure a run's models on another hospital.")
@@ -231,6 +254,12 @@ def evaluate(
     "--name", default="evaluated", show_default=True, help="The hospital's name, which salts the case ids."
 )
 @layout_option
+@click.option(
+    "--guarantee",
+    metavar="KIND[:CLASS]",
+    help="Decide at the threshold that hospital --name may rely on: found, covered or voxels of a structure, "
+    "sensitivity of a class, or set.",
+)
 def predict(
     run_folder: Path,
     data: Path | None,
@@ -239,6 +268,7 @@ def predict(
     model: str,
     name: str,
     layout: Layout | None,
+    guarantee: str | None,
 ) -> None:
     """Write a run's predictions for every case of a hospital's folder. It needs no labels; nothing leaves it.
 
@@ -247,11 +277,17 @@ def predict(
     \b
     medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
     medfed predict runs/quickstart --site site.yaml --out /data/predicted
+    medfed predict runs/quickstart --data /data/north --name north --guarantee found --out /data/found
     """
+    from medfed.pipeline import guaranteed_threshold
     from medfed.pipeline import predict as predictions
 
     own, where = own_choices(site, data)
-    folder = predictions.predict(run_folder, where, out, model=model, name=name, layout=layout, own=own)
+    folder = predictions.predict(
+        run_folder, where, out, model=model, name=name, layout=layout, own=own, guarantee=guarantee
+    )
+    if guarantee is not None:
+        click.echo((folder / guaranteed_threshold.SAID).read_text(encoding="utf-8").rstrip())
     click.echo(f"predictions: {folder}")
 
 
@@ -487,3 +523,4 @@ main.add_command(audit)
 main.add_command(approvals)
 main.add_command(enrol)
 main.add_command(plugins)
+main.add_command(watch)

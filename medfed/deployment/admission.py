@@ -96,7 +96,7 @@ def check_member(study: Study, site: SiteFile) -> None:
     Raises:
         StudyError: naming the study's sites, or the structures.
     """
-    if site.name not in study.sites and site.name not in study.held_out:
+    if not study.trains(site.name) and site.name not in study.held_out:
         others = ", ".join(sorted({*study.sites, *study.held_out}))
         raise StudyError(
             f"study '{study.name}' has no site '{site.name}' (it has {others}); correct the name in the site "
@@ -204,6 +204,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
             f"study '{study.name}' was not approved; nothing was trained and nothing was sent"
         )
     approve(out, study, getpass.getuser(), head)
+    write_whole(session.folder.consent, page)
     session.audit.write("agreed", study=known, by=getpass.getuser())
 
 

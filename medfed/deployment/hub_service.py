@@ -7,8 +7,8 @@ run folder become a running hub, with its progress display and status file.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,14 +20,17 @@ from msgspec import UNSET, UnsetType
 
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
-from medfed.deployment.background import record_exit, run_periodically
-from medfed.deployment.enrolment.broker import Broker, admit_study
+from medfed.deployment.background import run_periodically
+from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.configuration import admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
     revocations_expire,
 )
+from medfed.deployment.enrolment.rights import publish_rights
 from medfed.deployment.site_file import resolve_paths
+from medfed.deployment.study_page import describe_for_hub
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
@@ -35,11 +38,14 @@ from medfed.evaluation.row_transport import accept_rows, without_rows
 from medfed.evaluation.rows import FEDERATED, Row
 from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
+from medfed.exchange._admitted import admitted_studies
+from medfed.exchange._study_store import space_of
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
-from medfed.files import private_files
+from medfed.federation.membership import recorded_joins
+from medfed.files import private_files, utc_time, write_whole
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import egress_of, hub_config_of, module_of
@@ -49,6 +55,7 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
+from medfed.runs.recorded_progress import RecordedProgress
 from medfed.runs.rounds import (
     IMAGES_IN_MM,
     LABELS_NAMED,
@@ -59,7 +66,7 @@ from medfed.runs.rounds import (
     read_rounds,
     unit_by,
 )
-from medfed.runs.status import Status
+from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -67,6 +74,10 @@ from medfed.wire.audit_log import AuditLog
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.weights import weights_of
+
+# How long the hub waits, once too few sites are left, for one that stopped to be started again, where the
+# study gives no deadline.
+RETURN_S = 24 * 3600.0
 
 # How often the display and the status file are updated with the connected and the awaited sites.
 POLL_S = 1.0
@@ -106,6 +117,7 @@ def run_study(
     progress = progress or Progress()
     study = read_study(study_file, overrides)
     check_planned(study)
+    _check_joining(study, study_file, enrolment)
     exchange = exchange_of(study, study_file, enrolment, broker)
     resuming = resume and _has_started(study, out)
     again = None
@@ -123,32 +135,39 @@ def run_study(
     if again is not None:
         prepare_retraining(again, folder, progress, identity)
     facts = create_run(folder, study, {})
+    write_whole(folder.consent, describe_for_hub(study, exchange, digest))
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    progress.opened(folder.path)
     audit = AuditLog(folder.audit, identity)
     start = {"start": facts.start.sha256} if facts.start else {}
     audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume, **start)
     for line in facts.start.lines if facts.start else ():
         progress.log(line)
-    with show_warnings(progress), record_exit(status), ExitStack() as stack:
-        if broker and enrolment is not None:
-            refused = partial(audit.write, "broker refused")
-            stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
-        _log_notes(study, exchange, progress)
-        _admit_at_broker(study, exchange, progress)
-        if enrolment is not None:
-            _log_missing_certificates(study, enrolment, progress)
-        if unfinished is not None:
-            progress.log(
-                f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
-                f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
-            )
-        rows, choice = _run_rounds(study, exchange, folder, audit, progress, status)
-    facts = msgspec.structs.replace(facts, chosen=choice)
-    folder.write_facts(facts)
-    write_rows(folder.reported, rows)
-    write_report(folder.path)
-    finish_run(folder, facts, began)
-    status.update(state="finished")
+    with keep_status(status):
+        with show_warnings(progress), ExitStack() as stack:
+            if broker and enrolment is not None:
+                refused = partial(audit.write, "broker refused")
+                stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
+            _log_notes(study, exchange, progress)
+            _admit_at_broker(study, exchange, progress)
+            stack.enter_context(_rights_published(exchange, progress))
+            if enrolment is not None:
+                _log_missing_certificates(study, enrolment, progress)
+            if unfinished is not None:
+                progress.log(
+                    f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
+                    f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
+                )
+            admitted = partial(_admitted, study, enrolment)
+            rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
+        joined = recorded_joins(folder.hub)
+        facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
+        folder.write_facts(facts)
+        write_rows(folder.reported, rows)
+        write_report(folder.path)
+        finish_run(folder, facts, began)
+        status.update(state=FINISHED)
     return folder
 
 
@@ -158,13 +177,46 @@ def _admit_at_broker(study: Study, exchange: Exchange, progress: Progress) -> No
         return
     enrolment = Path(exchange.credentials).parent
     if (enrolment / "federation.json").exists():
-        admit_study(enrolment, study_digest(study), sorted({*study.sites, *study.held_out}))
+        named = sorted({*study.sites, *study.held_out})
+        admit_study(enrolment, study_digest(study), named, keep=study.sampling.joining)
     else:
         progress.log(
             "the broker's enrolment folder is not on this machine: if it has admitted other studies, "
-            "this one's hospitals cannot read it there; start the hub where `medfed enrol init` made "
-            "the enrolment"
+            "this one's hospitals cannot read it there; run `medfed enrol study STUDY` where `medfed enrol "
+            "init` made the enrolment"
         )
+
+
+def _rights_published(exchange: Exchange, progress: Progress) -> AbstractContextManager[None]:
+    """Return what keeps the rights at a cluster's brokers up to date; nothing is needed for one broker."""
+    enrolment = Path(getattr(exchange, "credentials", "")).parent
+    if not isinstance(exchange, Nats) or not (enrolment / "federation.json").exists():
+        return nullcontext()
+    federation = read_federation(enrolment)
+    if not federation.cluster:
+        return nullcontext()
+    return publish_rights(enrolment, exchange.urls or federation.urls, progress.log, exchange.timeout_s)
+
+
+def _check_joining(study: Study, study_file: Path, enrolment: Path | None) -> None:
+    """Refuse a study that hospitals may join where nobody could say which hospital one is.
+
+    Raises:
+        StudyError: saying what is missing.
+    """
+    if study.sampling.joining and enrolment is None:
+        raise StudyError(
+            f"{study_file.name}: sampling.joining: without certificates whoever can write to the exchange "
+            "could join under any name; give --enrolment FOLDER, or name every hospital under sites"
+        )
+
+
+def _admitted(study: Study, enrolment: Path | None) -> list[str]:
+    """Return the hospitals that were admitted to a study which does not name them (`medfed enrol study`)."""
+    if enrolment is None or not study.sampling.joining:
+        return []
+    known = admitted_studies(enrolment).get(space_of(study_digest(study)), [])
+    return sorted({*known} - {*study.sites, *study.held_out})
 
 
 def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
@@ -211,7 +263,12 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
                 "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
-        urls = list(dict.fromkeys([federation.own_url, *(exchange.urls or federation.urls)]))
+        if federation.cluster:
+            raise StudyError(
+                f"{name}: --broker starts the one broker of a federation, this one has "
+                f"{len(federation.hosts)}: leave it out, and run `medfed broker` on the machine of each"
+            )
+        urls = list(dict.fromkeys([federation.brokers[0].own_url, *(exchange.urls or federation.urls)]))
         exchange = msgspec.structs.replace(exchange, urls=urls)
     return exchange
 
@@ -236,9 +293,18 @@ def _runs(study: Study) -> list[RunFolder]:
 
 
 def _run_rounds(
-    study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
+    study: Study,
+    exchange: Exchange,
+    folder: RunFolder,
+    admitted: Callable[[], Collection[str]],
+    audit: AuditLog,
+    progress: Progress,
+    status: Status,
 ) -> tuple[list[Row], ModelChoice | UnsetType]:
-    """Run every round; return the rows that the sites report on the final model, and which model it is."""
+    """Run every round; return the rows that the sites report on the final model, and which model it is.
+
+    `admitted` returns the hospitals that the study does not name and the coordinator has admitted to it.
+    """
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
     expected = _expected(study)
     config = expected.config
@@ -251,12 +317,9 @@ def _run_rounds(
         rows[:], report = _take_rows(report, expected, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
-        status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
+        status.update(state="leading")
         if used := side.used_bytes():
             status.update(stored_bytes=used)
-        for result in report.results:
-            if result.status == "refused":
-                progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
         _log_different(_LABELS, report, stated, progress)
         _log_different(_UNITS, report, units, progress)
         if report.choice is not None:
@@ -264,8 +327,11 @@ def _run_rounds(
             progress.log(report.choice.sentence)
 
     side.on_refused(lambda reason: audit.write("refused", reason=reason))
+    if config.joining:
+        side.on_admitted(admitted)
     try:
-        side.monitored_sites = (*config.sites, *config.evaluating)
+        # Those that have joined keep their rights when the hub is started again.
+        side.monitored_sites = (*config.sites, *config.evaluating, *admitted())
         side.advertise_study(public_yaml(study), side.monitored_sites)
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
@@ -307,7 +373,13 @@ def _expected(study: Study) -> _Expected:
     """Return what the sites of the study may send."""
     classes = getattr(study.task, "classes", ())
     measures = measures_of(type(study.task), classes, study.evaluation.tolerance_mm)
-    return _Expected(hub_config_of(study), measures, egress_of(study, smallest_group=None).scalars)
+    # Only across machines: in one process every site is there from the start, and none is started again.
+    config = replace(
+        hub_config_of(study),
+        joining=study.sampling.joining,
+        return_s=study.sampling.deadline_s or RETURN_S,
+    )
+    return _Expected(config, measures, egress_of(study, smallest_group=None).scalars)
 
 
 @dataclass(frozen=True)
@@ -362,14 +434,10 @@ def _take_rows(
 def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
-    online, awaited = side.online_sites(), side.pending_sites
-    progress.waiting(online, awaited, remaining_s)
-    status.update(
-        state="leading",
-        connected=sorted(online),
-        awaited=sorted(awaited),
-        round_ends_in_s=None if remaining_s is None else round(remaining_s, 1),
-    )
+    progress.waiting(side.online_sites(), side.pending_sites, remaining_s)
+    for site, age_s in side.heartbeat_ages().items():
+        status.site(site, last_seen=utc_time(time.time() - age_s))
+    status.update(state="leading")
 
 
 def _log_missing_certificates(study: Study, enrolment: Path, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from medfed.data.settings import Table
 from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
+from medfed.evaluation.conformal import CUTS
 from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
@@ -29,7 +30,7 @@ from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
 from medfed.study.plugins import loaded_plugin
-from medfed.study.study import Study
+from medfed.study.study import AnyExchange, Study
 from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_text_template
 
@@ -69,7 +70,7 @@ class OwnPart:
     @property
     def trains(self) -> bool:
         """Whether this hospital trains; one that is held out measures the final model."""
-        return self.site.name in self.study.sites
+        return self.study.trains(self.site.name)
 
     @cached_property
     def egress(self) -> Egress:
@@ -123,6 +124,16 @@ def describe(part: OwnPart, digest: str) -> str:
         packages=other_packages(study),
     )
     return page.removesuffix("\n")
+
+
+def describe_for_hub(study: Study, exchange: AnyExchange, digest: str) -> str:
+    """Return the page as a hospital with the default policy reads it, for whoever runs the hub."""
+    name = min({*study.sites, *study.held_out}, default="a-hospital")
+    site = SiteFile(name=name, data="", exchange=exchange)
+    return (
+        f"As '{name}' reads it if its policy is the default one. Each hospital's own page is made of its "
+        f"own site file and cases, and stays there.\n\n{describe(OwnPart(study, site), digest)}\n"
+    )
 
 
 def _duration(part: OwnPart) -> Iterator[str]:
@@ -226,6 +237,12 @@ def _results(part: OwnPart) -> Iterator[str]:
         f"  all patients, and by sex, age band of {AGE_BAND_YEARS} years, spacing and scanner (as this "
         "hospital's table names it)"
     )
+    if part.trains and part.study.evaluation.guarantee is not None:
+        yield (
+            f"  and at {len(CUTS)} thresholds in which share of its validation patients the final model "
+            f"fails at most, in steps of none or at least {part.egress.smallest_group} of them, and the mean"
+        )
+        yield "  share of voxels missed, in hundredths (row/val/federated/risk_<what>@<threshold>/...)"
     yield f"  and how many results stay because they are over fewer patients ({WITHHELD})"
 
 

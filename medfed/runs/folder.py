@@ -39,7 +39,8 @@ class RunFolder:
     audit.jsonl     what crossed a hospital's wall
     report.html     the report
     cases.html *    images of the best, median and worst cases and of failures
-    status.json     how far a service is, for a monitor
+    status.json     how far the run is, for the live page and monitors
+    consent.txt     the page that hospitals agree to
     checkpoints/    models that Lightning and torch read
     watch/ *        a deployed model's reference and looks, by hospital; watch.html is the page
     sites/          what each site needs to resume, and its TensorBoard
@@ -64,6 +65,7 @@ class RunFolder:
     start = _Entry("start.csv")
     audit = _Entry("audit.jsonl")
     status = _Entry("status.json")
+    consent = _Entry("consent.txt")
     withdrawal = _Entry("withdrawn.json")
     baselines = _Entry("baselines.json")
     fingerprint = _Entry("fingerprint.json")

@@ -1,34 +1,67 @@
-"""`medfed watch-model`: its exit codes, and what it asks for."""
+"""`medfed watch`, and what `--page` refuses before anything is trained."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 
 import pytest
 from click.testing import CliRunner
-from pipeline.watch.watched import TABLE, run_of, table
 
-from medfed.cli import main
+from medfed.cli.commands import main
+from medfed.runs.status import Status
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> list[str]:
-    run = run_of(tmp_path / "made", TABLE)
-    return ["watch-model", str(run.path), "--data"]
+def run(tmp_path):
+    (tmp_path / "lungs").mkdir()
+    Status(tmp_path / "lungs" / "status.json", study="lungs", rounds=10).update(state="finished", round=10)
+    return tmp_path / "lungs"
 
 
-def test_an_alarm_ends_with_5_and_none_with_0(base: list[str], tmp_path: Path) -> None:
-    before, same = table(tmp_path / "before.csv", 80, 1), table(tmp_path / "same.csv", 30, 2)
-    result = CliRunner().invoke(main, [*base, str(same), "--reference", str(before)])
-    assert (result.exit_code, "no alarm: " in result.output) == (0, True), result.output
-    shifted = table(tmp_path / "shifted.csv", 30, 3, shift=2)
-    result = CliRunner().invoke(main, [*base, str(shifted)])
-    assert (result.exit_code, "ALARM: column x" in result.output) == (5, True), result.output
+def call(*words: str):
+    return CliRunner().invoke(main, [*words])
 
 
-def test_what_cannot_be_judged_is_no_success(base: list[str], tmp_path: Path) -> None:
-    few, before = table(tmp_path / "few.csv", 3, 2), table(tmp_path / "before.csv", 80, 1)
-    result = CliRunner().invoke(main, [*base, str(few), "--reference", str(before)])
-    assert (result.exit_code, "It counts as no look" in result.output) == (1, True)
-    result = CliRunner().invoke(main, base[:2])
-    assert (result.exit_code, "with --data" in result.output) == (1, True)
+def test_it_prints_what_the_page_shows(run):
+    found = call("watch", str(run), "--json")
+    assert found.exit_code == 0, found.output
+    plain = json.loads(found.stdout)
+    assert (plain["run"], plain["life"], plain["round"], plain["rounds"]) == ("lungs", "finished", 10, 10)
+
+
+def test_it_serves_until_ctrl_c_which_is_no_error(run, monkeypatch):
+    from medfed.cli import watch
+
+    class Interrupted:
+        def wait(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "Event", Interrupted)
+    found = call("watch", str(run), "--page", "0")
+    assert found.exit_code == 0
+    first, second = found.stdout.splitlines()
+    assert first == "lungs: Finished"
+    assert second.startswith("live page: http://127.0.0.1:")
+    assert second.endswith("/ (Ctrl-C ends it, not the run)")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    found = call("watch", str(tmp_path))
+    assert found.exit_code == 1
+    assert "no run folder: it has neither status.json nor run.json" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "study.yaml", "--page", "0.0.0.0:8443"), "needs TLS and a token"),
+        (("hub", "study.yaml", "--page", "[::]:8443"), "needs TLS and a token"),
+        (("train", "--page", "study.yaml"), "expected PORT or HOST:PORT"),
+        (("hub", "study.yaml", "--page-token", "token"), "go with --page"),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused_first(words, message):
+    """The study file does not even exist."""
+    found = call(*words)
+    assert found.exit_code == 1
+    assert message in found.stderr.replace("\n", " ")
