@@ -187,6 +187,20 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     print_result(run)
 
 
+@main.command(short_help="Run one of a federation's three brokers.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def broker(folder: Path) -> None:
+    """Run one broker of a federation that has three, from its folder, until it is stopped.
+
+    \b
+    medfed broker broker-1
+    """
+    from medfed.deployment.enrolment.rights import run_broker
+
+    _interrupt_on_sigterm()
+    run_broker(folder, lambda text: click.echo(for_terminal(text)))
+
+
 @main.command(short_help="Measure a run's models on another hospital.")
 @click.argument("run_folder", metavar="RUN", type=PATH)
 @click.option("--data", type=PATH, help="A hospital's folder or table.")
