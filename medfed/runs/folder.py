@@ -38,7 +38,8 @@ class RunFolder:
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
     audit.jsonl     what crossed a hospital's wall
     report.html     the report
-    cases.html *    images of the best, median and worst cases and of failures
+    cases.html *    images of the best, median and worst cases and of failures; outlines.json has contours
+    own_report.html *  each patient's value and those contours, for the owner of the data
     status.json     how far a service is, for a monitor
     checkpoints/    models that Lightning and torch read
     sites/          what each site needs to resume, and its TensorBoard
@@ -57,6 +58,8 @@ class RunFolder:
     cases = _Entry("cases.jsonl")
     scores = _Entry("scores.jsonl")
     gallery = _Entry("cases.html")
+    outlines = _Entry("outlines.json")
+    own_report = _Entry("own_report.html")
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
     trained = _Entry("trained.json")
