@@ -36,6 +36,7 @@ class RunFolder:
     scores.jsonl *  what guaranteed thresholds are chosen on, per patient
     rows.jsonl      measurements over groups of patients; rows.csv and curves.jsonl belong to it
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
+    table1.html     statistics of all hospitals' data, and table1.csv; statistics.json holds their numbers
     audit.jsonl     what crossed a hospital's wall
     report.html     the report
     cases.html *    images of the best, median and worst cases and of failures
@@ -67,6 +68,9 @@ class RunFolder:
     baselines = _Entry("baselines.json")
     fingerprint = _Entry("fingerprint.json")
     table_sums = _Entry("table_sums.json")
+    statistics = _Entry("statistics.json")
+    table_one = _Entry("table1.html")
+    table_one_csv = _Entry("table1.csv")
     checkpoints = _Entry("checkpoints")
     hub = _Entry("hub")
     report = _Entry("report.html")

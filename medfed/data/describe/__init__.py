@@ -1,0 +1,5 @@
+"""Statistics of a study's data that hospitals can add: what is counted, how small counts stay, and Table 1.
+
+`scope.py` says which numbers a study asks for, `gather.py` counts them in one hospital and withholds the small
+ones, `blocks.py` writes them as one vector that hospitals add, and `table_one.py` reads the sum.
+"""
