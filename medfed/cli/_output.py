@@ -31,6 +31,9 @@ def print_result(run: RunFolder, site: str | None = None) -> None:
     """Print the headline of a run, or what it says of one site, and where its report is."""
     from medfed.evaluation.report import headline
 
+    if run.table_one.exists() and not run.report.exists():  # nothing was trained
+        click.echo(f"table: {run.table_one}")
+        return
     click.echo(for_terminal(headline(run.path, site)))
     click.echo(f"report: {run.report}")
 

@@ -25,6 +25,8 @@ from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
+    from medfed.runs.folder import RunFolder
+    from medfed.runs.progress import Progress
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -169,6 +171,50 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
             progress=progress,
         )
     print_result(run)
+
+
+@main.command(short_help="Statistics of a study's data over all its hospitals: Table 1, and the plan.")
+@click.argument("study", type=PATH)
+@click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
+@click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
+@run_options
+def describe(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
+    """Write Table 1 of a study's hospitals (table1.html, table1.csv) without training anything.
+
+    Each hospital counts its own training patients and withholds small counts. With data.plan in the study,
+    plan.yaml holds the data section that follows. Across hospitals each runs `medfed train --site` and
+    approves this, as it would a study; where the study names all hospitals' folders, this process reads them.
+
+    \b
+    medfed describe configs/quickstart.yaml
+    medfed describe study.yaml --enrolment enrolment --broker
+    """
+    if options.without is not None:
+        raise MedfedError("describe: trains nothing, so there is nothing to retrain; omit --without")
+    with show_progress(options.quiet) as progress:
+        folder = _described(study, enrolment, broker, options, progress)
+    click.echo(f"table: {folder.table_one}")
+
+
+def _described(
+    study: Path, enrolment: Path | None, broker: bool, options: RunOptions, progress: Progress
+) -> RunFolder:
+    from medfed.pipeline.describe import describe_study, is_in_one_process
+
+    if enrolment is None and not broker and is_in_one_process(study, options.overrides):
+        return describe_study(study, out=options.out, overrides=options.overrides, progress=progress)
+    from medfed.deployment.hub_service import run_study
+
+    _interrupt_on_sigterm()
+    return run_study(
+        study,
+        enrolment=enrolment,
+        broker=broker,
+        out=options.out,
+        overrides=(*options.overrides, "describe.only=true"),
+        resume=options.resume,
+        progress=progress,
+    )
 
 
 @main.command(short_help="Measure a run's models on another hospital.")

@@ -21,6 +21,7 @@ from msgspec import UNSET, UnsetType
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
 from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.description import HubRun, described
 from medfed.deployment.enrolment.broker import Broker, admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
@@ -38,12 +39,13 @@ from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
+from medfed.federation.description import description_digest
 from medfed.federation.hub import run_hub
 from medfed.files import private_files
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
+from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import egress_of, hub_config_of, module_of
-from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
@@ -105,7 +107,8 @@ def run_study(
     """
     progress = progress or Progress()
     study = read_study(study_file, overrides)
-    check_planned(study)
+    if needs_description(study):
+        protection_of(study)
     exchange = exchange_of(study, study_file, enrolment, broker)
     resuming = resume and _has_started(study, out)
     again = None
@@ -143,6 +146,10 @@ def run_study(
                 f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
             )
         rows, choice = _run_rounds(study, exchange, folder, audit, progress, status)
+    if only_describes(study):
+        finish_run(folder, facts, began)
+        status.update(state="finished")
+        return folder
     facts = msgspec.structs.replace(facts, chosen=choice)
     folder.write_facts(facts)
     write_rows(folder.reported, rows)
@@ -158,7 +165,10 @@ def _admit_at_broker(study: Study, exchange: Exchange, progress: Progress) -> No
         return
     enrolment = Path(exchange.credentials).parent
     if (enrolment / "federation.json").exists():
-        admit_study(enrolment, study_digest(study), sorted({*study.sites, *study.held_out}))
+        sites = sorted({*study.sites, *study.held_out})
+        admit_study(enrolment, study_digest(study), sites)
+        if needs_description(study):
+            admit_study(enrolment, description_digest(study_digest(study)), sites)
     else:
         progress.log(
             "the broker's enrolment folder is not on this machine: if it has admitted other studies, "
@@ -273,17 +283,22 @@ def _run_rounds(
             config.rounds,
             study.task.main_score,
         )
-        with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
-            final = run_hub(
-                config,
-                side,
-                weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
-                folder=folder.hub,
-                on_round=on_round,
-                audit=audit,
-            )
-        frozen = weights_of(module_of(study)) if study.trained_only else {}
-        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.merges)
+        with described(HubRun(study, exchange, folder, audit, progress, status)) as planned:
+            if only_describes(study):
+                final = None
+            else:
+                with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
+                    final = run_hub(
+                        config,
+                        side,
+                        weights_of(module_of(planned), study.keep_local, trained_only=study.trained_only),
+                        folder=folder.hub,
+                        on_round=on_round,
+                        audit=audit,
+                    )
+        if final is not None:
+            frozen = weights_of(module_of(planned)) if study.trained_only else {}
+            save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.merges)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
         side.disconnect()

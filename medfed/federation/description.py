@@ -54,7 +54,7 @@ class Sum(Rule, tag=STATISTICS, frozen=True):
                 self.check_vector(update.delta[STATISTICS].double())
         except DataError as error:
             raise RuleError(
-                f"{update}: {error}; its statistics are left out: look at that site's data and its version of "
+                f"{update}: {error}; its statistics are left out: look at that site's data and version of "
                 "medfed"
             ) from None
 

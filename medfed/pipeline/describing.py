@@ -59,6 +59,11 @@ def needs_description(study: Study) -> bool:
     return study.describe is not None or needs_plan(study)
 
 
+def only_describes(study: Study) -> bool:
+    """Whether a study ends with the hospitals' statistics, and nothing is trained."""
+    return study.describe is not None and study.describe.only
+
+
 def protection_of(study: Study) -> Privacy:
     """Return how the hospitals' statistics are protected.
 
@@ -184,7 +189,7 @@ def keep_statistics(folder: RunFolder, study: Study, digest: str, statistics: St
         digest=digest,
         sites=sites,
         lines=lines,
-        summed=not sites,
+        summed=not protection_of(study).reveals_each_update,
         least=least_of(study),
     )
     write_whole(folder.table_one, page)
@@ -222,7 +227,9 @@ def total_of(study: Study, statistics: StudyStatistics) -> Tensor:
 
 
 def _sparse(values: Values) -> dict[str, dict[int, int]]:
-    return {name: {place: one for place, one in enumerate(numbers) if one} for name, numbers in values.items()}
+    return {
+        name: {place: one for place, one in enumerate(numbers) if one} for name, numbers in values.items()
+    }
 
 
 def _whole(blocks: tuple[Block, ...], sparse: Mapping[str, Mapping[int, int]]) -> dict[str, list[int]]:

@@ -7,9 +7,10 @@ hospital with fewer patients than the plan's `min_patients` sends none. What is 
 log with its size and digest, and the merged result is kept in the run folder, so that a resumed run has the
 same plan.
 
-Hospitals on separate machines answer with the same sums, as a part of their statistics, before the first round
-(`describing.py`); `plan_from` fills the section from them. For images a person can instead read what leaves:
-`medfed fingerprint make` writes a file at each hospital, and `medfed fingerprint merge` prints the section.
+Hospitals on separate machines answer with the same sums, as a part of their statistics, before the first
+round (`describing.py`); `plan_from` fills the section from them. For images a person can instead read what
+leaves: `medfed fingerprint make` writes a file at each hospital, and `medfed fingerprint merge` prints the
+section.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from medfed.data.describe.blocks import Values
 from medfed.data.describe.scope import Scope
 from medfed.data.describe.sums import fingerprint_of, table_sums_of
 from medfed.data.proposal import propose_settings
-from medfed.data.settings import Images, PlanSettings, Table
+from medfed.data.settings import AnyData, Images, PlanSettings, Table
 from medfed.data.table import training_sums
 from medfed.errors import DataError, StudyError, TooFewPatientsError
 from medfed.files import write_whole
@@ -258,9 +259,18 @@ def _image_settings(study: Study, plan: PlanSettings, merged: fingerprint.Finger
     return msgspec.structs.replace(study.data, **changed, plan="given")
 
 
-def summary_of(settings: Images | Table) -> str:
+def summary_of(settings: AnyData) -> str:
+    """Return the planned settings in a few words."""
     if isinstance(settings, Table):
         return f"means and deviations of {len(settings.centre)} features"
+    if not isinstance(settings, Images):
+        return "nothing: the study's own data module"
+    if settings.table is not None and settings.table.centre:
+        return f"{_geometry(settings)}; {len(settings.table.centre)} columns beside the images"
+    return _geometry(settings)
+
+
+def _geometry(settings: Images) -> str:
     given = settings.spacing_mm
     spacing = " x ".join(map(str, given)) if isinstance(given, tuple) else given
     patch = "whole volumes" if settings.patch is None else " x ".join(map(str, settings.patch))

@@ -37,6 +37,7 @@ class RunFolder:
     rows.jsonl      measurements over groups of patients; rows.csv and curves.jsonl belong to it
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
     table1.html     statistics of all hospitals' data, and table1.csv; statistics.json holds their numbers
+    plan.yaml       the data section that follows from them, where a study is only described
     audit.jsonl     what crossed a hospital's wall
     report.html     the report
     cases.html *    images of the best, median and worst cases and of failures
@@ -71,6 +72,7 @@ class RunFolder:
     statistics = _Entry("statistics.json")
     table_one = _Entry("table1.html")
     table_one_csv = _Entry("table1.csv")
+    plan = _Entry("plan.yaml")
     checkpoints = _Entry("checkpoints")
     hub = _Entry("hub")
     report = _Entry("report.html")

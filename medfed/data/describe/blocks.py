@@ -67,20 +67,24 @@ def _digits(number: int, block: Block) -> list[int]:
         digits.append(sign * digit)
     if left:
         raise DataError(
-            f"a number of '{block.name}' has more than {32 * block.digits} bits; no hospital's data give such "
-            "a sum: look for a value far out of range"
+            f"a number of '{block.name}' has more than {32 * block.digits} bits; no hospital's data give "
+            "such a sum: look for a value far out of range"
         )
     return digits
 
 
-def decode(blocks: Sequence[Block], vector: NDArray[np.floating[Any]], sites: int = 1) -> dict[str, list[int]]:
+def decode(
+    blocks: Sequence[Block], vector: NDArray[np.floating[Any]], sites: int = 1
+) -> dict[str, list[int]]:
     """Return the numbers in a vector, which is the sum of so many hospitals' or fewer.
 
     Raises:
         DataError: naming the first block with what is no sum of whole numbers of that many hospitals.
     """
     if vector.shape != (length_of(blocks),):
-        raise DataError(f"{vector.size} numbers, expected {length_of(blocks)}: another study or version of medfed")
+        raise DataError(
+            f"{vector.size} numbers, expected {length_of(blocks)}: another study or version of medfed"
+        )
     result: dict[str, list[int]] = {}
     for block, part in _parts(blocks, vector):
         if not np.isfinite(part).all():

@@ -1,4 +1,4 @@
-"""What describes one hospital's training cases: counts and sums, of which the small ones stay in the hospital."""
+"""What describes one hospital's training cases: counts and sums, of which the small ones stay there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def gather(data: SiteDataModule, scope: Scope, least: int) -> dict[str, list[int
     return values
 
 
-# ---------------------------------------------------------------------------------------------------- patients
+# ------------------------------------------------------------------------------------------------ patients
 
 
 def _people(first: Mapping[str, Case], least: int) -> dict[str, list[int]]:
@@ -121,7 +121,7 @@ def _answers(
     return {"event": _groups([happened[case.token] for case in first.values()], 3, least)}
 
 
-# ---------------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------------ images
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _dense(counts: histogram.Counts, first: int, size: int) -> list[int]:
     return result
 
 
-# ---------------------------------------------------------------------------------------------------- columns
+# ------------------------------------------------------------------------------------------------ columns
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How numbers over few patients stay in a hospital, and those from which they would follow.
 
-A group of fewer than `least` patients is withheld; so is the next smallest one as long as all that is withheld
-together is fewer, since the total would give it. What is withheld is counted in one group of its own.
+A group of fewer than `least` patients is withheld; so is the next smallest one as long as all that is
+withheld together is fewer, since the total would give it. What is withheld is counted in a group of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Table 1 of a study: what its hospitals' patients, images and columns are, from sums that hospitals gave.
 
-A row is a variable, its level if it has levels, and one text per hospital (where the hub sees single ones) and
-over all of them. Nothing is computed that a sum does not hold: medians and quartiles are those of histograms,
-exact to a bin.
+A row is a variable, its level if it has levels, and one text per hospital (where the hub sees single ones)
+and over all of them. Nothing is computed that a sum does not hold: medians and quartiles are those of
+histograms, exact to a bin.
 """
 
 from __future__ import annotations
@@ -50,10 +50,17 @@ def table_one(scope: Scope, overall: Values, hospitals: Mapping[str, Values]) ->
     """Return the table's lines; `hospitals` is empty where only the sum can be read."""
     merged = list(_cells(scope, overall))
     single = {site: list(_cells(scope, values)) for site, values in hospitals.items()}
-    return [
+    lines = [
         Line(variable, level, text, {site: cells[place][2] for site, cells in single.items()})
         for place, (variable, level, text) in enumerate(merged)
     ]
+    return [line for line in lines if not _is_idle(line)]
+
+
+def _is_idle(line: Line) -> bool:
+    """Whether a line says of a level that may be absent that nobody has it."""
+    may_be_absent = line.variable == "scanner" or line.level in (MISSING, WITHHELD, SEXES[-1])
+    return may_be_absent and all(text.startswith("0 (") for text in (line.overall, *line.hospitals.values()))
 
 
 Cell = tuple[str, str, str]
@@ -156,7 +163,7 @@ def _quartiles(counts: Mapping[int, int], values: Mapping[int, float]) -> str:
     if not counts:
         return NONE
     low, middle, high = (values[histogram.quantile(counts, share)] for share in (0.25, 0.5, 0.75))
-    return f"{middle:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _mean_sd(count: int, total: int, squares: int, steps: int, square_steps: int) -> str:
