@@ -157,7 +157,8 @@ def _counted(scope: Scope, least: int) -> Iterator[str]:
         yield "  patients of each class, or with the event"
     if scope.images is not None:
         yield "  histograms of spacing, size and extent"
-        yield f"  of intensities within labelled structures, no bin of fewer than {least} voxels; mean and spread"
+        yield f"  of intensities within labelled structures, no bin of fewer than {least} voxels; their mean"
+        yield "  and spread"
     if scope.structures:
         yield f"  patients with each structure, and a histogram of its volumes: {_quoted(scope.structures)}"
     if scope.table is not None:

@@ -35,6 +35,14 @@ from medfed.study.reading import read_study
             r"train\.keep: best would join a former round's",
         ),
         ("train: {rounds: 3, keep: best, local: {kind: fedper}}", r"train\.keep: best would join a former"),
+        (
+            "describe: {privacy: {kind: secure_sum}}",
+            r"describe\.privacy\.kind: 'secure_sum' with these settings needs 3 sites per round",
+        ),
+        (
+            "describe: {}\nexchange: {kind: nvflare, rounds: 3}",
+            r"describe: the network of exchange 'nvflare' has a hub that sums no statistics",
+        ),
         ("sampling: {minimum: 3}", r"sampling\.minimum: 3 sites must answer, but the study has 2"),
     ],
 )

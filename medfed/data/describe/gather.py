@@ -236,7 +236,7 @@ def _rows_of(data: SiteDataModule, cases: Sequence[Case]) -> _Rows:
 def _of_columns(rows: _Rows, table: Table, least: int) -> dict[str, list[int]]:
     values: dict[str, list[int]] = {}
     columns = [_column(rows, number, least) for number in range(len(table.numbers))]
-    names = ("columns.counted", "columns.total", "columns.within", "columns.squares")
+    names = ("columns.counted", "columns.total", "columns.within", "columns.exact", "columns.squares")
     values |= {name: [one[place] for one in columns] for place, name in enumerate(names)}
     for number in range(len(table.numbers)):
         values[f"known.{number}"] = _known(_has_value(rows, number).values(), least)
@@ -257,15 +257,15 @@ def _has_value(rows: _Rows, number: int) -> dict[str, bool]:
     return has
 
 
-def _column(rows: _Rows, number: int, least: int) -> tuple[int, int, int, int]:
-    """Return how many values are counted, their total, squared distances from their mean, and squares."""
+def _column(rows: _Rows, number: int, least: int) -> tuple[int, int, int, int, int]:
+    """Return how many values are counted, total, squares about their mean, exact total and exact squares."""
     patients = countable(_has_value(rows, number), least)
     column = rows.numbers[:, number]
     used = np.array([patient in patients for patient in rows.patients], bool) & ~np.isnan(column)
     values = column[used]
     if not len(values):
-        return 0, 0, 0, 0
+        return 0, 0, 0, 0, 0
     within = ((values - values.mean()) ** 2).sum()
-    total, squares = values.sum(), (values * values).sum()
-    fixed = [round(float(one) * FIXED_POINT) for one in (total, within, squares)]
-    return len(values), fixed[0], fixed[1], fixed[2]
+    steps = [round(value * FIXED_POINT) for value in values.tolist()]
+    total, squares = round(float(values.sum()) * FIXED_POINT), round(float(within) * FIXED_POINT)
+    return len(values), total, squares, sum(steps), sum(step * step for step in steps)

@@ -155,9 +155,14 @@ def _columns(scope: Scope) -> Iterator[Block]:
         return
     numbers = len(table.numbers)
     yield Block("columns.counted", numbers, "counts")
-    yield Block("columns.total", numbers, "sums", 4)
-    yield Block("columns.within", numbers, "counts", 4)  # squared distances from the hospital's own mean
-    yield Block("columns.squares", numbers, "counts", 4)  # squares of the values themselves
+    # As `harmonise.TableSums` has them: totals, and squared distances from the hospital's own mean. Digits
+    # are enough for the largest number that a table may hold.
+    yield Block("columns.total", numbers, "sums", 6)
+    yield Block("columns.within", numbers, "counts", 10)
+    # The sums of values in fixed point and of their squares, exact: of a large mean and a small spread, the
+    # difference of two floats would lose all digits.
+    yield Block("columns.exact", numbers, "sums", 6)
+    yield Block("columns.squares", numbers, "counts", 10)
     for number in range(numbers):
         yield Block(f"known.{number}", 3, "patients")  # known, missing, withheld
     for number, words in enumerate(table.categorical.values()):

@@ -60,7 +60,8 @@ def table_one(scope: Scope, overall: Values, hospitals: Mapping[str, Values]) ->
 def _is_idle(line: Line) -> bool:
     """Whether a line says of a level that may be absent that nobody has it."""
     may_be_absent = line.variable == "scanner" or line.level in (MISSING, WITHHELD, SEXES[-1])
-    return may_be_absent and all(text.startswith("0 (") for text in (line.overall, *line.hospitals.values()))
+    said = (line.overall, *line.hospitals.values())
+    return may_be_absent and all(text == NONE or text.startswith("0 (") for text in said)
 
 
 Cell = tuple[str, str, str]
@@ -129,9 +130,9 @@ def _columns(scope: Scope, values: Values) -> Iterator[Cell]:
     if table is None:
         return
     for number, name in enumerate(table.numbers):
-        count, total = values["columns.counted"][number], values["columns.total"][number]
+        count, total = values["columns.counted"][number], values["columns.exact"][number]
         squares = values["columns.squares"][number]
-        yield name, "mean (SD)", _mean_sd(count, total, squares, FIXED_POINT, FIXED_POINT)
+        yield name, "mean (SD)", _mean_sd(count, total, squares, FIXED_POINT, FIXED_POINT**2)
         yield name, MISSING, _missing(values[f"known.{number}"])
     for number, (name, words) in enumerate(table.categorical.items()):
         yield from _distribution(name, (*words, MISSING, WITHHELD), values[f"words.{number}"])
