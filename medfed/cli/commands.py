@@ -267,6 +267,12 @@ def evaluate(
     "--name", default="evaluated", show_default=True, help="The hospital's name, which salts the case ids."
 )
 @layout_option
+@click.option(
+    "--guarantee",
+    metavar="KIND[:CLASS]",
+    help="Decide at the threshold that hospital --name may rely on: found, covered or voxels of a structure, "
+    "sensitivity of a class, or set.",
+)
 def predict(
     run_folder: Path,
     data: Path | None,
@@ -275,6 +281,7 @@ def predict(
     model: str,
     name: str,
     layout: Layout | None,
+    guarantee: str | None,
 ) -> None:
     """Write a run's predictions for every case of a hospital's folder. It needs no labels; nothing leaves it.
 
@@ -283,11 +290,17 @@ def predict(
     \b
     medfed predict runs/quickstart --data /data/our-hospital --out /data/predicted
     medfed predict runs/quickstart --site site.yaml --out /data/predicted
+    medfed predict runs/quickstart --data /data/north --name north --guarantee found --out /data/found
     """
+    from medfed.pipeline import guaranteed_threshold
     from medfed.pipeline import predict as predictions
 
     own, where = own_choices(site, data)
-    folder = predictions.predict(run_folder, where, out, model=model, name=name, layout=layout, own=own)
+    folder = predictions.predict(
+        run_folder, where, out, model=model, name=name, layout=layout, own=own, guarantee=guarantee
+    )
+    if guarantee is not None:
+        click.echo((folder / guaranteed_threshold.SAID).read_text(encoding="utf-8").rstrip())
     click.echo(f"predictions: {folder}")
 
 

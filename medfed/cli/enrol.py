@@ -138,6 +138,30 @@ def refresh(folder: Path) -> None:
     )
 
 
+@enrol.command(short_help="Coordinator: let enrolled hospitals take part in a study.")
+@click.argument("study", type=_FILE)
+@click.option(
+    "--site", "sites", multiple=True, help="A hospital to admit; default: those that the study names."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As given to `medfed hub`.")
+@_coordinator_folder
+def study(study: Path, sites: tuple[str, ...], overrides: tuple[str, ...], folder: Path) -> None:
+    """Coordinator: let enrolled hospitals read and write a study at the broker.
+
+    The hub does this for the hospitals that the study names, where it runs beside the enrolment. With --site,
+    a hospital that the study does not name joins it while it runs, if the study allows it (sampling.joining).
+    """
+    from medfed.deployment.enrolment.studies import admit
+
+    admitted = admit(folder, study, sites, overrides)
+    click.echo(
+        f"study {admitted.digest[:12]}: {', '.join(admitted.sites)} may take part; a running broker and"
+    )
+    click.echo(
+        "hub apply it within a minute. A hospital sees the study when its service runs, and approves it."
+    )
+
+
 @enrol.command("list", short_help="Coordinator: list the certificates.")
 @_coordinator_folder
 def list_(folder: Path) -> None:

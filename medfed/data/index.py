@@ -17,6 +17,7 @@ from typing import Literal
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
+from medfed.data.layouts._header_patients import with_header_patients
 from medfed.data.left_out import describe_left_out, left_out_files
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token, check_secret
 from medfed.errors import DataError
@@ -109,7 +110,8 @@ def index_folder(
     check_secret(site_secret)
     survey = Survey.of(folder)
     listing = _list_cases(survey, choose_layout(survey, layout), site_secret)
-    cases = assign_splits([with_token(case, site_secret) for case in listing.cases], site_secret, fractions)
+    listed, notes = with_header_patients(listing.cases, listing.notes, survey)
+    cases = assign_splits([with_token(case, site_secret) for case in listed], site_secret, fractions)
     if not cases:
         raise DataError(
             f"the site's data folder was taken for {listing.title} and holds no case ({survey.describe()}); "
@@ -120,7 +122,7 @@ def index_folder(
         folder,
         listing.title,
         cases,
-        (*listing.notes, *_note_on_links(survey.outside)),
+        (*notes, *note_on_links(survey.outside)),
         listing.class_names,
         listing.label_names,
         listing.channels,
@@ -137,7 +139,8 @@ def _list_cases(survey: Survey, layout: Layout, site_secret: bytes) -> CaseListi
         raise error.kind(f"{f'{error.where} ({case})' if error.where else case}: {error}") from None
 
 
-def _note_on_links(count: int) -> tuple[str, ...]:
+def note_on_links(count: int) -> tuple[str, ...]:
+    """Return the note that is due where links lead out of the data folder."""
     if not count:
         return ()
     links = f"{count} links lead" if count > 1 else "1 link leads"

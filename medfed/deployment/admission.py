@@ -97,7 +97,7 @@ def check_member(study: Study, site: SiteFile) -> None:
     Raises:
         StudyError: naming the study's sites, or the structures.
     """
-    if site.name not in study.sites and site.name not in study.held_out:
+    if not study.trains(site.name) and site.name not in study.held_out:
         others = ", ".join(sorted({*study.sites, *study.held_out}))
         raise StudyError(
             f"study '{study.name}' has no site '{site.name}' (it has {others}); correct the name in the site "

@@ -161,7 +161,7 @@ def _wait_received(run: HubRun, side: HubSide) -> None:
 def describe_session(session: SiteSession) -> SiteSession:
     """Send this hospital's statistics, if the study asks for them, and return the session as planned.
 
-    A hospital that is held out sends none and receives the sum.
+    A hospital that is held out, or joins later, sends none and receives the sum.
 
     Raises:
         DataError: if its data cannot be read, or no hospital has enough patients.
@@ -186,7 +186,7 @@ def describe_session(session: SiteSession) -> SiteSession:
 def _exchanged(session: SiteSession) -> Tensor:
     """Send this hospital's statistics and return the sum of all hospitals'."""
     vector = None
-    if session.trains:
+    if session.name in session.study.sites:  # one that joins later, or is held out, is not asked
         session.status.update(state="counting its training data")
         session.progress.log(f"{session.name}: counts its training data, as the study asks for statistics")
         try:

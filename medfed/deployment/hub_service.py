@@ -7,7 +7,7 @@ run folder become a running hub, with its progress display and status file.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
 from medfed.deployment.background import record_exit, run_periodically
 from medfed.deployment.description import HubRun, described
-from medfed.deployment.enrolment.broker import Broker, admit_study
+from medfed.deployment.enrolment.broker import Broker, admit_study, admitted_studies
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
@@ -36,11 +36,13 @@ from medfed.evaluation.row_transport import accept_rows, without_rows
 from medfed.evaluation.rows import FEDERATED, Row
 from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
+from medfed.exchange._study_store import space_of
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
 from medfed.federation.description import description_digest
 from medfed.federation.hub import run_hub
+from medfed.federation.membership import recorded_joins
 from medfed.files import private_files
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.describing import needs_description, only_describes, protection_of
@@ -69,6 +71,10 @@ from medfed.wire.audit_log import AuditLog
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import HUB, Identity
 from medfed.wire.weights import weights_of
+
+# How long the hub waits, once too few sites are left, for one that stopped to be started again, where the
+# study gives no deadline.
+RETURN_S = 24 * 3600.0
 
 # How often the display and the status file are updated with the connected and the awaited sites.
 POLL_S = 1.0
@@ -109,6 +115,7 @@ def run_study(
     study = read_study(study_file, overrides)
     if needs_description(study):
         protection_of(study)
+    _check_joining(study, study_file, enrolment)
     exchange = exchange_of(study, study_file, enrolment, broker)
     resuming = resume and _has_started(study, out)
     again = None
@@ -145,12 +152,14 @@ def run_study(
                 f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
                 f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
             )
-        rows, choice = _run_rounds(study, exchange, folder, audit, progress, status)
+        admitted = partial(_admitted, study, enrolment)
+        rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
     if only_describes(study):
         finish_run(folder, facts, began)
         status.update(state="finished")
         return folder
-    facts = msgspec.structs.replace(facts, chosen=choice)
+    joined = recorded_joins(folder.hub)
+    facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
     folder.write_facts(facts)
     write_rows(folder.reported, rows)
     write_report(folder.path)
@@ -165,16 +174,38 @@ def _admit_at_broker(study: Study, exchange: Exchange, progress: Progress) -> No
         return
     enrolment = Path(exchange.credentials).parent
     if (enrolment / "federation.json").exists():
-        sites = sorted({*study.sites, *study.held_out})
-        admit_study(enrolment, study_digest(study), sites)
+        named = sorted({*study.sites, *study.held_out})
+        admit_study(enrolment, study_digest(study), named, keep=study.sampling.joining)
         if needs_description(study):
-            admit_study(enrolment, description_digest(study_digest(study)), sites)
+            asked = description_digest(study_digest(study))
+            admit_study(enrolment, asked, named, keep=study.sampling.joining)
     else:
         progress.log(
             "the broker's enrolment folder is not on this machine: if it has admitted other studies, "
-            "this one's hospitals cannot read it there; start the hub where `medfed enrol init` made "
-            "the enrolment"
+            "this one's hospitals cannot read it there; run `medfed enrol study STUDY` where `medfed enrol "
+            "init` made the enrolment"
         )
+
+
+def _check_joining(study: Study, study_file: Path, enrolment: Path | None) -> None:
+    """Refuse a study that hospitals may join where nobody could say which hospital one is.
+
+    Raises:
+        StudyError: saying what is missing.
+    """
+    if study.sampling.joining and enrolment is None:
+        raise StudyError(
+            f"{study_file.name}: sampling.joining: without certificates whoever can write to the exchange "
+            "could join under any name; give --enrolment FOLDER, or name every hospital under sites"
+        )
+
+
+def _admitted(study: Study, enrolment: Path | None) -> list[str]:
+    """Return the hospitals that were admitted to a study which does not name them (`medfed enrol study`)."""
+    if enrolment is None or not study.sampling.joining:
+        return []
+    known = admitted_studies(enrolment).get(space_of(study_digest(study)), [])
+    return sorted({*known} - {*study.sites, *study.held_out})
 
 
 def _log_notes(study: Study, exchange: Exchange, progress: Progress) -> None:
@@ -246,9 +277,18 @@ def _runs(study: Study) -> list[RunFolder]:
 
 
 def _run_rounds(
-    study: Study, exchange: Exchange, folder: RunFolder, audit: AuditLog, progress: Progress, status: Status
+    study: Study,
+    exchange: Exchange,
+    folder: RunFolder,
+    admitted: Callable[[], Collection[str]],
+    audit: AuditLog,
+    progress: Progress,
+    status: Status,
 ) -> tuple[list[Row], ModelChoice | UnsetType]:
-    """Run every round; return the rows that the sites report on the final model, and which model it is."""
+    """Run every round; return the rows that the sites report on the final model, and which model it is.
+
+    `admitted` returns the hospitals that the study does not name and the coordinator has admitted to it.
+    """
     side: Any = exchange.open_hub(study_digest(study), folder.hub)
     expected = _expected(study)
     config = expected.config
@@ -264,9 +304,6 @@ def _run_rounds(
         status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
         if used := side.used_bytes():
             status.update(stored_bytes=used)
-        for result in report.results:
-            if result.status == "refused":
-                progress.log(f"round {report.round}: {result.site} refused: {result.reason}")
         _log_different(_LABELS, report, stated, progress)
         _log_different(_UNITS, report, units, progress)
         if report.choice is not None:
@@ -274,6 +311,8 @@ def _run_rounds(
             progress.log(report.choice.sentence)
 
     side.on_refused(lambda reason: audit.write("refused", reason=reason))
+    if config.joining:
+        side.on_admitted(admitted)
     try:
         side.monitored_sites = (*config.sites, *config.evaluating)
         side.advertise_study(public_yaml(study), side.monitored_sites)
@@ -322,7 +361,13 @@ def _expected(study: Study) -> _Expected:
     """Return what the sites of the study may send."""
     classes = getattr(study.task, "classes", ())
     measures = measures_of(type(study.task), classes, study.evaluation.tolerance_mm)
-    return _Expected(hub_config_of(study), measures, egress_of(study, smallest_group=None).scalars)
+    # Only across machines: in one process every site is there from the start, and none is started again.
+    config = replace(
+        hub_config_of(study),
+        joining=study.sampling.joining,
+        return_s=study.sampling.deadline_s or RETURN_S,
+    )
+    return _Expected(config, measures, egress_of(study, smallest_group=None).scalars)
 
 
 @dataclass(frozen=True)

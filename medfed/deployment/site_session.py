@@ -48,7 +48,7 @@ class SiteSession:
     @property
     def trains(self) -> bool:
         """Whether this site trains; a held-out one only evaluates the final model."""
-        return self.name in self.study.sites
+        return self.study.trains(self.name)
 
     def connect(self) -> Any:
         """Open this site's side of the exchange."""

@@ -23,6 +23,7 @@ from medfed.data.settings import Table
 from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
+from medfed.evaluation.conformal import CUTS
 from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
@@ -72,7 +73,7 @@ class OwnPart:
     @property
     def trains(self) -> bool:
         """Whether this hospital trains; one that is held out measures the final model."""
-        return self.site.name in self.study.sites
+        return self.study.trains(self.site.name)
 
     @cached_property
     def egress(self) -> Egress:
@@ -134,7 +135,7 @@ def describe(part: OwnPart, digest: str) -> str:
 def _before(part: OwnPart) -> Iterator[str]:
     """Yield what leaves once before training, where a study asks for statistics."""
     study, least = part.own, max(least_of(part.own), part.site.policy.smallest_group)
-    if not needs_description(study) or not part.trains:
+    if not needs_description(study) or part.site.name not in study.sites:
         return
     numbers, protection = length_for(study), protection_of(study)
     size = format_bytes(numbers * 8)
@@ -266,6 +267,12 @@ def _results(part: OwnPart) -> Iterator[str]:
         f"  all patients, and by sex, age band of {AGE_BAND_YEARS} years, spacing and scanner (as this "
         "hospital's table names it)"
     )
+    if part.trains and part.study.evaluation.guarantee is not None:
+        yield (
+            f"  and at {len(CUTS)} thresholds in which share of its validation patients the final model "
+            f"fails at most, in steps of none or at least {part.egress.smallest_group} of them, and the mean"
+        )
+        yield "  share of voxels missed, in hundredths (row/val/federated/risk_<what>@<threshold>/...)"
     yield f"  and how many results stay because they are over fewer patients ({WITHHELD})"
 
 

@@ -16,21 +16,42 @@ another. A threshold over pooled patients (Lu et al. 2023, arXiv:2305.17564) hol
 fail at a hospital that differs. As a lower threshold keeps every guarantee, the least of the hospitals' own
 thresholds holds at each of them. (Plassier et al. 2023, arXiv:2306.05131, weigh by a known shift instead.)
 
-Thresholds lie on a grid of hundredths: finer ones would be one patient's score.
+Two more, for what leaves a hospital and for what is not a yes or no:
+
+- `on_average` also takes losses between 0 and 1 per patient, such as the share of a structure's voxels that
+  is missed: the expected share is then at most 1 - share (voxel-wise risk; arXiv:2208.02814, section 3.1).
+- A hospital's own threshold is an order statistic, which is nearly one patient's score. It stays. What leaves
+  is `RiskCurve.protected`: upper bounds at the few thresholds of `CUTS`, in steps of no patient or at least
+  the smallest group. Bounds add up over hospitals and keep every guarantee; the price is a lower threshold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, log
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 # Every threshold that may be chosen, from the lowest; 0 would find everything and guarantee nothing.
 GRID = tuple(number / 100 for number in range(1, 100))
+
+# The thresholds at which a curve leaves, in the order in which they are tried as edges of cells: round ones
+# first. They do not depend on the data, so an edge says no more of the nearest patient than its cell does.
+CUT_ORDER = (
+    0.5, 0.1, 0.9, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.05, 0.95, 0.01, 0.99, 0.02, 0.98,
+    0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85,
+)  # fmt: skip
+CUTS = tuple(sorted(CUT_ORDER))
+_OF_CUT = {cut: GRID.index(cut) for cut in CUTS}
+
+# Mean losses that leave are rounded up to this: a mean of many zeros and one value would be that value.
+MEAN_STEP = 0.01
+
+# How far sums of losses may be off by rounding.
+ROUNDING = 1e-9
 
 
 class Guarantee(NamedTuple):
@@ -41,15 +62,18 @@ class Guarantee(NamedTuple):
 
     threshold: float | None
     patients: int
-    failures: int = 0
+    failures: float = 0
     why_not: str = ""
 
 
 class RiskCurve(NamedTuple):
-    """How many of a hospital's patients fail at each threshold of `GRID`; curves of hospitals add up."""
+    """Over a hospital's patients, the sum of losses at each threshold of `GRID`; curves of hospitals add up.
+
+    A loss is 1 if the patient fails, 0 if not, or a share between. Sums may be upper bounds.
+    """
 
     patients: int
-    failures: tuple[int, ...]
+    losses: tuple[float, ...]
 
     @classmethod
     def of(cls, scores: ArrayLike) -> RiskCurve:
@@ -58,10 +82,59 @@ class RiskCurve(NamedTuple):
         Raises:
             ValueError: if a score is not finite.
         """
-        values = np.asarray(scores, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("a patient has no finite score; leave the patient out, or score a failure 0")
-        return cls(len(values), tuple(int((values < threshold).sum()) for threshold in GRID))
+        return cls.of_losses(failures_of(scores))
+
+    @classmethod
+    def of_losses(cls, losses: ArrayLike) -> RiskCurve:
+        """Return the curve of losses (patients, thresholds of `GRID`), each from 0 to 1 and never falling."""
+        table = np.asarray(losses, dtype=np.float64).reshape(-1, len(GRID))
+        return cls(len(table), tuple(table.sum(axis=0).tolist()))
+
+    @classmethod
+    def of_cuts(cls, patients: int, losses: Mapping[float, float]) -> RiskCurve | None:
+        """Return the curve of sums at the thresholds of `CUTS`; None if they contradict each other.
+
+        Between two cuts the sum is that of the next one, an upper bound.
+        """
+        if set(losses) != set(CUTS):
+            return None
+        at_cuts = [losses[cut] for cut in CUTS]
+        if not 0 <= at_cuts[0] <= at_cuts[-1] <= patients + ROUNDING or at_cuts != sorted(at_cuts):
+            return None
+        places = np.searchsorted(CUTS, np.asarray(GRID) - ROUNDING)
+        return cls(patients, tuple(at_cuts[place] for place in places))
+
+    @property
+    def at_cuts(self) -> dict[float, float]:
+        """The sums of losses at the thresholds of `CUTS`."""
+        return {cut: self.losses[place] for cut, place in _OF_CUT.items()}
+
+    def protected(self, min_patients: int) -> RiskCurve:
+        """Return upper bounds on a count of failures, that say nothing of fewer than `min_patients` patients.
+
+        Between two edges lie no patient's scores or those of at least `min_patients`; at a threshold that is
+        no edge, all patients up to the next edge count as failures.
+        """
+        known = self.at_cuts
+        edges = {0.0: 0.0, 1.0: float(self.patients)}
+        for cut in CUT_ORDER:
+            below, above = max(one for one in edges if one < cut), min(one for one in edges if one > cut)
+            sides = known[cut] - edges[below], edges[above] - known[cut]
+            if not any(0 < side < min_patients for side in sides):
+                edges[cut] = known[cut]
+        bounds = {cut: edges[min(one for one in edges if one >= cut)] for cut in CUTS}
+        curve = RiskCurve.of_cuts(self.patients, bounds)
+        assert curve is not None
+        return curve
+
+    def rounded_up(self) -> RiskCurve:
+        """Return upper bounds on a sum of shares: means at the cuts, rounded up to `MEAN_STEP`."""
+        steps = {cut: ceil(loss / max(self.patients, 1) / MEAN_STEP - ROUNDING)
+                 for cut, loss in self.at_cuts.items()}  # fmt: skip
+        bounds = {cut: round(min(step * MEAN_STEP, 1.0) * self.patients, 6) for cut, step in steps.items()}
+        curve = RiskCurve.of_cuts(self.patients, bounds)
+        assert curve is not None
+        return curve
 
     def __add__(self, other: object) -> RiskCurve:
         """Return the curve of both hospitals' patients."""
@@ -69,8 +142,20 @@ class RiskCurve(NamedTuple):
             return NotImplemented
         return RiskCurve(
             self.patients + other.patients,
-            tuple(a + b for a, b in zip(self.failures, other.failures, strict=True)),
+            tuple(a + b for a, b in zip(self.losses, other.losses, strict=True)),
         )
+
+
+def failures_of(scores: ArrayLike) -> NDArray[np.float64]:
+    """Return the losses (patients, thresholds) of one score per patient: 1 at each threshold above it.
+
+    Raises:
+        ValueError: if a score is not finite.
+    """
+    values = np.asarray(scores, dtype=np.float64).reshape(-1, 1)
+    if not np.isfinite(values).all():
+        raise ValueError("a patient has no finite score; leave the patient out, or score a failure 0")
+    return (values < np.asarray(GRID)).astype(np.float64)
 
 
 def with_confidence(curve: RiskCurve, share: float, confidence: float) -> Guarantee:
@@ -91,8 +176,7 @@ def on_average(curve: RiskCurve, share: float) -> Guarantee:
     aim = f"{share:.0%} on average".replace("%", " %")
     if curve.patients < needed:
         return Guarantee(None, curve.patients, why_not=_too_few(curve.patients, needed, aim))
-    allowed = int((1 - share) * (curve.patients + 1) - 1 + 1e-9)
-    return _largest(curve, allowed, aim)
+    return _largest(curve, (1 - share) * (curve.patients + 1) - 1 + 1e-9, aim)
 
 
 def least_of(guarantees: Sequence[Guarantee]) -> Guarantee:
@@ -107,18 +191,18 @@ def least_of(guarantees: Sequence[Guarantee]) -> Guarantee:
     return Guarantee(min(thresholds), patients)
 
 
-def _largest(curve: RiskCurve, allowed: int, aim: str) -> Guarantee:
-    """Return the largest threshold up to which at no lower one more patients fail than are allowed."""
+def _largest(curve: RiskCurve, allowed: float, aim: str) -> Guarantee:
+    """Return the largest threshold up to which at no lower one the loss is more than is allowed."""
     best = None
-    for threshold, failures in zip(GRID, curve.failures, strict=True):
-        if failures > allowed:
+    for threshold, loss in zip(GRID, curve.losses, strict=True):
+        if loss > allowed:
             break
-        best = Guarantee(threshold, curve.patients, failures)
+        best = Guarantee(threshold, curve.patients, loss)
     if best is not None:
         return best
-    failing = f"{curve.failures[0]} of {curve.patients} patients fail at every threshold"
-    why_not = f"no guarantee: {failing}, at most {allowed} may for {aim}"
-    return Guarantee(None, curve.patients, curve.failures[0], why_not)
+    failing = f"{curve.losses[0]:.3g} of {curve.patients} patients fail at every threshold"
+    why_not = f"no guarantee: {failing}, at most {int(allowed)} may for {aim}"
+    return Guarantee(None, curve.patients, curve.losses[0], why_not)
 
 
 def _too_few(patients: int, needed: int, aim: str) -> str:

@@ -2,21 +2,36 @@
 
 `conformal` holds the mathematics. A patient's score is the largest threshold at which the model succeeds in
 all of the patient's images: the largest probability inside a structure (found), its tenth percentile (90 % of
-it is covered), the probability of the class that the patient has (sensitivity), of the true class (sets).
+it is covered), the probability of the class that the patient has (sensitivity), of the true class (sets). For
+voxel-wise risk (voxels) a patient has a loss at each threshold: the share of a structure's voxels missed.
+
+What leaves is a hospital's risk curve, a row per threshold ("risk_found@0.3"), under the smallest group
+(`RiskCurve.protected`). All rows here follow from these curves, so that a hub makes the same ones of curves
+that it was sent. A hospital's own threshold is finer: `own_guarantee` chooses it where the patients are.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfed.evaluation.classification import proportion
-from medfed.evaluation.conformal import Guarantee, RiskCurve, least_of, on_average, with_confidence
+from medfed.evaluation.conformal import (
+    GRID,
+    Guarantee,
+    RiskCurve,
+    failures_of,
+    least_of,
+    on_average,
+    with_confidence,
+)
 from medfed.evaluation.disclosure import is_too_few
-from medfed.evaluation.intervals import Interval
+from medfed.evaluation.intervals import Interval, Resampling, mean_of
 from medfed.evaluation.patients import (
     FINDING,
     PROBABILITY,
@@ -30,18 +45,23 @@ from medfed.evaluation.row_factory import RowFactory
 from medfed.evaluation.rows import ALL_SITES, EVERY_SITE, FEDERATED, CaseRow, Row, unperturbed
 
 # The metrics of `scores.jsonl`, from which rows guarantee_found and guarantee_covered are made.
-FOUND, COVERED = "found", "covered"
+# The metrics of `scores.jsonl`, from which the rows of segmentations are made; `MISSED_AT` is followed by a
+# threshold, and stands only where the share differs from that at the threshold before.
+FOUND, COVERED, VOXELS = "found", "covered", "voxels"
+MISSED_AT = "missed@"
 SENSITIVITY, SET = "sensitivity", "set"
 
-PREFIX, HELD = "guarantee_", "held_"
+PREFIX, HELD, RISK = "guarantee_", "held_", "risk_"
 CONFIDENT = "Learn then Test, exact binomial (arXiv:2110.01052)"
 EXPECTED = "conformal risk control (arXiv:2208.02814)"
-
-SENT = "the least of the thresholds that the hospitals sent"
+UPPER = "upper bound, under the smallest group"
+UNUSABLE = "no guarantee: the curve that this hospital sent contradicts itself"
 
 # What is guaranteed of which structure or class; None for all of them.
 Aim = tuple[str, str | None]
 Scores = Mapping[Aim, Sequence[float]]
+# A loss of each patient at each threshold, (patients, thresholds of GRID).
+Losses = NDArray[np.float64]
 
 
 class Level(NamedTuple):
@@ -62,16 +82,81 @@ def guarantees(
         settings: as of all rows; hospitals that took no part have no guarantee.
         level: what is to be guaranteed.
     """
-    rows = [*unperturbed(cases), *unperturbed(scores)]
-    ours = [row for row in rows if row.model == FEDERATED and row.site not in settings.held_out]
-    chosen: dict[str, Scores] = {}
-    tested: dict[str, Scores] = {}
+    ours = _federated(cases, scores, settings)
+    curves, held = {}, []
     for site in sorted({row.site for row in ours}):
         own = [row for row in ours if row.site == site]
-        chosen[site] = patient_scores([row for row in own if row.split == "val"], settings)
-        tested[site] = patient_scores([row for row in own if row.split == "test"], settings)
-    aims = sorted({aim for by_aim in chosen.values() for aim in by_aim}, key=str)
-    return [row for aim in aims for row in _of_aim(aim, chosen, tested, settings, level)]
+        curves[site] = curves_of([row for row in own if row.split == "val"], settings)
+    aims = sorted({aim for by_aim in curves.values() for aim in by_aim}, key=str)
+    rows = [row for site, by_aim in curves.items() for aim in by_aim
+            for row in _risk_rows(site, aim, by_aim[aim], settings)]  # fmt: skip
+    for aim in aims:
+        its = {site: by_aim.get(aim, RiskCurve.of(())) for site, by_aim in curves.items()}
+        rows += of_curves(aim, its, settings, level)
+    thresholds = {(row.site, row.metric, row.structure): row.value for row in rows}
+    for site in curves:
+        tested = patient_losses([r for r in ours if r.site == site and r.split == "test"], settings)
+        for aim in aims:
+            threshold = thresholds.get((site, f"{PREFIX}{aim[0]}", aim[1]))
+            if threshold is not None and len(tested.get(aim, ())):
+                held.append(_held(site, aim, threshold, tested[aim], settings))
+    return rows + held
+
+
+def _federated(
+    cases: Iterable[CaseRow], scores: Iterable[CaseRow], settings: SummarySettings
+) -> list[CaseRow]:
+    rows = [*unperturbed(cases), *unperturbed(scores)]
+    return [row for row in rows if row.model == FEDERATED and row.site not in settings.held_out]
+
+
+def own_guarantee(
+    cases: Iterable[CaseRow],
+    scores: Iterable[CaseRow],
+    settings: SummarySettings,
+    level: Level,
+    aim: Aim,
+) -> Guarantee:
+    """Return one hospital's own threshold, in hundredths, from its own validation patients' rows.
+
+    It is nearly a single patient's score: use it at the hospital, and send it nowhere.
+    """
+    ours = [row for row in _federated(cases, scores, settings) if row.split == "val"]
+    losses = patient_losses(ours, settings).get(aim)
+    curve = RiskCurve.of(()) if losses is None else RiskCurve.of_losses(losses)
+    return _rule(aim, level)(curve)
+
+
+def curves_of(rows: Sequence[CaseRow], settings: SummarySettings) -> dict[Aim, RiskCurve]:
+    """Return the curves that may leave, of one hospital's validation patients, by what is guaranteed."""
+    found = {}
+    for aim, losses in patient_losses(rows, settings).items():
+        exact = RiskCurve.of_losses(losses)
+        found[aim] = exact.rounded_up() if aim[0] == VOXELS else exact.protected(settings.min_patients)
+    return found
+
+
+def patient_losses(rows: Sequence[CaseRow], settings: SummarySettings) -> dict[Aim, Losses]:
+    """Return the losses (patients, thresholds) of the patients who can be failed, by what is guaranteed."""
+    losses = {aim: failures_of(scores) for aim, scores in patient_scores(rows, settings).items()}
+    return {**losses, **_missed_voxels(rows)}
+
+
+def _missed_voxels(rows: Sequence[CaseRow]) -> dict[Aim, Losses]:
+    """Return the shares of voxels missed, by structure; of several images of a patient the mean."""
+    steps: dict[str, dict[tuple[str, str], dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if row.metric.startswith(MISSED_AT) and row.value is not None and row.structure is not None:
+            at = float(row.metric.removeprefix(MISSED_AT))
+            steps[row.structure][row.patient, row.case][at] = row.value
+    found: dict[Aim, Losses] = {}
+    for structure, images in steps.items():
+        by: dict[str, list[Losses]] = defaultdict(list)
+        for (patient, _), changes in images.items():
+            # Shares never fall as the threshold rises, so the largest so far is that of the last change.
+            by[patient].append(np.array(list(accumulate((changes.get(at, 0.0) for at in GRID), max))))
+        found[VOXELS, structure] = np.stack([np.mean(some, axis=0) for some in by.values()])
+    return found
 
 
 def patient_scores(rows: Sequence[CaseRow], settings: SummarySettings) -> Scores:
@@ -100,59 +185,82 @@ def patient_scores(rows: Sequence[CaseRow], settings: SummarySettings) -> Scores
     return found
 
 
-def _of_aim(
-    aim: Aim,
-    chosen: Mapping[str, Scores],
-    tested: Mapping[str, Scores],
-    settings: SummarySettings,
-    level: Level,
+def of_curves(
+    aim: Aim, curves: Mapping[str, RiskCurve | None], settings: SummarySettings, level: Level
 ) -> list[Row]:
-    """Return the rows of one guarantee: each hospital's, the pooled one, the least, and what test says."""
-    curves = {site: RiskCurve.of(scores.get(aim, ())) for site, scores in chosen.items()}
+    """Return the rows of one guarantee: each hospital's threshold, the pooled one, and the least.
+
+    Args:
+        aim: what is guaranteed.
+        curves: the hospitals' curves as they may leave; None for one that contradicts itself. Hospitals with
+            too few patients to send a curve are in no pooled threshold.
+        settings: as of all rows.
+        level: what is to be guaranteed.
+    """
     choose = _rule(aim, level)
-    own = {site: choose(curve) for site, curve in curves.items()}
+    own = {
+        site: Guarantee(None, 0, why_not=UNUSABLE) if curve is None else choose(curve)
+        for site, curve in curves.items()
+    }
+    shown = [
+        curve for curve in curves.values()
+        if curve is not None and not is_too_few(curve.patients, settings.min_patients)
+    ]  # fmt: skip
     rows = [_row(site, aim, one, settings) for site, one in own.items()]
     if len(curves) > 1:
-        pooled = RiskCurve.of(())
-        for curve in curves.values():
-            pooled += curve
+        pooled = sum(shown, RiskCurve.of(()))
+        kept = [Guarantee(row.value, row.n or 0) for row in rows]
         rows.append(_row(ALL_SITES, aim, choose(pooled), settings))
-        rows.append(_row(EVERY_SITE, aim, least_of(list(own.values())), settings))
-    for site, one in own.items():
-        scores = tested[site].get(aim, ())
-        if one.threshold is not None and len(scores):
-            rows.append(_held(site, aim, one.threshold, scores, settings))
+        rows.append(_row(EVERY_SITE, aim, least_of(kept), settings))
     return rows
 
 
-def least_of_reported(reported: Iterable[Row], sites: Sequence[str]) -> list[Row]:
-    """Return the least of the thresholds that hospitals sent, where each hospital of the study sent one.
+def reported_guarantees(
+    reported: Iterable[Row], sites: Sequence[str], settings: SummarySettings, level: Level
+) -> list[Row]:
+    """Return the thresholds that follow from the curves that hospitals sent, as `guarantees` does.
 
-    A hospital without a guarantee sends none.
+    A hospital of the study that sent none has no guarantee, and so there is none that holds at each.
     """
-    by_aim: dict[Aim, dict[str, Row]] = defaultdict(dict)
+    by_aim: dict[Aim, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in reported:
-        if row.metric.startswith(PREFIX) and row.value is not None and row.site in sites:
-            by_aim[row.metric.removeprefix(PREFIX), row.structure][row.site] = row
-    least = []
+        about = (row.split, row.model, row.group, row.against)
+        if row.metric.startswith(RISK) and row.site in sites and about == ("val", FEDERATED, None, None):
+            kind = row.metric.removeprefix(RISK).partition("@")[0]
+            by_aim[kind, row.structure][row.site].append(row)
+    rows: list[Row] = []
     for aim, by_site in sorted(by_aim.items(), key=str):
-        own = [
-            Guarantee(row.value if row is not None else None, (row.n or 0) if row is not None else 0)
-            for row in (by_site.get(site) for site in sites)
-        ]
-        first = next(iter(by_site.values()))
-        factory = RowFactory(first.round, EVERY_SITE, first.split, first.model)
-        one = least_of(own)
-        metric, interval = f"{PREFIX}{aim[0]}", Interval(one.threshold, None, None, one.patients, SENT)
-        if one.threshold is None:
-            least.append(factory.suppressed(metric, one.why_not, structure=aim[1]))
-        else:
-            least.append(factory.row(metric, aim[1], interval, one.patients))
-    return least
+        none = RiskCurve.of(())
+        curves = {site: _curve_of(by_site[site]) if site in by_site else none for site in sites}
+        rows += of_curves(aim, curves, settings, level)
+    return rows
+
+
+def _risk_rows(site: str, aim: Aim, curve: RiskCurve, settings: SummarySettings) -> list[Row]:
+    """Return a curve as rows, one per threshold; none of a hospital with too few patients."""
+    if not curve.patients or is_too_few(curve.patients, settings.min_patients):
+        return []
+    factory, n = RowFactory(settings.round, site, "val", FEDERATED), curve.patients
+    return [
+        factory.row(f"{RISK}{aim[0]}@{cut:g}", aim[1], Interval(loss / n, None, None, n, UPPER), n)
+        for cut, loss in curve.at_cuts.items()
+    ]
+
+
+def _curve_of(rows: Sequence[Row]) -> RiskCurve | None:
+    """Return the curve that one hospital's rows describe, or None if they contradict each other."""
+    patients = {row.n or 0 for row in rows}
+    if len(patients) != 1:
+        return None
+    (n,) = patients
+    # Sums of failures are whole: what is left is the rounding of a share. Those of shares are hundredths.
+    return RiskCurve.of_cuts(
+        n, {float(row.metric.partition("@")[2]): round((row.value or 0.0) * n, 6) for row in rows}
+    )
 
 
 def _rule(aim: Aim, level: Level) -> Callable[[RiskCurve], Guarantee]:
-    if aim[0] == SET:
+    if aim[0] in (SET, VOXELS):
         return lambda curve: on_average(curve, level.share)
     return lambda curve: with_confidence(curve, level.share, level.confidence)
 
@@ -166,17 +274,22 @@ def _row(site: str, aim: Aim, one: Guarantee, settings: SummarySettings) -> Row:
         why = one.why_not or "no guarantee"
         why = why.replace(f"{one.patients} val", f"fewer than {settings.min_patients} val") if few else why
         return factory.suppressed(f"{PREFIX}{aim[0]}", why, number, aim[1])
-    method = EXPECTED if aim[0] == SET else CONFIDENT
+    method = EXPECTED if aim[0] in (SET, VOXELS) else CONFIDENT
     interval = Interval(one.threshold, None, None, one.patients, method)
     return factory.row(f"{PREFIX}{aim[0]}", aim[1], interval, number)
 
 
-def _held(site: str, aim: Aim, threshold: float, scores: Sequence[float], settings: SummarySettings) -> Row:
-    """Return in which share of test patients the model succeeds at the hospital's own threshold."""
+def _held(site: str, aim: Aim, threshold: float, losses: Losses, settings: SummarySettings) -> Row:
+    """Return how well the model does in test patients at the hospital's threshold of these rows."""
     factory, metric = RowFactory(settings.round, site, "test", FEDERATED), f"{HELD}{aim[0]}"
-    if is_too_few(len(scores), settings.min_patients):
+    if is_too_few(len(losses), settings.min_patients):
         note = f"fewer than {settings.min_patients} patients"
         return factory.suppressed(metric, note, structure=aim[1])
-    succeeded = sum(score >= threshold for score in scores)
-    interval = proportion(succeeded, len(scores), f"Wilson; threshold {threshold:g}", "no patients")
-    return factory.row(metric, aim[1], interval, len(scores))
+    succeeded = 1.0 - losses[:, GRID.index(threshold)]
+    if aim[0] == VOXELS:
+        resampling = Resampling(settings.seed, None, settings.draws)
+        interval = resampling.interval(mean_of(succeeded), len(succeeded))
+    else:
+        method = f"Wilson; threshold {threshold:g}"
+        interval = proportion(int(succeeded.sum()), len(succeeded), method, "no patients")
+    return factory.row(metric, aim[1], interval, len(losses))

@@ -26,7 +26,8 @@ from medfed.data.settings import AnyData, Images
 from medfed.data.splits import SPLITS, case_token
 from medfed.errors import StudyError
 from medfed.evaluation import robustness, segmentation
-from medfed.evaluation.guarantees import COVERED, FOUND
+from medfed.evaluation.conformal import GRID
+from medfed.evaluation.guarantees import COVERED, FOUND, MISSED_AT
 from medfed.evaluation.metrics import CasePrediction, PredictionMetrics, measure_masks
 from medfed.evaluation.patients import FINDING, PROBABILITY, RISK, SURVIVAL
 from medfed.evaluation.report.gallery import CaseImages
@@ -208,7 +209,8 @@ def measure_scores(
 ) -> Iterator[CaseRow]:
     """Yield the scores of a segmentation, for `guarantees`: of each structure that a case's reference has.
 
-    They are the largest probability inside the structure, and the one that nine tenths of it reach.
+    They are the largest probability inside the structure, the one that nine tenths of it reach, and the share
+    of its voxels below each threshold at which that share changes.
     """
     module.eval()
     device = next(module.parameters()).device
@@ -230,6 +232,19 @@ def measure_scores(
                     share = float(np.quantile(inside, 1 - COVERED_SHARE, method="lower"))
                     yield CaseRow(metric=FOUND, value=_probability(inside.max()), **about)
                     yield CaseRow(metric=COVERED, value=_probability(share), **about)
+                    for threshold, missed in _missed_at(inside):
+                        yield CaseRow(metric=f"{MISSED_AT}{threshold:g}", value=missed, **about)
+
+
+def _missed_at(probabilities: NDArray[np.floating]) -> Iterator[tuple[float, float]]:
+    """Yield the least threshold and those at which the share of probabilities below changes, with it."""
+    before = -1.0
+    ordered = np.sort(probabilities.astype(np.float64), axis=None)
+    for threshold in GRID:
+        missed = float(np.searchsorted(ordered, threshold, side="left") / ordered.size)
+        if missed != before:
+            yield threshold, missed
+            before = missed
 
 
 def _probability(value: float) -> float:

@@ -17,7 +17,7 @@ from medfed.errors import RunError
 from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
-from medfed.evaluation.guarantees import Level, guarantees, least_of_reported
+from medfed.evaluation.guarantees import Level, guarantees, reported_guarantees
 from medfed.evaluation.intervals import DRAWS
 from medfed.evaluation.macro_means import macro_means
 from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
@@ -128,8 +128,8 @@ def summarise(run: Path) -> list[rows.Row]:
     elsewhere = [row for row in reported if row.site not in measured]
     believed = _believable(elsewhere, run, study, settings.classes)
     summary += believed
-    if not any(row.site == rows.EVERY_SITE for row in summary):
-        summary += least_of_reported(believed, facts.sites)
+    if (level := _level(study)) is not None and not any(row.site == rows.EVERY_SITE for row in summary):
+        summary += reported_guarantees(believed, facts.sites, settings, level)
     summary += macro_means(summary, settings.held_out)
     rows.write(folder.rows, summary)
     rows.write_csv(folder.rows_csv, summary)
@@ -141,12 +141,17 @@ def _guarantees(
     cases: list[rows.CaseRow], folder: RunFolder, settings: SummarySettings, study: PublicStudy
 ) -> list[rows.Row]:
     """Return the rows of guaranteed thresholds, if the study asks for them."""
-    evaluation = study.section("evaluation")
-    if not evaluation.get("guarantee"):
+    if (level := _level(study)) is None:
         return []
     scores = rows.read_cases(folder.scores) if folder.scores.is_file() else []
-    level = Level(float(evaluation["guarantee"]), float(evaluation.get("confidence", 0.95)))
     return guarantees(cases, scores, settings, level)
+
+
+def _level(study: PublicStudy) -> Level | None:
+    evaluation = study.section("evaluation")
+    if not evaluation.get("guarantee"):
+        return None
+    return Level(float(evaluation["guarantee"]), float(evaluation.get("confidence", 0.95)))
 
 
 def _believable(

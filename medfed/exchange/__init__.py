@@ -23,11 +23,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medfed.exchange._drop_out import DropOut, detail_of, reason_of
-    from medfed.exchange._exchange import HubSide, ReceivedUpdate, SiteSide, SupportsAsync, Transmission
+    from medfed.exchange._exchange import (
+        AwaitsReturn,
+        HubSide,
+        ReceivedUpdate,
+        SiteSide,
+        SupportsAsync,
+        SupportsJoining,
+        Transmission,
+    )
     from medfed.exchange._record import Exchange, Offer
     from medfed.exchange.memory import MemoryExchange
 
 __all__ = [
+    "AwaitsReturn",
     "DropOut",
     "Exchange",
     "HubSide",
@@ -36,6 +45,7 @@ __all__ = [
     "ReceivedUpdate",
     "SiteSide",
     "SupportsAsync",
+    "SupportsJoining",
     "Transmission",
     "detail_of",
     "reason_of",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -117,4 +117,23 @@ class SupportsAsync(Protocol):
 
         Each is decoded against the model that it was trained from. The iteration ends after `count` updates,
         when all sites have answered and wait for a newer model, or at the deadline.
+        """
+
+
+@runtime_checkable
+class SupportsJoining(Protocol):
+    """A hub side to which sites can come while the study runs."""
+
+    def joined_sites(self) -> Collection[str]:
+        """Return the sites that were admitted to the study after it began, and have been heard of."""
+
+
+@runtime_checkable
+class AwaitsReturn(Protocol):
+    """A hub side whose sites can stop and be started again while the hub runs."""
+
+    def wait_for_return(self, round: int, sites: Sequence[str], max_wait_s: float, why: str) -> bool:
+        """Wait until a site that dropped out has been started again; log `why` it is waited for.
+
+        Returns False if none of the sites has dropped out, or none comes back in time.
         """

@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from medfed.errors import ForgedError, MedfedError, SiteError, UpdateError, WireError
 from medfed.exchange._chunks import download, prefetch, split_chunks
@@ -28,6 +26,7 @@ from medfed.exchange._object_store import (
     manifest_name,
 )
 from medfed.exchange._offers import offer
+from medfed.exchange._partial_arrivals import NotWhole, PartialArrivals, not_whole
 from medfed.exchange._presence import HubPresence
 from medfed.exchange._protocol import (
     CHECK_OFFERS_S,
@@ -35,14 +34,15 @@ from medfed.exchange._protocol import (
     MAX_ATTEMPTS,
     MAX_BACKOFF_S,
     MIN_BACKOFF_S,
-    OFFLINE_AFTER_HEARTBEATS,
     Backoff,
     Retry,
     WarnOnce,
     acquire_lock,
     read_or_create,
 )
+from medfed.exchange._site_heartbeats import SiteHeartbeats
 from medfed.exchange._study_store import StudyStore
+from medfed.files import utc_time
 from medfed.wire import encoding
 from medfed.wire.messages import ReceivedMessage
 from medfed.wire.signing import HUB, Seal
@@ -52,29 +52,6 @@ from medfed.wire.update import GlobalModel
 # larger than this many models, plus the extra bytes, is refused before it fills the hub's disk.
 MAX_UPDATE_IN_MODELS = 8
 EXTRA_UPDATE_BYTES = 16 << 20
-
-
-class _NotWhole(Exception):
-    """What a site sends is not there as a whole, at the moment or for good."""
-
-
-class _Incomplete(NamedTuple):
-    """What arrived in part: when that was first seen (time.monotonic), why it is not whole, and its bytes."""
-
-    first: float
-    why: str
-    size: int
-
-
-@contextmanager
-def _not_whole() -> Iterator[None]:
-    """Raise what shows that something did not arrive whole as `_NotWhole`."""
-    try:
-        yield
-    except ForgedError:
-        raise
-    except (WireError, MissingObject) as error:
-        raise _NotWhole(str(error)) from None
 
 
 class HubTransport:
@@ -103,12 +80,12 @@ class HubTransport:
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         # Updates that were sent before their round began, refused then and when their round comes.
         self._early: dict[tuple[str, int], Manifest] = {}
-        # Per site: its last heartbeat, and when it was first seen (time.monotonic).
-        self._heartbeats: dict[str, tuple[bytes | None, float]] = {}
-        # Per site that missed a deadline: its last heartbeat at that time.
-        self._timed_out: dict[str, bytes | None] = {}
-        # What of a site's, for a round, has arrived in part.
-        self._incomplete: dict[tuple[str, int, str], _Incomplete] = {}
+        self._heartbeats = SiteHeartbeats(self._objects, self._warn)
+        # Asked for the sites that are admitted to the study while it runs.
+        self._admitted: Callable[[], Collection[str]] = lambda: ()
+        self._partial = PartialArrivals(store, self._warn)
+        # The round in which a site was last found to have dropped out.
+        self._stopped: dict[str, int] = {}
         # Sites whose heartbeats are read besides those of the sites being collected, for a display.
         self.monitored_sites: tuple[str, ...] = ()
         # The sites being waited for, and until when (time.monotonic), for a display.
@@ -196,6 +173,7 @@ class HubTransport:
         if self._current is None or time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + CHECK_STORE_S
+        self._offer_to_admitted()
         if time.monotonic() >= self._next_offer:
             # Two hubs that put their studies on a site's list at once know nothing of each other.
             self._next_offer = time.monotonic() + CHECK_OFFERS_S
@@ -234,19 +212,18 @@ class HubTransport:
                     pending.remove(site)
                     self.pending_sites = tuple(pending)
                     answers += 1
-                    self._timed_out.pop(site, None)
+                    self._heartbeats.answered(site)
                     yield received
                 backoff.reset()
-                self._read_heartbeats({*sites, *self.monitored_sites})
+                self._heartbeats.read({*sites, *self.monitored_sites})
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects")
             elapsed = time.monotonic() - start
             if deadline_s is not None and elapsed >= deadline_s:
-                yield from self._not_whole_by_now(round, pending)
-                # Timed out: do not wait for them again until their next heartbeat.
-                self._timed_out.update({site: self._last_heartbeat(site) for site in pending})
+                yield from self._partial.not_whole_by_now(round, pending)
+                self._heartbeats.missed_deadline(pending)
                 return
-            if answers and all(self._is_offline(site) for site in pending):
+            if answers and all(self._heartbeats.is_offline(site) for site in pending):
                 return
             remaining = MAX_BACKOFF_S if deadline_s is None else deadline_s - elapsed
             # While an update is arriving the next look is soon, otherwise after a pause that grows
@@ -300,7 +277,7 @@ class HubTransport:
                     error = message.error if message is not None else None
                     # Of a share that is synchronised, half of it may be there.
                     may_be_half = isinstance(error, WireError) and not isinstance(error, ForgedError)
-                    if may_be_half and self._may_still_arrive((site, round, step), str(error)):
+                    if may_be_half and self._partial.may_still_arrive((site, round, step), str(error)):
                         continue
                     if message is None and (dropped_out := self._drop_out(round, site)) is not None:
                         message = ReceivedMessage(site, error=dropped_out.error)
@@ -308,7 +285,7 @@ class HubTransport:
                         pending.remove(site)
                         yield message
                 backoff.reset()
-                self._read_heartbeats(sites)
+                self._heartbeats.read(sites)
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects messages")
             elapsed = time.monotonic() - start
@@ -323,7 +300,7 @@ class HubTransport:
         prefix = self._objects.update_prefix(site, round)
         data, size = b"", 0
         try:
-            with _not_whole():
+            with not_whole():
                 data = self._store.get(manifest_name(prefix)) or b""
                 manifest = self._objects.open_manifest(data, site) if data else None
             if manifest is None:
@@ -333,14 +310,14 @@ class HubTransport:
             if self._early.get((site, round)) == manifest:
                 raise UpdateError("it was sent before the round began, so it comes from another model")
             path = self._spool_file(site)
-            with _not_whole():
+            with not_whole():
                 self._download(manifest, prefix, path)
             assert self._current is not None
             update = encoding.read_update(path, self._current.weights, self._study)
         except (Unreachable, OSError):
             raise
-        except _NotWhole as error:
-            if self._may_still_arrive((site, round, "update"), str(error), max(size, len(data))):
+        except NotWhole as error:
+            if self._partial.may_still_arrive((site, round, "update"), str(error), max(size, len(data))):
                 return None
             named: MedfedError = WireError(f"site '{site}', round {round}: {error}")
             return ReceivedUpdate(site, None, named, max(size, len(data)))
@@ -348,23 +325,6 @@ class HubTransport:
             named = type(error)(f"site '{site}', round {round}: {error}")
             return ReceivedUpdate(site, None, named, max(size, len(data)))
         return ReceivedUpdate(site, update, None, size, time.monotonic() - start)
-
-    def _may_still_arrive(self, what: tuple[str, int, str], why: str, size: int = 0) -> bool:
-        """Return whether what is not there, or not whole, may still be; the deadline ends the wait, too."""
-        site, round, kind = what
-        first = self._incomplete[what].first if what in self._incomplete else time.monotonic()
-        self._incomplete[what] = _Incomplete(first, why, size)
-        if time.monotonic() - first >= self._store.settle_s:
-            return False
-        self._warn(f"site '{site}', round {round}: its {kind} is not whole yet ({why}); waiting for the rest")
-        return True
-
-    def _not_whole_by_now(self, round: int, sites: Sequence[str]) -> Iterator[ReceivedUpdate]:
-        """Yield the refusals of these sites' updates that have arrived in part when the deadline passes."""
-        for site in sites:
-            if (part := self._incomplete.get((site, round, "update"))) is not None:
-                why = f"site '{site}', round {round}: by the deadline it was not whole: {part.why}"
-                yield ReceivedUpdate(site, None, WireError(why), part.size)
 
     def _check(self, manifest: Manifest, round: int) -> None:
         if manifest.round != round or manifest.run != self._run:
@@ -434,6 +394,7 @@ class HubTransport:
             return None
         if not message.text:
             return None
+        self._stopped[site] = round
         return ReceivedUpdate(
             site, None, SiteError(f"site '{site}', round {round}: {received_reason(message.text)}")
         )
@@ -446,33 +407,52 @@ class HubTransport:
 
     def heartbeat_ages(self) -> dict[str, float]:
         """Return for each site that has sent a heartbeat how many seconds ago the last new one was seen."""
-        now = time.monotonic()
-        return {site: now - seen for site, (data, seen) in self._heartbeats.items() if data is not None}
+        return self._heartbeats.ages()
 
     def online_sites(self) -> set[str]:
         """Return the sites whose last heartbeat is recent."""
-        max_age = OFFLINE_AFTER_HEARTBEATS * self._store.heartbeat_s
-        return {site for site, age in self.heartbeat_ages().items() if age <= max_age}
+        return self._heartbeats.online()
 
-    def _read_heartbeats(self, sites: Iterable[str]) -> None:
-        now = time.monotonic()
-        for site in sites:
-            try:
-                data = self._objects.get_site_object(site, "heartbeat")
-                if data is not None and data != self._last_heartbeat(site):
-                    self._objects.open_control(data, site, "heartbeat")
-                    self._heartbeats[site] = (data, now)
-            except WireError as error:
-                self._warn(f"a heartbeat of site '{site}' is refused: {error}", refused=True)
+    # -- sites that come later, or again
 
-    def _last_heartbeat(self, site: str) -> bytes | None:
-        return self._heartbeats.get(site, (None, 0.0))[0]
+    def joined_sites(self) -> set[str]:
+        """Return the sites that were admitted after the study began, and have been heard of lately."""
+        self._offer_to_admitted()
+        admitted = {*self._admitted()}
+        self._retry("looks for sites that join", lambda: self._heartbeats.read(admitted))
+        return admitted & self.online_sites()
 
-    def _is_offline(self, site: str) -> bool:
-        """Return whether a site missed an earlier deadline and has sent no heartbeat since."""
-        if site not in self._timed_out:
+    def on_admitted(self, admitted: Callable[[], Collection[str]]) -> None:
+        """Offer the study also to the sites that `admitted` returns, which is asked now and then."""
+        self._admitted = admitted
+
+    def _offer_to_admitted(self) -> None:
+        new = sorted({*self._admitted()} - {*self._offered_to})
+        if new:
+            self.monitored_sites = (*self.monitored_sites, *new)
+            self.advertise_study(self._study_text, (*self._offered_to, *new))
+
+    def wait_for_return(self, round: int, sites: Sequence[str], max_wait_s: float, why: str) -> bool:
+        stopped, backoff = {site for site in sites if self._stopped.get(site) == round}, Backoff(self._warn)
+        if not stopped:
             return False
-        if self._last_heartbeat(site) != self._timed_out[site]:
-            del self._timed_out[site]
+        until = time.time() + max_wait_s
+        self._warn(
+            f"{why}. The hub waits until {utc_time(until)} for {', '.join(sorted(stopped))} to be started "
+            "again; stop it (Ctrl-C) to end the run now"
+        )
+        self.pending_sites, self.deadline = tuple(sorted(stopped)), time.monotonic() + max_wait_s
+        try:
+            while time.time() < until:
+                try:
+                    self._restore_lost()
+                    self._heartbeats.read({*sites, *self.monitored_sites})
+                    if any(self._drop_out(round, site) is None for site in stopped):
+                        return True
+                    backoff.reset()
+                except (Unreachable, OSError) as error:
+                    backoff.wait(error, "waits for a site to come back")
+                self._store.wait(MAX_BACKOFF_S)
             return False
-        return site not in self.online_sites()
+        finally:
+            self.pending_sites, self.deadline = (), None

@@ -149,10 +149,10 @@ class MemoryExchange:
                 "code; all sites of this process share what they receive: copy a tensor before writing to it"
             )
 
-    def wait_for_first_model(self) -> None:
-        """Wait until the hub has published a model, or has closed."""
+    def wait_for_model(self, round: int = 0) -> None:
+        """Wait until the hub has published a model of this round or later, or has closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or self._newest is not None)
+            self._changed.wait_for(lambda: self.closed or self._is_over(round))
 
     def transmission(self, update: Update) -> Transmission:
         return Transmission("hub, in this process", *encoding.measure_update(update, self._study))

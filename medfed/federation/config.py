@@ -6,7 +6,7 @@ A study file is turned into these records by `pipeline.factory`; your own script
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from medfed.aggregation import Rule
@@ -15,6 +15,7 @@ from medfed.federation.egress import UNDECLARED_OK, Egress
 from medfed.federation.model_selection import ModelSelection
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.study.joining import joining_refusals
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES, GlobalModel
@@ -29,11 +30,16 @@ class HubConfig:
     waits for every site.  outlier: an update this many times as long as the round's others is refused; None
     refuses none.  evaluating: sites that train nothing and report the final model's scores on their cases.
     max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
+    max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
     outputs, in order, which each site's callback compares with its own.  selection: which merged
-    model the study ends with, and when it ends early; None is the last of all rounds.
+    model the study ends with, and when it ends early; None is the last of all rounds.  joins: the first round
+    of each of `sites` that joins later than in the first.  joining: whether the exchange may bring further
+    sites while the study runs (`SupportsJoining`).  return_s: how long the hub waits, once too few sites are
+    left for a round, until one that stopped has been started again; 0 ends the run.
 
     Raises:
-        StudyError: if models are to be selected by scores that the hub could not compare.
+        StudyError: if models are to be selected by scores that the hub could not compare, or sites join that
+            cannot.
     """
 
     rounds: int
@@ -51,10 +57,29 @@ class HubConfig:
     max_examples: int | None = MAX_EXAMPLES
     classes: tuple[str, ...] = ()
     selection: ModelSelection | None = None
+    joins: Mapping[str, int] = field(default_factory=dict)
+    joining: bool = False
+    return_s: float = 0.0
 
     def __post_init__(self) -> None:
         for problem in selection_problems(self):
             raise StudyError(f"HubConfig.selection: {problem}")
+        for problem in joining_problems(self):
+            raise StudyError(f"HubConfig.joins: {problem}")
+
+    @property
+    def changes_sites(self) -> bool:
+        """Whether not all sites take part from the first round on."""
+        return self.joining or bool(self.joins)
+
+    def sites_in(self, round: int) -> tuple[str, ...]:
+        """Return the sites that are in the study when a round is trained."""
+        return tuple(site for site in self.sites if self.joins.get(site, 1) <= round)
+
+    def joined_by(self, new: Collection[str], round: int) -> HubConfig:
+        """Return the settings with further sites, which train from this round on."""
+        joins = {**self.joins, **dict.fromkeys(new, round)}
+        return replace(self, sites=tuple(sorted({*self.sites, *new})), joins=joins)
 
     def quorum(self, asked: int) -> int:
         """Return the fewest valid updates that make a round for which so many sites were asked."""
@@ -67,6 +92,8 @@ def selection_problems(config: HubConfig) -> Iterator[str]:
     if config.selection is None:
         return
     score = config.selection.score
+    if config.changes_sites:
+        yield "sites that join make each round's mean score one of other sites; leave one of the two out"
     if config.rule.asynchronous:
         yield "an asynchronous rule merges scores of several models; take another rule, or leave it out"
     if config.rule.max_sites == 1 or config.fraction < 1:
@@ -79,6 +106,19 @@ def selection_problems(config: HubConfig) -> Iterator[str]:
             f"it needs each site's '{score}', which the privacy mechanism does not let a site send; set its "
             "`scores` to send them, or leave selection out"
         )
+
+
+def joining_problems(config: HubConfig) -> Iterator[str]:
+    """Yield why sites could not join a study after its first round."""
+    for site, round in sorted(config.joins.items()):
+        if site not in config.sites:
+            yield f"'{site}' is none of the sites, which are {', '.join(sorted(config.sites))}"
+        elif not 1 <= round <= config.rounds and not config.joining:
+            yield f"'{site}' is to join in round {round}, expected 1 to {config.rounds}"
+    if config.sites and not config.sites_in(1):
+        yield "no site is left that trains in the first round"
+    if config.changes_sites:
+        yield from joining_refusals(config.privacy, config.rule)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from medfed.aggregation import State
-from medfed.errors import MedfedError, RunError, UpdateError
-from medfed.exchange import HubSide, ReceivedUpdate
+from medfed.errors import ExchangeError, MedfedError, QuorumError, RunError, UpdateError
+from medfed.exchange import AwaitsReturn, HubSide, ReceivedUpdate, SupportsJoining
 from medfed.federation.acceptance import EXAMPLES, accept_numbers
 from medfed.federation.checkpoints import (
     Checkpoint,
@@ -33,8 +33,9 @@ from medfed.federation.checkpoints import (
     unrecorded_report,
 )
 from medfed.federation.config import HubConfig
+from medfed.federation.membership import record_joins, recorded_joins
 from medfed.federation.model_selection import NOT_JUDGED, Judged, choice_of, judge, stops
-from medfed.federation.round import aggregate_round, log_result, require_own
+from medfed.federation.round import RoundOutcome, aggregate_round, log_result, require_own
 from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
@@ -49,7 +50,7 @@ ModelCallback = Callable[[GlobalModel], None]
 
 def sample_sites(config: HubConfig, round: int) -> tuple[str, ...]:
     """Return the sites asked to train towards a round, drawn from the study's seed and the round alone."""
-    sites = sorted(config.sites)
+    sites = sorted(config.sites_in(round))
     if config.rule.max_sites == 1:  # the model goes from site to site, in turn
         return (sites[(round - 1) % len(sites)],)
     count = max(config.minimum, math.ceil(config.fraction * len(sites) - 1e-9))
@@ -84,6 +85,9 @@ def run_hub(
     # Checkpoints are written in a thread of their own, while the model's chunks already leave.
     with ThreadPoolExecutor(1, thread_name_prefix="medfed-checkpoint") as writer:
         saved = load_latest_checkpoint(folder, config.study_digest) if folder else None
+        if saved is not None and folder is not None and config.joining:
+            for site, joined in recorded_joins(folder).items():
+                config = config.joined_by([site], joined)
         start = _untrained(config, weights) if saved is None else _newest(exchange, config, saved, audit)
         study = _Study(config, exchange, folder, audit, writer, on_round, on_model, *start)
         if saved is None:
@@ -145,21 +149,55 @@ class _Study:
 
     def train_round(self) -> None:
         """Publish the model, and merge what the sites that are asked have trained from it."""
+        self.take_in_joined()
         config, began = self.config, time.monotonic()
         sites = sample_sites(config, self.current.round + 1)
         self.current = _addressed(config, self.current, self.state, sites)
         size = self.publish(self.current)
-        outcome = aggregate_round(self.exchange, config, self.state, self.current, sites, self.audit)
+        outcome = self._aggregate(sites)
         self.best = _judged(config, self.best, self.current.round, outcome.results)
         self._kept.remember(self.best, self.current, self.state)
         number = self.current.round + 1
         self.current = GlobalModel(number, outcome.weights, study_digest=config.study_digest)
         self.state, results = outcome.state, outcome.results
         del outcome
-        results += _not_sampled(config, results)
+        results += _not_sampled(config, results, number)
         report = RoundReport(number, results, time.monotonic() - began, size)
         self.save(_save_round, report, self.best)
         self._report = partial(self._record, self.current, report)
+
+    def take_in_joined(self) -> None:
+        """Ask the sites that have joined since the last round, too, from the next one on."""
+        config, number = self.config, self.current.round + 1
+        if not config.joining:
+            return
+        if not isinstance(self.exchange, SupportsJoining):
+            raise ExchangeError(
+                "this study lets sites join while it runs, which this exchange does not carry; across "
+                "machines take 'nats' or 'folder', in one process give the rounds (HubConfig.joins)"
+            )
+        new = sorted({*self.exchange.joined_sites()} - {*config.sites, *config.evaluating})
+        if not new:
+            return
+        self.config = config.joined_by(new, number)
+        if self.folder is not None:
+            record_joins(self.folder, self.config.joins)
+        self.audit.write("joined", round=number, sites=new)
+        log.warning("hub: %s joins the study; it trains from round %d on", ", ".join(new), number)
+
+    def _aggregate(self, sites: Sequence[str]) -> RoundOutcome:
+        """Collect and merge a round; with too few sites left, wait until one that stopped comes back."""
+        config = self.config
+        while True:
+            try:
+                return aggregate_round(self.exchange, config, self.state, self.current, sites, self.audit)
+            except QuorumError as error:
+                if not isinstance(self.exchange, AwaitsReturn) or not config.return_s:
+                    raise
+                if not self.exchange.wait_for_return(
+                    self.current.round + 1, sites, config.return_s, str(error)
+                ):
+                    raise
 
     def _record(self, current: GlobalModel, report: RoundReport) -> None:
         """Tell of a round's model and of the round."""
@@ -282,7 +320,9 @@ def _save_round(folder: Path, current: GlobalModel, state: State, report: RoundR
 
 def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Sequence[str]) -> GlobalModel:
     """Return the model with the sites that are asked to train it further, and what the rule sends along."""
-    participants = None if len(sites) == len(config.sites) else tuple(sites)
+    # Where sites may join, one that is here already does not train before it is asked.
+    everybody = len(sites) == len(config.sites) and not config.changes_sites
+    participants = None if everybody else tuple(sites)
     return replace(
         current,
         participants=participants,
@@ -299,9 +339,9 @@ def _broadcast(config: HubConfig, state: State) -> dict[str, Weights]:
     return {name: state[name] for name in names if name in state}
 
 
-def _not_sampled(config: HubConfig, results: Sequence[SiteResult]) -> tuple[SiteResult, ...]:
-    asked = {result.site for result in results}
-    return tuple(SiteResult(site, "not sampled") for site in sorted(config.sites) if site not in asked)
+def _not_sampled(config: HubConfig, results: Sequence[SiteResult], round: int) -> tuple[SiteResult, ...]:
+    asked, sites = {result.site for result in results}, sorted(config.sites_in(round))
+    return tuple(SiteResult(site, "not sampled") for site in sites if site not in asked)
 
 
 def _collect_scores(

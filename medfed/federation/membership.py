@@ -8,7 +8,7 @@ one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,8 @@ from medfed.files import replacing, write_whole
 
 # In a hub's folder: a site's name to the round of its first merged update.
 FILE = "joined.json"
+# In a hub's folder: the sites that joined while the study ran, and the first round that each was asked for.
+JOINS = "joins.json"
 # In a hub's folder: the checkpoints from before.
 FOLDER = "joined"
 
@@ -25,6 +27,17 @@ def first_rounds(hub: Path) -> dict[str, int]:
     """Return for each site the round into which its first update was merged."""
     path = hub / FILE
     return msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}
+
+
+def recorded_joins(hub: Path) -> dict[str, int]:
+    """Return the sites that joined while the study ran, and the first round that each was asked for."""
+    path = hub / JOINS
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}
+
+
+def record_joins(hub: Path, joins: Mapping[str, int]) -> None:
+    """Record the sites that joined while the study ran, before they are asked to train."""
+    write_whole(hub / JOINS, msgspec.json.encode(dict(joins)), durable=True)
 
 
 def record_first_rounds(hub: Path, round: int, merged: Iterable[str]) -> None:

@@ -114,7 +114,8 @@ def _restore(states: tuple[Any, ...]) -> None:
 class FederationSettings(TypedDict, total=False):
     """Further settings of `run_federation`; `HubConfig` says what each means.
 
-    minimum: by default all sites.  deadline_s: by default 24 hours; None waits without end.
+    minimum: by default all sites.  deadline_s: by default 24 hours; None waits without end.  joins: the first
+    round of each site that joins later than the others; it begins with the newest model.
     """
 
     privacy: Privacy
@@ -123,6 +124,7 @@ class FederationSettings(TypedDict, total=False):
     seed: int
     classes: tuple[str, ...]
     selection: ModelSelection | None
+    joins: Mapping[str, int]
 
 
 def run_federation(
@@ -256,6 +258,10 @@ class SiteFailures:
         self._first: tuple[str, BaseException] | None = None
         self._interruption: BaseException | None = None
 
+    def first_model(self, site: str) -> int:
+        """Return the round of the first model from which a site is asked to train."""
+        return self._config.joins.get(site, 1) - 1
+
     @property
     def cause(self) -> BaseException | None:
         """What was raised at the site that failed first, an interruption before all others."""
@@ -357,7 +363,7 @@ def _run_site(
     use_rounds_bar(bar)
     try:
         # Each site builds its model when it is its turn to train from it, and not all of them before.
-        failures.exchange.wait_for_first_model()
+        failures.exchange.wait_for_model(failures.first_model(site))
         with scheduler.turn():
             function(failures.exchange)
             scheduler.forget(failures.exchange)

@@ -138,8 +138,9 @@ def _infer_task(preflights: Preflights) -> ImageTask:
         return "multilabel"
     raise StudyError(
         f"it is not clear what to learn: no case has a label at {', '.join(unlabelled)}; no case has a class "
-        f"at {', '.join(unclassified)}; add the column 'label' (a mask's path) or 'target' (0, 1, ...), or a "
-        "column of 0 and 1 for each finding, to cases.csv"
+        f"at {', '.join(unclassified)}; list the cases in a cases.csv with the column 'label' (a mask's "
+        "path) or 'target' (0, 1, ...), or a column of 0 and 1 for each finding; where each "
+        "folder of images is a class, give --layout class_folders"
     )
 
 

@@ -115,7 +115,8 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         seed=study.seed,
         task=kind_of(study.task),
         classes=list(getattr(study.task, "classes", ())),
-        sites=sorted(study.sites),
+        # A hospital that joins is none of those that the study names.
+        sites=sorted({*study.sites, *(site for site in data if study.trains(site))}),
         held_out=sorted(study.held_out),
         cases={site: {split: len(one.cases(split)) for split in SPLITS} for site, one in data.items()},
         layouts={site: one.index.layout for site, one in data.items()},

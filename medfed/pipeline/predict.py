@@ -46,6 +46,7 @@ from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
 from medfed.pipeline.factory import hospital_of, own_data_at, size_check
+from medfed.pipeline.guaranteed_threshold import Decision, decision_of, write_said
 from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -67,6 +68,7 @@ def predict(
     name: str = "evaluated",
     layout: Layout | None = None,
     own: OwnChoices | None = None,
+    guarantee: str | None = None,
 ) -> Path:
     """Write a run's predictions for every case of a hospital's folder into `out`, and return `out`.
 
@@ -74,16 +76,25 @@ def predict(
     a folder of pictures side by side, too: each is a case. One case is in memory at a time. `own` is what the
     hospital says of its data in its site file; with it, tokens are those of the hospital's training.
 
+    With a `guarantee`, such as "found" or "found:liver", a mask is of one structure, and a class is called,
+    at the threshold that hospital `name` may rely on; `guarantee.txt` says what it keeps.
+
     Raises:
-        RunError: if this is not a run folder, it has no such model, or `out` is not empty.
+        RunError: if this is not a run folder, it has no such model, `out` is not empty, or the hospital has
+            no threshold of the guarantee.
+        StudyError: if the study guarantees nothing of the kind.
         DataError, ImageError: if the folder's cases cannot be used; it names a case by its token.
     """
     folder, _, study = open_run(run)
     out = Path(out)
     check_empty(out, "give another folder for the predictions")
+    chosen, decision = own or OwnChoices(), None
+    if guarantee is not None:
+        if model != FEDERATED:
+            raise RunError(f"guarantees are of the federated model, not of '{model}'; leave the model out")
+        decision = decision_of(study, folder, chosen.name or name, guarantee)
     private_folder(out)
     module = load_model(study, folder, model)
-    chosen = own or OwnChoices()
     study = chosen.as_read_here(study)
     secret = chosen.secret or simulated_secret(study.seed, name)
     with suppress_warnings():
@@ -101,14 +112,17 @@ def predict(
             index = match_channels(with_own_names(index, words.channels), study.data)
             cases: Sequence[Case] = index.cases
             index = with_table(index, study.data.table, words)
-            lines = list(_predict_images(study, module, index, out))
+            lines = list(_predict_images(study, module, index, out, decision))
         elif isinstance(study.data, DataModule):
             cases = index_own(data, study.data, secret).cases
-            lines = list(_predict_own(study, module, cases, out))
+            lines = list(_predict_own(study, module, cases, out, decision))
         else:
             hospital = hospital_of(study, name, str(data), secret, own=chosen.data)
             cases = all_cases_of(hospital)
             lines = list(_predict_rows(study, module, hospital, read_baselines(folder).get(model, {})))
+    if decision is not None:
+        lines = [decision.columns(line) for line in lines]
+        write_said(decision, out)
     _write_csv(out / TABLE, lines)
     _write_csv(out / KEY, [{"token": case.token, "case": case.id, "patient": case.patient} for case in cases])
     return out
@@ -152,7 +166,7 @@ def load_model(study: Study, folder: RunFolder, model: str) -> LightningModule:
 
 
 def _predict_images(
-    study: Study, module: LightningModule, index: Index, out: Path
+    study: Study, module: LightningModule, index: Index, out: Path, decision: Decision | None
 ) -> Iterator[dict[str, object]]:
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
@@ -177,7 +191,7 @@ def _predict_images(
             )
         if task.predicts == "segment":
             restored = restore(outputs["probabilities"][0].cpu().numpy(), prepared, nearest=False)
-            labels = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()  # type: ignore[attr-defined]
+            labels = _labels(task, restored, decision)
             if is_plane(settings):
                 line = _write_plane(task, labels[..., 0], prepared, case, out)
             else:
@@ -185,6 +199,14 @@ def _predict_images(
         else:
             line = _values(task, outputs)
         yield {"case": case.token, **line}
+
+
+def _labels(task: Any, probabilities: NDArray[np.floating], decision: Decision | None) -> NDArray[np.integer]:
+    """Return the labels (X, Y, Z) of probabilities (classes, X, Y, Z): the likeliest, or what is decided."""
+    if decision is not None:
+        return decision.mask(probabilities)
+    labels: NDArray[np.integer] = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
+    return labels
 
 
 def _columns_beside(index: Index, settings: Images) -> Callable[[Case], dict[str, torch.Tensor]]:
@@ -230,7 +252,7 @@ def _predict_rows(
 
 
 def _predict_own(
-    study: Study, module: LightningModule, cases: Sequence[Case], out: Path
+    study: Study, module: LightningModule, cases: Sequence[Case], out: Path, decision: Decision | None
 ) -> Iterator[dict[str, object]]:
     """Yield the predictions of cases that the study's own data module reads; masks are on its items' grid."""
     settings, task = study.data, study.task
@@ -248,7 +270,7 @@ def _predict_own(
         if task.predicts != "segment":
             yield {"case": case.token, **_values(task, outputs)}
             continue
-        labels = task.labels(outputs["probabilities"].cpu())[0, 0].numpy()  # type: ignore[attr-defined]
+        labels = _labels(task, outputs["probabilities"][0].cpu().numpy(), decision)
         if affine_ras is not None:
             line = _write_masks(task, labels, np.asarray(affine_ras, np.float64), case, out)
         else:

@@ -153,6 +153,22 @@ def _check_kept(kept: Iterable[tuple[int, str]], log: Path, whose: str, by: str)
             )
 
 
+def joined_later(merges: Merges, lines: Iterable[RoundLine]) -> dict[str, int]:
+    """Return the hospitals that came after the first merge, with their first merged round.
+
+    One that was only not asked before (a share of the sites, or one after another) did not come later.
+    """
+    first = min((rounds[0] for rounds in merges.values()), default=0)
+    waiting = {line.site for line in lines if line.round <= first and line.status == "not sampled"}
+    return {site: rounds[0] for site, rounds in merges.items() if rounds[0] > first and site not in waiting}
+
+
+def trained_names(merges: Merges, lines: Iterable[RoundLine]) -> list[str]:
+    """Return the hospitals that trained, each that came later with the round from which on it did."""
+    later = joined_later(merges, lines)
+    return [f"{site} (from round {later[site]} on)" if site in later else site for site in sorted(merges)]
+
+
 def never_merged(merges: Merges, planned: Iterable[str]) -> list[str]:
     """Return the hospitals that the study planned to train at and that no merge has."""
     return sorted(set(planned) - merges.keys())

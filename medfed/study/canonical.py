@@ -87,6 +87,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         del plain["describe"]
     if not plain["data"].get("transforms", True):  # likewise, and so below
         del plain["data"]["transforms"]
+    if not study.sampling.joining:
+        del plain["sampling"]["joining"]
     if not study.plugins:  # a study without any keeps the digest by which it was approved
         del plain["plugins"]
     return plain

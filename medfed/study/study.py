@@ -110,7 +110,9 @@ class Sampling(_Section, frozen=True, kw_only=True):
     continues without the sites that are late; null is no limit.  outlier: an update this many times as long
     as the others of its round is refused, and the round continues; null leaves it to the rule.  max_examples:
     the most training examples that one site may state, by which merges weight it; an update that states more
-    is refused.
+    is refused.  joining: across hospitals, whether one that the study does not name may join while it runs.
+    The coordinator admits it (`medfed enrol study`), it approves the study as all others do, begins with the
+    newest model, and the report says from which round on it trained.
     """
 
     fraction: Share = 1.0
@@ -118,6 +120,7 @@ class Sampling(_Section, frozen=True, kw_only=True):
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
     outlier: Annotated[float, Meta(ge=10)] | None = DEFAULT_OUTLIER_FACTOR
     max_examples: Count = MAX_EXAMPLES
+    joining: bool = False
 
 
 class Evaluation(_Section, frozen=True, kw_only=True):
@@ -294,6 +297,10 @@ class Study(_Section, frozen=True, kw_only=True):
         """Return one hospital's own layout, or None."""
         layout = self.site_overrides[site].layout if site in self.site_overrides else None
         return None if layout is None else layout_of(layout)
+
+    def trains(self, site: str) -> bool:
+        """Return whether a hospital of this name trains: one that is named, or one that may join."""
+        return site in self.sites or (self.sampling.joining and site not in self.held_out)
 
     @property
     def minimum(self) -> int:

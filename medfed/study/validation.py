@@ -19,6 +19,7 @@ from medfed.exchange.memory import Memory
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
+from medfed.study.joining import joining_refusals
 from medfed.study.own_hub import needs_own_hub
 from medfed.study.study import Study
 from medfed.wire.signing import BROKER, HUB
@@ -311,6 +312,24 @@ def _model_selection(study: Study) -> Iterator[str]:
         )
 
 
+def _joining(study: Study) -> Iterator[str]:
+    """Check that hospitals can join a study after its first round, if it allows that."""
+    if not study.sampling.joining:
+        return
+    for problem in joining_refusals(study.privacy, study.rule):
+        yield f"sampling.joining: {problem}"
+    if not study.exchange.own_hub:
+        yield (
+            f"sampling.joining: who takes part in the network of exchange '{kind_of(study.exchange)}' is "
+            "decided by its leader; leave joining out"
+        )
+    if study.train.keep == "best" or study.train.patience is not None:
+        yield (
+            "sampling.joining: after a hospital has joined, a round's mean score is one of other hospitals, "
+            "so rounds cannot be compared; leave joining out, or train.keep and train.patience"
+        )
+
+
 def _site_references(study: Study) -> Iterator[str]:
     """Check that keys that name a site name one of the study's."""
     yield from _unknown_sites("site_overrides", study.site_overrides, {*study.sites, *study.held_out})
@@ -340,6 +359,7 @@ def _tag(record: type[Images | Table]) -> str:
 _CHECKS = (
     _packages,
     _site_names,
+    _joining,
     _class_names,
     _network_and_data,
     _other_hub,

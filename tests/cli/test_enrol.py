@@ -4,6 +4,12 @@ import pytest
 from click.testing import CliRunner
 
 from medfed.cli.enrol import enrol
+from medfed.deployment.enrolment.broker import admitted_studies
+from medfed.deployment.enrolment.studies import admit
+from medfed.errors import MedfedError
+from medfed.exchange._study_store import space_of
+from medfed.study.canonical import study_digest
+from medfed.study.reading import read_study
 
 
 @pytest.fixture
@@ -41,3 +47,36 @@ def test_a_fingerprint_that_is_not_confirmed_signs_nothing(said, tmp_path):
 def test_errors_are_told_in_one_line(said):
     assert "holds no federation" in said("list", code=1)
     assert "a site's name has 1 to 64 letters" in said("site", "hub", code=1)
+
+
+STUDY = """
+name: a
+task: {kind: tabular, classes: [healthy, ill]}
+network: {kind: fully_connected}
+data: {kind: table, target: ill, features: [age]}
+train: {rounds: 3}
+sites: [north]
+"""
+
+
+def test_a_hospital_is_admitted_to_a_study_that_lets_others_join(said, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY)
+    said("init", "lungs", "--host", "hub.example.org")
+    for site in ("north", "west"):
+        said("site", site, "--folder", site)
+        said("sign", f"{site}/{site}.request.pem", "--yes")
+    assert "north may take part" in said("study", "study.yaml")
+    assert "'west' is none of its hospitals" in said_why(tmp_path, "study.yaml", "west")
+    study.write_text(f"{STUDY}sampling: {{joining: true}}\n")
+    assert "'south' has no valid certificate" in said_why(tmp_path, "study.yaml", "south")
+    assert "west may take part" in said("study", "study.yaml", "--site", "west")
+    said("study", "study.yaml")
+    admitted = admitted_studies(tmp_path / "enrolment")
+    assert admitted[space_of(study_digest(read_study(study)))] == ["north", "west"]
+
+
+def said_why(folder, study: str, site: str) -> str:
+    with pytest.raises(MedfedError) as raised:
+        admit(folder / "enrolment", folder / study, [site])
+    return str(raised.value)

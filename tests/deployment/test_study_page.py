@@ -49,6 +49,16 @@ def test_the_words_name_what_a_privacy_officer_asks(study, noised):
     assert "PET as SUV by body weight" in page(msgspec.structs.replace(study, data=suv))
 
 
+def test_the_page_says_that_a_guarantee_sends_a_risk_curve(study):
+    evaluation = msgspec.structs.replace(study.evaluation, guarantee=0.9)
+    asked = msgspec.structs.replace(study, evaluation=evaluation)
+    words = page(asked)
+    assert "at 23 thresholds in which share of its validation patients the final model fails at most" in words
+    assert "in steps of none or at least 10 of them" in words
+    assert "risk_<what>@<threshold>" in words
+    assert "risk_" not in page(study)
+
+
 def test_the_words_count_what_is_sent(study, tmp_path):
     from medfed.wire import encoding as wire
     from medfed.wire.update import Update
@@ -266,3 +276,12 @@ def test_the_page_counts_the_columns_and_answers_of_a_table(tiny):
     assert "  patients of each class, or with the event" in words
     assert "  of each column: values and missing ones, sum and sum of squares, patients of each word" in words
     assert "histograms of spacing" not in words
+
+
+def test_the_page_says_that_others_may_join_and_that_this_hospital_is_one_of_them(tiny):
+    study = read_study(tiny / "tiny.yaml", ["sampling.joining=true"])
+    others = "the coordinator may admit others while the study runs, whose names nobody knows yet"
+    assert others in page(study)
+    assert "this hospital is one of those" not in page(study)
+    assert "this hospital is one of those: it joins, and begins with the newest model" in page(study, "far")
+    assert others not in page(read_study(tiny / "tiny.yaml"))

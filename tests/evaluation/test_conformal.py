@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from medfed.evaluation.conformal import (
+    CUTS,
     GRID,
     Guarantee,
     RiskCurve,
@@ -25,7 +26,7 @@ def scores(generator, patients, shift=0.0):
 
 def test_a_curve_counts_who_fails_and_curves_add_up():
     first, second = RiskCurve.of([0.05, 0.5]), RiskCurve.of([0.015])
-    assert (first.failures[GRID.index(0.05)], first.failures[GRID.index(0.06)]) == (0, 1)
+    assert (first.losses[GRID.index(0.05)], first.losses[GRID.index(0.06)]) == (0, 1)
     assert first + second == RiskCurve.of([0.5, 0.015, 0.05])
     with pytest.raises(ValueError, match="no finite score"):
         RiskCurve.of([0.5, float("nan")])
@@ -109,3 +110,70 @@ def test_the_least_holds_at_each_hospital_or_there_is_none():
     assert least_of([Guarantee(0.3, 40), Guarantee(0.2, 30)]) == Guarantee(0.2, 70)
     none = least_of([Guarantee(0.3, 40), Guarantee(None, 8, why_not="few")])
     assert (none.threshold, none.why_not) == (None, "no guarantee: 1 of 2 hospitals have none")
+
+
+def test_what_leaves_by_hand():
+    """Three fail below .2 and one at .63: with 3 together the first three have a cell, the one has not."""
+    values = [0.11, 0.12, 0.13, 0.63, *[0.97] * 8]
+    curve = RiskCurve.of(values).protected(3)
+    at = curve.at_cuts
+    # .5 parts 3 from 9; .1 parts none; .9 would leave one in .5 to .9, as would .7; .6 parts none.
+    assert (at[0.1], at[0.15], at[0.2], at[0.5], at[0.6]) == (0, 3, 3, 3, 3)
+    assert (at[0.65], at[0.9], at[0.99]) == (12, 12, 12)
+    assert curve.patients == 12
+    # Between two cuts the next one's bound holds.
+    assert curve.losses[GRID.index(0.11)] == at[0.15]
+
+
+@pytest.mark.parametrize("smallest", [1, 3, 5, 10])
+def test_what_leaves_bounds_the_risk_and_never_steps_by_fewer_than_the_smallest_group(smallest):
+    generator = np.random.default_rng(smallest)
+    for _ in range(100):
+        exact = RiskCurve.of(generator.beta(2, 1, generator.integers(smallest, 60)))
+        sent = exact.protected(smallest)
+        steps = np.diff([0.0, *sent.at_cuts.values(), sent.patients])
+        assert all(step == 0 or step >= smallest for step in steps)
+        assert all(bound >= known for bound, known in zip(sent.losses, exact.losses, strict=True))
+        if smallest == 1:
+            assert sent.at_cuts == exact.at_cuts
+
+
+def test_curves_that_left_add_up_to_bounds_of_the_pooled_patients_and_keep_the_confidence():
+    generator, held, least = np.random.default_rng(3), [], []
+    for _ in range(SIMULATIONS):
+        curves = [RiskCurve.of(scores(generator, n)).protected(5) for n in (150, 250)]
+        held.append((with_confidence(curves[0] + curves[1], 0.9, 0.95).threshold or 0.0) <= 0.1)
+        least.append((with_confidence(curves[0], 0.9, 0.95).threshold or 0.0) <= 0.1)
+    assert min(np.mean(held), np.mean(least)) >= 0.95 - 0.02
+
+
+def test_the_share_of_voxels_missed_is_kept_within_two_points_in_500_simulations():
+    """A patient's share missed at threshold t is t to the power of an exponent; its mean is known."""
+    generator, grid = np.random.default_rng(4), np.asarray(GRID)
+
+    def chosen(patients, sent=False):
+        curve = RiskCurve.of_losses(grid ** generator.uniform(0.5, 2.0, (patients, 1)))
+        threshold = on_average(curve.rounded_up() if sent else curve, 0.9).threshold or 0.0
+        # The integral of t**a over a from .5 to 2, divided by 1.5.
+        return (threshold**2 - threshold**0.5) / np.log(threshold) / 1.5 if threshold else 0.0
+
+    exact = [chosen(60) for _ in range(SIMULATIONS)]
+    sent = [chosen(60, sent=True) for _ in range(SIMULATIONS)]
+    assert 0.9 <= 1 - np.mean(exact) <= 0.92
+    assert 1 - np.mean(sent) >= 1 - np.mean(exact)
+
+
+def test_means_of_shares_leave_rounded_up():
+    """One of 40 patients misses .5 of the voxels from .3 on: the mean .0125 leaves as .02."""
+    losses = np.zeros((40, len(GRID)))
+    losses[0, GRID.index(0.3) :] = 0.5
+    at = RiskCurve.of_losses(losses).rounded_up().at_cuts
+    assert (at[0.25], at[0.3], at[0.99]) == (0.0, pytest.approx(0.8), pytest.approx(0.8))
+
+
+def test_a_curve_that_contradicts_itself_is_none():
+    fine = dict.fromkeys(CUTS, 3.0)
+    assert RiskCurve.of_cuts(5, fine) is not None
+    falling, lacking = {**fine, 0.99: 2.0}, dict.fromkeys(CUTS[1:], 3.0)
+    for losses in (falling, lacking, {**fine, 0.99: 6.0}, {**fine, 0.01: -1.0}, {**fine, 0.99: float("nan")}):
+        assert RiskCurve.of_cuts(5, losses) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -10,11 +11,14 @@ import torch
 from medfed.aggregation.cyclic import Cyclic
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fedavgm import FedAvgM
-from medfed.errors import RunError, SiteError
+from medfed.aggregation.feddyn import FedDyn
+from medfed.errors import ExchangeError, QuorumError, RunError, SiteError, StudyError
 from medfed.exchange import ReceivedUpdate
 from medfed.federation.checkpoints import keep_report
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub, sample_sites
+from medfed.federation.membership import first_rounds, recorded_joins
+from medfed.privacy.secure_sum import SecureSum
 from medfed.runs.rounds import RoundReport
 from medfed.wire.update import GlobalModel, Update
 
@@ -165,3 +169,99 @@ def test_a_back_up_of_a_rule_with_a_state_is_refused(tmp_path):
         RunError, match=r"What else this study's checkpoints hold \(.+\) was not published; restore"
     ):
         restored_from(tmp_path, exchange, FedAvgM())
+
+
+def test_a_site_joins_in_its_round_and_is_asked_from_then_on():
+    final, exchange, reports, _ = run({"north": 1.0, "south": 3.0}, rounds=3, joins={"south": 2})
+    # By hand: round 1 adds 1, rounds 2 and 3 add (1 + 3) / 2.
+    assert [float(model.weights["w"]) for model in exchange.published] == [0.0, 1.0, 3.0, 5.0]
+    assert [model.participants for model in exchange.published[:3]] == [
+        ("north",),
+        ("north", "south"),
+        ("north", "south"),
+    ]
+    assert [[one.site for one in report.results] for report in reports[:2]] == [["north"], ["north", "south"]]
+    assert float(final.weights["w"]) == 5.0
+
+
+class Joined(Script):
+    """An exchange to which south has come once the model of a round is published."""
+
+    def __init__(self, adds, after: int) -> None:
+        super().__init__(adds)
+        self.after = after
+
+    def joined_sites(self):
+        return {"south"} if len(self.published) > self.after else set()
+
+
+def test_a_site_that_the_exchange_brings_is_asked_from_the_next_round_on_and_after_a_restart(tmp_path):
+    config = HubConfig(rounds=3, sites=("north",), rule=FedAvg(), joining=True)
+    start = {"w": torch.zeros(1)}
+
+    def stop(report):
+        if report.round == 2:
+            raise KeyboardInterrupt
+
+    exchange = Joined({"north": 1.0, "south": 3.0}, after=0)
+    with pytest.raises(KeyboardInterrupt):
+        run_hub(config, exchange, start, folder=tmp_path, on_round=stop)
+    assert exchange.published[0].participants == ("north",)  # south would wait although it is here already
+    assert recorded_joins(tmp_path) == {"south": 2}
+    silent = Joined({"north": 1.0, "south": 3.0}, after=99)
+    final = run_hub(config, silent, start, folder=tmp_path)
+    assert float(final.weights["w"]) == 5.0
+    assert silent.published[0].participants == ("north", "south")
+    assert first_rounds(tmp_path) == {"north": 1, "south": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"joins": {"west": 2}}, "'west' is none of the sites, which are north, south"),
+        ({"joins": {"south": 9}}, "'south' is to join in round 9, expected 1 to 2"),
+        ({"joins": {"north": 2, "south": 2}}, "no site is left that trains in the first round"),
+        (
+            {"joining": True, "privacy": SecureSum()},
+            "a sum over hospitals that each of them agreed to by name",
+        ),
+        ({"joining": True, "rule": FedDyn()}, "carries a sum over a fixed number of sites"),
+        ({"joining": True}, "which this exchange does not carry"),
+    ],
+)
+def test_sites_cannot_join_where_that_would_be_wrong(settings, why):
+    with pytest.raises((StudyError, ExchangeError), match=re.escape(why)):
+        run({"north": 1.0, "south": 3.0}, **settings)
+
+
+class Returning(Script):
+    """An exchange at which south has stopped, until the hub waits for it; `returns` says whether it comes."""
+
+    def __init__(self, returns: bool) -> None:
+        super().__init__({"north": 1.0})
+        self.returns, self.waits = returns, []
+
+    def wait_for_return(self, round, sites, max_wait_s, why):
+        self.waits.append((round, tuple(sites), max_wait_s, why))
+        if self.returns:
+            self.adds["south"] = 3.0
+        return self.returns
+
+
+def test_a_hub_with_too_few_sites_waits_for_one_that_stopped_and_repeats_the_round():
+    exchange = Returning(returns=True)
+    config = HubConfig(rounds=2, sites=("north", "south"), rule=FedAvg(), minimum=2, return_s=60.0)
+    final = run_hub(config, exchange, {"w": torch.zeros(1)})
+    assert float(final.weights["w"]) == 4.0
+    ((round, sites, wait_s, why),) = exchange.waits
+    assert (round, sites, wait_s) == (1, ("north", "south"), 60.0)
+    assert "south: absent (site 'south' stopped)" in why
+
+
+@pytest.mark.parametrize(("return_s", "waits"), [(0.0, 0), (60.0, 1)])
+def test_a_hub_whose_site_does_not_come_back_ends(return_s, waits):
+    exchange = Returning(returns=False)
+    config = HubConfig(rounds=2, sites=("north", "south"), rule=FedAvg(), minimum=2, return_s=return_s)
+    with pytest.raises(QuorumError, match="round 1: 1 of 2 sites sent a valid update"):
+        run_hub(config, exchange, {"w": torch.zeros(1)})
+    assert len(exchange.waits) == waits

@@ -27,9 +27,11 @@ from medfed.runs.provenance import (
     check_heads,
     check_provenance,
     check_sent,
+    joined_later,
     merges_in_log,
     merges_of,
     never_merged,
+    trained_names,
 )
 from medfed.runs.rounds import RoundLine, encode_rounds, read_rounds
 from medfed.wire.audit_log import AuditLog, entries, line_digests, verify
@@ -241,3 +243,19 @@ def test_a_party_that_showed_no_digest_is_not_said_to_be_pinned(logs, tmp_path):
         "north: the hub kept no digest of its own log: nobody can tell whether it was written" in said.output
     )
     assert "north: it kept no digest of the hub's log: nobody can tell whether it was written" in said.output
+
+
+def test_a_hospital_that_joined_is_named_with_its_first_round_and_one_not_asked_before_is_not():
+    merges = {"north": (1, 2, 3), "south": (2, 3), "west": (3,), "late": (2, 3)}
+    lines = [
+        RoundLine(round=1, site="north", status="merged"),
+        RoundLine(round=1, site="south", status="not sampled"),
+        RoundLine(round=1, site="late", status="absent"),
+    ]
+    assert joined_later(merges, lines) == {"west": 3, "late": 2}
+    assert trained_names(merges, lines) == [
+        "late (from round 2 on)",
+        "north",
+        "south",
+        "west (from round 3 on)",
+    ]

@@ -19,3 +19,11 @@ def test_a_number_may_be_a_hospitals_word(write, study_text):
     )
     assert study_digest(number) == study_digest(text)
     assert study_digest(parse_study(public_yaml(number), "the hub's")) == study_digest(number)
+
+
+def test_a_study_that_nobody_may_join_keeps_the_digest_from_before_there_was_that_key(write, study_text):
+    study = read_study(write())
+    assert "joining" not in public_yaml(study)
+    may_join = read_study(write(), ["sampling.joining=true"])
+    assert study_digest(may_join) != study_digest(study)
+    assert parse_study(public_yaml(may_join), "the hub's").sampling.joining

@@ -42,6 +42,16 @@ from medfed.study.reading import read_study
         (
             "describe: {}\nexchange: {kind: nvflare, rounds: 3}",
             r"describe: the network of exchange 'nvflare' has a hub that sums no statistics",
+            "sampling: {joining: true}\nprivacy: {kind: secure_sum}",
+            r"sampling\.joining: privacy 'secure_sum' hides updates in a sum over hospitals that each of them",
+        ),
+        (
+            "sampling: {joining: true}\nrule: {kind: feddyn}",
+            r"sampling\.joining: rule 'feddyn' carries a sum over a fixed number of sites",
+        ),
+        (
+            "sampling: {joining: true}\ntrain: {rounds: 3, patience: 2}",
+            r"sampling\.joining: after a hospital has joined, a round's mean score is one of other hospitals",
         ),
         ("sampling: {minimum: 3}", r"sampling\.minimum: 3 sites must answer, but the study has 2"),
     ],

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 
 from medfed.data.csv_table import EMPTY_CELLS, check_columns, parse_split, parse_target, read_rows
 from medfed.data.identifiers import PLACEHOLDERS
+from medfed.data.layouts._header_patients import NO_PATIENT_COLUMN
 from medfed.data.layouts._layout import CaseError, CaseListing, Layout, ListedCase
 from medfed.data.layouts._survey import Survey
 from medfed.data.patients import RECOGNISED, patient_columns
@@ -24,8 +25,6 @@ REQUIRED_COLUMNS = ("case", "image")
 
 # Between the images of one case in a cell: one file per channel, in order.
 CHANNEL_SEPARATOR = "|"
-
-NO_PATIENT_COLUMN = "cases.csv has no column 'patient': each case counts as a patient of its own"
 
 
 class CasesCsv(Layout, tag="cases_csv", frozen=True):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from medfed.data.case import Case
 from medfed.data.csv_table import QUOTE, check_columns, read_rows
-from medfed.data.index import index_folder, with_token
-from medfed.data.layouts import CaseListing, Layout, Survey, choose_layout
+from medfed.data.index import index_folder, note_on_links, with_token
+from medfed.data.layouts import CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.layouts._files import is_image, stem
+from medfed.data.layouts._header_patients import with_header_patients
 from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv, patient_notes, read_row
 from medfed.data.left_out import left_out_files
 from medfed.data.preflight.issues import Finding
@@ -70,13 +71,14 @@ def _with_splits(cases: Sequence[Case], key: bytes, fractions: Sequence[float]) 
 
 def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing:
     try:
-        rows = read_rows(folder / FILE_NAME, FILE_NAME, any_length=True)
+        notes: list[str] = []
+        rows = read_rows(folder / FILE_NAME, FILE_NAME, any_length=True, notes=notes)
         columns = next(rows)[1]
         check_columns(columns, REQUIRED_COLUMNS, FILE_NAME)
     except DataError as error:
         listing = _fallback_listing(folder, key, fractions, str(error))
         return replace(listing, layout="cases.csv, which can't be read")
-    cases: list[Case] = []
+    listed: list[ListedCase] = []
     names: list[str] = []
     findings: list[Finding] = []
     row_of_id: dict[str, int] = {}
@@ -85,15 +87,17 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
             detail = f"it has {len(cells)} cells, the heading has {len(columns)}; {QUOTE}"
             findings.append(Finding("row", f"row {number}", detail))
             continue
-        listed, errors = read_row(folder, dict(zip(columns, cells, strict=True)), number, row_of_id)
-        cases.append(with_token(listed, key))
-        names.append(f"row {number} ({cases[-1].token})")
+        case, errors = read_row(folder, dict(zip(columns, cells, strict=True)), number, row_of_id)
+        listed.append(case)
+        names.append(f"row {number} ({case_token(key, case.id)})")
         # A missing file is found when the case is read.
         wrong = [error for error in errors if not isinstance(error, ImageError)]
         findings += [Finding("row", names[-1], str(error)) for error in wrong]
-    findings += [Finding("note", "", note) for note in patient_notes(columns)]
-    findings += _patients_in_two_splits(cases, names)
     survey = Survey.of(folder)
+    known, told = with_header_patients(listed, (*notes, *patient_notes(columns)), survey)
+    findings += [Finding("note", "", note) for note in (*told, *note_on_links(survey.outside))]
+    cases = tuple(with_token(case, key) for case in known)
+    findings += _patients_in_two_splits(cases, names)
     read = CaseListing(FILE_NAME, (), read=(folder / FILE_NAME,))
     files = left_out_files(survey, read, cases)
     counts = {**{reason: len(paths) for reason, paths in files.items()}, **survey.unreadable}

@@ -16,7 +16,7 @@ from medfed.data.preflight.listing import Listing
 from medfed.data.volume import COLOUR
 
 # The modality of images whose format states none.
-UNKNOWN_MODALITY = "unknown (NIfTI)"
+UNKNOWN_MODALITY = "not stated (no DICOM)"
 
 
 def verdict(problems: Sequence[Problem], cases: int, study: str | None, unusable: int = 0) -> str:

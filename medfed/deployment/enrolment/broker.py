@@ -118,16 +118,18 @@ def admitted_studies(folder: Path) -> dict[str, list[str]]:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]]) if path.exists() else {}
 
 
-def admit_study(folder: Path, study_digest: str, sites: Iterable[str]) -> None:
+def admit_study(folder: Path, study_digest: str, sites: Iterable[str], *, keep: bool = False) -> None:
     """Let these sites, and no others, read and write a study at the broker; a running one applies it at once.
 
-    Before the first study is admitted so, every site may read every study.
+    Before the first study is admitted so, every site may read every study. With `keep` those that were
+    admitted to the study before stay.
     """
     path = folder / BROKER / STUDIES
     with path.with_suffix(".lock").open("w") as file:
         lock(file)
         admitted = admitted_studies(folder)
-        own = {space_of(study_digest): sorted(set(sites))}
+        space = space_of(study_digest)
+        own = {space: sorted({*sites, *(admitted.get(space, ()) if keep else ())})}
         if own.items() <= admitted.items():
             return
         write_whole(path, msgspec.json.encode({**admitted, **own}), durable=True)

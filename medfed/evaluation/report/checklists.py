@@ -20,6 +20,7 @@ from medfed.evaluation.report.run import Run
 from medfed.evaluation.report.templates import FOLDER
 from medfed.evaluation.robustness import CONDITION
 from medfed.evaluation.rows import ALL_SITES, FEDERATED
+from medfed.runs.provenance import joined_later, trained_names
 
 TASKS = {
     "segment": "segmentation",
@@ -127,7 +128,11 @@ def _hospitals(number: int) -> str:
 
 def _trained_at(run: Run) -> str:
     """Return where the model was trained: the hospitals with a merged update, and those without one."""
-    text = f"Trained at {', '.join(run.trained)}" if run.trained else "No update of a hospital was merged"
+    text = (
+        f"Trained at {', '.join(trained_names(run.merges, run.rounds))}"
+        if run.trained
+        else "No update of a hospital was merged"
+    )
     if run.trained and run.never_merged:
         text += f"; planned and never merged: {', '.join(run.never_merged)}"
     return text
@@ -139,9 +144,10 @@ def _who_took_part(run: Run) -> str | None:
         return None
     rounds = len({number for numbers in run.merges.values() for number in numbers})
     cases = {line.site: line.examples for line in run.rounds if line.status == "merged"}
-    parts = []
+    parts, later = [], joined_later(run.merges, run.rounds)
     for site, merged in run.merges.items():
-        text = f"{site}: {len(merged)} of {rounds} rounds"
+        since = f", from round {later[site]} on" if site in later else ""
+        text = f"{site}: {len(merged)} of {rounds} rounds{since}"
         parts.append(text + (f", {cases[site]} cases" if cases.get(site) is not None else ""))
     parts += [f"{site}: none" for site in run.never_merged]
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medfed.evaluation.guarantees import PREFIX
+from medfed.evaluation.guarantees import PREFIX, RISK
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report import charts
 from medfed.evaluation.report.focus import Focus, FocusRows
@@ -95,7 +95,7 @@ def measures(run: Run, focus: Focus) -> dict[str, Any]:
     ours = [
         row
         for row in run.rows
-        if row.model == FEDERATED and row.split == focus.split and not row.metric.startswith(PREFIX)
+        if row.model == FEDERATED and row.split == focus.split and not row.metric.startswith((PREFIX, RISK))
     ]
     first = [*run.facts.held_out, ALL_SITES, SITE_MEAN]
     sites = sorted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medfed.evaluation.guarantees import COVERED, FOUND, HELD, PREFIX, SENSITIVITY, SET
+from medfed.evaluation.guarantees import COVERED, FOUND, HELD, PREFIX, SENSITIVITY, SET, VOXELS
 from medfed.evaluation.report.formatting import interval, number, site_name
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import ALL_SITES, EVERY_SITE, Row
@@ -43,12 +43,14 @@ def title(run: Run, kind: str, structure: str | None) -> str:
     share, confidence = (float(evaluation.get(name) or 0) for name in ("guarantee", "confidence"))
     classes = run.facts.classes
     what = structure or (classes[1] if len(classes) == 2 else "it")
+    if kind == VOXELS:
+        return f"On average at least {share:.0%} of the voxels of {what} are found".replace("% of", " % of")
     sure = "on average" if kind == SET else f"with {confidence:.0%} confidence".replace("%", " %")
     succeeds = SUCCEEDS.get(kind, kind).format(what=what)
     patients = "those who have it" if kind == SENSITIVITY else "patients"
     if kind == SENSITIVITY:
         succeeds = f"{what} is called"
-    return f"In at least {share:.0%} of {patients} {succeeds}, {sure}".replace("0% of", "0 % of")
+    return f"In at least {share:.0%} of {patients} {succeeds}, {sure}".replace("% of ", " % of ", 1)
 
 
 def relied_on(run: Run, place: str) -> list[str]:

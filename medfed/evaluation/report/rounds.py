@@ -10,6 +10,7 @@ from medfed.evaluation.report import charts
 from medfed.evaluation.report.formatting import round_ranges
 from medfed.evaluation.report.run import Run
 from medfed.files import format_bytes
+from medfed.runs.provenance import joined_later
 from medfed.runs.rounds import RoundLine
 
 # Losses that are drawn, after the best-ranked headline metric on validation patients.
@@ -70,6 +71,9 @@ def participation(run: Run) -> list[dict[str, Any]]:
     for line in run.training_lines:
         by_site.setdefault(line.site, []).append(line)
     notes = _notes(run)
+    for site, number in joined_later(run.merges, run.rounds).items():
+        came = ("its first merged update; the rounds before are without it", f"round {number}")
+        notes[site] = [came, *notes.get(site, [])]
     return [_participation(site, lines, notes.get(site, [])) for site, lines in sorted(by_site.items())]
 
 

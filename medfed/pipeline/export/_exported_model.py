@@ -18,7 +18,8 @@ from medfed.pipeline.predict import load_model
 from medfed.registry import kind_of
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
-from medfed.runs.provenance import merges_of
+from medfed.runs.provenance import merges_of, trained_names
+from medfed.runs.rounds import read_rounds
 from medfed.study.study import Study
 
 # Maximum difference between an export's and the module's outputs, relative to the largest output: other
@@ -65,7 +66,8 @@ class ExportedModel:
     """A model to export, with its study and the run's facts.
 
     shape: of one image or row.  columns: what each number of the second input is, if the network also takes
-    columns of a table beside the image.  trained: the hospitals with a merged update.
+    columns of a table beside the image.  trained: the hospitals with a merged
+    update, and from which round on those that came later.
     """
 
     study: Study
@@ -182,5 +184,5 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
     computed = Computed(network, OUTPUTS[predicts] == "probabilities", each=predicts == "multilabel").eval()
     beside = getattr(data, "table", None)
     columns = beside.input_names if beside is not None else ()
-    trained = tuple(sorted(merges_of(folder)))
+    trained = tuple(trained_names(merges_of(folder), read_rounds(folder.rounds)))
     return ExportedModel(study, facts, model, computed, shape, columns, trained)

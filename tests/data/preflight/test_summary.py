@@ -94,7 +94,7 @@ def test_facts_are_of_the_cases_that_could_be_read():
     ]
     summary = summarise(Listing("paired", (), ()), examined)
     assert summary["read"] == 3
-    assert summary["modality"] == {"CT": 2, "unknown (NIfTI)": 1}
+    assert summary["modality"] == {"CT": 2, "not stated (no DICOM)": 1}
     assert summary["scanner"] == {"unknown": 2, "A": 1}
     assert summary["spacing_mm"] == {
         "least": [0.5, 1.0, 2.0],

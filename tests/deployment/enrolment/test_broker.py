@@ -12,7 +12,7 @@ import pytest
 from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import broker, enrol
-from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.broker import Broker, admit_study, admitted_studies
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
 from medfed.wire.credentials import broker_urls
@@ -157,3 +157,11 @@ def eventually(call):
         except Unreachable:
             assert time.monotonic() < end, "it was never answered"
             time.sleep(0.1)
+
+
+def test_hospitals_that_joined_a_study_stay_admitted_when_its_hub_is_started_again(enrolment):
+    admit_study(enrolment.authority, "ab" * 32, ["north", "west"])
+    admit_study(enrolment.authority, "ab" * 32, ["north"], keep=True)
+    assert admitted_studies(enrolment.authority)["ab" * 8] == ["north", "west"]
+    admit_study(enrolment.authority, "ab" * 32, ["north"])
+    assert admitted_studies(enrolment.authority)["ab" * 8] == ["north"]
