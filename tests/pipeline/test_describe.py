@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 from click.testing import CliRunner
 
 from medfed.cli import main
+from medfed.errors import StudyError
 from medfed.pipeline.describe import describe_study, is_in_one_process, only_described
+from medfed.pipeline.train import train
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import entries
@@ -54,6 +57,18 @@ def test_a_described_study_is_another_study(tiny):
     only = only_described(study)
     assert study_digest(only) != study_digest(study)
     assert only_described(only) == only
+
+
+def test_a_simulation_writes_the_table_before_it_trains_and_a_study_without_training_is_not_trained(
+    tiny, tmp_path
+):
+    quick = ["train.rounds=1", "evaluation.local_models=false", "evaluation.pooled_model=false"]
+    quick += ["evaluation.robustness=false", "evaluation.smallest_group=2"]
+    run = train(tiny / "tiny.yaml", out=tmp_path / "run", overrides=[*quick, "describe={}"])
+    assert "patients (training),,8,4,4" in run.table_one_csv.read_text()
+    with pytest.raises(StudyError, match="run `medfed describe`"):
+        train(tiny / "tiny.yaml", out=tmp_path / "only", overrides=["describe.only=true"])
+    assert not (tmp_path / "only").exists()
 
 
 def test_nothing_is_retrained_by_a_description(tiny):

@@ -40,10 +40,12 @@ from medfed.study.reading import read_study
             r"describe\.privacy\.kind: 'secure_sum' with these settings needs 3 sites per round",
         ),
         (
-            "describe: {}\nexchange: {kind: nvflare, rounds: 3}",
+            "describe: {}\nexchange: {kind: nvflare, rounds: 3, profile: x}",
             r"describe: the network of exchange 'nvflare' has a hub that sums no statistics",
+        ),
+        (
             "sampling: {joining: true}\nprivacy: {kind: secure_sum}",
-            r"sampling\.joining: privacy 'secure_sum' hides updates in a sum over hospitals that each of them",
+            r"sampling\.joining: privacy 'secure_sum' hides updates in a sum over hospitals that each",
         ),
         (
             "sampling: {joining: true}\nrule: {kind: feddyn}",

@@ -26,8 +26,9 @@ from medfed.data.histogram import (
 from medfed.data.normalise.nyul import PERCENTILES
 from medfed.data.settings import AnyData, Images, Table
 
-# Ages are counted in bins of 5 years; the last one is of 100 years and more.
-AGE_BIN_YEARS, AGE_BINS = 5, 21
+# Ages are counted in bins of 5 years; the last one is of 85 years and more (HIPAA's Safe Harbor: no age over
+# 89 is told).
+AGE_BIN_YEARS, AGE_BINS = 5, 18
 
 SEXES = ("female", "male", "other")
 _SEX_WORDS = {"f": 0, "female": 0, "w": 0, "woman": 0, "m": 1, "male": 1, "man": 1, "o": 2, "other": 2}

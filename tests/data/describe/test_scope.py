@@ -49,7 +49,7 @@ def test_a_scanner_is_one_of_a_list_and_its_name_stays(name, group):
 
 def test_sexes_and_ages_and_volumes_have_groups():
     assert [sex_group(word) for word in ("F", "female", "M", "x", "")] == [0, 0, 1, 2, len(SEXES)]
-    assert [age_bin(years) for years in (0, 4.9, 5, 99, 100, 129)] == [0, 0, 1, 19, 20, 20]
+    assert [age_bin(years) for years in (0, 4.9, 5, 84.9, 85, 129)] == [0, 0, 1, 16, 17, 17]
     assert (volume_bin(1e-9), volume_bin(1.0), volume_bin(1e9)) == (0, 60, VOLUME_BINS - 1)
     assert bin_to_volume(60) == pytest.approx(1.0)
 
