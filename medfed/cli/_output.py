@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,20 +12,35 @@ import click
 from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
+    from medfed.cli.options import PageOptions
+    from medfed.deployment.live_page.server import PageSettings
     from medfed.runs.folder import RunFolder
     from medfed.runs.progress import Progress
 
 
 @contextmanager
-def show_progress(quiet: bool) -> Iterator[Progress]:
-    """Show progress until the block ends."""
+def show_progress(quiet: bool, page: PageOptions | None = None) -> Iterator[Progress]:
+    """Show progress, and with `page` serve the run's live page, until the block ends."""
     from medfed.runs.progress import progress_display
 
     display = progress_display(quiet)
-    try:
+    with ExitStack() as stack:
+        stack.callback(display.stop)
+        if page is not None and (settings := page.settings()) is not None:
+            stack.enter_context(_served(display, settings))
         yield display
-    finally:
-        display.stop()
+
+
+@contextmanager
+def _served(display: Progress, settings: PageSettings) -> Iterator[None]:
+    """Serve the page of the run that a display is told of."""
+    from medfed.deployment.live_page.server import serve
+
+    opened: list[Path] = []
+    display.on_opened = opened.append
+    with serve(settings, lambda: opened[-1] if opened else None) as url:
+        click.echo(f"live page: {url}", err=True)
+        yield
 
 
 def print_result(run: RunFolder, site: str | None = None) -> None:

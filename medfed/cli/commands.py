@@ -17,8 +17,18 @@ from medfed.cli.demo import demo
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
-from medfed.cli.options import PATH, RunOptions, layout_option, own_choices, run_options, site_option
+from medfed.cli.options import (
+    PATH,
+    PageOptions,
+    RunOptions,
+    layout_option,
+    own_choices,
+    page_options,
+    run_options,
+    site_option,
+)
 from medfed.cli.plugins import plugins
+from medfed.cli.watch import watch
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -44,6 +54,7 @@ def main() -> None:
 @click.option("--site", type=PATH, help="Take part as the hospital of this site file.")
 @click.option("--accept", default="", metavar="DIGEST", help="With --site: approve the study of this digest.")
 @run_options
+@page_options
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
@@ -55,6 +66,7 @@ def train(
     site: Path | None,
     accept: str,
     options: RunOptions,
+    page: PageOptions,
     leave_one_out: bool,
     compare: str | None,
 ) -> None:
@@ -74,21 +86,21 @@ def train(
             raise MedfedError(
                 "train --compare: name a study file; methods are compared over the hospitals of one process"
             )
-        _compare_methods(study, compare.split(","), options)
+        _compare_methods(study, compare.split(","), options, page)
     elif site is not None:
         if study is not None or options.out is not None or options.overrides:
             raise MedfedError("train --site: the study comes from the hub; omit STUDY, --out and --set")
-        _take_part(site, accept, options.quiet)
+        _take_part(site, accept, options.quiet, page)
     elif study is None or accept:
         raise MedfedError("train: name a study file, or this hospital's site file with --site (and --accept)")
     else:
-        _train_study(study, options, leave_one_out)
+        _train_study(study, options, leave_one_out, page)
 
 
-def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
+def _train_study(study: Path, options: RunOptions, leave_one_out: bool, page: PageOptions) -> None:
     from medfed.pipeline.train import train as train_study
 
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         run = train_study(
             study,
             out=options.out,
@@ -102,7 +114,8 @@ def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
     print_result(run)
 
 
-def _take_part(site: Path, accept: str, quiet: bool) -> None:
+def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
+    from medfed.deployment.ddp import is_worker
     from medfed.deployment.site_service import take_part
 
     def ask(description: str) -> bool:
@@ -110,17 +123,18 @@ def _take_part(site: Path, accept: str, quiet: bool) -> None:
         return click.confirm("Does this hospital take part?", default=False)
 
     _interrupt_on_sigterm()
-    with show_progress(quiet) as progress:
+    # A worker of several GPUs is started with the same command: one process serves the page.
+    with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
     if run is not None:
         print_result(run)
 
 
-def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> None:
+def _compare_methods(study: Path, methods: list[str], options: RunOptions, page: PageOptions) -> None:
     from medfed.evaluation.report.method_table import text
     from medfed.pipeline import compare
 
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         table, folder = compare.compare(
             study,
             methods,
@@ -150,16 +164,18 @@ def _interrupt_on_sigterm() -> None:
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
 @click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
 @run_options
-def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
+@page_options
+def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, page: PageOptions) -> None:
     """Run the hub of a study, whose hospitals run `medfed train --site`, and write a run folder.
 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
+    medfed hub study.yaml --enrolment enrolment --broker --page
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
     _interrupt_on_sigterm()
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
             enrolment=enrolment,
@@ -494,3 +510,4 @@ main.add_command(audit)
 main.add_command(approvals)
 main.add_command(enrol)
 main.add_command(plugins)
+main.add_command(watch)

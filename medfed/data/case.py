@@ -64,3 +64,11 @@ def paths_of(source: ImageSource) -> tuple[Path, ...]:
 def first_path(source: ImageSource) -> Path:
     """Return a path that stands for one channel: its file, its folder, or the first file of its series."""
     return paths_of(source)[0]
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of this path; a text that cannot be a path names none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False

@@ -203,6 +203,7 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
             f"study '{study.name}' was not approved; nothing was trained and nothing was sent"
         )
     approve(out, study, getpass.getuser(), head)
+    write_whole(session.folder.consent, page)
     session.audit.write("agreed", study=known, by=getpass.getuser())
 
 

@@ -20,15 +20,16 @@ from msgspec import UNSET, UnsetType
 
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
-from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.background import run_periodically
 from medfed.deployment.description import HubRun, described
-from medfed.deployment.enrolment.broker import Broker, admit_study, admitted_studies
+from medfed.deployment.enrolment.broker import Broker, admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
     revocations_expire,
 )
 from medfed.deployment.site_file import resolve_paths
+from medfed.deployment.study_page import describe_for_hub
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
@@ -36,6 +37,7 @@ from medfed.evaluation.row_transport import accept_rows, without_rows
 from medfed.evaluation.rows import FEDERATED, Row
 from medfed.evaluation.rows import write as write_rows
 from medfed.exchange import Exchange
+from medfed.exchange._admitted import admitted_studies
 from medfed.exchange._study_store import space_of
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
@@ -43,7 +45,7 @@ from medfed.federation.config import HubConfig
 from medfed.federation.description import description_digest
 from medfed.federation.hub import run_hub
 from medfed.federation.membership import recorded_joins
-from medfed.files import private_files
+from medfed.files import private_files, utc_time, write_whole
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
@@ -53,6 +55,7 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
+from medfed.runs.recorded_progress import RecordedProgress
 from medfed.runs.rounds import (
     IMAGES_IN_MM,
     LABELS_NAMED,
@@ -63,7 +66,7 @@ from medfed.runs.rounds import (
     read_rounds,
     unit_by,
 )
-from medfed.runs.status import Status
+from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -133,38 +136,42 @@ def run_study(
     if again is not None:
         prepare_retraining(again, folder, progress, identity)
     facts = create_run(folder, study, {})
+    write_whole(folder.consent, describe_for_hub(study, exchange, digest))
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    progress.opened(folder.path)
     audit = AuditLog(folder.audit, identity)
     start = {"start": facts.start.sha256} if facts.start else {}
     audit.write("began", study=digest, sites=sorted(study.sites), resumed=resume, **start)
     for line in facts.start.lines if facts.start else ():
         progress.log(line)
-    with show_warnings(progress), record_exit(status), ExitStack() as stack:
-        if broker and enrolment is not None:
-            refused = partial(audit.write, "broker refused")
-            stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
-        _log_notes(study, exchange, progress)
-        _admit_at_broker(study, exchange, progress)
-        if enrolment is not None:
-            _log_missing_certificates(study, enrolment, progress)
-        if unfinished is not None:
-            progress.log(
-                f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
-                f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
-            )
-        admitted = partial(_admitted, study, enrolment)
-        rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
-    if only_describes(study):
+    with keep_status(status):
+        with show_warnings(progress), ExitStack() as stack:
+            if broker and enrolment is not None:
+                refused = partial(audit.write, "broker refused")
+                stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
+            _log_notes(study, exchange, progress)
+            _admit_at_broker(study, exchange, progress)
+            if enrolment is not None:
+                _log_missing_certificates(study, enrolment, progress)
+            if unfinished is not None:
+                progress.log(
+                    f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
+                    f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
+                )
+            admitted = partial(_admitted, study, enrolment)
+            rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
+        if only_describes(study):
+            finish_run(folder, facts, began)
+            status.update(state=FINISHED)
+            return folder
+        joined = recorded_joins(folder.hub)
+        facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
+        folder.write_facts(facts)
+        write_rows(folder.reported, rows)
+        write_report(folder.path)
         finish_run(folder, facts, began)
-        status.update(state="finished")
-        return folder
-    joined = recorded_joins(folder.hub)
-    facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
-    folder.write_facts(facts)
-    write_rows(folder.reported, rows)
-    write_report(folder.path)
-    finish_run(folder, facts, began)
-    status.update(state="finished")
+        status.update(state=FINISHED)
     return folder
 
 
@@ -301,7 +308,7 @@ def _run_rounds(
         rows[:], report = _take_rows(report, expected, folder, audit)
         progress.round(report)
         append_round(folder.rounds, report)
-        status.update(state="leading", round=report.round, last_round_s=round(report.seconds, 1))
+        status.update(state="leading")
         if used := side.used_bytes():
             status.update(stored_bytes=used)
         _log_different(_LABELS, report, stated, progress)
@@ -314,7 +321,8 @@ def _run_rounds(
     if config.joining:
         side.on_admitted(admitted)
     try:
-        side.monitored_sites = (*config.sites, *config.evaluating)
+        # Those that have joined keep their rights when the hub is started again.
+        side.monitored_sites = (*config.sites, *config.evaluating, *admitted())
         side.advertise_study(public_yaml(study), side.monitored_sites)
         progress.start(
             f"{study.name}: {kind_of(study.rule)} over {len(config.sites)} hospitals",
@@ -422,14 +430,10 @@ def _take_rows(
 def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
-    online, awaited = side.online_sites(), side.pending_sites
-    progress.waiting(online, awaited, remaining_s)
-    status.update(
-        state="leading",
-        connected=sorted(online),
-        awaited=sorted(awaited),
-        round_ends_in_s=None if remaining_s is None else round(remaining_s, 1),
-    )
+    progress.waiting(side.online_sites(), side.pending_sites, remaining_s)
+    for site, age_s in side.heartbeat_ages().items():
+        status.site(site, last_seen=utc_time(time.time() - age_s))
+    status.update(state="leading")
 
 
 def _log_missing_certificates(study: Study, enrolment: Path, progress: Progress) -> None:

@@ -23,7 +23,7 @@ from msgspec import UNSET, UnsetType
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.approvals import head_of, is_approved
-from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.background import run_periodically
 from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
 from medfed.deployment.description import describe_session
@@ -64,8 +64,9 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
+from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
-from medfed.runs.status import Status
+from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
@@ -111,8 +112,10 @@ def take_part(
         if folder.facts.exists() and folder.read_facts().is_finished:
             progress.log(f"this study has ended here; to join a new run of it, move {folder.path} away first")
             return folder
-        status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
-        with record_exit(status):
+        status = Status(folder.status, role="site", study=study.name, digest=known, rounds=study.train.rounds)
+        progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+        progress.opened(folder.path)
+        with keep_status(status), record_warnings(status):
             if needs_description(study):
                 protection_of(study)
             hospital = _open_hospital(study, site, secret)
@@ -140,7 +143,7 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     session = _planned(session)
     if only_describes(session.study):
         finish_run(folder, facts, began)
-        session.status.update(state="finished")
+        session.status.update(state=FINISHED)
         return
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
@@ -161,7 +164,7 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         session.audit.write("ledger", site=name, lines=head.lines, sha256=head.sha256)
         facts = privacy_facts.with_spent_budget(facts, study, {name: ledger})
     finish_run(folder, facts, began)
-    session.status.update(state="finished")
+    session.status.update(state=FINISHED)
 
 
 def _planned(session: SiteSession) -> SiteSession:
@@ -362,8 +365,8 @@ class SiteProgress(pl.Callback):
             _check_still_approved(self._session, self._digest)
         steps = int(trainer.num_training_batches)
         done = (trainer.current_epoch % self._epochs) * steps + batch_idx
+        self._session.status.update(state="training")
         self._session.progress.training(self._session.name, done, steps * self._epochs)
-        self._session.status.update(state="training", step=done, steps=steps * self._epochs)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
@@ -377,7 +380,7 @@ class SiteProgress(pl.Callback):
         report = RoundReport(federated.round, (result,), seconds, 0)
         self._session.progress.round(report)
         append_round(self._session.folder.rounds, report)
-        self._session.status.update(round=federated.round, scores=dict(federated.scores))
+        self._session.status.update(scores=dict(federated.scores))
 
 
 def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> SiteCases:

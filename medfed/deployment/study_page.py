@@ -33,7 +33,7 @@ from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
 from medfed.study.plugins import loaded_plugin
-from medfed.study.study import Study
+from medfed.study.study import AnyExchange, Study
 from medfed.wire.templates import render
 from medfed.wire.untrusted_text import for_text_template
 
@@ -164,6 +164,16 @@ def _counted(scope: Scope, least: int) -> Iterator[str]:
         yield f"  patients with each structure, and a histogram of its volumes: {_quoted(scope.structures)}"
     if scope.table is not None:
         yield "  of each column: values and missing ones, sum and sum of squares, patients of each word"
+
+
+def describe_for_hub(study: Study, exchange: AnyExchange, digest: str) -> str:
+    """Return the page as a hospital with the default policy reads it, for whoever runs the hub."""
+    name = min({*study.sites, *study.held_out}, default="a-hospital")
+    site = SiteFile(name=name, data="", exchange=exchange)
+    return (
+        f"As '{name}' reads it if its policy is the default one. Each hospital's own page is made of its "
+        f"own site file and cases, and stays there.\n\n{describe(OwnPart(study, site), digest)}\n"
+    )
 
 
 def _duration(part: OwnPart) -> Iterator[str]:

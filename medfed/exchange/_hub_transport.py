@@ -17,6 +17,7 @@ from medfed.exchange._exchange import ReceivedUpdate, early_update
 from medfed.exchange._mailbox import HubMailbox
 from medfed.exchange._manifest import Manifest, encode_sealed
 from medfed.exchange._object_store import (
+    AdmitsSites,
     LimitsSites,
     MissingObject,
     ObjectStore,
@@ -247,9 +248,15 @@ class HubTransport:
     def advertise_study(self, study_text: str, sites: Sequence[str]) -> None:
         """Store the study's text where its sites can read it before approving it, and offer it to them."""
         self._study_text, self._offered_to = study_text, tuple(sites)
+        self.admit(sites)
         put = partial(self._objects.put_control, "study", study_text, self._run)
         self._retry("advertises the study", put)
         self._retry("advertises the study", lambda: offer(self._objects, sites))
+
+    def admit(self, sites: Sequence[str]) -> None:
+        """Let these sites, and no others, read and write this study, where the store has such rights."""
+        if isinstance(self._store, AdmitsSites):
+            self._store.admit(sites)
 
     # -- messages
 

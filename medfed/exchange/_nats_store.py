@@ -21,7 +21,9 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
+from medfed.exchange._admitted import record_admitted
 from medfed.exchange._concurrency import run_bounded
+from medfed.exchange._nats_connecting import close_quietly, run_unless
 from medfed.exchange._nats_refusals import explain_refusal, first_line, silence_asyncio
 from medfed.exchange._nats_streams import (
     FIRST_SITE_BYTES,
@@ -61,6 +63,9 @@ _PING_S, _MAX_PINGS = 20, 5
 # How long a call waits for a lost connection before it raises `Unreachable`; the caller tries again.
 _CONNECT_S = 10.0
 
+# What a broker's error says, in small letters, if a party may not publish on a subject.
+_DENIED = "permissions violation for publish"
+
 # JetStream's error codes: a first-write-wins message on a subject that has one, and a stream that exists
 # with other settings; and a disk that is too small for what the streams may store together.
 _WRONG_LAST_SEQUENCE = 10071
@@ -89,6 +94,7 @@ class NatsStore:
         self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
         self._proxy = proxy
         self._is_hub = identity.name == HUB
+        self._digest = digest
         self._study = digest if digest.startswith(OFFERS) else space_of(digest)
         self._streams: set[str] = set()
         # What each site should be able to store, and its share if the broker's disk has less.
@@ -99,7 +105,9 @@ class NatsStore:
         self._client: Any = None
         self._connecting = asyncio.Lock()
         self._refusal = self._last_error = ""
-        self._requests: set[asyncio.Task[Any]] = set()
+        # The requests that wait for an answer, with their subjects, and those that the broker refused.
+        self._requests: dict[asyncio.Task[Any], str] = {}
+        self._denied: set[asyncio.Task[Any]] = set()
         self._failures, self._failed = 0, asyncio.Event()
         silence_asyncio()
         self._loop = asyncio.new_event_loop()
@@ -161,6 +169,12 @@ class NatsStore:
                 self._run(self._change_stream, "DELETE", stream, {})
                 self._streams.discard(stream)
         return tuple(deleted)
+
+    def admit(self, sites: Iterable[str]) -> None:
+        # Where the enrolment is on another machine, its coordinator does (`medfed enrol study`).
+        enrolment = self._identity.folder.parent
+        if self._is_hub and (enrolment / "federation.json").exists():
+            record_admitted(enrolment, self._digest, sites)
 
     def used_bytes(self) -> dict[str, int]:
         stored = self._run(self._stored)
@@ -233,9 +247,16 @@ class NatsStore:
 
         client = await self._connected()
         task = asyncio.ensure_future(client.request(subject, data, self._timeout_s, headers=headers))
-        self._requests.add(task)
+        self._requests[task] = subject
         try:
             return await task
+        except asyncio.CancelledError:
+            if task not in self._denied:
+                raise
+            raise Refused(
+                f"the broker does not let '{self._identity.name}' read or write this study: it does not name "
+                "this site, or the hub has not admitted it; ask the coordinator (`medfed enrol study`)"
+            ) from None
         except nats.errors.NoRespondersError:
             self._streams.clear()  # the broker's disk was lost: the hub creates them again
             raise Unreachable(
@@ -245,7 +266,8 @@ class NatsStore:
         except nats.errors.Error as error:
             raise Unreachable(f"the broker did not answer: {first_line(error)}") from None
         finally:
-            self._requests.discard(task)
+            self._requests.pop(task, None)
+            self._denied.discard(task)
 
     # -- the connection
 
@@ -297,7 +319,7 @@ class NatsStore:
         self._refusal = self._last_error = ""
         self._failures, self._failed = len(urls), asyncio.Event()
         try:
-            await _run_unless(
+            await run_unless(
                 self._failed,
                 client.connect(
                     servers=urls,
@@ -318,12 +340,12 @@ class NatsStore:
             )
             await self._subscribe(client)
         except Exception as error:  # noqa: BLE001 - closes the connection, then raises again
-            await _close_quietly(client.close())
+            await close_quietly(client.close())
             # nats-py leaves the session of a failed WebSocket connection to the garbage
             # collector, which warns.
             session = getattr(getattr(client, "_transport", None), "_client", None)
             if session is not None:
-                await _close_quietly(session.close())
+                await close_quietly(session.close())
             self._last_error = self._last_error or first_line(error)
             return False
         self._client = client
@@ -359,12 +381,22 @@ class NatsStore:
 
     async def _on_error(self, error: Exception) -> None:
         text = self._last_error = first_line(error) or type(error).__name__
+        if _DENIED in str(error).lower():
+            self._deny(str(error).lower())
+            return
         # Once every address has failed, the connection has; the client alone would keep trying silently.
         self._failures -= 1
         if self._failures == 0:
             self._failed.set()
         self._refusal = explain_refusal(text, self._identity) or self._refusal
         log.debug("broker: %s", text)
+
+    def _deny(self, text: str) -> None:
+        """End the requests that the broker refuses: it answers them with an error of the connection alone."""
+        for task, subject in list(self._requests.items()):
+            if f'"{subject.lower()}"' in text:
+                self._denied.add(task)
+                task.cancel()
 
     # -- the hub's streams
 
@@ -460,32 +492,3 @@ def _checked(call: Callable[[], _T]) -> _T:
         return call()
     except (concurrent.futures.CancelledError, asyncio.CancelledError):
         raise Unreachable("the connection to the broker was lost") from None
-
-
-async def _run_unless(failed: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float) -> None:
-    """Await `work` until it ends or `failed` is set.
-
-    Raises:
-        ConnectionError: if `failed` is set.
-        TimeoutError: if it takes too long.
-    """
-    doing, failing = asyncio.ensure_future(work), asyncio.ensure_future(failed.wait())
-    try:
-        await asyncio.wait({doing, failing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            doing.result()
-        elif failing.done():
-            raise ConnectionError("no answer")
-        else:
-            raise TimeoutError
-    finally:
-        for task in (doing, failing):
-            task.cancel()
-        await asyncio.gather(doing, failing, return_exceptions=True)
-
-
-async def _close_quietly(closing: Coroutine[Any, Any, None]) -> None:
-    try:
-        await asyncio.wait_for(closing, 2.0)
-    except Exception as error:  # noqa: BLE001 - closing must not fail
-        log.debug("an unfinished connection could not be closed: %s", error)

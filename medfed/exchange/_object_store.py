@@ -50,6 +50,14 @@ class LimitsSites(Protocol):
         """Return how many bytes each site has in the store."""
 
 
+@runtime_checkable
+class AdmitsSites(Protocol):
+    """A store at which each site has rights of its own, for each study."""
+
+    def admit(self, sites: Iterable[str]) -> None:
+        """Let these sites, and no others, read and write the store's study."""
+
+
 class ObjectStore(Protocol):
     """Small named objects that the other side can read.
 

@@ -106,6 +106,7 @@ class Hub:
 
         try:
             side.monitored_sites = (*config.sites, *config.evaluating)
+            side.admit(side.monitored_sites)
             score = config.selection.score if config.selection is not None else "val/loss"
             shown.start(self.study, dict.fromkeys(config.sites, 0), config.rounds, score)
             final = run_hub(

@@ -41,6 +41,9 @@ from medfed.runs.facts import RunFacts, with_missing_model, with_seen, with_unme
 from medfed.runs.folder import RunFolder
 from medfed.runs.notebook import notebook_progress
 from medfed.runs.progress import Progress
+from medfed.runs.recorded_progress import RecordedProgress, record_warnings
+from medfed.runs.rounds import read_rounds
+from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.study.canonical import study_digest
 from medfed.study.plugins import loaded_plugin
 from medfed.study.reading import read_study, use_study
@@ -97,27 +100,36 @@ def train(
     if study.start is not None and not needs_plan(study):
         started_network(study)  # a start that cannot be used is refused before hours of reading cases
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
-    with suppress_warnings():
+    status = Status(folder.status, role="simulation", study=study.name, digest=study_digest(study))
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    progress.opened(folder.path)
+    with suppress_warnings(), keep_status(status), record_warnings(status):
+        status.update(state="reading the hospitals' cases")
         run, facts = _open(study, folder, again, progress, resume)
         run, facts = _mark_seen(run, facts)
+        status.update(state="training")
         federated = federate(run)
         facts = msgspec.structs.replace(facts, chosen=federated.choice)
         models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federated.weights}
+        status.update(state="training other models, to compare")
         compared, facts = _models_to_compare(run, facts)
         models |= compared
         if leave_one_out:
             models |= models_without_each(run)
         models |= models_of_seeds(run)
         progress.stop()
+        status.update(state="measuring every model")
         progress.log("measuring every model on every hospital's test cases")
         measured, unmeasured = measure_models.measure_all(
             run.study, folder, list(run.hospitals.values()), models, progress
         )
         facts = with_unmeasured(facts, unmeasured)
         measure_models.write_gallery(run.study, folder, measured, models)
-    ledgers = {site: Ledger(folder.site(site)) for site in run.study.sites}
-    finish_run(folder, privacy_facts.with_spent_budget(facts, run.study, ledgers), began)
-    return report_run(folder.path)
+        ledgers = {site: Ledger(folder.site(site)) for site in run.study.sites}
+        finish_run(folder, privacy_facts.with_spent_budget(facts, run.study, ledgers), began)
+        reported = report_run(folder.path)
+        status.update(state=FINISHED)
+    return reported
 
 
 def describe_plugins(study: Study) -> list[str]:

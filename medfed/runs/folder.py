@@ -41,7 +41,8 @@ class RunFolder:
     audit.jsonl     what crossed a hospital's wall
     report.html     the report
     cases.html *    images of the best, median and worst cases and of failures
-    status.json     how far a service is, for a monitor
+    status.json     how far the run is, for the live page and monitors
+    consent.txt     the page that hospitals agree to
     checkpoints/    models that Lightning and torch read
     sites/          what each site needs to resume, and its TensorBoard
     hub/            the newest rounds, to resume from
@@ -65,6 +66,7 @@ class RunFolder:
     start = _Entry("start.csv")
     audit = _Entry("audit.jsonl")
     status = _Entry("status.json")
+    consent = _Entry("consent.txt")
     withdrawal = _Entry("withdrawn.json")
     baselines = _Entry("baselines.json")
     fingerprint = _Entry("fingerprint.json")

@@ -4,9 +4,9 @@ import pytest
 from click.testing import CliRunner
 
 from medfed.cli.enrol import enrol
-from medfed.deployment.enrolment.broker import admitted_studies
 from medfed.deployment.enrolment.studies import admit
 from medfed.errors import MedfedError
+from medfed.exchange._admitted import admitted_studies
 from medfed.exchange._study_store import space_of
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class DicomFiles:
         headers = [read_listing_header(path) for path in paths]
         damaged = [header for header in headers if isinstance(header, DamagedFile)]
         listed = [header for header in headers if isinstance(header, ListingHeader)]
+        if all(header.non_volume for header in listed):
+            # Nothing else is a volume: slices that were stored as secondary captures are.
+            listed = [replace(one, non_volume="") if one.placed_capture else one for one in listed]
         labels = [header for header in listed if header.is_label]
         others = [header for header in listed if header.non_volume and not header.is_label]
         series: Series = {}

@@ -21,13 +21,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 
 from medfed.deployment.enrolment.participants import participant, participants
 from medfed.deployment.enrolment.refusals import RefusalLog
 from medfed.errors import ExchangeError
-from medfed.exchange._study_store import OFFERS, space_of
+from medfed.exchange._admitted import STUDIES, admitted_studies, record_admitted
+from medfed.exchange._study_store import OFFERS
 from medfed.files import lock, write_whole
 from medfed.wire.credentials import read_federation
 from medfed.wire.signing import BROKER, HUB, SITE
@@ -38,9 +38,6 @@ log = logging.getLogger("medfed.deployment.enrolment.broker")
 
 # How long a killed hub's server may take to end before it is killed.
 PREVIOUS_SERVER_S = 10.0
-
-# In the broker's folder: which sites each study has.
-STUDIES = "studies.json"
 
 # The first and the longest pause before a server that ended is started again.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 10.0
@@ -112,28 +109,14 @@ def _quoted(value: object) -> str:
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def admitted_studies(folder: Path) -> dict[str, list[str]]:
-    """Return the sites of each study that the broker knows, by the study's token in subjects."""
-    path = folder / BROKER / STUDIES
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]]) if path.exists() else {}
-
-
 def admit_study(folder: Path, study_digest: str, sites: Iterable[str], *, keep: bool = False) -> None:
     """Let these sites, and no others, read and write a study at the broker; a running one applies it at once.
 
     Before the first study is admitted so, every site may read every study. With `keep` those that were
     admitted to the study before stay.
     """
-    path = folder / BROKER / STUDIES
-    with path.with_suffix(".lock").open("w") as file:
-        lock(file)
-        admitted = admitted_studies(folder)
-        space = space_of(study_digest)
-        own = {space: sorted({*sites, *(admitted.get(space, ()) if keep else ())})}
-        if own.items() <= admitted.items():
-            return
-        write_whole(path, msgspec.json.encode({**admitted, **own}), durable=True)
-    write_configuration(folder)
+    if record_admitted(folder, study_digest, sites, keep=keep):
+        write_configuration(folder)
 
 
 def write_configuration(folder: Path) -> Path:
@@ -172,6 +155,7 @@ class Broker:
         options: tuple[str, ...] = (),
         on_refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        self._folder = folder
         self._configuration = write_configuration(folder)
         self._log = folder / BROKER / "nats-server.log"
         self._pid_file = folder / BROKER / "nats-server.pid"
@@ -260,6 +244,7 @@ class Broker:
                 pause = min(2 * pause, MAX_BACKOFF_S)
                 continue
             pause = MIN_BACKOFF_S
+            self._apply_admitted()
             mtime_ns = self._configuration.stat().st_mtime_ns
             if mtime_ns != self._loaded_mtime_ns:
                 # Reloaded twice: nats-server 2.15 admits a site whose account a reload added, but answers
@@ -268,6 +253,12 @@ class Broker:
             if reloads:
                 os.kill(self._process.pid, signal.SIGHUP)
                 reloads -= 1
+
+    def _apply_admitted(self) -> None:
+        """Write the configuration anew if a hub has admitted sites to its study since."""
+        studies = self._folder / BROKER / STUDIES
+        if studies.exists() and studies.stat().st_mtime_ns > self._configuration.stat().st_mtime_ns:
+            write_configuration(self._folder)
 
     def _restart(self, ended: subprocess.Popen[bytes]) -> None:
         with self._changing:

@@ -15,7 +15,9 @@ from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import enrol
 from medfed.deployment.enrolment.broker import admit_study
+from medfed.exchange._object_store import Refused
 from medfed.exchange.nats import Nats
+from medfed.wire.signing import Identity
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference
 
@@ -247,14 +249,20 @@ def test_a_site_reads_and_writes_the_studies_that_it_is_in_and_no_others(place):
     enrolment, hub = place
     other, folder = "34" * 32, place[0].folder
     models = Nats(**record(enrolment, "hub")).open_hub(other, folder / "other")
-    models.advertise_study("name: other", ["south"])
     models.publish(GlobalModel(0, {"a": torch.ones(4)}, study_digest=other))
     space = other[:16]
     read = f"$JS.API.DIRECT.GET.GLOB.glob.{space}.current.m"
-    assert as_north(place, read) is not None  # before any study is admitted
+    assert as_north(place, read) is not None  # before any study is offered
     admit_study(enrolment.authority, STUDY, ["north", "south"])
-    admit_study(enrolment.authority, other, ["south"])
+    models.advertise_study("name: other", ["south"])
     until(lambda: as_north(place, read) is None)
+    # A site that asks nevertheless is told at once, and not after the time for an answer.
+    store = Nats(**record(enrolment, "north"))._store(other, Identity(enrolment.credentials("north")))
+    with pytest.raises(Refused, match="does not let 'north' read or write this study"):
+        store.get(f"glob/{space}/current/m")
+    with pytest.raises(Refused, match="the hub has not admitted it"):
+        store.put(f"up/{space}/north/heartbeat/m", b"x")
+    store.close()
     for subject in (
         f"$JS.API.DIRECT.GET.GLOB.glob.{space}.study.m",
         "$JS.API.DIRECT.GET.GLOB.glob.*.current.m",
@@ -276,7 +284,6 @@ def test_a_site_reads_and_writes_the_studies_that_it_is_in_and_no_others(place):
     live = {one.digest: one.is_live for one in Nats(**record(enrolment, "south")).offered_studies("south")}
     assert live == {other: False, STUDY: True}
     models = Nats(**record(enrolment, "hub")).open_hub(other, folder / "other")
-    models.advertise_study("name: other", ["south"])
     models.close()  # a study that has ended is offered to nobody
     (left,) = Nats(**record(enrolment, "south")).offered_studies("south")
     assert left.digest == STUDY
