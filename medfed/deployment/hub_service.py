@@ -156,8 +156,8 @@ def run_study(
                 _log_missing_certificates(study, enrolment, progress)
             if unfinished is not None:
                 progress.log(
-                    f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of that "
-                    f"run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
+                    f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of "
+                    f"that run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
                 )
             admitted = partial(_admitted, study, enrolment)
             rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
