@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import print_own_values, print_result, show_progress
+from medfed.cli._output import interrupt_on_sigterm, print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
@@ -35,8 +35,6 @@ from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
-    from medfed.runs.folder import RunFolder
-    from medfed.runs.progress import Progress
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -122,7 +120,7 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     # A worker of several GPUs is started with the same command: one process serves the page.
     with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
@@ -147,18 +145,6 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions, page:
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
-def _interrupt_on_sigterm() -> None:
-    """Let a service manager's SIGTERM end a command as Ctrl-C does."""
-    import signal
-
-    def interrupt(number: int, frame: object) -> None:
-        # Only once: a second signal would interrupt the orderly shutdown that the first one started.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-
-
 @main.command(short_help="Run the hub of a study across hospitals.")
 @click.argument("study", type=PATH)
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
@@ -174,7 +160,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
@@ -189,48 +175,18 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     print_result(run)
 
 
-@main.command(short_help="Statistics of a study's data over all its hospitals: Table 1, and the plan.")
-@click.argument("study", type=PATH)
-@click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
-@click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
-@run_options
-def describe(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
-    """Write Table 1 of a study's hospitals (table1.html, table1.csv) without training anything.
-
-    Each hospital counts its own training patients and withholds small counts. With data.plan in the study,
-    plan.yaml holds the data section that follows. Across hospitals each runs `medfed train --site` and
-    approves this, as it would a study; where the study names all hospitals' folders, this process reads them.
+@main.command(short_help="Run one of a federation's three brokers.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def broker(folder: Path) -> None:
+    """Run one broker of a federation that has three, from its folder, until it is stopped.
 
     \b
-    medfed describe configs/quickstart.yaml
-    medfed describe study.yaml --enrolment enrolment --broker
+    medfed broker broker-1
     """
-    if options.without is not None:
-        raise MedfedError("describe: trains nothing, so there is nothing to retrain; omit --without")
-    with show_progress(options.quiet) as progress:
-        folder = _described(study, enrolment, broker, options, progress)
-    click.echo(f"table: {folder.table_one}")
+    from medfed.deployment.enrolment.rights import run_broker
 
-
-def _described(
-    study: Path, enrolment: Path | None, broker: bool, options: RunOptions, progress: Progress
-) -> RunFolder:
-    from medfed.pipeline.describe import describe_study, is_in_one_process
-
-    if enrolment is None and not broker and is_in_one_process(study, options.overrides):
-        return describe_study(study, out=options.out, overrides=options.overrides, progress=progress)
-    from medfed.deployment.hub_service import run_study
-
-    _interrupt_on_sigterm()
-    return run_study(
-        study,
-        enrolment=enrolment,
-        broker=broker,
-        out=options.out,
-        overrides=(*options.overrides, "describe.only=true"),
-        resume=options.resume,
-        progress=progress,
-    )
+    interrupt_on_sigterm()
+    run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
 @main.command(short_help="Measure a run's models on another hospital.")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medfed.data.case import Case, ImageSource, is_there, paths_of
+from medfed.data.case import Case, Echo, ImageSource, is_there, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.folder_options import FolderOptions
 from medfed.data.reading import Reading
@@ -145,13 +145,15 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | FolderOpti
         raise MissingImageError("it has no file for one of its channels")
     for path in paths:
         volumes = read(
-            path,
+            path.path if isinstance(path, Echo) else path,
             padding=reading.padding,
             tilt=reading.tilt,
             uneven=reading.uneven,
             pet=reading.pet,
             max_bytes=reading.max_bytes,
         )
+        if isinstance(path, Echo):
+            volumes = [one for one in volumes if one.info.echo_ms == path.echo_ms]
         if len(volumes) != 1:
             raise SeveralVolumesError(
                 f"its image holds {len(volumes)} volumes, expected one: several series, or echoes, time "

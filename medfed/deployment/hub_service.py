@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,12 +22,14 @@ from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
 from medfed.deployment.background import run_periodically
 from medfed.deployment.description import HubRun, described
-from medfed.deployment.enrolment.broker import Broker, admit_study
+from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.configuration import admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
     revocations_expire,
 )
+from medfed.deployment.enrolment.rights import publish_rights
 from medfed.deployment.site_file import resolve_paths
 from medfed.deployment.study_page import describe_for_hub
 from medfed.errors import StudyError
@@ -152,12 +154,14 @@ def run_study(
                 stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
             _log_notes(study, exchange, progress)
             _admit_at_broker(study, exchange, progress)
+            stack.enter_context(_rights_published(exchange, progress))
             if enrolment is not None:
                 _log_missing_certificates(study, enrolment, progress)
             if unfinished is not None:
                 progress.log(
                     f"{unfinished} holds an unfinished run of this study; this is a new one, which sites of "
-                    f"that run refuse. To continue that run, stop this one and give --resume --out {unfinished}"
+                    "that run refuse. To continue that run, stop this one and give --resume --out "
+                    f"{unfinished}"
                 )
             admitted = partial(_admitted, study, enrolment)
             rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
@@ -192,6 +196,17 @@ def _admit_at_broker(study: Study, exchange: Exchange, progress: Progress) -> No
             "this one's hospitals cannot read it there; run `medfed enrol study STUDY` where `medfed enrol "
             "init` made the enrolment"
         )
+
+
+def _rights_published(exchange: Exchange, progress: Progress) -> AbstractContextManager[None]:
+    """Return what keeps the rights at a cluster's brokers up to date; nothing is needed for one broker."""
+    enrolment = Path(getattr(exchange, "credentials", "")).parent
+    if not isinstance(exchange, Nats) or not (enrolment / "federation.json").exists():
+        return nullcontext()
+    federation = read_federation(enrolment)
+    if not federation.cluster:
+        return nullcontext()
+    return publish_rights(enrolment, exchange.urls or federation.urls, progress.log, exchange.timeout_s)
 
 
 def _check_joining(study: Study, study_file: Path, enrolment: Path | None) -> None:
@@ -259,7 +274,12 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
                 "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
-        urls = list(dict.fromkeys([federation.own_url, *(exchange.urls or federation.urls)]))
+        if federation.cluster:
+            raise StudyError(
+                f"{name}: --broker starts the one broker of a federation, this one has "
+                f"{len(federation.hosts)}: leave it out, and run `medfed broker` on the machine of each"
+            )
+        urls = list(dict.fromkeys([federation.brokers[0].own_url, *(exchange.urls or federation.urls)]))
         exchange = msgspec.structs.replace(exchange, urls=urls)
     return exchange
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medfed.deployment.enrolment.broker import admit_study
+from medfed.deployment.enrolment.configuration import admit_study
 from medfed.deployment.enrolment.participants import participants
 from medfed.errors import EnrolmentError, StudyError
 from medfed.federation.description import description_digest
