@@ -44,6 +44,7 @@ class RunFolder:
     status.json     how far the run is, for the live page and monitors
     consent.txt     the page that hospitals agree to
     checkpoints/    models that Lightning and torch read
+    watch/ *        a deployed model's reference and looks, by hospital; watch.html is the page
     sites/          what each site needs to resume, and its TensorBoard
     hub/            the newest rounds, to resume from
     """
