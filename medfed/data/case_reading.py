@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.case import Case, Echo, ImageSource, is_there, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.folder_options import FolderOptions
 from medfed.data.reading import Reading
@@ -110,10 +110,10 @@ def check_files(case: Case) -> None:
         )
     if lacking:
         raise MissingImageError("there is a label of this name and no image; restore the image")
-    if not all(path.exists() for source in case.image for path in paths_of(source)):
+    if not all(is_there(path) for source in case.image for path in paths_of(source)):
         raise MissingImageError(f"its image is not there; {remedy}")
     labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
-    if not all(path.exists() for path in labels):
+    if not all(is_there(path) for path in labels):
         raise MissingLabelError(f"its label is not there; {remedy}")
 
 
@@ -145,13 +145,15 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | FolderOpti
         raise MissingImageError("it has no file for one of its channels")
     for path in paths:
         volumes = read(
-            path,
+            path.path if isinstance(path, Echo) else path,
             padding=reading.padding,
             tilt=reading.tilt,
             uneven=reading.uneven,
             pet=reading.pet,
             max_bytes=reading.max_bytes,
         )
+        if isinstance(path, Echo):
+            volumes = [one for one in volumes if one.info.echo_ms == path.echo_ms]
         if len(volumes) != 1:
             raise SeveralVolumesError(
                 f"its image holds {len(volumes)} volumes, expected one: several series, or echoes, time "
