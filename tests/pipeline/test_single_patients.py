@@ -14,6 +14,7 @@ from medfed.evaluation.report.run_comparison import write_comparison
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline import train as run
 from medfed.pipeline.audit_report import export_log
+from medfed.pipeline.dossier.write import write_dossier
 from medfed.pipeline.export import export
 from medfed.runs.folder import RunFolder
 
@@ -116,6 +117,7 @@ def test_no_file_that_may_leave_holds_one(done: RunFolder, tmp_path: Path) -> No
     export_log(done.audit, tmp_path / "audit.csv")
     for format in ("onnx", "torchscript"):
         export(done.path, tmp_path / format, format=format)
+    write_dossier(done, tmp_path / "dossier")
     write_comparison([done.path, done.path.parent / "other"], tmp_path / "compared")
     places = [*done.path.rglob("*"), *tmp_path.rglob("*")]
     files = [path for path in places if path.is_file() and path.name not in STAYS]
