@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import print_own_values, print_result, show_progress
+from medfed.cli._output import interrupt_on_sigterm, print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
@@ -123,7 +123,7 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     # A worker of several GPUs is started with the same command: one process serves the page.
     with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
@@ -148,18 +148,6 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions, page:
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
-def _interrupt_on_sigterm() -> None:
-    """Let a service manager's SIGTERM end a command as Ctrl-C does."""
-    import signal
-
-    def interrupt(number: int, frame: object) -> None:
-        # Only once: a second signal would interrupt the orderly shutdown that the first one started.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-
-
 @main.command(short_help="Run the hub of a study across hospitals.")
 @click.argument("study", type=PATH)
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
@@ -175,7 +163,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
@@ -200,7 +188,7 @@ def broker(folder: Path) -> None:
     """
     from medfed.deployment.enrolment.rights import run_broker
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
