@@ -57,7 +57,8 @@ def ground(kind: str, folder: Path, seed: int, port: int) -> Ground:
         return Ground(lambda name: {**exchange, "url": str(copies / name)}, ends=[share.stop])
 
     def move_away(chance: random.Random) -> None:
-        (folder / "share").rename(folder / f"gone-{time.monotonic_ns()}")  # at once
+        if (folder / "share").exists():  # nobody may have begun
+            (folder / "share").rename(folder / f"gone-{time.monotonic_ns()}")  # at once
 
     return Ground(over(str(folder / "share")), lose=move_away)
 
