@@ -62,7 +62,7 @@ def draft_images(
         text, warnings = drafts[task](training, channels)
     beside: list[str] = []
     if task in WHOLE_IMAGE_NEEDS:
-        lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights), layout)
+        lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights), options.layout)
         text = text.replace("  kind: images\n", f"  kind: images\n{lines}", 1)
     if task == "segment" and (maps := draft_number_maps(training, preflights)):
         text = f"{text}\n{maps}"
