@@ -10,8 +10,8 @@ from medfed.deployment.own_code import plugin_refusals
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile, as_read_here, secret_of
 from medfed.errors import StudyError
+from medfed.pipeline.describing import needs_description, protection_of
 from medfed.pipeline.own_choices import OwnChoices
-from medfed.pipeline.planning import check_planned
 from medfed.study.study import Study
 
 
@@ -30,6 +30,7 @@ def choices_of(site: SiteFile) -> OwnChoices:
         bears=site.policy.unreadable,
         cache=site.cache,
         labelled=tuple(site.labelled),
+        smallest_group=site.policy.smallest_group,
         as_read_here=partial(as_read_here, site=site),
         refusals=partial(_refusals, site),
     )
@@ -39,7 +40,8 @@ def _refusals(site: SiteFile, study: Study, cases: int) -> list[str]:
     """Return why this hospital would not take part in a study, though its data fit."""
     try:
         check_member(study, site)
-        check_planned(study)
+        if needs_description(study):
+            protection_of(study)
     except StudyError as error:
         return [str(error)]
     return [*plugin_refusals(site, study.plugins), *refusals(site.policy, study.at(site.name), cases)]
