@@ -28,6 +28,7 @@ from medfed.deployment.enrolment.participants import (
     revocations_expire,
 )
 from medfed.deployment.site_file import resolve_paths
+from medfed.deployment.waiting import SitesAwaited
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
@@ -314,7 +315,8 @@ def _run_rounds(
             config.rounds,
             study.task.main_score,
         )
-        with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
+        told = SitesAwaited(progress.log)
+        with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status, told), "medfed-poll"):
             final = run_hub(
                 config,
                 side,
@@ -406,15 +408,17 @@ def _take_rows(
     return rows, replace(report, results=tuple(results))
 
 
-def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
-    """Show who is connected and who is awaited."""
+def _show_waiting(side: Any, progress: Progress, status: Status, told: SitesAwaited) -> None:
+    """Show who is connected and who is awaited, and say it of whoever is awaited for long."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
     online, awaited = side.online_sites(), side.pending_sites
     progress.waiting(online, awaited, remaining_s)
+    told.look(awaited, side.awaited, side.heartbeat_ages(), time.time())
     status.update(
         state="leading",
         connected=sorted(online),
         awaited=sorted(awaited),
+        awaited_since=told.since(),
         round_ends_in_s=None if remaining_s is None else round(remaining_s, 1),
     )
 

@@ -89,7 +89,8 @@ class HubTransport:
         self._stopped: dict[str, int] = {}
         # Sites whose heartbeats are read besides those of the sites being collected, for a display.
         self.monitored_sites: tuple[str, ...] = ()
-        # The sites being waited for, and until when (time.monotonic), for a display.
+        # The sites being waited for, what for, and until when (time.monotonic), for a display.
+        self.awaited = ""
         self.pending_sites: tuple[str, ...] = ()
         self.deadline: float | None = None
         try:
@@ -200,6 +201,8 @@ class HubTransport:
         start, backoff = time.monotonic(), Backoff(self._warn)
         pending, answers, last_progress = sorted(sites), 0, start
         self.deadline = None if deadline_s is None else start + deadline_s
+        scores = self._current is not None and self._current.ends_training
+        self.awaited = "scores" if scores else f"update of round {round}"
         while pending:
             self.pending_sites = tuple(pending)
             try:
@@ -274,9 +277,20 @@ class HubTransport:
     def collect_messages(
         self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
     ) -> Iterator[ReceivedMessage]:
+        try:
+            yield from self._collect_messages(round, attempt, step, sites, deadline_s)
+        finally:
+            self.pending_sites, self.deadline = (), None
+
+    def _collect_messages(
+        self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
+    ) -> Iterator[ReceivedMessage]:
         start, backoff = time.monotonic(), Backoff(self._warn)
         pending = sorted(sites)
+        self.deadline = None if deadline_s is None else start + deadline_s
+        self.awaited = f"message '{step}' of round {round}"
         while pending:
+            self.pending_sites = tuple(pending)
             try:
                 self._restore_lost()
                 for site in list(pending):
@@ -449,6 +463,7 @@ class HubTransport:
             "again; stop it (Ctrl-C) to end the run now"
         )
         self.pending_sites, self.deadline = tuple(sorted(stopped)), time.monotonic() + max_wait_s
+        self.awaited = "return"
         try:
             while time.time() < until:
                 try:

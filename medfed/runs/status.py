@@ -35,6 +35,7 @@ class StatusFields(TypedDict, total=False):
     scores: Mapping[str, float]
     connected: list[str]
     awaited: list[str]
+    awaited_since: dict[str, str]
     stored_bytes: dict[str, int]
     last_contact: str
     written: str
