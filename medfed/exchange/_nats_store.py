@@ -139,10 +139,13 @@ class NatsStore:
         on_done = pass_on(on_object, skip_missing)
         _checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
-    def delete_rounds(self, study_digest: str, before: int) -> None:
+    def delete_update(self, prefix: str) -> None:
+        self._run(self._purge, stream_of(prefix), f"{prefix.replace('/', '.')}.>")
+
+    def delete_rounds(self, study_digest: str, before: int, updates: bool = True) -> None:
         # A late update is in a round that was cleared already, so the rounds before are cleared again.
         for round in range(max(0, before - 2), before + 1):
-            for site in self._sites():
+            for site in self._sites() if updates else ():
                 self._run(self._purge, f"UP_{site}", f"up.{self._study}.{site}.r{round:05d}.>")
             if round > 0:
                 self._run(self._purge, "GLOB", f"glob.{self._study}.r{round - 1:05d}.>")

@@ -37,7 +37,7 @@ from medfed.study.reading import read_study
         ("train: {rounds: 3, keep: best, local: {kind: fedper}}", r"train\.keep: best would join a former"),
         (
             "sampling: {joining: true}\nprivacy: {kind: secure_sum}",
-            r"sampling\.joining: privacy 'secure_sum' hides updates in a sum over hospitals that each of them",
+            r"sampling\.joining: privacy 'secure_sum' hides updates in a sum over hospitals that each of",
         ),
         (
             "sampling: {joining: true}\nrule: {kind: feddyn}",
