@@ -15,7 +15,7 @@ from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.demo import demo
 from medfed.cli.enrol import enrol
-from medfed.cli.error_handling import Commands
+from medfed.cli.error_handling import Commands, TimeLimit
 from medfed.cli.new import new
 from medfed.cli.options import PATH, RunOptions, layout_option, own_choices, run_options, site_option
 from medfed.cli.plugins import plugins
@@ -107,7 +107,7 @@ def _take_part(site: Path, accept: str, quiet: bool) -> None:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    _interrupt_on_sigterm()
+    _end_on_signals()
     with show_progress(quiet) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
     if run is not None:
@@ -131,16 +131,18 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> No
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
-def _interrupt_on_sigterm() -> None:
-    """Let a service manager's SIGTERM end a command as Ctrl-C does."""
+def _end_on_signals() -> None:
+    """Let a service manager's SIGTERM, and a scheduler's SIGUSR1, end a command as Ctrl-C does."""
     import signal
 
     def interrupt(number: int, frame: object) -> None:
         # Only once: a second signal would interrupt the orderly shutdown that the first one started.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        for one in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(one, signal.SIG_IGN)
+        raise TimeLimit if number == signal.SIGUSR1 else KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for one in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(one, interrupt)
 
 
 @main.command(short_help="Run the hub of a study across hospitals.")
@@ -156,7 +158,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    _interrupt_on_sigterm()
+    _end_on_signals()
     with show_progress(options.quiet) as progress:
         run = run_study(
             study,
