@@ -11,7 +11,7 @@ WORKERS ?= -n 2 --dist loadfile
 # Flower's own environment: its packages are older than those of constraints.txt.
 FLOWER := .venv-flower
 
-.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean flower help
+.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean flower networks help
 
 help:
 	@echo "make train    install, then train over the four hospitals in sample_data/ (about a minute)"
@@ -20,6 +20,7 @@ help:
 	@echo "make docs     the documentation site, in site/, with strict links"
 	@echo "make coverage the fast tests with their coverage, and its floor"
 	@echo "make flower   an environment with Flower, in $(FLOWER)/, for the tests of its network"
+	@echo "make networks Flower as above; NVFlare and public LightningModules in $(VENV)/, for their tests"
 	@echo "make sample   write sample_data/ again, byte for byte"
 
 $(READY): pyproject.toml constraints.txt
@@ -70,6 +71,10 @@ check: format lint types layers docs test
 
 sample: $(READY)
 	$(BIN)/python sample_data/make.py
+
+# Both networks that others lead and public LightningModules, for their tests.
+networks: $(READY) flower
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nvflare,modules]'
 
 flower:
 	test -x $(FLOWER)/bin/python || $(PYTHON) -m venv $(FLOWER)

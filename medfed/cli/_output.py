@@ -1,36 +1,56 @@
-"""What several commands print: progress while they run, and the result of a run."""
+"""What several commands do: show progress, print the result of a run, end when a service manager says so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from medfed.cli.error_handling import TimeLimit
 from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
+    from medfed.cli.options import PageOptions
+    from medfed.deployment.live_page.server import PageSettings
     from medfed.runs.folder import RunFolder
     from medfed.runs.progress import Progress
 
 
 @contextmanager
-def show_progress(quiet: bool) -> Iterator[Progress]:
-    """Show progress until the block ends."""
+def show_progress(quiet: bool, page: PageOptions | None = None) -> Iterator[Progress]:
+    """Show progress, and with `page` serve the run's live page, until the block ends."""
     from medfed.runs.progress import progress_display
 
     display = progress_display(quiet)
-    try:
+    with ExitStack() as stack:
+        stack.callback(display.stop)
+        if page is not None and (settings := page.settings()) is not None:
+            stack.enter_context(_served(display, settings))
         yield display
-    finally:
-        display.stop()
+
+
+@contextmanager
+def _served(display: Progress, settings: PageSettings) -> Iterator[None]:
+    """Serve the page of the run that a display is told of."""
+    from medfed.deployment.live_page.server import serve
+
+    opened: list[Path] = []
+    display.on_opened = opened.append
+    with serve(settings, lambda: opened[-1] if opened else None) as url:
+        click.echo(f"live page: {url}", err=True)
+        yield
 
 
 def print_result(run: RunFolder, site: str | None = None) -> None:
     """Print the headline of a run, or what it says of one site, and where its report is."""
     from medfed.evaluation.report import headline
 
+    if run.table_one.exists() and not run.report.exists():  # nothing was trained
+        click.echo(f"table: {run.table_one}")
+        return
     click.echo(for_terminal(headline(run.path, site)))
     click.echo(f"report: {run.report}")
 
@@ -43,3 +63,17 @@ def print_own_values(run: RunFolder, site: str) -> None:
         click.echo("For you alone, on this machine and in no file that may leave, each patient's value:")
         for line in lines:
             click.echo(f"  {for_terminal(line)}")
+
+
+def end_on_signals() -> None:
+    """Let a service manager's SIGTERM, and a scheduler's SIGUSR1, end a command as Ctrl-C does."""
+    import signal
+
+    def interrupt(number: int, frame: object) -> None:
+        # Only once: a second signal would interrupt the orderly shutdown that the first one started.
+        for one in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(one, signal.SIG_IGN)
+        raise TimeLimit if number == signal.SIGUSR1 else KeyboardInterrupt
+
+    for one in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(one, interrupt)

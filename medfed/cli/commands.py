@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import print_own_values, print_result, show_progress
+from medfed.cli._output import end_on_signals, print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.demo import demo
 from medfed.cli.enrol import enrol
-from medfed.cli.error_handling import Commands, TimeLimit
+from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
-from medfed.cli.options import PATH, RunOptions, layout_option, own_choices, run_options, site_option
+from medfed.cli.options import (
+    PATH,
+    DossierOptions,
+    PageOptions,
+    RunOptions,
+    dossier_options,
+    layout_option,
+    own_choices,
+    page_options,
+    run_options,
+    site_option,
+)
 from medfed.cli.plugins import plugins
+from medfed.cli.watch import watch
+from medfed.cli.watch_model import watch_model
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -42,6 +55,7 @@ def main() -> None:
 @click.option("--site", type=PATH, help="Take part as the hospital of this site file.")
 @click.option("--accept", default="", metavar="DIGEST", help="With --site: approve the study of this digest.")
 @run_options
+@page_options
 @click.option(
     "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
 )
@@ -53,6 +67,7 @@ def train(
     site: Path | None,
     accept: str,
     options: RunOptions,
+    page: PageOptions,
     leave_one_out: bool,
     compare: str | None,
 ) -> None:
@@ -72,21 +87,21 @@ def train(
             raise MedfedError(
                 "train --compare: name a study file; methods are compared over the hospitals of one process"
             )
-        _compare_methods(study, compare.split(","), options)
+        _compare_methods(study, compare.split(","), options, page)
     elif site is not None:
         if study is not None or options.out is not None or options.overrides:
             raise MedfedError("train --site: the study comes from the hub; omit STUDY, --out and --set")
-        _take_part(site, accept, options.quiet)
+        _take_part(site, accept, options.quiet, page)
     elif study is None or accept:
         raise MedfedError("train: name a study file, or this hospital's site file with --site (and --accept)")
     else:
-        _train_study(study, options, leave_one_out)
+        _train_study(study, options, leave_one_out, page)
 
 
-def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
+def _train_study(study: Path, options: RunOptions, leave_one_out: bool, page: PageOptions) -> None:
     from medfed.pipeline.train import train as train_study
 
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         run = train_study(
             study,
             out=options.out,
@@ -100,25 +115,27 @@ def _train_study(study: Path, options: RunOptions, leave_one_out: bool) -> None:
     print_result(run)
 
 
-def _take_part(site: Path, accept: str, quiet: bool) -> None:
+def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
+    from medfed.deployment.ddp import is_worker
     from medfed.deployment.site_service import take_part
 
     def ask(description: str) -> bool:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    _end_on_signals()
-    with show_progress(quiet) as progress:
+    end_on_signals()
+    # A worker of several GPUs is started with the same command: one process serves the page.
+    with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
     if run is not None:
         print_result(run)
 
 
-def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> None:
+def _compare_methods(study: Path, methods: list[str], options: RunOptions, page: PageOptions) -> None:
     from medfed.evaluation.report.method_table import text
     from medfed.pipeline import compare
 
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, page) as progress:
         table, folder = compare.compare(
             study,
             methods,
@@ -131,35 +148,23 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions) -> No
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
-def _end_on_signals() -> None:
-    """Let a service manager's SIGTERM, and a scheduler's SIGUSR1, end a command as Ctrl-C does."""
-    import signal
-
-    def interrupt(number: int, frame: object) -> None:
-        # Only once: a second signal would interrupt the orderly shutdown that the first one started.
-        for one in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(one, signal.SIG_IGN)
-        raise TimeLimit if number == signal.SIGUSR1 else KeyboardInterrupt
-
-    for one in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(one, interrupt)
-
-
 @main.command(short_help="Run the hub of a study across hospitals.")
 @click.argument("study", type=PATH)
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
 @click.option("--broker", is_flag=True, help="Also start and supervise the broker.")
 @run_options
-def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) -> None:
+@page_options
+def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, page: PageOptions) -> None:
     """Run the hub of a study, whose hospitals run `medfed train --site`, and write a run folder.
 
     \b
     medfed hub study.yaml --enrolment enrolment --broker
+    medfed hub study.yaml --enrolment enrolment --broker --page
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    _end_on_signals()
-    with show_progress(options.quiet) as progress:
+    end_on_signals()
+    with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
             enrolment=enrolment,
@@ -171,6 +176,20 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions) 
             progress=progress,
         )
     print_result(run)
+
+
+@main.command(short_help="Run one of a federation's three brokers.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def broker(folder: Path) -> None:
+    """Run one broker of a federation that has three, from its folder, until it is stopped.
+
+    \b
+    medfed broker broker-1
+    """
+    from medfed.deployment.enrolment.rights import run_broker
+
+    end_on_signals()
+    run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
 @main.command(short_help="Measure a run's models on another hospital.")
@@ -272,16 +291,57 @@ def predict(
     help="What to write.",
 )
 @click.option("--model", default="federated", show_default=True, help="One of the run's models.")
-def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
+@dossier_options
+def export(run_folder: Path, out: Path, format_: str, model: str, asked: DossierOptions) -> None:
     """Write a run's model for others to run, checked against the model that was trained.
+
+    With --dossier, write what is asked before the weights may leave: who trained, epsilon, leakage audits,
+    agreements, data, limits, licences, a bill of materials and checklists, with a signed manifest.
 
     \b
     medfed export runs/quickstart --out bundle
     medfed export runs/quickstart --out exported --format onnx
+    medfed export runs/quickstart --dossier --out dossier --statements statements.yaml
     """
+    if asked.dossier:
+        _export_dossier(run_folder, out, model, asked)
+        return
+    if asked.given:
+        raise MedfedError(
+            "export: --site, --site-log, --statements, --exported and --credentials belong to --dossier"
+        )
     from medfed.pipeline import export as exports
 
     click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
+
+
+def _export_dossier(run_folder: Path, out: Path, model: str, asked: DossierOptions) -> None:
+    from medfed.cli.audit import log_file
+    from medfed.deployment.agreement import agreement_of
+    from medfed.deployment.site_file import read_site
+    from medfed.evaluation.rows import FEDERATED
+    from medfed.pipeline.dossier.collect import Sources
+    from medfed.pipeline.dossier.records import Statements
+    from medfed.pipeline.dossier.write import read_statements, write_dossier
+    from medfed.runs.folder import RunFolder
+    from medfed.wire.signing import Identity
+
+    if model != FEDERATED:
+        raise MedfedError(
+            "export --dossier: a dossier is of the model that hospitals trained together; omit --model"
+        )
+    digest = RunFolder(run_folder).read_facts().digest
+    identity = Identity(asked.credentials).check() if asked.credentials else None
+    sources = Sources(
+        statements=read_statements(asked.statements) if asked.statements else Statements(),
+        agreements=tuple(agreement_of(read_site(one), digest) for one in asked.sites),
+        site_logs=tuple(map(log_file, asked.site_logs)),
+        authority=identity.authority if identity else None,
+        exported=asked.exported,
+    )
+    click.echo(f"dossier: {write_dossier(run_folder, out, sources, identity)}")
+    if identity is None:
+        click.echo("its manifest is not signed: --credentials FOLDER signs it")
 
 
 @main.command(short_help="Rewrite a run's report, or compare runs.")
@@ -443,6 +503,7 @@ def kinds(folder: str | None, schema: bool) -> None:
 
 
 main.add_command(demo)
+main.add_command(watch_model)
 main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)
@@ -450,3 +511,4 @@ main.add_command(audit)
 main.add_command(approvals)
 main.add_command(enrol)
 main.add_command(plugins)
+main.add_command(watch)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medfed.cli.options import layout_option
+from medfed.cli.options import folder_options
 
 if TYPE_CHECKING:
-    from medfed.data.layouts import Layout
+    from medfed.data.folder_options import FolderOptions
 
 
 @click.command(short_help="Write a study file from hospitals' folders.")
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     metavar="COLUMN",
     help="For survival tables: the column with 1 where the event happened, else 0.",
 )
-@layout_option
+@folder_options
 def new(
     study: Path,
     folders: tuple[str, ...],
@@ -47,7 +47,7 @@ def new(
     target: str | None,
     time: str | None,
     event: str | None,
-    layout: Layout | None,
+    options: FolderOptions,
 ) -> None:
     """Inspect FOLDERS, one per hospital, and write STUDY with a task and fitting settings, for you to edit.
 
@@ -56,6 +56,7 @@ def new(
     \b
     medfed new our-study.yaml /data/north /data/south --held-out /data/west
     medfed new heart.yaml north=a.csv south=b.csv --target disease
+    medfed new thin.yaml /data/north --set data.read.uneven=resample
     """
     from medfed.errors import StudyError
     from medfed.pipeline._draft_tables import TargetColumns
@@ -75,7 +76,7 @@ def new(
             others,
             task=task,  # type: ignore[arg-type]
             columns=TargetColumns(target, time, event),
-            layout=layout,
+            options=options,
             progress=bar.update,
         )
     write_draft(study, draft)

@@ -14,6 +14,7 @@ from medfed.errors import MedfedError
 
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
+    from medfed.deployment.live_page.server import PageSettings
     from medfed.pipeline.own_choices import OwnChoices
 
 PATH = click.Path(path_type=Path)
@@ -33,6 +34,29 @@ layout_option = click.option(
     callback=_parse_layout,
     help="How the cases lie in the folder, if medfed can't be certain; `medfed kinds layouts` lists them.",
 )
+
+
+_reading_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How the images are read: a key of data.read, data.resample_labels or data.resample_channels, such "
+    "as data.read.uneven=resample; may be repeated.",
+)
+
+
+def folder_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --layout and --set to a command, which receives them as one `FolderOptions`, its `options`."""
+
+    @wraps(command)
+    def wrapper(*, layout: Layout | None, overrides: tuple[str, ...], **arguments: Any) -> None:
+        from medfed.pipeline import drafting
+
+        command(options=drafting.folder_options(layout, overrides), **arguments)
+
+    decorated: Callable[..., None] = layout_option(_reading_option(wrapper))
+    return decorated
 
 
 site_option = click.option(
@@ -105,5 +129,140 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
     decorated: Callable[..., None] = wrapper
     for option in reversed(_RUN_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """The options of the live page: its address, and what protects it where others can reach it."""
+
+    page: str | None
+    certificate: Path | None
+    key: Path | None
+    token: Path | None
+
+    def settings(self, default: str = "") -> PageSettings | None:
+        """Return where the page is served; None if it is not asked for and there is no default.
+
+        Raises:
+            MedfedError: if the options cannot be used.
+        """
+        from medfed.deployment.live_page.server import PageSettings, check_settings, parse_address
+
+        address = self.page or default
+        if not address:
+            if self.certificate or self.key or self.token:
+                raise MedfedError(
+                    "--page-certificate, --page-key and --page-token go with --page: give it, too"
+                )
+            return None
+        settings = PageSettings(*parse_address(address), self.certificate, self.key, self.token)
+        check_settings(settings)
+        return settings
+
+
+DEFAULT_PAGE = "8443"
+_PAGE_OPTIONS = (
+    click.option(
+        "--page",
+        is_flag=False,
+        flag_value=DEFAULT_PAGE,
+        metavar="[HOST:]PORT",
+        help=f"Serve a live page and metrics; default: port {DEFAULT_PAGE} of this machine alone.",
+    ),
+    click.option(
+        "--page-certificate", "certificate", type=PATH, help="TLS for --page: the certificate (PEM)."
+    ),
+    click.option("--page-key", "key", type=PATH, help="TLS for --page: the certificate's key (PEM)."),
+    click.option(
+        "--page-token",
+        "token",
+        type=PATH,
+        help="The file with the token by which a browser sees --page; made if it is missing.",
+    ),
+)
+
+
+def page_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `PageOptions` to a command, which receives them as its argument `page`."""
+
+    @wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        page = PageOptions(**{name: arguments.pop(name) for name in PageOptions.__dataclass_fields__})
+        page.settings()  # what cannot be used is refused before anything else
+        command(page=page, **arguments)
+
+    decorated: Callable[..., None] = wrapper
+    for option in reversed(_PAGE_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+@dataclass(frozen=True)
+class DossierOptions:
+    """The options of `medfed export --dossier`: what is collected beside the run folder, and who signs."""
+
+    dossier: bool
+    sites: tuple[Path, ...]
+    site_logs: tuple[Path, ...]
+    statements: Path | None
+    exported: Path | None
+    credentials: Path | None
+
+    @property
+    def given(self) -> bool:
+        """Whether any of them but `dossier` was given."""
+        return bool(self.sites or self.site_logs or self.statements or self.exported or self.credentials)
+
+
+_DOSSIER_OPTIONS = (
+    click.option(
+        "--dossier",
+        is_flag=True,
+        help="Write what an ethics board asks before weights may leave, not a model; --out may be a .zip.",
+    ),
+    click.option(
+        "--site",
+        "sites",
+        type=PATH,
+        multiple=True,
+        help="For --dossier: a hospital's site file, whose approval and policy are given by digest.",
+    ),
+    click.option(
+        "--site-log",
+        "site_logs",
+        type=PATH,
+        multiple=True,
+        help="For --dossier: a hospital's own log, with which the hub's is compared.",
+    ),
+    click.option(
+        "--statements",
+        type=PATH,
+        help="For --dossier: a YAML file of what a person says: intended_use, licence, contact, ...",
+    ),
+    click.option(
+        "--exported",
+        type=PATH,
+        help="For --dossier: the folder of an earlier export, whose files are listed by digest.",
+    ),
+    click.option(
+        "--credentials",
+        type=PATH,
+        help="For --dossier: the folder of credentials that signs it; the logs must be of its federation.",
+    ),
+)
+
+
+def dossier_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `DossierOptions` to a command, which receives them as its argument `asked`."""
+
+    @wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        values = {name: arguments.pop(name) for name in DossierOptions.__dataclass_fields__}
+        command(asked=DossierOptions(**values), **arguments)
+
+    decorated: Callable[..., None] = wrapper
+    for option in reversed(_DOSSIER_OPTIONS):
         decorated = option(decorated)
     return decorated

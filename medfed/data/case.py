@@ -9,9 +9,18 @@ from types import MappingProxyType
 
 from medfed.errors import ImageError, LabelError
 
-# One channel of an image: a file, a folder that holds it alone, or exactly the files of one DICOM series; no
-# file at all, (), where the folder lacks a channel that it has of other cases.
-ImageSource = Path | tuple[Path, ...]
+
+@dataclass(frozen=True, repr=False)
+class Echo:
+    """One echo of a DICOM file that holds several: `echo_ms` is its EffectiveEchoTime."""
+
+    path: Path
+    echo_ms: float
+
+
+# One channel of an image: a file, a folder that holds it alone, exactly the files of one DICOM series, or one
+# echo of a file; no file at all, (), where the folder lacks a channel that it has of other cases.
+ImageSource = Path | tuple[Path, ...] | Echo
 
 
 @dataclass(frozen=True)
@@ -58,9 +67,19 @@ class Case:
 
 def paths_of(source: ImageSource) -> tuple[Path, ...]:
     """Return the paths of one channel: a file, a folder, or the files of a series."""
+    if isinstance(source, Echo):
+        return (source.path,)
     return source if isinstance(source, tuple) else (source,)
 
 
 def first_path(source: ImageSource) -> Path:
     """Return a path that stands for one channel: its file, its folder, or the first file of its series."""
     return paths_of(source)[0]
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of this path; a text that cannot be a path names none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False

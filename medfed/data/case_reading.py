@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.case import Case, Echo, ImageSource, is_there, paths_of
 from medfed.data.class_names import Classes
+from medfed.data.folder_options import FolderOptions
 from medfed.data.reading import Reading
 from medfed.data.refusals import (
     ChannelCountError,
@@ -29,11 +30,13 @@ from medfed.errors import ImageError, LabelError
 GRID_TOLERANCE_VOXELS = 0.05
 
 
-def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Volume, Volume | None]:
+def read_case(
+    case: Case, settings: Images | FolderOptions | None, classes: Classes
+) -> tuple[Volume, Volume | None]:
     """Return a case's image, with all channels on one grid, and its label, as they are in the files.
 
-    Without settings there is no study yet: any number of channels will do, and of several structures in one
-    voxel the last is taken.
+    Without a study's settings any number of channels will do, and of several structures in one voxel the
+    last is taken.
 
     Raises:
         ImageError, LabelError: naming the case by token.
@@ -44,13 +47,13 @@ def read_case(case: Case, settings: Images | None, classes: Classes) -> tuple[Vo
         check_files(case)
         image = read_image(case.image, settings)
         channels = image.array.shape[0]
-        if settings is not None and channels != settings.inputs:
+        if isinstance(settings, Images) and channels != settings.inputs:
             raise ChannelCountError(
                 f"the image has {channels} channels, the study's data.channels is {settings.inputs}"
                 f"{_about_colour(image, settings)}"
             )
         label = None
-        overlap = "later" if settings is None else _reading(settings).overlap
+        overlap = settings.read.overlap if isinstance(settings, Images) else "later"
         resample = settings is not None and settings.resample_labels
         if case.label is not None:
             with _as_label_errors():
@@ -107,10 +110,10 @@ def check_files(case: Case) -> None:
         )
     if lacking:
         raise MissingImageError("there is a label of this name and no image; restore the image")
-    if not all(path.exists() for source in case.image for path in paths_of(source)):
+    if not all(is_there(path) for source in case.image for path in paths_of(source)):
         raise MissingImageError(f"its image is not there; {remedy}")
     labels = (*(() if case.label is None else (case.label,)), *(path for _, path in case.masks))
-    if not all(path.exists() for path in labels):
+    if not all(is_there(path) for path in labels):
         raise MissingLabelError(f"its label is not there; {remedy}")
 
 
@@ -121,7 +124,12 @@ def moved_parts(image: Volume, label: Volume | None) -> tuple[str, ...]:
     return (("label",) if label_moved else ()) + (("channels",) if channels_moved else ())
 
 
-def read_image(paths: Sequence[ImageSource | str], settings: Images | None = None) -> Volume:
+def moved_line(part: str, count: int, cases: int) -> str:
+    """Return the line that tells in how many cases a part was moved onto the image's grid."""
+    return f"{count} of {cases} cases: {part} resampled from another grid onto the image"
+
+
+def read_image(paths: Sequence[ImageSource | str], settings: Images | FolderOptions | None = None) -> Volume:
     """Return one volume of all channels, which are on one grid; each source holds one volume.
 
     The settings say how a study reads; without them the reader's defaults hold.
@@ -137,13 +145,15 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | None = Non
         raise MissingImageError("it has no file for one of its channels")
     for path in paths:
         volumes = read(
-            path,
+            path.path if isinstance(path, Echo) else path,
             padding=reading.padding,
             tilt=reading.tilt,
             uneven=reading.uneven,
             pet=reading.pet,
             max_bytes=reading.max_bytes,
         )
+        if isinstance(path, Echo):
+            volumes = [one for one in volumes if one.info.echo_ms == path.echo_ms]
         if len(volumes) != 1:
             raise SeveralVolumesError(
                 f"its image holds {len(volumes)} volumes, expected one: several series, or echoes, time "
@@ -180,7 +190,7 @@ def _check_pet(channels: Sequence[Volume], reading: Reading) -> None:
         )
 
 
-def _reading(settings: Images | None) -> Reading:
+def _reading(settings: Images | FolderOptions | None) -> Reading:
     return Reading() if settings is None else settings.read
 
 

@@ -213,10 +213,13 @@ def _file_names(case: Case) -> set[str]:
 
 
 def _by_patient(cases: Iterable[Case]) -> Mapping[str, Sequence[Case]]:
+    """Return the cases of each patient; one that counts as a patient of its own by its file's name, too."""
     by_patient: dict[str, list[Case]] = defaultdict(list)
+    alone = []
     for case in cases:
         by_patient[case.patient].append(case)
-    return by_patient
+        alone += [case] if case.patient == case.id else []
+    return {**_cases_by_name(alone), **by_patient}
 
 
 def _match(table: SiteTable, naming: _Naming) -> tuple[Mapping[str, list[int]], int]:

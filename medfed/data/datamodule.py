@@ -17,7 +17,7 @@ from medfed.data.batch_needs import Needs
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
-from medfed.data.case_reading import moved_parts, naming, read_case
+from medfed.data.case_reading import moved_line, moved_parts, naming, read_case
 from medfed.data.case_table import case_inputs, with_table
 from medfed.data.channels import match_channels, with_own_names
 from medfed.data.class_names import Classes, ClassNames, count_of
@@ -237,10 +237,7 @@ class SiteDataModule(pl.LightningDataModule):
 
         screening = screen_cases(cases, read, lambda done: progress(done, len(cases)))
         screening = replace(screening, extents=extents)
-        self.notes += tuple(
-            f"{count} of {len(cases)} cases: {part} resampled from another grid onto the image"
-            for part, count in sorted(moved.items())
-        )
+        self.notes += tuple(moved_line(part, count, len(cases)) for part, count in sorted(moved.items()))
         return screening
 
     def _screen_own(self, progress: Callable[[int, int], None]) -> Screening:

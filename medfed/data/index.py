@@ -113,9 +113,12 @@ def index_folder(
     listed, notes = with_header_patients(listing.cases, listing.notes, survey)
     cases = assign_splits([with_token(case, site_secret) for case in listed], site_secret, fractions)
     if not cases:
+        spare = left_out_files(survey, listing, ())
+        told = describe_left_out({reason: len(files) for reason, files in spare.items()})
         raise DataError(
-            f"the site's data folder was taken for {listing.title} and holds no case ({survey.describe()}); "
-            "add cases, name another folder, or say with `layout` how the cases lie"
+            f"the site's data folder was taken for {listing.title} and holds no case ({survey.describe()}"
+            f"{f'; left out: {told}' if told else ''}); add cases, name another folder, or say with `layout`"
+            " how the cases lie (cases.csv, a pattern and class folders name images that are no volumes)"
         )
     check_cases(cases)
     return Index(

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 COLOUR = "colour"
 # The flag of DICOM in grey that is neither a slice nor a radiograph: ultrasound, a digitised film, a screen.
 PICTURE = "picture"
+# The flag of a volume of DICOM secondary captures, which were derived from other images.
+CAPTURE = "secondary_capture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,10 @@ class Info:
             qform_differs, other_frame_of_reference, cropped, pixels (the spacing counts pixels, not mm),
             exif_turned, resampled_channels, colour (its channels are red, green and blue),
             detector_spacing (a radiograph's size at its detector), picture (DICOM in grey that is neither
-            radiograph nor slice, such as ultrasound, without a place in the patient).
+            radiograph nor slice, such as ultrasound, without a place in the patient), secondary_capture
+            (slices with their place in the patient that were stored as secondary captures).
         label_names: what the file itself calls its values: a seg.nrrd's segments, a mask's colours.
+        echo_ms: the echo time of MR, 0 if the file does not say.
         identities: keyed digests by which another patient's label is refused; they mean nothing outside this
             process, see medfed/data/identity_digest.py.
     """
@@ -38,6 +42,7 @@ class Info:
     flags: tuple[str, ...] = ()
     identities: tuple[str, ...] = field(default=(), compare=False, repr=False)
     label_names: Mapping[int, str] = field(default_factory=dict, hash=False)
+    echo_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

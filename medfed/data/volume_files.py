@@ -16,6 +16,7 @@ from medfed.data.dicom.volumes import (
     assemble_volumes,
     describe_non_image,
     is_grey_picture,
+    is_placed_capture,
     read_grey_picture,
 )
 from medfed.data.metaimage import is_metaimage, metaimage_voxels, read_metaimage
@@ -67,7 +68,7 @@ def read_series(paths: list[str], options: ReadOptions) -> list[Volume]:
         file = open_dicom(path) if os.stat(path).st_size else None
         if file is None:
             raise ImageError("one of a series' files is empty or no DICOM file; copy it again")
-        note = describe_non_image(file)
+        note = None if is_placed_capture(file) else describe_non_image(file)
         if note is not None:
             raise ImageError(f"one of a series' files is not an image: {note}")
         files.append(file)
@@ -95,7 +96,7 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
         return [read_colour(file, options)]
     if is_grey_picture(file) and not options.as_label:
         return [read_grey_picture(file, options)]
-    note = describe_non_image(file)
+    note = None if is_placed_capture(file) else describe_non_image(file)
     if note is not None:
         raise ImageError(f"not an image: {note}")
     volumes, skipped = assemble_volumes([file], options)
@@ -108,6 +109,7 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
     skipped: list[str] = []
     dicoms: list[DicomFile] = []
     pictures: list[DicomFile] = []
+    captures: list[DicomFile] = []
     others: dict[str, _Reader] = {}
     inodes: set[tuple[int, int]] = set()
     voxels = _voxel_files(paths)
@@ -117,6 +119,8 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
         reader = _reader_of(path) if note is None and file is None else None
         if file is not None and not options.as_label and (is_colour(file) or is_grey_picture(file)):
             pictures.append(file)
+        elif file is not None and is_placed_capture(file):
+            captures.append(file)
         elif file is not None:
             note = describe_non_image(file)
             dicoms += [file] if note is None else []
@@ -125,6 +129,10 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
         elif note is None:
             note = _skipped_note(path)
         skipped += [note] if note is not None else []
+    if dicoms or others:
+        skipped += [describe_non_image(file) or "" for file in captures]
+    else:
+        dicoms = captures
     if dicoms or others:  # a slice that has lost its place must not be passed over as a picture
         dicoms += [file for file in pictures if not is_colour(file) and describe_non_image(file) is None]
         pictures = [file for file in pictures if file not in dicoms]

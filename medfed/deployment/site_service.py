@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from msgspec import UNSET, UnsetType
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
 from medfed.deployment.approvals import head_of, is_approved
-from medfed.deployment.background import record_exit, run_periodically
+from medfed.deployment.background import run_periodically
 from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
+from medfed.deployment.description import describe_session
 from medfed.deployment.own_code import parse_run_study
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_evaluation import (
@@ -46,6 +48,7 @@ from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals
 from medfed.files import describe_exposed, private_files, utc_now, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
+from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.factory import (
     data_scalars,
     hospital_of,
@@ -53,7 +56,7 @@ from medfed.pipeline.factory import (
     require_training_cases,
     screen_hospital,
 )
-from medfed.pipeline.planning import check_planned
+from medfed.pipeline.planning import needs_plan
 from medfed.pipeline.report import report_run
 from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -62,8 +65,9 @@ from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
+from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
-from medfed.runs.status import Status
+from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
@@ -106,9 +110,12 @@ def take_part(
         if folder.facts.exists() and folder.read_facts().is_finished:
             progress.log(f"this study has ended here; to join a new run of it, move {folder.path} away first")
             return folder
-        status = Status(folder.status, study=study.name, digest=known, rounds=study.train.rounds)
-        with record_exit(status):
-            check_planned(study)
+        status = Status(folder.status, role="site", study=study.name, digest=known, rounds=study.train.rounds)
+        progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+        progress.opened(folder.path)
+        with keep_status(status), record_warnings(status):
+            if needs_description(study):
+                protection_of(study)
             hospital = _open_hospital(study, site, secret)
             audit = open_audit_log(site, folder)
             _take_part(SiteSession(site, study, hospital, folder, status, progress, audit), accept, ask)
@@ -131,9 +138,15 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists(), **start)
     for line in facts.start.lines if facts.start else ():
         session.progress.log(line)
+    session = _planned(session)
+    if only_describes(session.study):
+        finish_run(folder, facts, began)
+        session.status.update(state=FINISHED)
+        return
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)
+    study = session.study
     save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.merges)
     facts = msgspec.structs.replace(facts, chosen=_choice(study, final))
     folder.write_facts(facts)
@@ -149,7 +162,19 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
         session.audit.write("ledger", site=name, lines=head.lines, sha256=head.sha256)
         facts = privacy_facts.with_spent_budget(facts, study, {name: ledger})
     finish_run(folder, facts, began)
-    session.status.update(state="finished")
+    session.status.update(state=FINISHED)
+
+
+def _planned(session: SiteSession) -> SiteSession:
+    """Return the session as the study trains: planned, if it is, from all hospitals' statistics."""
+    planned = describe_session(session)
+    if not needs_plan(session.study) or only_describes(session.study):
+        return planned
+    # How cases are prepared follows from the plan, so that they are opened and read anew.
+    hospital = _open_hospital(planned.study, session.site, session.hospital.secret)
+    planned = replace(planned, hospital=hospital)
+    _screen(planned)
+    return planned
 
 
 def _screen(session: SiteSession) -> None:
@@ -162,7 +187,8 @@ def _screen(session: SiteSession) -> None:
     session.status.update(state="reading every case once")
     told = len(data.notes)
     try:
-        screen_hospital(session.hospital, site.policy.unreadable, site.cache)
+        prepare = not needs_plan(session.study)  # until then nobody knows how cases will be prepared
+        screen_hospital(session.hospital, site.policy.unreadable, site.cache, prepare=prepare)
         if session.trains:
             require_training_cases(session.hospital)
     except DataError:
@@ -323,8 +349,8 @@ class SiteProgress(pl.Callback):
             _check_still_approved(self._session, self._digest)
         steps = int(trainer.num_training_batches)
         done = (trainer.current_epoch % self._epochs) * steps + batch_idx
+        self._session.status.update(state="training")
         self._session.progress.training(self._session.name, done, steps * self._epochs)
-        self._session.status.update(state="training", step=done, steps=steps * self._epochs)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         federated = next(one for one in trainer.callbacks if isinstance(one, FederatedCallback))  # type: ignore[attr-defined]
@@ -338,7 +364,7 @@ class SiteProgress(pl.Callback):
         report = RoundReport(federated.round, (result,), seconds, 0)
         self._session.progress.round(report)
         append_round(self._session.folder.rounds, report)
-        self._session.status.update(round=federated.round, scores=dict(federated.scores))
+        self._session.status.update(scores=dict(federated.scores))
 
 
 def _open_hospital(study: Study, site: SiteFile, secret: bytes) -> SiteCases:

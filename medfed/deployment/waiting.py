@@ -51,10 +51,6 @@ class SitesAwaited:
                 self._log(f"the hub waits for {site}'s {what} since {utc_time(since)}; {_heard(age, now_s)}")
             self._waits[site] = what, since, told
 
-    def since(self) -> dict[str, str]:
-        """Return for each awaited site since when, for a status file."""
-        return {site: utc_time(since) for site, (_, since, _) in sorted(self._waits.items())}
-
 
 def _heard(age: float | None, now_s: float) -> str:
     if age is None:

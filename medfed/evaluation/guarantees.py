@@ -210,7 +210,8 @@ def of_curves(
     if len(curves) > 1:
         pooled = sum(shown, RiskCurve.of(()))
         kept = [Guarantee(row.value, row.n or 0) for row in rows]
-        rows.append(_row(ALL_SITES, aim, choose(pooled), settings))
+        none = Guarantee(None, 0, why_not="no guarantee: no hospital has enough validation patients")
+        rows.append(_row(ALL_SITES, aim, choose(pooled) if shown else none, settings))
         rows.append(_row(EVERY_SITE, aim, least_of(kept), settings))
     return rows
 
@@ -272,7 +273,10 @@ def _row(site: str, aim: Aim, one: Guarantee, settings: SummarySettings) -> Row:
     number = None if few else one.patients
     if one.threshold is None or few:
         why = one.why_not or "no guarantee"
-        why = why.replace(f"{one.patients} val", f"fewer than {settings.min_patients} val") if few else why
+        if few:
+            # How many of so few fail is theirs alone; how many are needed is not.
+            needed = why.partition("validation patients, ")[2] if "are needed" in why else "which is too few"
+            why = f"no guarantee: fewer than {settings.min_patients} validation patients, {needed}"
         return factory.suppressed(f"{PREFIX}{aim[0]}", why, number, aim[1])
     method = EXPECTED if aim[0] in (SET, VOXELS) else CONFIDENT
     interval = Interval(one.threshold, None, None, one.patients, method)

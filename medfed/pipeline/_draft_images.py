@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
-from medfed.data.layouts import Layout, plain_layout
+from medfed.data.folder_options import KEYS, FolderOptions
+from medfed.data.layouts import plain_layout
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.data.splits import simulated_secret
@@ -37,7 +38,7 @@ def draft_images(
     held_out: Mapping[str, Path],
     task: ImageTask | None,
     progress: Callable[[int, int], None],
-    layout: Layout | None = None,
+    options: FolderOptions | None = None,
 ) -> Draft:
     """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
 
@@ -45,10 +46,13 @@ def draft_images(
         DataError: if a folder can't be used, or the hospitals' folders do not match each other.
         StudyError: if it is not clear what to learn.
     """
+    options = options or FolderOptions()
     preflights = {
-        site: _preflight(site, path, progress, layout) for site, path in {**sites, **held_out}.items()
+        site: _preflight(site, path, progress, options) for site, path in {**sites, **held_out}.items()
     }
     task = task or _infer_task(preflights)
+    if task == "segment":
+        _check_labels(preflights)
     channels, channel_warnings = draft_channels(preflights)
     training = {site: preflights[site] for site in sites}
     if are_planes(preflights):
@@ -58,32 +62,38 @@ def draft_images(
         text, warnings = drafts[task](training, channels)
     beside: list[str] = []
     if task in WHOLE_IMAGE_NEEDS:
-        lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights))
+        lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights), options.layout)
         text = text.replace("  kind: images\n", f"  kind: images\n{lines}", 1)
     if task == "segment" and (maps := draft_number_maps(training, preflights)):
         text = f"{text}\n{maps}"
     summaries = tuple(f"{site}: {_summary(one)}" for site, one in preflights.items())
     return Draft(
-        _with_layout(text, layout),
+        _with_options(text, options),
         summaries,
         (*_preflight_warnings(preflights), *channel_warnings, *warnings, *beside),
     )
 
 
-def _with_layout(text: str, layout: Layout | None) -> str:
-    """Return a draft with the layout that a person gave."""
-    if layout is None:
-        return text
-    line = yaml.safe_dump(plain_layout(layout), default_flow_style=True, width=1000).split("\n...")[0].strip()
-    return text.replace("  kind: images\n", f"  kind: images\n  layout: {line}\n", 1)
+def _with_options(text: str, options: FolderOptions) -> str:
+    """Return a draft with the layout and the keys of reading that a person gave."""
+    said = dict(options.given)
+    if options.layout is not None:
+        said = {"layout": plain_layout(options.layout), **said}
+    lines = "".join(f"  {key}: {_yaml_line(value)}\n" for key, value in said.items())
+    return text.replace("  kind: images\n", f"  kind: images\n{lines}", 1)
+
+
+def _yaml_line(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True)
+    return text.split("\n...")[0].strip()
 
 
 def _preflight(
-    site: str, path: Path, progress: Callable[[int, int], None], layout: Layout | None
+    site: str, path: Path, progress: Callable[[int, int], None], options: FolderOptions
 ) -> Preflight:
     secret = simulated_secret(DRAFT_SEED, site)
     try:
-        preflight = check(path, site_secret=secret, layout=layout, progress=progress)
+        preflight = check(path, site_secret=secret, options=options, progress=progress)
     except DataError as error:
         raise DataError(f"{site}: {error}") from None
     if preflight.unlisted:
@@ -91,9 +101,32 @@ def _preflight(
     if not preflight.facts["read"]:
         raise DataError(
             f"{site}: none of its {preflight.facts['cases']} cases can be read; `medfed check` on its folder "
-            "says why"
+            f"says why. The first: {_first_refusal(preflight)}"
         )
     return preflight
+
+
+def _check_labels(preflights: Preflights) -> None:
+    """Raise if every label of a hospital is refused.
+
+    Raises:
+        DataError: with the first refusal.
+    """
+    for site, one in preflights.items():
+        if one.facts["labels"] and not one.facts["classes"]:
+            raise DataError(
+                f"{site}: none of its {one.facts['labels']} labels can be used; `medfed check` on its folder "
+                f"says why. The first: {_first_refusal(one)}"
+            )
+
+
+def _first_refusal(preflight: Preflight) -> str:
+    """Return why the first case is refused, and how to say here what its refusal names as the cure."""
+    reasons = (detail for _, facts in preflight.cases if facts.refusal for _, detail in facts.issues)
+    reason = next(reasons, "")
+    named = any(f"data.{key}" in reason for key in KEYS)
+    example = "--set data.read.uneven=resample or --set data.resample_labels=true"
+    return f"{reason} (here such a key is said by --set, such as {example})" if named else reason
 
 
 def _preflight_warnings(preflights: Preflights) -> list[str]:

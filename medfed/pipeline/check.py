@@ -12,6 +12,7 @@ from rich.console import Console
 
 from medfed.data.class_names import ClassNames
 from medfed.data.datamodules import DataModule
+from medfed.data.folder_options import FolderOptions
 from medfed.data.index import index_folder
 from medfed.data.preflight import preflight as preflights
 from medfed.data.preflight.issues import Problem
@@ -168,7 +169,7 @@ def _check_images(
             requirements=requirements,
             bears=own.bears,
             thumbnails=thumbnails,
-            layout=own.layout,
+            options=FolderOptions(own.layout),
             progress=bar.update,
         )
 

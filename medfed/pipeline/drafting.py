@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from medfed.data.folder_options import FolderOptions
 from medfed.data.layouts import Layout
 from medfed.data.splits import site_name
 from medfed.errors import DataError, StudyError
@@ -23,6 +25,7 @@ from medfed.pipeline._draft import DRAFT_SEED, Draft
 from medfed.pipeline._draft_images import ImageTask, draft_images
 from medfed.pipeline._draft_tables import TargetColumns, draft_tables, table_file
 from medfed.pipeline.factory import module_of
+from medfed.study._yaml import apply_override
 from medfed.study.reading import read_study
 
 
@@ -33,7 +36,7 @@ def draft_study(
     *,
     task: ImageTask | None = None,
     columns: TargetColumns | None = None,
-    layout: Layout | None = None,
+    options: FolderOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Draft:
     """Return a complete study over these hospitals' folders or CSV files.
@@ -44,7 +47,7 @@ def draft_study(
         held_out: the hospitals on which models are only measured.
         task: what to learn from images; it follows from the folders if None.
         columns: the columns to predict from tables.
-        layout: how the cases lie in every folder of images; it follows from the folders if None.
+        options: how the cases lie in every folder of images, and how these are read.
         progress: called with the number of a folder's cases that were read, and of all its cases.
 
     Raises:
@@ -62,7 +65,7 @@ def draft_study(
     if tables:
         draft = draft_tables(everywhere, columns or TargetColumns())
     else:
-        draft = draft_images(sites, held_out, task, progress, layout)
+        draft = draft_images(sites, held_out, task, progress, options)
     quorum = max(2, -(-len(sites) // 2))
     sampling = f"sampling: {{minimum: {quorum}}}         # a round needs the updates of this many hospitals\n"
     head = f"""\
@@ -77,6 +80,24 @@ seed: {DRAFT_SEED}
     if held_out:
         sections.append(_yaml_sites("held_out", held_out))
     return replace(draft, text="\n".join(sections))
+
+
+def folder_options(layout: Layout | None, overrides: Sequence[str]) -> FolderOptions:
+    """Return how folders are read before there is a study; `overrides` are such as data.read.uneven=resample.
+
+    Raises:
+        StudyError: for a key that does not decide how a folder is read, or a wrong value.
+    """
+    plain: dict[str, Any] = {"data": {}}
+    for override in overrides:
+        apply_override(plain, override)
+    others = sorted(set(plain) - {"data"})
+    if others:
+        raise StudyError(
+            f"--set: '{others[0]}' does not decide how a folder is read; change it in the study that is "
+            "written"
+        )
+    return FolderOptions.of(layout, plain["data"])
 
 
 def write_draft(path: Path, draft: Draft) -> None:

@@ -11,12 +11,13 @@ import msgspec
 
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
-from medfed.errors import DataError, MedfedError
+from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models, privacy_facts, seen_cases
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run, write_study
+from medfed.pipeline.describing import describe_here, keep_statistics, only_describes
 from medfed.pipeline.experiments.leave_one_out import models_without_each, studies_without
 from medfed.pipeline.experiments.local_models import train_local_models
 from medfed.pipeline.experiments.pooled import pooled_model
@@ -40,6 +41,9 @@ from medfed.runs.facts import RunFacts, with_missing_model, with_seen, with_unme
 from medfed.runs.folder import RunFolder
 from medfed.runs.notebook import notebook_progress
 from medfed.runs.progress import Progress
+from medfed.runs.recorded_progress import RecordedProgress, record_warnings
+from medfed.runs.rounds import read_rounds
+from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.study.canonical import study_digest
 from medfed.study.plugins import loaded_plugin
 from medfed.study.reading import read_study, use_study
@@ -79,6 +83,11 @@ def train(
         use_study(study)
     else:
         study = read_study(study, overrides)
+    if only_describes(study):
+        raise StudyError(
+            "describe.only: this study ends with statistics of its data, and nothing is trained; run `medfed "
+            "describe`, or leave the key out"
+        )
     for line in describe_plugins(study):
         progress.log(line)
     again = None
@@ -91,27 +100,36 @@ def train(
     if study.start is not None and not needs_plan(study):
         started_network(study)  # a start that cannot be used is refused before hours of reading cases
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
-    with suppress_warnings():
+    status = Status(folder.status, role="simulation", study=study.name, digest=study_digest(study))
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    progress.opened(folder.path)
+    with suppress_warnings(), keep_status(status), record_warnings(status):
+        status.update(state="reading the hospitals' cases")
         run, facts = _open(study, folder, again, progress, resume)
         run, facts = _mark_seen(run, facts)
+        status.update(state="training")
         federated = federate(run)
         facts = msgspec.structs.replace(facts, chosen=federated.choice)
         models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federated.weights}
+        status.update(state="training other models, to compare")
         compared, facts = _models_to_compare(run, facts)
         models |= compared
         if leave_one_out:
             models |= models_without_each(run)
         models |= models_of_seeds(run)
         progress.stop()
+        status.update(state="measuring every model")
         progress.log("measuring every model on every hospital's test cases")
         measured, unmeasured = measure_models.measure_all(
             run.study, folder, list(run.hospitals.values()), models, progress
         )
         facts = with_unmeasured(facts, unmeasured)
         measure_models.write_gallery(run.study, folder, measured, models)
-    ledgers = {site: Ledger(folder.site(site)) for site in run.study.sites}
-    finish_run(folder, privacy_facts.with_spent_budget(facts, run.study, ledgers), began)
-    return report_run(folder.path)
+        ledgers = {site: Ledger(folder.site(site)) for site in run.study.sites}
+        finish_run(folder, privacy_facts.with_spent_budget(facts, run.study, ledgers), began)
+        reported = report_run(folder.path)
+        status.update(state=FINISHED)
+    return reported
 
 
 def describe_plugins(study: Study) -> list[str]:
@@ -142,6 +160,10 @@ def _open(
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
     began = {"start": facts.start.sha256} if facts.start else {}
     run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
+    if study.describe is not None and not folder.statistics.exists():
+        data = {site: hospital.data for site, hospital in hospitals.items() if site in study.sites}
+        keep_statistics(folder, study, study_digest(study), describe_here(study, data, run.audit))
+        progress.log(f"statistics of the hospitals' training data: {folder.table_one}")
     if needs_plan(study):
         run = _plan(run)
     return run, facts

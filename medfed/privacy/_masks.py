@@ -8,7 +8,7 @@ site, 0.5 / scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,9 +19,9 @@ from torch import Tensor
 
 Bits = Literal[32, 64]
 
-# Numbers that are encoded, masked or unmasked at once: each buffer takes 128 KiB, so that all stay in the
-# cache.
-_BLOCK = 1 << 14
+# Numbers that are encoded, masked or unmasked at once. Each buffer takes 512 KiB: small enough for the cache,
+# and so large that sites in threads of one process do not spend their time waiting for the interpreter.
+_BLOCK = 1 << 16
 
 # Headroom for rounding in a sum: 2^11 steps at 32 bits, half a step per term.
 _ROUNDING = 1 + 2.0**-20
@@ -121,27 +121,46 @@ def masked(
     return torch.from_numpy(whole).view(point.dtype), largest
 
 
-def summed(
-    masked_parts: Sequence[Tensor],
-    point: FixedPoint,
-    factor: float,
-    streams: Sequence[Stream],
-    scratch: Scratch,
+class MaskedSum:
+    """A running sum of masked integers modulo 2^bits: exact in any order, so no update needs to be kept."""
+
+    def __init__(self) -> None:
+        self.sites: list[str] = []
+        self.numbers: dict[str, Tensor] = {}
+
+    def add(self, site: str, numbers: Mapping[str, Tensor]) -> None:
+        """Add a site's masked integers, each tensor to the one of its name."""
+        assert site not in self.sites
+        self.sites.append(site)
+        for name, tensor in numbers.items():
+            total = self.numbers.get(name)
+            if total is None:
+                self.numbers[name] = tensor.clone()  # in one process the tensor may still be the site's
+            else:
+                summands = _unsigned(total), _unsigned(tensor)
+                np.add(*summands, out=summands[0])
+
+
+def unmasked(
+    total: Tensor, point: FixedPoint, factor: float, streams: Sequence[Stream], scratch: Scratch
 ) -> Tensor:
-    """Return the sum of masked integers, unmasked, decoded and times a factor, in float64."""
-    parts = [part.reshape(-1).numpy().view(point.unsigned) for part in masked_parts]
-    result = torch.empty(masked_parts[0].shape, dtype=torch.float64)
+    """Return a sum of masked integers, unmasked, decoded and times a factor, in float64."""
+    integers = _unsigned(total)
+    result = torch.empty(total.shape, dtype=torch.float64)
     flat = result.view(-1).numpy()
     signed = np.int32 if point.bits == 32 else np.int64
     for first in range(0, flat.size, _BLOCK):
         span = slice(first, min(first + _BLOCK, flat.size))
-        total = parts[0][span].copy()
-        for part in parts[1:]:
-            total += part[span]
+        block = integers[span].copy()
         for stream in streams:
-            stream.apply(total, scratch)
-        np.multiply(total.view(signed), factor / point.scale, out=flat[span])
+            stream.apply(block, scratch)
+        np.multiply(block.view(signed), factor / point.scale, out=flat[span])
     return result
+
+
+def _unsigned(tensor: Tensor) -> np.ndarray:
+    """Return the same memory as unsigned integers, flat: only they wrap around in numpy by definition."""
+    return tensor.reshape(-1).numpy().view(np.uint32 if tensor.dtype == torch.int32 else np.uint64)
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

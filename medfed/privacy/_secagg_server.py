@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations, islice
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from medfed.errors import MedfedError, PrivacyError, QuorumError, UpdateError
 from medfed.privacy import _secagg as secagg
 from medfed.privacy._key_exchange import C, Content, EncryptedBySite, RelayedMessages, parse, to_bytes
-from medfed.privacy._masks import FixedPoint, Scratch, Stream, summed
+from medfed.privacy._masks import FixedPoint, MaskedSum, Scratch, Stream, unmasked
 from medfed.privacy._secagg import EXAMPLES, GROUP, Keys, Members
 from medfed.privacy._shamir import SHARE_BYTES, fits, join
 from medfed.wire.messages import HubChannel, unverified_data
@@ -167,6 +167,8 @@ class HubSum:
     attempt: HubAttempt
     keys: Mapping[str, Keys]
     sites: Sequence[str]
+    total: MaskedSum = field(default_factory=MaskedSum)
+    total_examples: MaskedSum = field(default_factory=MaskedSum)
 
     @property
     def refused(self) -> Mapping[str, MedfedError]:
@@ -185,6 +187,19 @@ class HubSum:
         return self.attempt.settings.fixed_point(len(self.sites))
 
     def admit(self, update: Update, weights: Weights) -> Update:
+        """Check a masked update and add it to the sum; what is returned no longer holds its numbers.
+
+        So the hub needs memory for one update and the sum, whatever the number of sites.
+        """
+        self._check(update, weights)
+        # A list that was sent before a restart is final; an update that came since then is not in the sum.
+        listed = self.attempt.sent("members")
+        if listed is None or update.site in listed:
+            self.total.add(update.site, update.delta)
+            self.total_examples.add(update.site, update.groups[GROUP])
+        return replace(update, delta={}, groups={})
+
+    def _check(self, update: Update, weights: Weights) -> None:
         dtype = self._point.dtype
         if set(update.delta) != set(weights):
             odd = sorted(set(update.delta) ^ set(weights))[0]
@@ -203,7 +218,6 @@ class HubSum:
         if update.examples != 0:
             raise UpdateError(f"{update}: it states its {update.examples} examples, which a secure sum hides")
         check_scalars(update)
-        return update
 
     def reveal(self, updates: Sequence[Update], weights: Weights) -> Sequence[Update]:
         """Return one update with the mean of the sites' changes and the sum of their examples.
@@ -213,18 +227,18 @@ class HubSum:
             PrivacyError: if the masks do not cancel.
         """
         attempt = self.attempt
-        masked = {update.site: update for update in updates}
-        attempt.require("sent a masked update", len(masked), len(self.keys))
-        sites = sorted(attempt.send("members", dict.fromkeys(sorted(masked), Members(sorted(masked)))))
+        sent = sorted(update.site for update in updates)
+        attempt.require("sent a masked update", len(sent), len(self.keys))
+        sites = sorted(attempt.send("members", dict.fromkeys(sent, Members(sent))))
         try:
-            if missing := sorted(set(sites) - set(masked)):
+            if missing := sorted(set(sites) ^ set(self.total.sites)):
                 raise QuorumError(
                     f"round {attempt.channel.round}: the sum was to be over {', '.join(sites)}, and the "
-                    f"update of '{missing[0]}' is no longer there; continue with --resume, which repeats "
-                    "the round"
+                    f"update of '{missing[0]}' is no longer there or came too late; continue with --resume, "
+                    "which repeats the round"
                 )
             seeds, keys = self._unmasking(sites)
-            return [self._sum([masked[site] for site in sites], seeds, keys, weights)]
+            return [self._sum(sites, seeds, keys, weights)]
         except (PrivacyError, QuorumError):
             attempt.channel.send(attempt.number + 1, "call", dict.fromkeys(attempt.channel.sites, b""))
             raise
@@ -320,25 +334,23 @@ class HubSum:
 
     def _sum(
         self,
-        updates: Sequence[Update],
+        sites: Sequence[str],
         seeds: Mapping[str, bytes],
         keys: Mapping[str, X25519PrivateKey],
         weights: Weights,
     ) -> Update:
         settings, round = self.attempt.settings, self.attempt.channel.round
         scratch, streams = Scratch(), self._streams(seeds, keys)
-        counts = [update.groups[GROUP][EXAMPLES] for update in updates]
-        examples = int(summed(counts, settings.whole_numbers(len(self.sites)), 1.0, streams, scratch)[0])
+        masked, whole_numbers = self.total_examples.numbers[EXAMPLES], settings.whole_numbers(len(self.sites))
+        examples = int(unmasked(masked, whole_numbers, 1.0, streams, scratch)[0])
         most = settings.max_examples
-        if not len(updates) <= examples <= len(updates) * most:
+        if not len(sites) <= examples <= len(sites) * most:
             raise PrivacyError(
                 f"round {round}: the masks of {', '.join(seeds)} don't cancel: the sum of their "
                 f"examples would be {examples}; one of these sites did not mask as it agreed"
             )
         delta = {
-            name: summed(
-                [update.delta[name] for update in updates], self._point, most / examples, streams, scratch
-            )
+            name: unmasked(self.total.numbers[name], self._point, most / examples, streams, scratch)
             for name in sorted(weights)
         }
         return Update(f"the sum of {', '.join(seeds)}", round, delta, examples)

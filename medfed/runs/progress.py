@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 class Progress:
     """Receives a run's progress and shows nothing; a display shows what it overrides, and returns at once."""
+
+    # Called with the run folder, once it is known; whoever serves the run's page sets it.
+    on_opened: Callable[[Path], None] | None = None
+
+    def opened(self, folder: Path) -> None:
+        """Say which run folder the run writes to, once it is known."""
+        if self.on_opened is not None:
+            self.on_opened(folder)
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         """Begin a phase; `sites` holds each site's number of training cases, `metric` is shown per round."""

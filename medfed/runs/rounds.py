@@ -97,12 +97,9 @@ class RoundLine(msgspec.Struct, frozen=True):
     notes: list[str] = []
 
 
-def append_round(path: Path, report: RoundReport) -> None:
-    """Append one line per site to rounds.jsonl.
-
-    A resumed run may append a round again; `read_rounds` takes the later line.
-    """
-    lines = [
+def lines_of(report: RoundReport) -> list[RoundLine]:
+    """Return a round as the lines of rounds.jsonl, one per site."""
+    return [
         RoundLine(
             round=report.round,
             site=result.site,
@@ -117,8 +114,15 @@ def append_round(path: Path, report: RoundReport) -> None:
         )
         for result in report.results
     ]
+
+
+def append_round(path: Path, report: RoundReport) -> None:
+    """Append one line per site to rounds.jsonl.
+
+    A resumed run may append a round again; `read_rounds` takes the later line.
+    """
     with path.open("ab") as file:
-        file.write(encode_rounds(lines))
+        file.write(encode_rounds(lines_of(report)))
 
 
 def without_small_scores(report: RoundReport, withheld: Collection[str]) -> RoundReport:

@@ -32,7 +32,8 @@ def test_the_run_options_reach_the_command_as_one_record(monkeypatch):
         "--quiet",
     ]
     assert CliRunner().invoke(main, words).exit_code == 0
-    study, options, leave_one_out = received[0]
+    study, options, leave_one_out, page = received[0]
+    assert page.page is None
     assert (str(study), str(options.out), options.overrides) == ("s.yaml", "x", ("a=1", "b=2"))
     assert (options.resume, options.without, str(options.former), options.quiet) == (True, "south", "y", True)
     assert leave_one_out is False

@@ -291,3 +291,19 @@ def test_columns_that_look_like_ids_are_told_with_the_key_of_the_table(tmp_path:
     (line,) = opened(folder).warnings
     assert "column 'age' has one value in all rows" in line
     assert "data.table.missing_values.age" in line
+
+
+def test_the_patient_of_a_row_may_be_its_picture_s_name_where_nothing_else_names_patients(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / f"{MARK}_export"
+    for number, name in enumerate("abcdefgh"):
+        picture = folder / ("healthy" if number % 2 else "tumour") / f"{MARK}{name}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 10 * number, np.uint8)).save(picture)
+    rows = [f"{MARK}{name},{40 + number},F" for number, name in enumerate("abcdefgh")]
+    (folder / "clinical.csv").write_text("\n".join(["mrn,age,sex", *rows]) + "\n")
+    index = indexed(folder)
+    assert index.rows is not None
+    by_file = {Path(str(case.image[0])).stem: index.rows.numbers[case.token] for case in index.cases}
+    assert by_file == {f"{MARK}{name}": (40.0 + number,) for number, name in enumerate("abcdefgh")}

@@ -133,6 +133,16 @@ def test_a_hub_makes_the_thresholds_of_the_curves_that_hospitals_sent():
     assert reported_guarantees([], ["north", "south"], SETTINGS, LEVEL) == []
 
 
+def test_of_too_few_patients_it_is_not_told_how_many_fail():
+    """With a share of .5 and a confidence of .5 one patient would do; both of north's fail."""
+    rows = rows_of(scores=found("north", [0.0] * 2) + found("south", [0.0] * 2), level=Level(0.5, 0.5))
+    assert rows["north", "guarantee_found", "lesion"].note == (
+        "no guarantee: fewer than 5 validation patients, which is too few"
+    )
+    pooled = rows["all", "guarantee_found", "lesion"]
+    assert (pooled.n, pooled.note) == (0, "no guarantee: no hospital has enough validation patients")
+
+
 def test_points_of_a_curve_are_shares_of_at_least_the_smallest_group():
     scores = found("north", [0.11, 0.12, 0.13, 0.63, *[0.97] * 26])
     rows = rows_of(scores=scores, settings=msgspec.structs.replace(SETTINGS, min_patients=3))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from medfed.data.folder_options import FolderOptions
 from medfed.data.layouts import parse_layout
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
 from medfed.errors import DataError, StudyError
@@ -110,6 +111,6 @@ def test_errors_of_a_folder_are_counted_and_warnings_are_not() -> None:
 
 def test_a_layout_that_a_person_gave_is_in_the_draft() -> None:
     text = "data:\n  kind: images\n  channels: 1\n"
-    assert images._with_layout(text, None) == text
-    drafted = images._with_layout(text, parse_layout("paired"))
+    assert images._with_options(text, FolderOptions()) == text
+    drafted = images._with_options(text, FolderOptions(parse_layout("paired")))
     assert drafted == "data:\n  kind: images\n  layout: paired\n  channels: 1\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from data.layouts.hospitals_of_each import EACH
 
+from medfed.data.folder_options import FolderOptions
 from medfed.data.layouts import Survey, choose_layout, parse_layout
 from medfed.data.settings import Images
 from medfed.pipeline.drafting import draft_study, write_draft
@@ -27,7 +28,7 @@ def drafted(tmp_path: Path, name: str) -> Path:
         folders[site].mkdir()
         write(folders[site])
         assert kind_of(choose_layout(Survey.of(folders[site]), layout)) == kind
-    write_draft(tmp_path / "study.yaml", draft_study("study", folders, {}, layout=layout))
+    write_draft(tmp_path / "study.yaml", draft_study("study", folders, {}, options=FolderOptions(layout)))
     return tmp_path / "study.yaml"
 
 

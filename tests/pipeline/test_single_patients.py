@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from medfed.evaluation.report.run_comparison import write_comparison
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline import train as run
 from medfed.pipeline.audit_report import export_log
+from medfed.pipeline.dossier.write import write_dossier
 from medfed.pipeline.export import export
 from medfed.runs.folder import RunFolder
 
@@ -55,36 +57,84 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return done
 
 
-def values_of(folder: RunFolder) -> np.ndarray:
-    found = {abs(case.value) for case in read_cases(folder.cases) if case.value is not None}
-    return np.sort(np.array([value for value in found if value not in (0.0, 1.0)]))
+def values_of(folder: RunFolder, path: Path | None = None) -> np.ndarray:
+    """The values of single cases, without short ones such as 0.5, which any file holds by chance."""
+    found = {abs(case.value) for case in read_cases(path or folder.cases) if case.value is not None}
+    return np.sort(np.array([value for value in found if value * 4096 % 1 and round(value, 3) != value]))
 
 
-def assert_none_of(values: np.ndarray, path: Path) -> None:
-    text = path.read_bytes().decode("latin-1")
+def assert_none_in(files: list[Path], values: np.ndarray) -> None:
+    for path in files:
+        for name, content in contents(path):
+            assert_none_of(values, name, content)
+
+
+def contents(path: Path) -> list[tuple[str, bytes]]:
+    """A file's bytes, and those of each member of an archive: a checkpoint and a TorchScript are zips."""
+    if not zipfile.is_zipfile(path):
+        return [(path.name, path.read_bytes())]
+    with zipfile.ZipFile(path) as archive:
+        return [(f"{path.name}/{name}", archive.read(name)) for name in archive.namelist()]
+
+
+def binary_values(content: bytes) -> np.ndarray:
+    """What a file would hold as numbers of its own: its bytes as float64 and float32, at every place."""
+    found = []
+    for kind, size in (("<f8", 8), ("<f4", 4)):
+        for start in range(size):
+            usable = (len(content) - start) // size * size
+            found.append(np.frombuffer(content[start : start + usable], kind).astype(np.float64))
+    return np.concatenate(found)
+
+
+def assert_none_of(values: np.ndarray, name: str, content: bytes) -> None:
+    with np.errstate(invalid="ignore"):
+        assert not np.isin(values, binary_values(content)).any(), f"{name} holds a value in binary"
+    text = content.decode("latin-1")
     for written in re.findall(r"\d\.\d{4,}(?:e-?\d+)?", text):
         place = np.searchsorted(values, float(written))
         near = values[max(place - 1, 0) : place + 1]
-        assert not (np.abs(near - float(written)) < 1e-9).any(), f"{path.name} holds {written}"
+        assert not (np.abs(near - float(written)) < 1e-9).any(), f"{name} holds {written}"
 
 
 def test_what_stays_does_hold_them(done: RunFolder) -> None:
     values = values_of(done)
     assert len(values) > 30
     with pytest.raises(AssertionError, match=r"cases\.jsonl holds"):
-        assert_none_of(values, done.cases)
+        assert_none_of(values, done.cases.name, done.cases.read_bytes())
+
+
+def test_a_value_in_binary_is_found() -> None:
+    content = b"abc" + np.array([0.25, 0.123456789]).tobytes()
+    with pytest.raises(AssertionError, match=r"x\.bin holds a value in binary"):
+        assert_none_of(np.array([0.123456789, 0.7]), "x.bin", content)
+    assert_none_of(np.array([0.7, 0.9]), "x.bin", content)
 
 
 @pytest.mark.slow
 def test_no_file_that_may_leave_holds_one(done: RunFolder, tmp_path: Path) -> None:
     export_log(done.audit, tmp_path / "audit.html")
     export_log(done.audit, tmp_path / "audit.csv")
-    export(done.path, tmp_path / "onnx", format="onnx")
+    for format in ("onnx", "torchscript"):
+        export(done.path, tmp_path / format, format=format)
+    write_dossier(done, tmp_path / "dossier")
     write_comparison([done.path, done.path.parent / "other"], tmp_path / "compared")
     places = [*done.path.rglob("*"), *tmp_path.rglob("*")]
     files = [path for path in places if path.is_file() and path.name not in STAYS]
     assert {"report.html", "rows.jsonl", "rounds.jsonl", "audit.jsonl", "run.json", "runs.html"} <= {
         path.name for path in files
     }
-    for path in files:
-        assert_none_of(values_of(done), path)
+    assert_none_in(files, values_of(done))
+
+
+@pytest.mark.slow
+def test_no_file_of_a_segmentation_nor_of_its_bundle_holds_one(tiny: Path, tmp_path: Path) -> None:
+    """Dice, distances, volumes and shares of voxels of single patients, in a run with guarantees."""
+    asked = ["evaluation.smallest_group=5", "evaluation.guarantee=0.5", "evaluation.confidence=0.5"]
+    done = run.train(tiny / "tiny.yaml", out=tmp_path / "run", overrides=asked)
+    bundle = export(done.path, tmp_path / "bundle", format="bundle")
+    values = np.union1d(values_of(done), values_of(done, done.scores))
+    assert len(values) > 10
+    files = [path for path in [*done.path.rglob("*"), *bundle.rglob("*")] if path.is_file()]
+    assert {"metadata.json", "inference.json", "model.pt", "report.html"} <= {path.name for path in files}
+    assert_none_in([path for path in files if path.name not in (*STAYS, "cases.html")], values)

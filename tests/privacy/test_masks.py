@@ -7,7 +7,15 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from medfed.privacy._masks import _BLOCK, FixedPoint, Scratch, Stream, masked, summed
+from medfed.privacy._masks import (
+    _BLOCK,
+    FixedPoint,
+    MaskedSum,
+    Scratch,
+    Stream,
+    masked,
+    unmasked,
+)
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -54,7 +62,10 @@ def test_masks_that_cancel_leave_the_exact_sum_over_many_blocks(bits):
         masked(one, point, 1.0, [Stream(KEY, 1), Stream(OTHER, 1)], Scratch())[0],
         masked(two, point, 1.0, [Stream(KEY, -1)], Scratch())[0],
     ]
-    total = summed(sent, point, 0.25, [Stream(OTHER, -1)], Scratch())
+    running = MaskedSum()
+    for site, numbers in zip(("north", "south"), sent, strict=True):
+        running.add(site, {"w": numbers})
+    total = unmasked(running.numbers["w"], point, 0.25, [Stream(OTHER, -1)], Scratch())
     steps = sum(np.rint(part.double().numpy() * point.scale) for part in (one, two))
     assert np.array_equal(total.numpy(), steps * (0.25 / point.scale))
 
@@ -70,10 +81,22 @@ def test_bfloat16_and_negative_numbers_come_back():
     point = FixedPoint(64, 4, 1)
     values = torch.tensor([-1.5, 2.25, -4.0], dtype=torch.bfloat16)
     numbers, _ = masked(values, point, 1.0, [], Scratch())
-    assert summed([numbers], point, 1.0, [], Scratch()).tolist() == [-1.5, 2.25, -4.0]
+    assert unmasked(numbers, point, 1.0, [], Scratch()).tolist() == [-1.5, 2.25, -4.0]
 
 
 @pytest.mark.parametrize("bad, largest", [(5.0, 5.0), (-6.0, 6.0), (np.nan, np.inf), (np.inf, np.inf)])
 def test_the_largest_value_is_reported_where_it_exceeds_the_limit(bad, largest):
     values = torch.tensor([0.0] * _BLOCK + [bad, 1.0])
     assert masked(values, FixedPoint(64, 4, 1), 1.0, [], Scratch())[1] == largest
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_running_sum_wraps_around_and_leaves_what_was_sent_as_it_is(dtype):
+    most = torch.iinfo(dtype).max
+    first, second = torch.tensor([most, 1], dtype=dtype), torch.tensor([2, 3], dtype=dtype)
+    running = MaskedSum()
+    running.add("north", {"w": first})
+    running.add("south", {"w": second})
+    # (2^(bits - 1) - 1) + 2 is -(2^(bits - 1)) + 1 modulo 2^bits.
+    assert running.numbers["w"].tolist() == [-most, 4]
+    assert (running.sites, first.tolist()) == (["north", "south"], [most, 1])

@@ -20,7 +20,7 @@ from medfed.data.dicom.suv import suv_factor
 from medfed.data.identity_digest import identity_digests
 from medfed.data.read_options import ReadOptions
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
-from medfed.data.volume import PICTURE, Info, Volume
+from medfed.data.volume import CAPTURE, PICTURE, Info, Volume
 from medfed.errors import ImageError
 
 _LABELS = (b"SEG", b"RTSTRUCT", b"RTDOSE", b"RTPLAN")
@@ -94,6 +94,23 @@ _SLICES = (b"CT", b"MR", b"PT", b"NM")
 _PICTURES = tuple(f"{_CLASS}{family}" for family in ("7", "77.1.4", "77.1.5"))
 
 
+def is_placed_capture(file: DicomFile) -> bool:
+    """Whether a secondary capture is a slice in grey with its full place in the patient.
+
+    Research software (ITK without a SOP class) and workstations store volumes so, and screens have no place.
+    Beside other volumes it is derived from these, and left out; where nothing else is, it is the volume.
+    """
+    header = file.elements
+    return (
+        header.text(tags.SOP_CLASS).decode("ascii", "replace").startswith(f"{_CLASS}7")
+        and header.text(tags.MODALITY) in _SLICES
+        and header.text(tags.PHOTOMETRIC) in (b"MONOCHROME1", b"MONOCHROME2")
+        and (header.integer(tags.SAMPLES) or 1) == 1
+        and tags.PIXELS in header
+        and all(header.text(tag) for tag in (tags.POSITION, tags.ORIENTATION, tags.PIXEL_SPACING))
+    )
+
+
 def is_grey_picture(file: DicomFile) -> bool:
     """Whether a DICOM file is a picture in grey without a place in the patient: ultrasound, a digitised film.
 
@@ -131,7 +148,7 @@ _SeriesKey = tuple[tuple[object, ...], tuple[bytes, bytes, bytes]]
 def assemble_volumes(files: Sequence[DicomFile], options: ReadOptions) -> tuple[list[Volume], list[str]]:
     """Return every volume in image files, and a note for each image that belongs to no volume.
 
-    The files are images: `describe_non_image` returns None for each.
+    The files are images: `describe_non_image` returns None for each, or `is_placed_capture` is true.
 
     Raises:
         ImageError: if one of them cannot be read correctly.
@@ -180,6 +197,8 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
     flags = [*stack.flags, *(flag for frame in frames for flag in frame.flags), *_check_rescale(frames)]
     if is_inverted(first):
         flags.append("inverted")
+    if any(is_placed_capture(file) for file in {id(frame.file): frame.file for frame in frames}.values()):
+        flags.append(CAPTURE)
     _check_stack_size(frames, options)
     array = np.empty((len(frames), first.encoding.rows, first.encoding.columns), np.float32)
     background = _fill(array, frames, options)
@@ -198,7 +217,8 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
         header.text(tags.PATIENT_ID), [header.text(tags.FRAME_UID)], [header.text(tags.SERIES_UID)]
     )
     modality = first.modality.decode("ascii", "replace") if first.modality in MODALITIES else ""
-    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities)
+    echo_ms = first.echo_ms or 0.0
+    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities, echo_ms=echo_ms)
     return Volume(array.transpose(2, 1, 0)[None], affine, info)
 
 

@@ -81,8 +81,15 @@ def plain_layout(layout: Layout) -> str | dict[str, Any]:
     """Return a layout as a study file has it: its name, or a mapping if it has settings."""
     plain: dict[str, Any] = msgspec.to_builtins(layout)
     default: dict[str, Any] = msgspec.to_builtins(type(layout)())
-    changed = {key: value for key, value in plain.items() if value != default[key]}
+    changed = {key: _without_empty(value) for key, value in plain.items() if value != default[key]}
     return {"kind": kind_of(layout), **changed} if changed else kind_of(layout)
+
+
+def _without_empty(value: Any) -> Any:
+    """Return plain values without the keys that hold nothing, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _without_empty(one) for key, one in value.items() if one is False or one == 0 or one}
+    return [_without_empty(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def layout_of(value: str | Layout | Mapping[str, Any]) -> Layout:

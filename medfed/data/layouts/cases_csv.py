@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
+from medfed.data.case import is_there
 from medfed.data.csv_table import EMPTY_CELLS, check_columns, parse_split, parse_target, read_rows
 from medfed.data.identifiers import PLACEHOLDERS
 from medfed.data.layouts._header_patients import NO_PATIENT_COLUMN
@@ -99,7 +100,7 @@ def read_row(
         remedy = "give the image's path relative to the folder"
         errors.append(DataError(f"the column 'image' is empty; {remedy}"))
     for column, paths in (("image", images), ("label", (label,) if label is not None else ())):
-        if not all(path.exists() for path in paths):
+        if not all(is_there(path) for path in paths):
             remedy = f"correct the path in the column '{column}' or restore the file"
             errors.append(ImageError(f"its {column} is not there; {remedy}"))
     identity, target = row["case"] or f"row {number}", row.get("target", "")

@@ -19,6 +19,7 @@ from medfed.data import refusals
 from medfed.data.batch_needs import Needs
 from medfed.data.case import Case, first_path
 from medfed.data.class_names import Classes
+from medfed.data.folder_options import FolderOptions
 from medfed.data.preflight.thumbnail import thumbnail
 from medfed.data.settings import Images
 from medfed.data.volume import Volume
@@ -93,7 +94,7 @@ class CaseRequest:
     """One case to examine; `key` salts the hash of its voxels.
 
     With a study's `settings` and `needs`, the case is read exactly as training reads it; without, its image
-    and its label, if it has one, of any number of channels and classes.
+    and its label, if it has one, of any number of channels and classes, as `options` say.
     """
 
     number: int
@@ -103,6 +104,7 @@ class CaseRequest:
     needs: Needs = "segment"
     classes: Classes = None
     thumbnails: bool = True
+    options: FolderOptions | None = None
 
 
 @dataclass(slots=True, repr=False)
@@ -129,6 +131,7 @@ class CaseFacts:
     cut_share: float = 0.0  # area of the label's last slice as a fraction of its largest
     thumbnail: str = ""  # PNG in base64
     extent: Extent | None = None  # of the image as the study prepares it
+    moved: tuple[str, ...] = ()  # what was moved onto the image's grid: label, channels
 
 
 def examine(request: CaseRequest) -> CaseFacts:
@@ -151,13 +154,13 @@ def examine(request: CaseRequest) -> CaseFacts:
 
 def _read(request: CaseRequest, facts: CaseFacts) -> tuple[Volume | None, Volume | None]:
     """Return a case's image and label; note why training refuses it, and return what can be read of it."""
-    from medfed.data.case_reading import naming, read_case, read_image
+    from medfed.data.case_reading import moved_parts, naming, read_case, read_image
     from medfed.data.dataset import used_part
     from medfed.data.transforms import check_preparable
 
     case = used_part(request.case, request.needs)
     try:
-        image, label = read_case(case, request.settings, request.classes)
+        image, label = read_case(case, request.settings or request.options, request.classes)
         if request.settings is not None:
             with naming(case):
                 check_preparable(image, request.settings)
@@ -165,6 +168,7 @@ def _read(request: CaseRequest, facts: CaseFacts) -> tuple[Volume | None, Volume
     except ImageError as error:
         refuse(error, request.case, facts)
     else:
+        facts.moved = moved_parts(image, label)
         return image, label
     # Its facts help to find out what is wrong with it.
     try:

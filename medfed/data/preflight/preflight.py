@@ -22,6 +22,7 @@ from medfed.data.case_table import with_table
 from medfed.data.channels import match_channels, unnamed_note, with_own_names
 from medfed.data.class_names import Classes, ClassNames, count_of
 from medfed.data.findings import read_findings
+from medfed.data.folder_options import FolderOptions
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
 from medfed.data.layouts import Layout
@@ -33,7 +34,7 @@ from medfed.data.preflight.listing import Listing, list_folder
 from medfed.data.preflight.rows import table_facts, table_findings
 from medfed.data.preflight.site_checks import case_findings, site_findings
 from medfed.data.preflight.structures import naming_findings, shared_structures
-from medfed.data.preflight.study_checks import StudyRequirements, study_findings
+from medfed.data.preflight.study_checks import StudyRequirements, moved_findings, study_findings
 from medfed.data.preflight.summary import summarise, verdict
 from medfed.data.refusals import reason_of
 from medfed.data.screening import RefusedCase, check_training, count_reasons, left_out_line
@@ -72,7 +73,7 @@ def check(
     bears: Unreadable | None = None,
     processes: int | None = None,
     thumbnails: bool = False,
-    layout: Layout | None = None,
+    options: FolderOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Preflight:
     """Return the contents of a hospital's folder, its issues, and whether it can take part in a study.
@@ -84,7 +85,8 @@ def check(
         bears: how many cases the site leaves out because they cannot be used; by default as the study says.
         processes: how many processes read at once; by default the machine's cores, at most four.
         thumbnails: also make thumbnails, for the page.
-        layout: how the cases lie, if not as the study says or the folder shows.
+        options: how the cases lie, if not as the study says or the folder shows; and how they are read
+            without a study.
         progress: called with the number of cases done and of all cases.
 
     Raises:
@@ -95,17 +97,20 @@ def check(
         raise DataError("there is no such folder; name the folder with the hospital's cases")
     key = site_secret if site_secret is not None else secrets.token_bytes(32)
     fractions = requirements.settings.fractions if requirements is not None else Images().fractions
+    options = options or FolderOptions()
+    layout = options.layout
     if layout is None and requirements is not None:
         layout = requirements.settings.given_layout
     opened = _open(folder, key, requirements, layout)
     listing = _as_opened(list_folder(folder, key, fractions, layout), opened)
-    requests = _requests(listing, key, requirements, opened.classes, thumbnails)
+    requests = _requests(listing, key, requirements, opened.classes, thumbnails, options)
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
     _refuse_sizes(listing, examined, requirements)
     findings = [*listing.findings, *case_findings(listing, examined), *site_findings(listing, examined)]
     if requirements is not None:
         findings += study_findings(requirements, listing, examined)
+    findings += moved_findings(examined.values())
     findings += _left_out_findings(folder, key, listing)
     findings += table_findings(opened.index, listing)
     refused = _refused(listing, examined, opened.index)
@@ -197,7 +202,12 @@ def _left_out_findings(folder: Path, key: bytes, listing: Listing) -> list[Findi
 
 
 def _requests(
-    listing: Listing, key: bytes, requirements: StudyRequirements | None, classes: Classes, thumbnails: bool
+    listing: Listing,
+    key: bytes,
+    requirements: StudyRequirements | None,
+    classes: Classes,
+    thumbnails: bool,
+    options: FolderOptions,
 ) -> list[CaseRequest]:
     """Return an examination request for each case that names an image."""
     settings: Images | None = None
@@ -206,7 +216,7 @@ def _requests(
         settings, needs = requirements.settings, requirements.needs
     return [
         # A mapping proxy, as attributes are, cannot be sent to another process.
-        CaseRequest(number, replace(case, attributes={}), key, settings, needs, classes, thumbnails)
+        CaseRequest(number, replace(case, attributes={}), key, settings, needs, classes, thumbnails, options)
         for number, case in enumerate(listing.cases)
         if case.image
     ]

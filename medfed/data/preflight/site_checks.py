@@ -32,6 +32,7 @@ FLAGS = (
     "not_hu",
     "real_world_values",
     "real_world_values_unused",
+    "secondary_capture",
     "lossy",
     "tilt",
     "qform_differs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medfed.data.batch_needs import IMAGE_NEEDS, Needs
 from medfed.data.case import Case
+from medfed.data.case_reading import moved_line
 from medfed.data.findings import Findings, check_finding_columns, findings_of
 from medfed.data.normalise.window import Window
 from medfed.data.own_data import OwnData
@@ -170,6 +171,14 @@ def _grid_findings(settings: Images, listing: Listing, good: Mapping[int, CaseFa
         if small:
             detail = f"{small} images are smaller than the study's patch and are padded at their edges"
             yield Finding("study_note", "", detail)
+
+
+def moved_findings(examined: Collection[CaseFacts]) -> list[Finding]:
+    """Return a note for labels and for channels that were moved from another grid onto their images'."""
+    moved = Counter(part for facts in examined for part in facts.moved)
+    return [
+        Finding("study_note", "", moved_line(part, count, len(examined))) for part, count in moved.items()
+    ]
 
 
 def _is_smaller(facts: CaseFacts, patch_mm: NDArray[np.float64]) -> bool:

@@ -16,6 +16,8 @@ setting, and is the same bytes for the same run. It holds no case id and no pati
     experiments     hospitals left out, personal models, robustness
     rounds          scores and participation
     diagrams        ROC, reliability and decision curves
+    readers         for statistician, operator and privacy officer
+    glossary        words, on hover and in print
     limits          what the run cannot show
     checklists      model card, CLAIM and TRIPOD+AI
     formatting      numbers and names as text

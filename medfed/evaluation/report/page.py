@@ -10,7 +10,9 @@ from medfed.evaluation.report import (
     comparison,
     experiments,
     facts,
+    glossary,
     guarantees,
+    readers,
     rounds,
     summary,
     templates,
@@ -24,6 +26,9 @@ from medfed.evaluation.rows import personal, without
 from medfed.evaluation.summarise import summarise
 from medfed.files import write_whole
 from medfed.runs.folder import RunFolder
+
+# Where the glossary of the terms that a page uses is put in.
+GLOSSARY_MARK = "<!--glossary-->"
 
 # The sections of results, which are absent if there is no result to show.
 SECTIONS = (
@@ -50,7 +55,7 @@ def render(run: Run) -> str:
     """Return the page."""
     focus = focus_of(run)
     first = sentence(run, focus)
-    return templates.render(
+    page = templates.render(
         "page.html.jinja",
         run=run,
         about=run.facts,
@@ -62,6 +67,9 @@ def render(run: Run) -> str:
         facts=facts.key_figures(run, focus),
         summary=summary.summary(run, focus),
         guarantees=guarantees.guarantees(run),
+        operation=readers.operation(run),
+        departures=readers.departures(run),
+        methods=readers.methods(run),
         curves=rounds.curves(run),
         participation=rounds.participation(run),
         **(dict.fromkeys(SECTIONS) if focus is None else _results(run, focus)),
@@ -73,6 +81,9 @@ def render(run: Run) -> str:
         versions=sorted(run.facts.versions.items()),
         images=run.facts.task in ("segment", "classify", "multilabel"),
     )
+    terms = templates.render("glossary.html.jinja", terms=glossary.glossary(page))
+    # Text of others is escaped, so that the page has this mark once.
+    return page.replace(GLOSSARY_MARK, terms)
 
 
 def _results(run: Run, focus: Focus) -> dict[str, Any]:

@@ -19,15 +19,18 @@ LOSSES = ("val/loss", "train/loss")
 LOST = ("absent", "refused", "late")
 
 
-def curves(run: Run) -> list[dict[str, Any]]:
-    """Return the curves of one validation score and of the losses, one panel per hospital."""
+def curves(run: Run, compared: bool = True) -> list[dict[str, Any]]:
+    """Return the curves of one validation score and of the losses, one panel per hospital.
+
+    compared: whether each panel shows the other hospitals' curves too.
+    """
     logged = {name for line in run.rounds for name in line.scalars}
     scores = [f"val/{metric.name}" for metric in headline_metrics() if f"val/{metric.name}" in logged]
     names = scores[:1] + [name for name in LOSSES if name in logged]
-    return [curve for name in names if (curve := _curve(run, name)) is not None]
+    return [curve for name in names if (curve := _curve(run, name, compared)) is not None]
 
 
-def _curve(run: Run, name: str) -> dict[str, Any] | None:
+def _curve(run: Run, name: str, compared: bool) -> dict[str, Any] | None:
     split, short = name.split("/")[0], name.split("/")[-1]
     # A site validates the model that a round begins with, which the round before made; round 0 is untrained.
     shift = 1 if split == "val" else 0
@@ -51,7 +54,7 @@ def _curve(run: Run, name: str) -> dict[str, Any] | None:
         gaps = [r for r in range(rounds[0], rounds[1] + 1) if r not in present and (site, r) in lost]
         last = _score(points[-1][1])
         title = f"{site}: {name} from {_score(points[0][1])} to {last} over {len(points)} rounds"
-        others = [other for name, other in sorted(series.items()) if name != site]
+        others = [other for name, other in sorted(series.items()) if compared and name != site]
         graph = charts.panel(title, points, others, rounds, axis, gaps)
         panels.append({"site": site, "last": last, "graph": graph})
     where = {"val": "on validation patients", "train": "in training"}[split]

@@ -16,8 +16,10 @@ import msgspec
 from medfed.errors import RunError
 from medfed.evaluation import rows
 from medfed.evaluation.comparisons import compare, holm_corrected
-from medfed.evaluation.metrics import headline_metrics
+from medfed.evaluation.metrics import headline_metrics, metric_of
 from medfed.evaluation.patients import SummarySettings
+from medfed.evaluation.report import charts
+from medfed.evaluation.report.formatting import interval, is_small_sample, number, site_name
 from medfed.evaluation.report.run import Run, read_run
 from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row
@@ -124,4 +126,30 @@ def _table(
         (name, [(by.get((name, site, None)), by.get((name, site, names[0]))) for site in sites])
         for name in names
     ]
-    return {"metric": metric, "structure": structure, "sites": sites, "lines": lines}
+    shown = [row for _, cells in lines for own, difference in cells for row in (own, difference)]
+    return {
+        "metric": metric,
+        "structure": structure,
+        "sites": sites,
+        "lines": lines,
+        "small": any(is_small_sample(row) for row in shown),
+        "plots": [
+            _plot(metric, site, [(name, by.get((name, site, None))) for name in names]) for site in sites
+        ],
+    }
+
+
+def _plot(metric: str, site: str, rows_shown: Sequence[tuple[str, Row | None]]) -> dict[str, Any]:
+    """Return one hospital's forest plot: each run's value and interval, and the first run's as a line."""
+    known = metric_of(metric)
+    own = [(name, row) for name, row in rows_shown if row is not None and row.value is not None]
+    ends = [end for _, row in own for end in (row.value, row.low, row.high)]
+    axis = charts.span(ends, known.lowest, known.highest)
+    first = rows_shown[0][1]
+    lines = []
+    for name, row in own:
+        title = f"{name} at {site_name(site)}: {number(row.value, known)} ({interval(row)})"
+        value = (row.value or 0.0, row.low, row.high)
+        reference = first.value if first is not None else None
+        lines.append((name, charts.whisker(value, axis, reference, strong=row is first, title=title)))
+    return {"site": site, "lines": lines, "scale": charts.scale(axis)}

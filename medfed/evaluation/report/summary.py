@@ -29,7 +29,7 @@ SIGNIFICANT = 0.05
 # A hospital or two fit on the page; the others have their columns below.
 MAX_PLACES = 3
 ASKED = {
-    "segment": "Can one model outline {what} at each of these hospitals, if no image leaves its hospital?",
+    "segment": "Can one model outline “{what}” at each of these hospitals, if no image leaves its hospital?",
     "survival": "Can one model rank patients by risk at each of these hospitals, if no data leave them?",
 }
 

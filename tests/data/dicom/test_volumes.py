@@ -6,11 +6,14 @@ import warnings
 
 import hard_series as hs
 import numpy as np
+import pydicom
 import pytest
 from data.layouts.dicom_folders import put
 from hard_series import Series, assert_in_place, write, write_series
 from pydicom.uid import SecondaryCaptureImageStorage, UltrasoundImageStorage
 
+from medfed.data.dicom.file import open_dicom
+from medfed.data.dicom.volumes import is_placed_capture
 from medfed.data.read import read
 from medfed.data.settings import Images
 from medfed.data.transforms import check_preparable
@@ -219,6 +222,37 @@ def test_a_slice_without_a_place_is_never_passed_over_as_a_picture(tmp_path) -> 
         path, _ = picture(tmp_path / modality, Modality=modality, SOPClassUID=hs.CLASSES[modality])
         with pytest.raises(ImageError, match="lack ImagePositionPatient"):
             read(path)
+
+
+CAPTURED = {"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "CT"}
+
+
+def test_captures_with_their_place_are_a_volume_where_nothing_else_is(tmp_path) -> None:
+    """ITK writes series so if no class is given."""
+    series = Series(shape=(5, 6, 7))
+    files = put(tmp_path / "itk", series, **CAPTURED)
+    for source in (tmp_path / "itk", files):
+        (volume,) = read(source)
+        assert_in_place(volume, shape=(7, 6, 5))
+        assert "secondary_capture" in volume.info.flags
+    put(tmp_path / "itk", Series(shape=(6, 6, 7)))  # beside other images they are derived from these
+    (volume,) = read(tmp_path / "itk")
+    assert volume.shape == (7, 6, 6)
+    assert volume.info.skipped == ("a secondary capture, a picture of a screen",) * 5
+    assert "secondary_capture" not in volume.info.flags
+
+
+@pytest.mark.parametrize("lost", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", ""])
+def test_captures_that_lack_their_place_are_no_slices(tmp_path, lost: str) -> None:
+    (path, *_) = put(tmp_path, Series(), **CAPTURED)
+    assert is_placed_capture(open_dicom(str(path)))
+    ds = pydicom.dcmread(path)
+    if lost:
+        delattr(ds, lost)
+    else:
+        ds.Modality = "OT"
+    ds.save_as(path)
+    assert not is_placed_capture(open_dicom(str(path)))
 
 
 def test_a_film_of_several_frames_in_grey_is_refused(tmp_path) -> None:

@@ -13,7 +13,18 @@ from medfed.data.screening import usable_cases
 from medfed.data.settings import Images
 from medfed.errors import DataError
 
-from ..hospital_folder import MARK, NATIVE, SECRET, folder_of, index, refused, row, token, write_nifti
+from ..hospital_folder import (
+    MARK,
+    NATIVE,
+    SECRET,
+    folder_of,
+    index,
+    refused,
+    row,
+    token,
+    unreadable,
+    write_nifti,
+)
 
 
 def test_cases_csv_says_it_all(tmp_path: Path) -> None:
@@ -75,3 +86,11 @@ def test_a_case_without_a_class_is_a_case_without_a_class(tmp_path: Path, empty:
     cases, notes = usable_cases(found, "classify", 2)
     assert ([case.id for case in cases], notes) == (["b"], ("1 cases have no target and are left out",))
     assert len(usable_cases(found, "segment", 2)[0]) == 2
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_cell_that_cannot_be_a_path_costs_its_case_alone(tmp_path: Path, column: str) -> None:
+    rows = [row("a"), row("b", **{column: f"{MARK}" * 1000 + ".nii.gz"}), row("c")]
+    told = unreadable(index(folder_of(tmp_path, rows)))
+    assert list(told) == ["-b"]
+    assert told["-b"].startswith(f"its {column} is not there")

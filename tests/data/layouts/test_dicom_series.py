@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pydicom
+import pytest
 from hard_series import Series, assert_in_place, make_slice, write, write_series
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -14,7 +15,8 @@ from medfed.data.case import Case, paths_of
 from medfed.data.case_reading import read_image
 from medfed.data.dicom.listing_header import ListingHeader
 from medfed.data.layouts._dicom_series import match_labels, without_short
-from medfed.errors import ImageError
+from medfed.data.preflight.preflight import check
+from medfed.errors import DataError, ImageError
 
 from ..hospital_folder import index
 from .dicom_folders import put
@@ -140,6 +142,31 @@ def test_what_is_no_volume_is_counted_by_kind_and_stops_nobody(tmp_path: Path) -
         "DICOM files (an image of a series of fewer than 5 slices, like a localizer)": 2,
         "DICOM files (an image without a position in the patient, like a picture of a screen)": 6,
     }
+
+
+def test_captures_with_their_place_are_cases_where_the_folder_holds_no_other_volume(tmp_path: Path) -> None:
+    for number in range(2):
+        uids = {"SeriesInstanceUID": f"1.2.{number}", "PatientID": f"P{number}"}
+        put(tmp_path / f"p{number}", Series(), SOPClassUID=SECONDARY_CAPTURE, **uids)
+    indexed = index(tmp_path)
+    assert [case.patient for case in indexed.cases] == ["P0", "P1"]
+    assert_in_place(read_image(indexed.cases[0].image), shape=(7, 5, 6))
+    codes = [problem.code for problem in check(tmp_path, processes=1).problems]
+    assert codes == ["duplicate_across_splits", "secondary_capture"]
+    put(tmp_path / "ct", Series(), SeriesInstanceUID="1.2.9", PatientID="P9")
+    indexed = index(tmp_path)
+    assert [case.patient for case in indexed.cases] == ["P9"]
+    assert indexed.left_out == {"DICOM files (a secondary capture, a picture of a screen)": 12}
+
+
+def test_a_folder_of_captures_alone_says_what_it_holds(tmp_path: Path) -> None:
+    """Mammograms of CBIS-DDSM, beside masks of the same kind: only a table can say which is which."""
+    put(tmp_path, Series(), SOPClassUID=SECONDARY_CAPTURE, Modality="MG")
+    found = (
+        r"holds no case \(6 dicom; left out: 6 DICOM files \(a secondary capture, a picture of a screen\)\)"
+    )
+    with pytest.raises(DataError, match=rf"{found}; add cases.*cases\.csv, a pattern and class folders"):
+        index(tmp_path)
 
 
 def test_a_folder_of_several_series_and_a_series_in_several_folders(tmp_path: Path) -> None:

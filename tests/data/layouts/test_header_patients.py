@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hard_series import Series
 
+from medfed.data.folder_options import FolderOptions
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts._layout import NO_PATIENTS, Layout
 from medfed.data.layouts.class_folders import ClassFolders
@@ -63,7 +64,7 @@ def test_two_films_of_one_patient_in_class_folders_are_one_patient(tmp_path: Pat
     assert groups(indexed.cases) == [[f"healthy/{MARK}{i + 1}", f"tumour/{MARK}{i}"] for i in (0, 2, 4)]
     assert TOLD in indexed.notes
     assert NO_PATIENTS not in indexed.notes
-    checked = check(tmp_path, layout=ClassFolders())
+    checked = check(tmp_path, options=FolderOptions(ClassFolders()))
     assert (checked.facts["cases"], checked.facts["patients"]) == (6, 3)
 
 

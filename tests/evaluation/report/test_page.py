@@ -271,8 +271,8 @@ def test_it_can_be_read_without_eyes_and_without_a_mouse(run):
 
 def test_who_dropped_out_and_why_stands_in_the_report(segment):
     words = " ".join(" ".join(page_of(segment).words).split())
-    assert "coast , rounds 3 to 4: absent: did not answer before the deadline" in words
-    assert "east , round 5: refused: update of site 'east' for round 5: 'net.0.weight' is not finite" in words
+    assert "coast Rounds 3 to 4: absent: did not answer before the deadline" in words
+    assert "east Round 5: refused: update of site 'east' for round 5: 'net.0.weight' is not finite" in words
     assert "6 of 8" in words
 
 

@@ -78,6 +78,27 @@ def test_the_page_is_the_rows_and_holds_no_patient(two, tmp_path):
     assert not re.search(r"<script|https?://|url\(", text)
 
 
+def test_each_hospital_has_a_plot_with_a_line_per_run_and_small_samples_are_marked(two):
+    """Values .5 and .7: of an axis from 0 to 1 over 208 pixels, 6 from the left, .7 lies at 151.6 at most."""
+    about = {"round": 1, "site": "north", "split": "test", "metric": "dice", "structure": "lesion", "n": 8}
+    first = rows.Row(
+        **about, model="plain", value=0.5, low=0.4, high=0.6, note="of 8 patients, so likely too narrow"
+    )
+    second = rows.Row(**about, model="better", value=0.7, low=0.6, high=0.8)
+    table = run_comparison._table(["plain", "better"], [first, second], "dice", "lesion")
+    assert table["small"]
+    (plot,) = table["plots"]
+    assert [name for name, _ in plot["lines"]] == ["plain", "better"]
+    axis = run_comparison.charts.span([0.4, 0.8], 0.0, 1.0)
+    at = 6 + (0.5 - axis[0]) / (axis[1] - axis[0]) * 208
+    assert f'cx="{at:.2f}"'.rstrip('0"').rstrip(".") in plot["lines"][0][1]
+    assert plot["lines"][1][1].count('class="reference"') == 1
+    page = run_comparison.page(["plain", "better"], [first, second])
+    assert page.count("†</abbr>") == 1
+    assert "† Interval from fewer than ten patients" in page
+    assert page.count('<svg class="cell"') == 3
+
+
 def test_without_case_rows_runs_stand_side_by_side_untested(two, tmp_path):
     import shutil
 

@@ -26,7 +26,7 @@ def test_it_says_what_was_asked_on_whom_and_the_answer():
         held_out=["west"],
     )
     assert page["asked"] == (
-        "Can one model outline lesion at each of these hospitals, if no image leaves its hospital?"
+        "Can one model outline “lesion” at each of these hospitals, if no image leaves its hospital?"
     )
     assert page["whom"] == [
         "Trained at north, south.",

@@ -1,4 +1,4 @@
-"""A study of pictures whose network is transformers', started from a file as models are published."""
+"""Studies of pictures whose network is of transformers or timm, started from a file as they are published."""
 
 from __future__ import annotations
 
@@ -83,3 +83,24 @@ def test_it_takes_no_volumes(study: Path) -> None:
     study.write_bytes(msgspec.yaml.encode(text))
     with pytest.raises(StudyError, match=r"network\.spatial_dims: found 2, and data\.spatial_dims is 3"):
         read_study(study)
+
+
+def test_a_model_of_timm_trains_from_a_published_file(study: Path, tmp_path: Path) -> None:
+    try:
+        import timm
+    except (ImportError, RuntimeError):
+        pytest.skip("needs medfed[timm] and a torchvision that is built for the installed torch")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "model.safetensors")
+    overrides = (
+        "network={kind: timm, name: test_resnet}",
+        f"start.path={tmp_path / 'model.safetensors'}",
+        "start.anew=[head]",
+    )
+    done = run.train(study, out=tmp_path / "run", overrides=overrides)
+    assert {case.site for case in read_cases(done.cases)} == {"north", "south"}
+    report = (tmp_path / "run" / "start.csv").read_text()
+    assert "new,model.fc.weight,2x" in report
+    assert "loaded,model.conv1.0.weight," in report

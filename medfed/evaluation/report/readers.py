@@ -1,0 +1,131 @@
+"""What single readers look for: the statistician's methods, what went wrong, and what left each hospital.
+
+The clinician's page is `summary`, the reviewer's are `limits` and `checklists`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from medfed.evaluation.conformal import CUTS
+from medfed.evaluation.guarantees import RISK
+from medfed.evaluation.metrics import metric_of
+from medfed.evaluation.report.formatting import model_name, site_name
+from medfed.evaluation.report.limits import suppressed_values
+from medfed.evaluation.report.rounds import participation
+from medfed.evaluation.report.run import Run
+from medfed.files import format_bytes
+
+# Names of numbers that are listed; a study of its own code may have a hundred.
+MAX_NAMES = 40
+
+
+def methods(run: Run) -> dict[str, Any]:
+    """Return how intervals and tests were computed: each method with its metrics, and what holds for all."""
+    titles: dict[str, list[str]] = {}
+    for row in run.rows:
+        if row.method and row.value is not None and not row.metric.startswith(RISK):
+            title = metric_of(row.metric).title + (", difference" if row.against else "")
+            some = titles.setdefault(_short(row.method), [])
+            if title not in some:
+                some.append(title)
+    smallest = run.study.min_patients
+    notes = [
+        "The unit is the patient: several images of one are averaged first, and resampling draws patients.",
+        f"Intervals are 95 % intervals. The bootstrap has {run.study.draws} draws with seed "
+        f"{run.facts.seed}, within hospitals where several are pooled.",
+        "A p value and an interval are of their comparison alone and say the same; Holm's p beside it is "
+        "corrected over the models at one hospital.",
+        f"A value over fewer than {smallest} patients is withheld, and so is one from which it would follow; "
+        f"{suppressed_values(run)} are.",
+    ]
+    return {"lines": sorted(titles.items()), "notes": notes}
+
+
+def _short(method: str) -> str:
+    """Return a method without what differs from row to row, such as a threshold or the number of draws."""
+    return method.partition(";")[0].partition(",")[0]
+
+
+def operation(run: Run) -> list[tuple[str, str]]:
+    """Return what did not go as planned, hospital by hospital, as (whose, what)."""
+    lines = [(line["site"], f"{when}: {why}") for line in participation(run) for why, when in line["missed"]]
+    lines += [
+        (site, f"no update was merged: {_planned(run, site)}") for site in run.never_merged if run.rounds
+    ]
+    lines += [
+        (site, f"left out {count} of its cases: {reason}")
+        for site, counts in sorted(run.left_out.items())
+        for reason, count in counts.items()
+    ]
+    lines += [(site, why) for site, why in sorted(run.facts.unmeasured.items())]
+    lines += [(model_name(model), f"is missing: {why}")
+              for model, why in sorted(run.facts.missing_models.items())]  # fmt: skip
+    lines += [
+        (site_name(site), why) for site, warnings in sorted(run.facts.warnings.items()) for why in warnings
+    ]
+    return lines
+
+
+def _planned(run: Run, site: str) -> str:
+    tried = sum(line.site == site for line in run.training_lines)
+    return f"{tried} rounds asked it" if tried else "no round asked it"
+
+
+def departures(run: Run) -> dict[str, Any] | None:
+    """Return what left each hospital, for a privacy officer; None before the first round."""
+    if not run.rounds:
+        return None
+    privacy = run.facts.privacy
+    spent = {site: one.epsilon for site, one in (privacy.sites or {}).items()}
+    sites = sorted({line.site for line in run.rounds})
+    lines = [
+        {
+            "site": site,
+            "rounds": sum(line.site == site and line.status == "merged" for line in run.rounds),
+            "up": format_bytes(sum(line.bytes_up for line in run.rounds if line.site == site)),
+            "down": format_bytes(sum(line.bytes_down for line in run.rounds if line.site == site)),
+            "epsilon": f"{spent[site]:.2f}" if site in spent else "none",
+            "results": _results(run, site),
+            "kept": str(run.withheld.get(site, "")) or "–",
+            "cases": str(sum(run.left_out.get(site, {}).values()) or "–"),
+        }
+        for site in sites
+    ]
+    names = sorted({name for line in run.rounds for name in line.scalars})
+    return {"lines": lines, "names": _listed(names), "notes": _privacy_notes(run)}
+
+
+def _results(run: Run, site: str) -> str:
+    """Return how many results over groups of patients are of a hospital, and of how many on risk curves."""
+    own = [row for row in run.rows if row.site == site and row.value is not None and row.against is None]
+    curves = sum(row.metric.startswith(RISK) for row in own) // len(CUTS)
+    risk = f", {curves} risk curve{'s' if curves > 1 else ''}" if curves else ""
+    return f"{sum(not row.metric.startswith(RISK) for row in own)}{risk}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - MAX_NAMES} more" if len(every) > MAX_NAMES else ""
+    return ", ".join(every[:MAX_NAMES]) + more
+
+
+def _privacy_notes(run: Run) -> list[str]:
+    """Return what a privacy officer must know beside the figures."""
+    kind = run.study.kind("privacy") or "none"
+    notes = [
+        "No mechanism protected the updates: whoever receives one may learn about its patients."
+        if kind == "none"
+        else f"The updates were protected by {kind}."
+    ]
+    notes += run.facts.privacy.notes
+    notes += [
+        f"Results are over at least {run.study.min_patients} patients; a hospital's own policy may ask for "
+        "more.",
+        "A hospital's policy and the approval of this study are in its own audit log (`medfed audit export "
+        "LOG --out page.html` shows it); `medfed audit verify` compares the logs of hub and hospitals with "
+        "this page.",
+        "Images, tables, file names, identifiers and values of single patients are in nothing that leaves.",
+    ]
+    return notes
