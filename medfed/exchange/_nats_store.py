@@ -69,9 +69,6 @@ _MAX_TRANSFERS, _INITIAL_TRANSFERS = 8, 2
 # How long a call waits for a lost connection before it raises `Unreachable`; the caller tries again.
 _CONNECT_S = 10.0
 
-# What a broker's error says, in small letters, if a party may not publish on a subject.
-_DENIED = "permissions violation for publish"
-
 # JetStream's error codes: a first-write-wins message on a subject that has one, a stream that exists with
 # other settings, and one that does not exist; and a disk that is too small for what the streams may store
 # together, which a cluster says in words alone.
@@ -386,7 +383,7 @@ class NatsStore:
 
     async def _on_error(self, error: Exception) -> None:
         text = self._last_error = first_line(error) or type(error).__name__
-        if _DENIED in str(error).lower():
+        if DENIED in str(error).lower():
             self._deny(str(error).lower())
             return
         # Once every address has failed, the connection has; the client alone would keep trying silently.
