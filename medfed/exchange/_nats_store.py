@@ -2,8 +2,7 @@
 
 The protocol needs two requests of the broker, publish and direct get; no consumers, no key-value and no
 object store. Names become subjects: `up/<study>/<site>/...` is stored in the stream `UP_<site>`,
-`glob/<study>/...` in `GLOB`. The connection lives in a thread with its own asyncio loop, beside
-Lightning's, and reconnects forever.
+`glob/<study>/...` in `GLOB`. The connection lives in a thread of its own, and reconnects forever.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from medfed.exchange._nats_connecting import (
     run_unless,
 )
 from medfed.exchange._nats_refusals import (
+    DENIED,
     DOES_IT_RUN,
     NO_STREAM,
     explain_refusal,
