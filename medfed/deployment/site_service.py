@@ -33,6 +33,7 @@ from medfed.deployment.site_evaluation import (
     compare_local_model,
     measure_final_model,
     site_config_under_policy,
+    write_own_gallery,
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
@@ -153,6 +154,7 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     if study.evaluation.local_models and session.trains:
         session.status.update(state="training its own model, to compare")
         compare_local_model(session)
+    write_own_gallery(session)
     report_run(folder.path)
     if session.trains:
         with log_ledger_refusals(session.audit, name):

@@ -22,6 +22,7 @@ that restarts with its folder sends what was not sent yet.
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -195,9 +196,35 @@ def acquire_lock(path: Path, who: str) -> TextIO:
 
 
 def read_or_create(path: Path, text: str) -> str:
-    """Return a small file's text, writing `text` to it if there is no file (unless `text` is empty)."""
-    if path.exists() and (stored := path.read_text()):
-        return stored
+    """Return a small file's text, writing `text` to it if there is no file (unless `text` is empty).
+
+    The text is followed by its checksum: with another run's identifier a party would wait for ever, or refuse
+    everybody else.
+
+    Raises:
+        ExchangeError: if the file is damaged.
+    """
+    if path.exists() and (stored := path.read_text(errors="replace")):
+        return _checked(stored, path.name)
     if text:
-        write_whole(path, text)
+        write_whole(path, f"{text}\n{_checksum(text)}")
     return text
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checked(stored: str, name: str) -> str:
+    text, line_end, checksum = stored.partition("\n")
+    # An earlier medfed wrote no checksum.
+    if checksum != _checksum(text) if line_end else len(text) > _MAX_BARE:
+        raise ExchangeError(
+            f"the run folder's exchange/{name} is damaged: it is not what was written; restore the run "
+            "folder from a back-up, or begin a new run in another folder"
+        )
+    return text
+
+
+# The length of an identifier without a checksum.
+_MAX_BARE = 32

@@ -44,6 +44,9 @@ DROP_OUT_TIMEOUT_S = 10.0
 # synchronised may show the one before the other.
 MAX_SETTLE_CLOSED_S = 60.0
 
+# How the message begins that a site's folder is a back-up.
+OLDER_FOLDER = "its run folder is older than its update"
+
 _T = TypeVar("_T")
 
 
@@ -81,6 +84,8 @@ class SiteTransport:
         self._hub_seen = time.monotonic()
         # What it waits for from the hub, and since when (seconds since 1970); for a display.
         self.awaited: tuple[str, float] | None = None
+        # Whether it has compared its folder with what it sent.
+        self._age_checked = False
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
@@ -198,6 +203,7 @@ class SiteTransport:
     # -- receiving
 
     def _fetch_once(self, round: int) -> GlobalModel | None:
+        self._tell_if_older()
         self._send_unfinished()
         manifest = self._newest_manifest()
         if manifest is not None:
@@ -212,6 +218,25 @@ class SiteTransport:
             self._resend_lost(manifest)
         self._raise_if_closed(round)
         return None
+
+    def _tell_if_older(self) -> None:
+        """Log, when it starts, that this site has sent updates of which its folder knows nothing."""
+        if self._age_checked:
+            return
+        data = self._objects.get_site_object(self._site, "announced")
+        self._age_checked = True
+        try:
+            sent = None if data is None else self._objects.open_manifest(data, self._site)
+        except WireError:
+            return  # another study's or another medfed's
+        known = max((int(path.stem[1:]) for path in self._outbox.glob("r*.manifest")), default=0)
+        known = max([known, *self._cached_rounds()])
+        if sent is not None and sent.run == self._run_id() and sent.round > known:
+            self._warn(
+                f"{OLDER_FOLDER} of round {sent.round}, and knows of round {known} at most: it was restored "
+                "from a back-up. It goes on with the hub's newest model; its optimiser and what else is kept "
+                "here alone are those of then, so the final weights may be others than without the restoring"
+            )
 
     def _newest_manifest(self) -> Manifest | None:
         """Return the manifest of the hub's newest model, checked for this site's run and an old round."""

@@ -40,7 +40,8 @@ class RunFolder:
     plan.yaml       the data section that follows from them, where a study is only described
     audit.jsonl     what crossed a hospital's wall
     report.html     the report
-    cases.html *    images of the best, median and worst cases and of failures
+    cases.html *    images of the best, median and worst cases and of failures; outlines.json has contours
+    own_report.html *  each patient's value and those contours, for the owner of the data
     status.json     how far the run is, for the live page and monitors
     consent.txt     the page that hospitals agree to
     checkpoints/    models that Lightning and torch read
@@ -61,6 +62,8 @@ class RunFolder:
     cases = _Entry("cases.jsonl")
     scores = _Entry("scores.jsonl")
     gallery = _Entry("cases.html")
+    outlines = _Entry("outlines.json")
+    own_report = _Entry("own_report.html")
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
     trained = _Entry("trained.json")

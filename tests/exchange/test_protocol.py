@@ -105,6 +105,20 @@ def test_a_small_file_keeps_its_first_text(tmp_path):
     assert read_or_create(path, "second") == "second"
 
 
+def test_a_bit_that_flips_in_a_runs_identifier_is_noticed(tmp_path):
+    path, name = tmp_path / "run", "0123456789abcdef" * 2
+    read_or_create(path, name)
+    intact = path.read_bytes()
+    for bit in range(8 * len(intact)):
+        damaged = bytearray(intact)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ExchangeError, match=r"exchange/run is damaged: .* restore the run folder"):
+            read_or_create(path, "")
+    path.write_text(name)  # as an earlier medfed wrote it
+    assert read_or_create(path, "") == name
+
+
 def test_a_brokers_refusal_reaches_the_audit_log_once_and_a_lost_connection_does_not(pauses):
     errors = [
         Unreachable("no route"),
