@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import interrupt_on_sigterm, print_own_values, print_result, show_progress
+from medfed.cli._output import end_on_signals, print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
@@ -125,7 +125,7 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    interrupt_on_sigterm()
+    end_on_signals()
     # A worker of several GPUs is started with the same command: one process serves the page.
     with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
@@ -165,7 +165,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    interrupt_on_sigterm()
+    end_on_signals()
     with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
@@ -190,7 +190,7 @@ def broker(folder: Path) -> None:
     """
     from medfed.deployment.enrolment.rights import run_broker
 
-    interrupt_on_sigterm()
+    end_on_signals()
     run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
