@@ -18,6 +18,7 @@ from medfed.errors import DataError, StudyError
 from medfed.exchange.memory import Memory
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
+from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
 from medfed.study.joining import joining_refusals
 from medfed.study.own_hub import needs_own_hub
@@ -56,6 +57,10 @@ def _packages(study: Study) -> Iterator[str]:
                     f"{key}.kind: '{kind_of(part)}' needs the package {package}, which is not installed "
                     f'here; run `pip install "{extra}"`'
                 )
+
+
+def _trackers(study: Study) -> Iterator[str]:
+    yield from missing_packages(study.trackers)
 
 
 def _class_names(study: Study) -> Iterator[str]:
@@ -353,6 +358,7 @@ _CHECKS = (
     _privacy,
     _rule,
     _compression,
+    _trackers,
     _local_training,
     _model_selection,
     _site_references,
