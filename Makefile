@@ -20,7 +20,7 @@ help:
 	@echo "make docs     the documentation site, in site/, with strict links"
 	@echo "make coverage the fast tests with their coverage, and its floor"
 	@echo "make flower   an environment with Flower, in $(FLOWER)/, for the tests of its network"
-	@echo "make networks Flower as above and NVFlare in $(VENV)/, for the tests of both real networks"
+	@echo "make networks Flower as above; NVFlare and public LightningModules in $(VENV)/, for their tests"
 	@echo "make sample   write sample_data/ again, byte for byte"
 
 $(READY): pyproject.toml constraints.txt
@@ -72,9 +72,9 @@ check: format lint types layers docs test
 sample: $(READY)
 	$(BIN)/python sample_data/make.py
 
-# Both networks that others lead, for their tests.
+# Both networks that others lead and public LightningModules, for their tests.
 networks: $(READY) flower
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nvflare]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nvflare,modules]'
 
 flower:
 	test -x $(FLOWER)/bin/python || $(PYTHON) -m venv $(FLOWER)

@@ -2,11 +2,15 @@
 
     python benchmarks/chaos.py --runs 200 --results chaos.jsonl
     python benchmarks/chaos.py --runs 1 --exchange folder  # short: a minute
+    python benchmarks/chaos.py --runs 50 --exchange cluster --losses
 
-Each run is a federation of real processes at a real broker. Hub, broker and sites are killed (kill -9) or
-stopped (SIGSTOP) at random moments and started again. A run passes if its final weights equal those of an
-undisturbed run. The script prints one line when a run ends (seed, seconds, the disturbances, and whether the
-weights are the same) and the totals at the end.
+Each run is a federation of real processes at a real broker, at a cluster of three, over a folder or over a
+share that is synchronised late, in any order and in halves. Hub, brokers and sites are killed (kill -9) or
+stopped (SIGSTOP) at random moments and started again. With `--losses` the store is deleted (of a cluster, one
+broker's), a party's run folder is replaced by an earlier back-up of it, or a bit in it is flipped, too. A run
+passes if its final weights equal those of an undisturbed run, or if a party ended with an error of medfed's,
+which says what to do. The script prints one line when a run ends (seed, seconds, the disturbances, and
+whether the weights are the same) and the totals at the end.
 
 With `--results`, each run is appended to the file as a line of JSON, and a later call continues with the
 missing seeds, so the script can be stopped (Ctrl-C, kill) at any time. To share the work between processes,
@@ -46,24 +50,25 @@ def undisturbed(port: int) -> str:
             enrolment.end()
 
 
-def one(seed: int, exchange: str, port: int, expected: str) -> dict[str, Any]:
+def one(seed: int, exchange: str, port: int, expected: str, losses: bool) -> dict[str, Any]:
     """Return the outcome of one disturbed run."""
     from chaos import disturbed
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         try:
-            found = disturbed(seed, Path(name), exchange, port)
+            found = disturbed(seed, Path(name), exchange, port, losses)
         except AssertionError as error:
             found = {"seed": seed, "error": str(error)[-3000:]}
     same = found.get("digest") == expected
-    return {**found, "exchange": exchange, "same": same, "seconds": round(time.monotonic() - began, 1)}
+    seconds = round(time.monotonic() - began, 1)
+    return {**found, "exchange": exchange, "losses": losses, "same": same, "seconds": seconds}
 
 
 def line(found: dict[str, Any]) -> str:
     """Format a run as a line of the table."""
     done = ", ".join(f"{how} {who} at {at:.2f}" for at, who, how in found.get("done", []))
-    said = "same bits" if found["same"] else f"NOT THE SAME {found.get('error', '')}"
+    said = "same bits" if found["same"] else found.get("told") or f"NOT THE SAME {found.get('error', '')}"
     return f"{found['seed']:5d}  {found['seconds']:6.1f} s  {said}  {done}\n"
 
 
@@ -74,7 +79,10 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="the first run's seed")
-    parser.add_argument("--exchange", choices=["nats", "folder"], default="nats")
+    parser.add_argument("--exchange", choices=["nats", "folder", "cluster", "share"], default="nats")
+    parser.add_argument(
+        "--losses", action="store_true", help="delete stores, restore back-ups, flip bits, too"
+    )
     parser.add_argument(
         "--results", type=Path, help="append one line of JSON per run; seeds in the file are not run again"
     )
@@ -86,13 +94,13 @@ def main() -> None:
     if arguments.results and arguments.results.exists():
         for text in arguments.results.read_text().splitlines():
             row = json.loads(text)
-            if row["exchange"] == arguments.exchange:
+            if (row["exchange"], row.get("losses", False)) == (arguments.exchange, arguments.losses):
                 found[row["seed"]] = row
     seeds = range(arguments.first, arguments.first + arguments.runs)
     left = [seed for seed in seeds if seed not in found]
     expected = undisturbed(arguments.port + 2 * left[0]) if left else ""
     for seed in left:
-        found[seed] = one(seed, arguments.exchange, arguments.port + 2 * seed, expected)
+        found[seed] = one(seed, arguments.exchange, arguments.port + 2 * seed, expected, arguments.losses)
         sys.stdout.write(line(found[seed]))
         sys.stdout.flush()
         if arguments.results:
@@ -100,7 +108,9 @@ def main() -> None:
                 file.write(json.dumps(found[seed]) + "\n")
     rows = [found[seed] for seed in seeds]
     same, seconds = sum(row["same"] for row in rows), round(sum(row["seconds"] for row in rows))
-    sys.stdout.write(json.dumps({"runs": len(rows), "same_bits": same, "seconds": seconds}) + "\n")
+    told = sum(not row["same"] and bool(row.get("told")) for row in rows)
+    totals = {"runs": len(rows), "same_bits": same, "told": told, "seconds": seconds}
+    sys.stdout.write(json.dumps(totals) + "\n")
 
 
 if __name__ == "__main__":

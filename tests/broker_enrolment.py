@@ -11,6 +11,7 @@ from typing import Any
 from medfed.deployment.enrolment import enrol
 from medfed.deployment.enrolment.broker import Broker
 from medfed.deployment.enrolment.participants import Participant
+from medfed.wire.credentials import OWN_HOST, read_federation
 
 
 def free_ports(number: int) -> list[int]:
@@ -31,6 +32,8 @@ class Enrolment:
     host: str = "127.0.0.1"
     port: int = 0
     websocket_port: int = 0
+    # The hosts of a cluster's brokers, each on its own loopback address.
+    cluster: tuple[str, ...] = ()
     brokers: list[Broker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -39,11 +42,12 @@ class Enrolment:
         enrol.init(
             self.authority,
             "test",
-            [self.host],
+            self.cluster or [self.host],
             self.port,
             self.websocket_port,
-            listen=self.host,
+            listen=OWN_HOST if self.cluster else self.host,
             disk=self.disk,
+            cluster_port=free_ports(1)[0] if self.cluster else None,
         )
         for site in self.sites:
             self.enrol(site)
@@ -66,10 +70,13 @@ class Enrolment:
         return self.authority / "hub" if party == "hub" else self.folder / "credentials" / party
 
     def exchange_of(self, party: str) -> dict[str, Any]:
-        return {"kind": "nats", "credentials": str(self.credentials(party)), "urls": [self.url]}
+        urls = [f"tls://{host}:{self.port}" for host in self.cluster or [self.host]]
+        return {"kind": "nats", "credentials": str(self.credentials(party)), "urls": urls}
 
     def start(self) -> Broker:
-        self.brokers.append(Broker(self.authority))
+        """Start the broker, or every broker of the cluster, and return the last."""
+        for place in read_federation(self.authority).brokers:
+            self.brokers.append(Broker(self.authority, own=place.folder))
         return self.brokers[-1]
 
     def end(self) -> None:

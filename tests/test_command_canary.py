@@ -262,8 +262,9 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
     "predict": lambda world, out: run(
         "predict", world.run, "--data", world.north, "--out", out / "predicted"
     ),
-    "export": lambda world, out: run(
-        "export", world.run, "--out", out / "exported", "--format", "torchscript"
+    "export": lambda world, out: (
+        run("export", world.run, "--out", out / "exported", "--format", "torchscript")
+        + run("export", world.run, "--dossier", "--out", out / "dossier")
     ),
     "report": lambda world, out: run("report", world.run, world.run, "--out", out / "compared"),
     "check": _check,
@@ -285,6 +286,10 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
         "audit", "leakage", world.run, "--site", "north", "--steps", "1", "--shadows", "0", "--cases", "1",
         "--out", out / "leakage",
     ),
+    "watch-model": lambda world, out: run(
+        "watch-model", world.run, "--data", world.data / "south", "--reference", world.north,
+        "--name", "again",
+    ) + run("watch-model", world.run, "--data", world.north, "--name", "none"),
     "demo": "synthetic hospitals alone: it reads no hospital's data",
     "enrol": "certificates alone: it reads no hospital's data",
     "plugins": "packages of one's own alone: it reads no hospital's data",
@@ -311,7 +316,12 @@ def test_no_command_names_a_patient(world: World, tmp_path: Path, name: str) -> 
     said = line(world, tmp_path)
     # The folders that the person at the keyboard named may be repeated, and nothing within them.
     own = (str(world.data), str(world.north.resolve()))
-    assert_silent(said, tmp_path, *([world.run] if name in ("train", "evaluate", "report") else []), own=own)
+    assert_silent(
+        said,
+        tmp_path,
+        *([world.run] if name in ("train", "evaluate", "report", "watch-model") else []),
+        own=own,
+    )
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -1,4 +1,4 @@
-"""What several commands print: progress while they run, and the result of a run."""
+"""What several commands do: show progress, print the result of a run, end when a service manager says so."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ def print_result(run: RunFolder, site: str | None = None) -> None:
     """Print the headline of a run, or what it says of one site, and where its report is."""
     from medfed.evaluation.report import headline
 
+    if run.table_one.exists() and not run.report.exists():  # nothing was trained
+        click.echo(f"table: {run.table_one}")
+        return
     click.echo(for_terminal(headline(run.path, site)))
     click.echo(f"report: {run.report}")
 
@@ -59,3 +62,15 @@ def print_own_values(run: RunFolder, site: str) -> None:
         click.echo("For you alone, on this machine and in no file that may leave, each patient's value:")
         for line in lines:
             click.echo(f"  {for_terminal(line)}")
+
+
+def interrupt_on_sigterm() -> None:
+    """Let a service manager's SIGTERM end a command as Ctrl-C does."""
+    import signal
+
+    def interrupt(number: int, frame: object) -> None:
+        # Only once: a second signal would interrupt the orderly shutdown that the first one started.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -11,9 +11,12 @@ import click
 
 from medfed.cli.error_handling import Commands
 from medfed.cli.options import PATH
+from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
+
+    from medfed.wire.signing import Identity
 
 
 @click.group(cls=Commands)
@@ -21,7 +24,12 @@ def audit() -> None:
     """Verify what left a hospital, and measure what it reveals."""
 
 
-def _log_file(path: Path) -> Path:
+def log_file(path: Path) -> Path:
+    """Return the audit log at a path, which may be the folder that holds it.
+
+    Raises:
+        AuditError: if there is none.
+    """
     from medfed.errors import AuditError
 
     path = path / "audit.jsonl" if path.is_dir() else path
@@ -48,16 +56,51 @@ def _log_file(path: Path) -> Path:
 def verify(log: Path, head: str | None, credentials: Path | None, site_log: tuple[Path, ...]) -> None:
     """Check that no line of an audit log was changed, removed, moved or written by anyone but the site.
 
-    Of a run folder, also who trained: its model card and report say what the log's merges say.
+    Of a run folder, also who trained: its model card and report say what the log's merges say. Of a dossier
+    (`medfed export --dossier`; a folder or a .zip), also each of its files, and its signature.
 
     \b
     medfed audit verify runs/our-study --credentials credentials
     medfed audit verify runs/our-study --site-log north/runs/our-study
+    medfed audit verify dossier.zip --credentials credentials
     """
-    from medfed.wire.audit_log import verify
+    from medfed.pipeline.dossier.manifest import is_dossier, opened
     from medfed.wire.signing import Identity
 
-    path, identity = _log_file(log), Identity(credentials) if credentials else None
+    identity = Identity(credentials) if credentials else None
+    if not is_dossier(log):
+        _verify_log(log_file(log), head, identity, site_log)
+        return
+    with opened(log) as folder:
+        if _verify_dossier(folder, identity):
+            _verify_log(log_file(folder), head, identity, site_log)
+
+
+def _verify_dossier(folder: Path, identity: Identity | None) -> bool:
+    """Say what a dossier's manifest shows; return whether it holds an audit log."""
+    from medfed.pipeline.dossier.manifest import verify_dossier
+    from medfed.pipeline.dossier.verify import check_claims
+
+    found = verify_dossier(folder, identity.authority if identity else None)
+    click.echo(f"{len(found.manifest.files)} files, each as the manifest of {found.manifest.made} has it")
+    if found.signer:
+        issued = ", issued in this federation" if identity else "; its issuer was not checked (--credentials)"
+        click.echo(f"the manifest is signed by '{for_terminal(found.signer)}', {found.fingerprint}{issued}")
+    else:
+        click.echo("the manifest is not signed: anyone could have made it")
+    click.echo(f"study {found.manifest.study[:64]}, weights {found.manifest.weights_sha256[:64]}")
+    has_log = check_claims(folder, found.manifest)
+    click.echo(
+        "who trained, in dossier.json, is what its audit log says"
+        if has_log
+        else "the dossier holds no audit log: it does not show who trained"
+    )
+    return has_log
+
+
+def _verify_log(path: Path, head: str | None, identity: Identity | None, site_log: Sequence[Path]) -> None:
+    from medfed.wire.audit_log import verify
+
     checked = verify(path, head, identity.authority if identity else None)
     if identity and (own := identity.certificates_of(checked.signer)):
         verify(path, head, identity.authority, own)
@@ -73,7 +116,7 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
         click.echo("no line is signed: anyone with write access to this file could have rewritten it")
         return
     click.echo(f"{checked.signed} lines are signed by '{checked.signer}'", nl=False)
-    click.echo(f", certificate {checked.fingerprint}{', issued in this federation' if credentials else ''}")
+    click.echo(f", certificate {checked.fingerprint}{', issued in this federation' if identity else ''}")
 
 
 def _echo_provenance(log: Path, site_logs: Sequence[Path], authority: Certificate | None) -> None:
@@ -88,7 +131,7 @@ def _echo_provenance(log: Path, site_logs: Sequence[Path], authority: Certificat
     for site, rounds in merges.items():
         click.echo(f"{site}: merged in {len(rounds)} rounds, {rounds[0]} to {rounds[-1]}")
     for path in site_logs:
-        own = _log_file(path)
+        own = log_file(path)
         verify(own, None, authority)
         site = check_sent(merges, own, log)
         click.echo(f"{site}: what was merged is what its own log says it sent")
@@ -151,7 +194,7 @@ def export(log: Path, out: Path) -> None:
     """
     from medfed.pipeline.audit_report import export_log
 
-    checked = export_log(_log_file(log), out)
+    checked = export_log(log_file(log), out)
     click.echo(f"{checked.lines} lines in {out}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import print_own_values, print_result, show_progress
+from medfed.cli._output import interrupt_on_sigterm, print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
@@ -19,8 +19,10 @@ from medfed.cli.error_handling import Commands
 from medfed.cli.new import new
 from medfed.cli.options import (
     PATH,
+    DossierOptions,
     PageOptions,
     RunOptions,
+    dossier_options,
     layout_option,
     own_choices,
     page_options,
@@ -29,6 +31,7 @@ from medfed.cli.options import (
 )
 from medfed.cli.plugins import plugins
 from medfed.cli.watch import watch
+from medfed.cli.watch_model import watch_model
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.wire.untrusted_text import for_terminal
@@ -120,7 +123,7 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     # A worker of several GPUs is started with the same command: one process serves the page.
     with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
@@ -145,18 +148,6 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions, page:
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
-def _interrupt_on_sigterm() -> None:
-    """Let a service manager's SIGTERM end a command as Ctrl-C does."""
-    import signal
-
-    def interrupt(number: int, frame: object) -> None:
-        # Only once: a second signal would interrupt the orderly shutdown that the first one started.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-
-
 @main.command(short_help="Run the hub of a study across hospitals.")
 @click.argument("study", type=PATH)
 @click.option("--enrolment", type=PATH, help="The folder that `medfed enrol init` made.")
@@ -172,7 +163,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
@@ -185,6 +176,20 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
             progress=progress,
         )
     print_result(run)
+
+
+@main.command(short_help="Run one of a federation's three brokers.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def broker(folder: Path) -> None:
+    """Run one broker of a federation that has three, from its folder, until it is stopped.
+
+    \b
+    medfed broker broker-1
+    """
+    from medfed.deployment.enrolment.rights import run_broker
+
+    interrupt_on_sigterm()
+    run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
 @main.command(short_help="Measure a run's models on another hospital.")
@@ -286,16 +291,57 @@ def predict(
     help="What to write.",
 )
 @click.option("--model", default="federated", show_default=True, help="One of the run's models.")
-def export(run_folder: Path, out: Path, format_: str, model: str) -> None:
+@dossier_options
+def export(run_folder: Path, out: Path, format_: str, model: str, asked: DossierOptions) -> None:
     """Write a run's model for others to run, checked against the model that was trained.
+
+    With --dossier, write what is asked before the weights may leave: who trained, epsilon, leakage audits,
+    agreements, data, limits, licences, a bill of materials and checklists, with a signed manifest.
 
     \b
     medfed export runs/quickstart --out bundle
     medfed export runs/quickstart --out exported --format onnx
+    medfed export runs/quickstart --dossier --out dossier --statements statements.yaml
     """
+    if asked.dossier:
+        _export_dossier(run_folder, out, model, asked)
+        return
+    if asked.given:
+        raise MedfedError(
+            "export: --site, --site-log, --statements, --exported and --credentials belong to --dossier"
+        )
     from medfed.pipeline import export as exports
 
     click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
+
+
+def _export_dossier(run_folder: Path, out: Path, model: str, asked: DossierOptions) -> None:
+    from medfed.cli.audit import log_file
+    from medfed.deployment.agreement import agreement_of
+    from medfed.deployment.site_file import read_site
+    from medfed.evaluation.rows import FEDERATED
+    from medfed.pipeline.dossier.collect import Sources
+    from medfed.pipeline.dossier.records import Statements
+    from medfed.pipeline.dossier.write import read_statements, write_dossier
+    from medfed.runs.folder import RunFolder
+    from medfed.wire.signing import Identity
+
+    if model != FEDERATED:
+        raise MedfedError(
+            "export --dossier: a dossier is of the model that hospitals trained together; omit --model"
+        )
+    digest = RunFolder(run_folder).read_facts().digest
+    identity = Identity(asked.credentials).check() if asked.credentials else None
+    sources = Sources(
+        statements=read_statements(asked.statements) if asked.statements else Statements(),
+        agreements=tuple(agreement_of(read_site(one), digest) for one in asked.sites),
+        site_logs=tuple(map(log_file, asked.site_logs)),
+        authority=identity.authority if identity else None,
+        exported=asked.exported,
+    )
+    click.echo(f"dossier: {write_dossier(run_folder, out, sources, identity)}")
+    if identity is None:
+        click.echo("its manifest is not signed: --credentials FOLDER signs it")
 
 
 @main.command(short_help="Rewrite a run's report, or compare runs.")
@@ -457,6 +503,7 @@ def kinds(folder: str | None, schema: bool) -> None:
 
 
 main.add_command(demo)
+main.add_command(watch_model)
 main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)

@@ -32,27 +32,55 @@ def enrol() -> None:
 
 @enrol.command(short_help="Coordinator: create a federation.")
 @click.argument("name")
+@click.option("--host", "hosts", multiple=True, help="Name or address of the broker; may be repeated.")
 @click.option(
-    "--host", "hosts", multiple=True, required=True, help="Name or address of the broker; may be repeated."
+    "--brokers",
+    default="",
+    help="Instead of --host: the hosts of three brokers, a.org,b.org,c.org (with port 6222 between them).",
 )
 @click.option("--port", default=4222, show_default=True, help="NATS over TLS.")
 @click.option(
     "--websocket-port", default=443, show_default=True, help="WebSocket over TLS, for strict firewalls."
 )
 @click.option(
-    "--listen", default="0.0.0.0", show_default=True, help="The address on which the broker listens."
+    "--listen",
+    default="0.0.0.0",
+    show_default=True,
+    help="The address on which the broker listens; `host`: each of three at its own.",
 )
 @click.option(
     "--disk", default="", help="The most that the broker may store, such as 20GB; default: all free space."
 )
 @_coordinator_folder
 def init(
-    name: str, hosts: tuple[str, ...], port: int, websocket_port: int, listen: str, disk: str, folder: Path
+    name: str,
+    hosts: tuple[str, ...],
+    brokers: str,
+    port: int,
+    websocket_port: int,
+    listen: str,
+    disk: str,
+    folder: Path,
 ) -> None:
     """Coordinator: create a federation's authority and the certificates of hub and broker."""
     from medfed.deployment.enrolment import enrol as work
+    from medfed.wire.credentials import CLUSTER_PORT
 
-    fingerprint = work.init(folder, name, hosts, port, websocket_port, listen, disk)
+    if bool(hosts) == bool(brokers):
+        raise click.UsageError("give --host for one broker, or --brokers for three")
+    members = [host.strip() for host in brokers.split(",")] if brokers else []
+    fingerprint = work.init(
+        folder,
+        name,
+        members or hosts,
+        port,
+        websocket_port,
+        listen,
+        disk,
+        CLUSTER_PORT if members else None,
+    )
+    for number, host in enumerate(members, 1):
+        click.echo(f"Copy {folder / f'broker-{number}'} to {host}; there it is run by `medfed broker`.")
     click.echo(f"federation {name} is created. Back up {folder}: its authority.key signs every certificate.")
     click.echo(f"The authority's fingerprint, to read out to the hospitals:\n  {fingerprint}")
 

@@ -5,6 +5,7 @@
 2     a wrong command line; `medfed check`: the folder has errors (1: it has warnings)
 3     this hospital does not take part: its policy refuses the study, or nobody there has approved it
 4     given up: the study has ended without this site, or no hub has been heard of for `give_up_hours`
+5     `medfed watch-model`: an alarm, what the model sees or says has changed
 75    try again: hub, broker or sites were not reached, or this machine lacked disk, memory or files
 130   interrupted by Ctrl-C or SIGTERM; the same command continues
 """
@@ -31,7 +32,7 @@ from medfed.errors import (
 )
 from medfed.wire.untrusted_text import for_terminal
 
-REFUSED, DECLINED, GIVEN_UP, TRY_AGAIN, INTERRUPTED = 1, 3, 4, 75, 130
+REFUSED, DECLINED, GIVEN_UP, ALARM, TRY_AGAIN, INTERRUPTED = 1, 3, 4, 5, 75, 130
 
 # What the machine lacked for the time being: after a while, or once someone has made room, it works.
 _PASSING = {

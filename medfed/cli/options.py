@@ -197,3 +197,72 @@ def page_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_PAGE_OPTIONS):
         decorated = option(decorated)
     return decorated
+
+
+@dataclass(frozen=True)
+class DossierOptions:
+    """The options of `medfed export --dossier`: what is collected beside the run folder, and who signs."""
+
+    dossier: bool
+    sites: tuple[Path, ...]
+    site_logs: tuple[Path, ...]
+    statements: Path | None
+    exported: Path | None
+    credentials: Path | None
+
+    @property
+    def given(self) -> bool:
+        """Whether any of them but `dossier` was given."""
+        return bool(self.sites or self.site_logs or self.statements or self.exported or self.credentials)
+
+
+_DOSSIER_OPTIONS = (
+    click.option(
+        "--dossier",
+        is_flag=True,
+        help="Write what an ethics board asks before weights may leave, not a model; --out may be a .zip.",
+    ),
+    click.option(
+        "--site",
+        "sites",
+        type=PATH,
+        multiple=True,
+        help="For --dossier: a hospital's site file, whose approval and policy are given by digest.",
+    ),
+    click.option(
+        "--site-log",
+        "site_logs",
+        type=PATH,
+        multiple=True,
+        help="For --dossier: a hospital's own log, with which the hub's is compared.",
+    ),
+    click.option(
+        "--statements",
+        type=PATH,
+        help="For --dossier: a YAML file of what a person says: intended_use, licence, contact, ...",
+    ),
+    click.option(
+        "--exported",
+        type=PATH,
+        help="For --dossier: the folder of an earlier export, whose files are listed by digest.",
+    ),
+    click.option(
+        "--credentials",
+        type=PATH,
+        help="For --dossier: the folder of credentials that signs it; the logs must be of its federation.",
+    ),
+)
+
+
+def dossier_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `DossierOptions` to a command, which receives them as its argument `asked`."""
+
+    @wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        values = {name: arguments.pop(name) for name in DossierOptions.__dataclass_fields__}
+        command(asked=DossierOptions(**values), **arguments)
+
+    decorated: Callable[..., None] = wrapper
+    for option in reversed(_DOSSIER_OPTIONS):
+        decorated = option(decorated)
+    return decorated

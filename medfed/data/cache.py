@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from medfed.data.batch_needs import Needs
 from medfed.data.cache_location import is_hex, is_site_folder
-from medfed.data.case import Case, ImageSource, paths_of
+from medfed.data.case import Case, Echo, ImageSource, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.settings import Images
 from medfed.data.transforms import Prepared
@@ -172,6 +172,8 @@ def entry_name(case: Case, recipe: str) -> str:
 
 
 def _digest_files(sha: hashlib._Hash, source: ImageSource, token: str) -> None:
+    if isinstance(source, Echo):
+        sha.update(f"\0echo of {source.echo_ms:.3f} ms".encode())
     try:
         files = [file for path in paths_of(source) for file in files_read(path)]
         for path in files:

@@ -9,9 +9,18 @@ from types import MappingProxyType
 
 from medfed.errors import ImageError, LabelError
 
-# One channel of an image: a file, a folder that holds it alone, or exactly the files of one DICOM series; no
-# file at all, (), where the folder lacks a channel that it has of other cases.
-ImageSource = Path | tuple[Path, ...]
+
+@dataclass(frozen=True, repr=False)
+class Echo:
+    """One echo of a DICOM file that holds several: `echo_ms` is its EffectiveEchoTime."""
+
+    path: Path
+    echo_ms: float
+
+
+# One channel of an image: a file, a folder that holds it alone, exactly the files of one DICOM series, or one
+# echo of a file; no file at all, (), where the folder lacks a channel that it has of other cases.
+ImageSource = Path | tuple[Path, ...] | Echo
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class Case:
 
 def paths_of(source: ImageSource) -> tuple[Path, ...]:
     """Return the paths of one channel: a file, a folder, or the files of a series."""
+    if isinstance(source, Echo):
+        return (source.path,)
     return source if isinstance(source, tuple) else (source,)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medfed.data.case import Case, ImageSource, is_there, paths_of
+from medfed.data.case import Case, Echo, ImageSource, is_there, paths_of
 from medfed.data.class_names import Classes
 from medfed.data.folder_options import FolderOptions
 from medfed.data.reading import Reading
@@ -145,13 +145,15 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | FolderOpti
         raise MissingImageError("it has no file for one of its channels")
     for path in paths:
         volumes = read(
-            path,
+            path.path if isinstance(path, Echo) else path,
             padding=reading.padding,
             tilt=reading.tilt,
             uneven=reading.uneven,
             pet=reading.pet,
             max_bytes=reading.max_bytes,
         )
+        if isinstance(path, Echo):
+            volumes = [one for one in volumes if one.info.echo_ms == path.echo_ms]
         if len(volumes) != 1:
             raise SeveralVolumesError(
                 f"its image holds {len(volumes)} volumes, expected one: several series, or echoes, time "
@@ -177,7 +179,9 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | FolderOpti
             flags = ("resampled_channels",)
     flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
-    return Volume(array, first.affine_ras, replace(first.info, flags=flags))
+    # Such as CT+PT: what holds for CT alone, like a window in HU, does not hold for all channels.
+    modality = "+".join(dict.fromkeys(one.info.modality for one in channels if one.info.modality))
+    return Volume(array, first.affine_ras, replace(first.info, modality=modality, flags=flags))
 
 
 def _check_pet(channels: Sequence[Volume], reading: Reading) -> None:

@@ -184,6 +184,7 @@ def fingerprint(
     min_count: int = 10,
     bears: Unreadable | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    also: Callable[[Case, Volume, Volume | None], None] = lambda case, image, label: None,
 ) -> Fingerprint:
     """Return the fingerprint of a hospital's training cases, small counts withheld.
 
@@ -196,6 +197,7 @@ def fingerprint(
         min_count: counts of patients or voxels below this are withheld; the site's choice.
         bears: how many cases are left out because they cannot be used; None bears none.
         tell: called with a line on how many were left out and why, if any.
+        also: called with each case that is counted, for what else is counted of it.
 
     Raises:
         TooFewPatientsError: for fewer than `min_count` training patients; then everything would be withheld.
@@ -209,11 +211,14 @@ def fingerprint(
     refused: list[RefusedCase] = []
     for case in cases:
         try:
-            sums.add(case, *_read_labelled(case, settings, classes))
+            image, label = _read_labelled(case, settings, classes)
+            sums.add(case, image, label)
         except ImageError as error:
             if bears is None:
                 raise
             refused.append(RefusedCase(case, reason_of(error), str(error)))
+        else:
+            also(case, image, label)
     if refused and bears is not None:
         refuse_excess(refused, len(cases), bears)
         tell(left_out_line(count_reasons(refused), len(cases)))

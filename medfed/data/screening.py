@@ -158,7 +158,7 @@ def screen_cases(
             refused.append(RefusedCase(case, reason_of(image), str(image)))
         else:
             if image.size and image.min() < image.max():
-                digests.append((case, _digest(image)))
+                digests.append((case, image_digest(image)))
         progress(done)
     return Screening(tuple(refused), tuple(digests))
 
@@ -177,7 +177,8 @@ def _read_or_refuse(
         return ImageError(f"case {case.token}: preparing it ended in {type(error).__name__}{where}")
 
 
-def _digest(image: NDArray[np.generic]) -> bytes:
+def image_digest(image: NDArray[np.generic]) -> bytes:
+    """Return the digest of a prepared image, by which a run knows the cases that trained."""
     # A cache on disk holds half precision. Readers lay X out fastest: the transposed array is mostly a view.
     with np.errstate(over="ignore"):
         image = image.astype(np.float16, copy=False)

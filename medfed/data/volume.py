@@ -32,6 +32,7 @@ class Info:
             radiograph nor slice, such as ultrasound, without a place in the patient), secondary_capture
             (slices with their place in the patient that were stored as secondary captures).
         label_names: what the file itself calls its values: a seg.nrrd's segments, a mask's colours.
+        echo_ms: the echo time of MR, 0 if the file does not say.
         identities: keyed digests by which another patient's label is refused; they mean nothing outside this
             process, see medfed/data/identity_digest.py.
     """
@@ -41,6 +42,7 @@ class Info:
     flags: tuple[str, ...] = ()
     identities: tuple[str, ...] = field(default=(), compare=False, repr=False)
     label_names: Mapping[int, str] = field(default_factory=dict, hash=False)
+    echo_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
+from medfed.deployment.description import tell_both
 from medfed.deployment.own_code import parse_allowed
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile
@@ -174,9 +175,7 @@ def enforce_policy(session: SiteSession) -> None:
 
 def decline(session: SiteSession, reason: DropOut) -> None:
     """Tell the hub that it need not wait for this site; `reason` is all that it learns."""
-    side = session.connect()
-    drop_out(SiteConnection(session.name, side, audit=session.audit), reason)
-    side.close()
+    tell_both(session, reason)
 
 
 def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,12 +21,15 @@ from msgspec import UNSET, UnsetType
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
 from medfed.deployment.background import run_periodically
-from medfed.deployment.enrolment.broker import Broker, admit_study
+from medfed.deployment.description import HubRun, described
+from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.configuration import admit_study
 from medfed.deployment.enrolment.participants import (
     EXPIRY_WARNING_DAYS,
     participants,
     revocations_expire,
 )
+from medfed.deployment.enrolment.rights import publish_rights
 from medfed.deployment.site_file import resolve_paths
 from medfed.deployment.study_page import describe_for_hub
 from medfed.errors import StudyError
@@ -41,13 +44,14 @@ from medfed.exchange._study_store import space_of
 from medfed.exchange.memory import Memory
 from medfed.exchange.nats import Nats
 from medfed.federation.config import HubConfig
+from medfed.federation.description import description_digest
 from medfed.federation.hub import run_hub
 from medfed.federation.membership import recorded_joins
 from medfed.files import private_files, utc_time, write_whole
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
+from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import egress_of, hub_config_of, module_of
-from medfed.pipeline.planning import check_planned
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
@@ -115,7 +119,8 @@ def run_study(
     """
     progress = progress or Progress()
     study = read_study(study_file, overrides)
-    check_planned(study)
+    if needs_description(study):
+        protection_of(study)
     _check_joining(study, study_file, enrolment)
     exchange = exchange_of(study, study_file, enrolment, broker)
     resuming = resume and _has_started(study, out)
@@ -151,6 +156,7 @@ def run_study(
                 stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
             _log_notes(study, exchange, progress)
             _admit_at_broker(study, exchange, progress)
+            stack.enter_context(_rights_published(exchange, progress))
             if enrolment is not None:
                 _log_missing_certificates(study, enrolment, progress)
             if unfinished is not None:
@@ -161,6 +167,10 @@ def run_study(
                 )
             admitted = partial(_admitted, study, enrolment)
             rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
+        if only_describes(study):
+            finish_run(folder, facts, began)
+            status.update(state=FINISHED)
+            return folder
         joined = recorded_joins(folder.hub)
         facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
         folder.write_facts(facts)
@@ -179,12 +189,26 @@ def _admit_at_broker(study: Study, exchange: Exchange, progress: Progress) -> No
     if (enrolment / "federation.json").exists():
         named = sorted({*study.sites, *study.held_out})
         admit_study(enrolment, study_digest(study), named, keep=study.sampling.joining)
+        if needs_description(study):
+            asked = description_digest(study_digest(study))
+            admit_study(enrolment, asked, named, keep=study.sampling.joining)
     else:
         progress.log(
             "the broker's enrolment folder is not on this machine: if it has admitted other studies, "
             "this one's hospitals cannot read it there; run `medfed enrol study STUDY` where `medfed enrol "
             "init` made the enrolment"
         )
+
+
+def _rights_published(exchange: Exchange, progress: Progress) -> AbstractContextManager[None]:
+    """Return what keeps the rights at a cluster's brokers up to date; nothing is needed for one broker."""
+    enrolment = Path(getattr(exchange, "credentials", "")).parent
+    if not isinstance(exchange, Nats) or not (enrolment / "federation.json").exists():
+        return nullcontext()
+    federation = read_federation(enrolment)
+    if not federation.cluster:
+        return nullcontext()
+    return publish_rights(enrolment, exchange.urls or federation.urls, progress.log, exchange.timeout_s)
 
 
 def _check_joining(study: Study, study_file: Path, enrolment: Path | None) -> None:
@@ -252,7 +276,12 @@ def exchange_of(study: Study, study_file: Path, enrolment: Path | None, broker: 
                 "exchange.kind but 'nats'"
             )
         federation = read_federation(enrolment)
-        urls = list(dict.fromkeys([federation.own_url, *(exchange.urls or federation.urls)]))
+        if federation.cluster:
+            raise StudyError(
+                f"{name}: --broker starts the one broker of a federation, this one has "
+                f"{len(federation.hosts)}: leave it out, and run `medfed broker` on the machine of each"
+            )
+        urls = list(dict.fromkeys([federation.brokers[0].own_url, *(exchange.urls or federation.urls)]))
         exchange = msgspec.structs.replace(exchange, urls=urls)
     return exchange
 
@@ -323,17 +352,22 @@ def _run_rounds(
             config.rounds,
             study.task.main_score,
         )
-        with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
-            final = run_hub(
-                config,
-                side,
-                weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
-                folder=folder.hub,
-                on_round=on_round,
-                audit=audit,
-            )
-        frozen = weights_of(module_of(study)) if study.trained_only else {}
-        save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.merges)
+        with described(HubRun(study, exchange, folder, audit, progress, status)) as planned:
+            if only_describes(study):
+                final = None
+            else:
+                with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
+                    final = run_hub(
+                        config,
+                        side,
+                        weights_of(module_of(planned), study.keep_local, trained_only=study.trained_only),
+                        folder=folder.hub,
+                        on_round=on_round,
+                        audit=audit,
+                    )
+        if final is not None:
+            frozen = weights_of(module_of(planned)) if study.trained_only else {}
+            save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.merges)
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
         side.disconnect()

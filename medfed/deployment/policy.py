@@ -17,6 +17,7 @@ from msgspec import Meta
 from medfed.data.settings import Unreadable
 from medfed.errors import StudyError
 from medfed.federation.egress import Egress
+from medfed.pipeline.describing import needs_description, protection_of
 from medfed.pipeline.factory import egress_of
 from medfed.registry import kind_of, kinds
 from medfed.study.study import Study
@@ -36,6 +37,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `aggregates` over groups, or rows of single `patients` (under salted ids).  smallest_group: results over
     groups of fewer patients than this never leave, whatever the study says.  unreadable: how many cases may
     be left out because they cannot be used (`skip`, `max_share`); with more, the hospital does not take part.
+    statistics: whether counts and sums over its training patients may leave before training, where a study
+    asks for them (`data.plan`, `describe`); no count is of fewer patients than `smallest_group`.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -49,6 +52,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rows: Literal["none", "aggregates", "patients"] = "aggregates"
     smallest_group: Count = 10
     unreadable: Unreadable = Unreadable()
+    statistics: bool = True
 
     def __post_init__(self) -> None:
         # Reject unknown kinds: a typo would otherwise refuse every study, or silently require nothing.
@@ -72,6 +76,7 @@ def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
         *_kind_refusals(policy, study),
         *_epsilon_refusals(policy, study),
         *_size_refusals(policy, study, cases),
+        *_statistics_refusals(policy, study),
     ]
 
 
@@ -122,6 +127,27 @@ def _size_refusals(policy: Policy, study: Study, cases: int) -> Iterator[str]:
         yield (
             f"this hospital has {cases} training cases for the study and takes part only with "
             f"{policy.minimum_cases} or more (policy.minimum_cases)"
+        )
+
+
+def _statistics_refusals(policy: Policy, study: Study) -> Iterator[str]:
+    """Yield why the statistics that a study asks for beforehand may not leave."""
+    if not needs_description(study):
+        return
+    asks = "the study asks for statistics of the training data (data.plan, describe)"
+    if not policy.statistics:
+        yield f"{asks}, this hospital sends none (policy.statistics)"
+        return
+    kind = kind_of(protection_of(study))
+    if policy.privacy and kind not in policy.privacy:
+        yield (
+            f"{asks} under '{kind}' (describe.privacy), this hospital requires {_either(policy.privacy)} "
+            "(policy.privacy)"
+        )
+    if policy.epsilon_ceiling is not None:
+        yield (
+            f"{asks} without an epsilon, this hospital allows at most {policy.epsilon_ceiling:g} "
+            "(policy.epsilon_ceiling)"
         )
 
 

@@ -10,8 +10,8 @@ from medfed.deployment.own_code import plugin_refusals
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile, as_read_here, secret_of
 from medfed.errors import StudyError
+from medfed.pipeline.describing import needs_description, protection_of
 from medfed.pipeline.own_choices import OwnChoices
-from medfed.pipeline.planning import check_planned
 from medfed.study.study import Study
 
 
@@ -39,7 +39,8 @@ def _refusals(site: SiteFile, study: Study, cases: int) -> list[str]:
     """Return why this hospital would not take part in a study, though its data fit."""
     try:
         check_member(study, site)
-        check_planned(study)
+        if needs_description(study):
+            protection_of(study)
     except StudyError as error:
         return [str(error)]
     return [*plugin_refusals(site, study.plugins), *refusals(site.policy, study.at(site.name), cases)]

@@ -19,7 +19,7 @@ from medfed.evaluation.rows import FEDERATED, UNTRAINED, CaseRow, Row, local, re
 from medfed.federation.config import SiteConfig
 from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, site_config_of
-from medfed.pipeline.measure_models import measure_site, write_baselines
+from medfed.pipeline.measure_models import measure_site, write_baselines, write_gallery
 from medfed.runs.checkpoints import load_checkpoint, save_checkpoint
 from medfed.runs.rounds import WITHHELD
 from medfed.study.study import Study
@@ -92,6 +92,14 @@ def compare_local_model(session: SiteSession) -> None:
     untrained = weights_of(module_of(study))
     federated = load_checkpoint(folder.checkpoint(FEDERATED))
     _measure(session, {UNTRAINED: untrained, FEDERATED: {**untrained, **federated}, local(name): own})
+
+
+def write_own_gallery(session: SiteSession) -> None:
+    """Write the pictures of this hospital's worst, median and best cases, which stay here."""
+    study, folder = session.study, session.folder
+    if folder.cases.exists():
+        untrained, federated = weights_of(module_of(study)), load_checkpoint(folder.checkpoint(FEDERATED))
+        write_gallery(study, folder, [session.hospital], {FEDERATED: {**untrained, **federated}})
 
 
 def _measure(session: SiteSession, models: Mapping[str, Weights]) -> None:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import run_periodically
 from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
+from medfed.deployment.description import describe_session
 from medfed.deployment.own_code import parse_run_study
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_evaluation import (
     compare_local_model,
     measure_final_model,
     site_config_under_policy,
+    write_own_gallery,
 )
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
@@ -45,6 +48,7 @@ from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals
 from medfed.files import describe_exposed, private_files, utc_now, utc_time
 from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
+from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.factory import (
     data_scalars,
     hospital_of,
@@ -52,7 +56,7 @@ from medfed.pipeline.factory import (
     require_training_cases,
     screen_hospital,
 )
-from medfed.pipeline.planning import check_planned
+from medfed.pipeline.planning import needs_plan
 from medfed.pipeline.report import report_run
 from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -114,7 +118,8 @@ def take_part(
         progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
         progress.opened(folder.path)
         with keep_status(status), record_warnings(status):
-            check_planned(study)
+            if needs_description(study):
+                protection_of(study)
             hospital = _open_hospital(study, site, secret)
             audit = open_audit_log(site, folder)
             _take_part(SiteSession(site, study, hospital, folder, status, progress, audit), accept, ask)
@@ -137,15 +142,22 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     session.audit.write("began", study=session.digest, sites=[name], resumed=folder.rounds.exists(), **start)
     for line in facts.start.lines if facts.start else ():
         session.progress.log(line)
+    session = _planned(session)
+    if only_describes(session.study):
+        finish_run(folder, facts, began)
+        session.status.update(state=FINISHED)
+        return
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)
+    study = session.study
     save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.merges)
     facts = msgspec.structs.replace(facts, chosen=_choice(study, final))
     folder.write_facts(facts)
     if study.evaluation.local_models and session.trains:
         session.status.update(state="training its own model, to compare")
         compare_local_model(session)
+    write_own_gallery(session)
     report_run(folder.path)
     if session.trains:
         with log_ledger_refusals(session.audit, name):
@@ -158,6 +170,18 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     session.status.update(state=FINISHED)
 
 
+def _planned(session: SiteSession) -> SiteSession:
+    """Return the session as the study trains: planned, if it is, from all hospitals' statistics."""
+    planned = describe_session(session)
+    if not needs_plan(session.study) or only_describes(session.study):
+        return planned
+    # How cases are prepared follows from the plan, so that they are opened and read anew.
+    hospital = _open_hospital(planned.study, session.site, session.hospital.secret)
+    planned = replace(planned, hospital=hospital)
+    _screen(planned)
+    return planned
+
+
 def _screen(session: SiteSession) -> None:
     """Read every case once, after someone agreed; leave out what cannot be used, and check the policy again.
 
@@ -168,7 +192,8 @@ def _screen(session: SiteSession) -> None:
     session.status.update(state="reading every case once")
     told = len(data.notes)
     try:
-        screen_hospital(session.hospital, site.policy.unreadable, site.cache)
+        prepare = not needs_plan(session.study)  # until then nobody knows how cases will be prepared
+        screen_hospital(session.hospital, site.policy.unreadable, site.cache, prepare=prepare)
         if session.trains:
             require_training_cases(session.hospital)
     except DataError:

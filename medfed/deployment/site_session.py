@@ -21,7 +21,10 @@ from medfed.wire.signing import Identity
 
 @dataclass(frozen=True)
 class SiteSession:
-    """One hospital in one study."""
+    """One hospital in one study.
+
+    agreed: the digest of the study as the hub offered it, where `study` has been planned since.
+    """
 
     site: SiteFile
     study: Study
@@ -30,6 +33,7 @@ class SiteSession:
     status: Status
     progress: Progress
     audit: AuditLog
+    agreed: str = ""
 
     @property
     def name(self) -> str:
@@ -38,8 +42,8 @@ class SiteSession:
 
     @property
     def digest(self) -> str:
-        """The study's digest."""
-        return study_digest(self.study)
+        """The digest of the study to which this hospital agreed."""
+        return self.agreed or study_digest(self.study)
 
     @property
     def trains(self) -> bool:

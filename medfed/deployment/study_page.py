@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from medfed.data.datamodules import DataModule
+from medfed.data.describe.scope import Scope
 from medfed.data.settings import Table
 from medfed.deployment.own_code import other_packages
 from medfed.deployment.policy import egress_under
@@ -26,6 +27,8 @@ from medfed.evaluation.conformal import CUTS
 from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
+from medfed.pipeline.describing import length_for, needs_description, only_describes, protection_of
+from medfed.pipeline.planning import least_of, scope_of
 from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
@@ -110,6 +113,9 @@ def describe(part: OwnPart, digest: str) -> str:
         task=_task(study),
         data=_data(study),
         start=start_digest(study.start_path) if study.start_path else None,
+        only=only_describes(study),
+        protection=protection_of(study) if needs_description(study) else study.privacy,
+        before=list(_before(part)),
         duration=list(_duration(part)),
         tensors=tensors,
         numbers=f"{numbers:,}",
@@ -124,6 +130,40 @@ def describe(part: OwnPart, digest: str) -> str:
         packages=other_packages(study),
     )
     return page.removesuffix("\n")
+
+
+def _before(part: OwnPart) -> Iterator[str]:
+    """Yield what leaves once before training, where a study asks for statistics."""
+    study, least = part.own, max(least_of(part.own), part.site.policy.smallest_group)
+    if not needs_description(study) or part.site.name not in study.sites:
+        return
+    numbers, protection = length_for(study), protection_of(study)
+    size = format_bytes(numbers * 8)
+    yield f"once, {numbers:,} numbers ({size}): counts and sums over its training patients"
+    yield f"  none of fewer than {least} patients, nor what such a count would follow from; if it has"
+    yield "  fewer training patients in all, only that there are too few"
+    yield from _counted(scope_of(study), least)
+    yield (
+        "  the hub sees this hospital's own numbers"
+        if protection.reveals_each_update
+        else f"  the hub learns only the sum over at least {protection.min_sites} hospitals (secure_sum)"
+    )
+    yield "  every hospital of the study receives the sum over all of them"
+
+
+def _counted(scope: Scope, least: int) -> Iterator[str]:
+    """Yield what is counted of a hospital's training patients."""
+    yield "  patients and cases; age, sex, and the scanner's maker (one of a fixed list)"
+    if scope.targets or scope.needs == "survival":
+        yield "  patients of each class, or with the event"
+    if scope.images is not None:
+        yield "  histograms of spacing, size and extent"
+        yield f"  of intensities within labelled structures, no bin of fewer than {least} voxels; their mean"
+        yield "  and spread"
+    if scope.structures:
+        yield f"  patients with each structure, and a histogram of its volumes: {_quoted(scope.structures)}"
+    if scope.table is not None:
+        yield "  of each column: values and missing ones, sum and sum of squares, patients of each word"
 
 
 def describe_for_hub(study: Study, exchange: AnyExchange, digest: str) -> str:
@@ -270,10 +310,16 @@ def _through(part: OwnPart) -> Iterator[str]:
     if not exchange.is_signed:
         yield "NOT signed: whoever can write there can speak as the hub or as any hospital"
     yield "every few seconds that it is connected; if it stops, one of a fixed list of reasons"
-    if not part.study.privacy.reveals_each_update and part.trains:
+    if part.trains and _agrees_on_keys(part.study):
         yield "each round, messages by which the hospitals agree on keys; they hold nothing of the cases"
     yield "an upload that is cut and a round that is repeated are sent again"
     yield "the hub deletes each update there once it has merged it and published the next model"
+
+
+def _agrees_on_keys(study: Study) -> bool:
+    """Whether the hospitals agree on keys, for a round or for the statistics before."""
+    hidden = not study.privacy.reveals_each_update
+    return hidden or (needs_description(study) and not protection_of(study).reveals_each_update)
 
 
 def _bound(study: Study) -> str:
@@ -350,6 +396,8 @@ def _data(study: Study) -> str:
         return f"by the data module '{kind_of(data)}': {summary(type(data))}"
     unit = "pixels" if data.spatial_dims == 2 else "voxels"
     patch = "whole images" if data.patch is None else f"patches of {' x '.join(map(str, data.patch))} {unit}"
+    if data.plan != "given":
+        patch = "patches as all hospitals' statistics give"
     count = f"{data.inputs} channel{'s' * (data.inputs > 1)}"
     names = f" ({_quoted(data.channel_names)})" if data.channel_names else ""
     pet = ", PET as SUV by body weight" if data.read.pet == "suv" else ""

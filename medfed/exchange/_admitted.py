@@ -1,6 +1,6 @@
 """Which sites may read and write which study at a broker; kept in the coordinator's enrolment folder.
 
-The broker's configuration is made from it (`deployment/enrolment/broker.py`), which watches the file.
+The broker's configuration is made from it (`deployment/enrolment/configuration.py`), which watches the file.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from medfed.exchange._study_store import space_of
 from medfed.files import lock, write_whole
 from medfed.wire.signing import BROKER
 
-# In the broker's folder: which sites each study has.
+# In the broker's folder, or in the enrolment where the brokers are a cluster: which sites each study has.
 STUDIES = "studies.json"
+
+
+def _studies(enrolment: Path) -> Path:
+    own = enrolment / BROKER
+    return own / STUDIES if own.is_dir() else enrolment / STUDIES
 
 
 def admitted_studies(enrolment: Path) -> dict[str, list[str]]:
     """Return the sites of each study that the broker knows, by the study's token in subjects."""
-    path = enrolment / BROKER / STUDIES
+    path = _studies(enrolment)
     return msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]]) if path.exists() else {}
 
 
@@ -29,7 +34,7 @@ def record_admitted(enrolment: Path, study_digest: str, sites: Iterable[str], *,
 
     With `keep` those that were admitted to the study before stay.
     """
-    path = enrolment / BROKER / STUDIES
+    path = _studies(enrolment)
     with path.with_suffix(".lock").open("w") as file:
         lock(file)
         admitted, space = admitted_studies(enrolment), space_of(study_digest)

@@ -8,6 +8,28 @@ import ssl
 
 from medfed.wire.signing import Identity, serial_number
 
+NO_STREAM = "the broker has no such stream yet: the hub was not started, or this site is not enrolled there"
+DOES_IT_RUN = (
+    "does the broker run there (`medfed hub --broker`, or `medfed broker` for one of three), and does every "
+    "firewall in between allow that port?"
+)
+
+
+def no_rights(party: str) -> str:
+    """Return what a party is told that the broker lets neither read nor write."""
+    return (
+        f"the broker does not let '{party}' read or write this study: it does not name this site, or the hub "
+        "has not admitted it; ask the coordinator (`medfed enrol study`)"
+    )
+
+
+def no_more_stored(party: str, why: str) -> str:
+    """Return what a party is told that has stored as much as it may."""
+    return (
+        f"the broker stores no more for '{party}' ({why}) until the hub clears earlier rounds or the "
+        "coordinator gives the broker more disk; the hub's status.json shows what is used (stored_bytes)"
+    )
+
 
 def explain_refusal(text: str, identity: Identity) -> str:
     """Return a readable explanation of an error if one side rejects the other's certificate, otherwise ""."""

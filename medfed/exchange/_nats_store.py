@@ -13,7 +13,6 @@ import atexit
 import concurrent.futures
 import json
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -23,10 +22,27 @@ from typing import Any, TypeVar, cast
 from medfed.errors import ExchangeError
 from medfed.exchange._admitted import record_admitted
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._nats_connecting import close_quietly, run_unless
-from medfed.exchange._nats_refusals import explain_refusal, first_line, silence_asyncio
+from medfed.exchange._nats_cluster import BEHIND, CONNECT_ONE_S, NO_ANSWER, NOBODY, SETTLE_S, Patience, Seen
+from medfed.exchange._nats_connecting import (
+    checked,
+    close_quietly,
+    connection_settings,
+    discard,
+    new_client,
+    run_unless,
+)
+from medfed.exchange._nats_refusals import (
+    DOES_IT_RUN,
+    NO_STREAM,
+    explain_refusal,
+    first_line,
+    no_more_stored,
+    no_rights,
+    silence_asyncio,
+)
 from medfed.exchange._nats_streams import (
     FIRST_SITE_BYTES,
+    GLOBAL,
     MIN_SITE_BYTES,
     ROOM,
     no_room,
@@ -36,7 +52,8 @@ from medfed.exchange._nats_streams import (
 )
 from medfed.exchange._object_store import Buffer, Parts, Refused, Unreachable, pass_on
 from medfed.exchange._study_store import OFFERS, space_of
-from medfed.wire.signing import HUB, Identity
+from medfed.wire.credentials import BROKERS_FILE
+from medfed.wire.signing import HUB, SITE, Identity, role_of
 
 log = logging.getLogger("medfed.exchange")
 
@@ -49,28 +66,19 @@ _SCHEMES = ("tls://", "wss://")
 # 228 MB/s up and 133 MB/s down, one of 128 KiB at a time 90 and 87.
 _MAX_TRANSFERS, _INITIAL_TRANSFERS = 8, 2
 
-# How much the client reads at once. nats-py's default of 32 KiB costs a third more CPU time per chunk in both
-# directions (60 MB: 0.25 and 0.25 s against 0.17 and 0.17); the only setting is a constant of its module.
-_READ_BYTES = 1 << 20
-
-# Bytes that may be queued before a publish waits.
-_PENDING_BYTES = 64 << 20
-
-# Ping interval and maximum outstanding pings: on a link of 1 Mbit/s an answer can wait a
-# minute behind chunks.
-_PING_S, _MAX_PINGS = 20, 5
-
 # How long a call waits for a lost connection before it raises `Unreachable`; the caller tries again.
 _CONNECT_S = 10.0
 
 # What a broker's error says, in small letters, if a party may not publish on a subject.
 _DENIED = "permissions violation for publish"
 
-# JetStream's error codes: a first-write-wins message on a subject that has one, and a stream that exists
-# with other settings; and a disk that is too small for what the streams may store together.
+# JetStream's error codes: a first-write-wins message on a subject that has one, a stream that exists with
+# other settings, and one that does not exist; and a disk that is too small for what the streams may store
+# together, which a cluster says in words alone.
 _WRONG_LAST_SEQUENCE = 10071
-_STREAM_EXISTS = 10058
+_STREAM_EXISTS, _NO_STREAM = 10058, 10059
 _NO_ROOM = 10047
+_NO_ROOM_TEXT = "insufficient storage"
 
 
 class _NoRoom(Unreachable):
@@ -97,6 +105,8 @@ class NatsStore:
         self._digest = digest
         self._study = digest if digest.startswith(OFFERS) else space_of(digest)
         self._streams: set[str] = set()
+        self._is_cluster = False  # as the first connection tells
+        self._patience, self._seen = Patience(timeout_s), Seen()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
         self._creating = asyncio.Lock()
@@ -130,14 +140,14 @@ class NatsStore:
         def on_done(name: str, answer: None) -> None:
             on_stored(name)
 
-        _checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
+        checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
     def get_many(
         self, names: Sequence[str], on_object: Callable[[str, Buffer], None], skip_missing: bool = False
     ) -> None:
         jobs = ((name, partial(self._start, self._get, name)) for name in names)
         on_done = pass_on(on_object, skip_missing)
-        _checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
+        checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
     def delete_rounds(self, study_digest: str, before: int) -> None:
         # A late update is in a round that was cleared already, so the rounds before are cleared again.
@@ -180,6 +190,12 @@ class NatsStore:
         stored = self._run(self._stored)
         return {name.removeprefix("UP_"): size for name, size in stored.items() if name.startswith("UP_")}
 
+    def offline_brokers(self) -> tuple[str, ...]:
+        """Return the names of a cluster's brokers that the others do not reach; () for one broker."""
+        info = self._run(self._info, GLOBAL)
+        members = (info.get("cluster") or {}).get("replicas") or ()
+        return tuple(sorted(str(one["name"]) for one in members if one.get("offline")))
+
     def wait(self, timeout_s: float) -> None:
         # A message wakes it up; polling makes sure that none is missed.
         self._changed.wait(min(timeout_s, 1.0))
@@ -214,7 +230,7 @@ class NatsStore:
         return asyncio.run_coroutine_threadsafe(request(*arguments), self._loop)
 
     def _run(self, request: Callable[..., Coroutine[Any, Any, _T]], *arguments: Any) -> _T:
-        return _checked(self._start(request, *arguments).result)
+        return checked(self._start(request, *arguments).result)
 
     async def _put(self, name: str, data: Buffer, if_absent: bool = False) -> None:
         subject = name.replace("/", ".")
@@ -222,47 +238,49 @@ class NatsStore:
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if if_absent else None
         answer = json.loads((await self._request(subject, bytes(data), headers)).data)
         error = answer.get("error")
+        if not error and self._is_cluster and subject.endswith(".m"):
+            self._seen.note(subject, int(answer.get("seq", 0)))
         if error and "exceeded" in str(error.get("description")):
-            raise Refused(
-                f"the broker stores no more for '{self._identity.name}' ({error['description']}) until the "
-                "hub clears earlier rounds or the coordinator gives the broker more disk; the hub's "
-                "status.json shows what is used (stored_bytes)"
-            )
+            raise Refused(no_more_stored(self._identity.name, error["description"]))
         if error and not (if_absent and error.get("err_code") == _WRONG_LAST_SEQUENCE):
             raise Unreachable(f"the broker did not store it: {error.get('description', 'no reason given')}")
 
     async def _get(self, name: str) -> bytes | None:
         await self._ensure_stream(name)
-        subject = f"$JS.API.DIRECT.GET.{stream_of(name)}.{name.replace('/', '.')}"
-        answer = await self._request(subject, b"", None)
-        status = (answer.headers or {}).get("Status")
-        if status == "404":
-            return None
-        if status is not None:
-            raise Unreachable(f"the broker answers {status}: {(answer.headers or {}).get('Description', '')}")
-        return cast(bytes, answer.data)
+        subject = name.replace("/", ".")
+        answer = await self._request(f"$JS.API.DIRECT.GET.{stream_of(name)}.{subject}", b"", None)
+        headers = answer.headers or {}
+        status = headers.get("Status")
+        if status not in (None, "404"):
+            raise Unreachable(f"the broker answers {status}: {headers.get('Description', '')}")
+        sequence = int(headers.get("Nats-Sequence", 0))
+        if self._is_cluster and subject.endswith(".m") and self._seen.is_old(subject, sequence):
+            raise Unreachable(BEHIND)
+        return None if status else cast(bytes, answer.data)
 
     async def _request(self, subject: str, data: bytes, headers: dict[str, str] | None) -> Any:
         import nats.errors
 
         client = await self._connected()
-        task = asyncio.ensure_future(client.request(subject, data, self._timeout_s, headers=headers))
+        timeout_s, began = self._patience.seconds if self._is_cluster else self._timeout_s, time.monotonic()
+        task = asyncio.ensure_future(client.request(subject, data, timeout_s, headers=headers))
         self._requests[task] = subject
         try:
-            return await task
+            answer = await task
+            self._patience.answered(time.monotonic() - began)
+            return answer
         except asyncio.CancelledError:
             if task not in self._denied:
                 raise
-            raise Refused(
-                f"the broker does not let '{self._identity.name}' read or write this study: it does not name "
-                "this site, or the hub has not admitted it; ask the coordinator (`medfed enrol study`)"
-            ) from None
+            raise Refused(no_rights(self._identity.name)) from None
         except nats.errors.NoRespondersError:
             self._streams.clear()  # the broker's disk was lost: the hub creates them again
-            raise Unreachable(
-                "the broker has no such stream yet: the hub was not started, or this site is not enrolled "
-                "there"
-            ) from None
+            raise Unreachable(NOBODY if self._is_cluster else NO_STREAM) from None
+        except nats.errors.TimeoutError:
+            if self._is_cluster:
+                await self._leave_if_silent(client)
+                raise Unreachable(NO_ANSWER) from None
+            raise Unreachable(f"the broker did not answer within {timeout_s:g} s") from None
         except nats.errors.Error as error:
             raise Unreachable(f"the broker did not answer: {first_line(error)}") from None
         finally:
@@ -270,6 +288,19 @@ class NatsStore:
             self._denied.discard(task)
 
     # -- the connection
+
+    async def _leave_if_silent(self, client: Any) -> None:
+        """Let go of a broker that does not even say that it lives; the next request goes to any other."""
+        began = time.monotonic()
+        try:
+            await client.flush(self._patience.seconds)
+            self._patience.missed(time.monotonic() - began)
+        except Exception:  # noqa: BLE001 - whatever it says, it does not answer
+            self._patience.missed(self._patience.seconds)
+            if self._client is client:
+                self._client = None
+                await self._on_disconnected()
+                await close_quietly(client.close())
 
     async def _connected(self) -> Any:
         until = time.monotonic() + _CONNECT_S
@@ -299,67 +330,38 @@ class NatsStore:
         where = f"no connection to the broker at {', '.join(self._urls)}"
         if self._refusal:
             return Refused(f"{where}: {self._refusal}")
-        return Unreachable(
-            f"{where}: {self._last_error or 'no answer'}; does the broker run there (`medfed hub --broker`), "
-            f"and does every firewall in between allow that port?"
-        )
-
-    def _new_client(self) -> Any:
-        import nats.aio.client
-
-        nats.aio.client.DEFAULT_BUFFER_SIZE = _READ_BYTES
-        if self._proxy:
-            from medfed.exchange._http_proxy import ProxiedClient
-
-            return ProxiedClient(self._proxy)
-        return nats.aio.client.Client()
+        return Unreachable(f"{where}: {self._last_error or 'no answer'}; {DOES_IT_RUN}")
 
     async def _connect_to(self, urls: list[str]) -> bool:
-        client = self._new_client()
+        client = new_client(self._proxy)
+        connect_s = int(_CONNECT_S) if len(urls) == 1 else CONNECT_ONE_S
         self._refusal = self._last_error = ""
         self._failures, self._failed = len(urls), asyncio.Event()
         try:
             await run_unless(
                 self._failed,
                 client.connect(
-                    servers=urls,
-                    tls=self._tls(),
-                    name=self._identity.name,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=1,
-                    connect_timeout=int(_CONNECT_S),
-                    ping_interval=_PING_S,
-                    max_outstanding_pings=_MAX_PINGS,
-                    pending_size=_PENDING_BYTES,
+                    **connection_settings(urls, self._identity, connect_s),
                     disconnected_cb=self._on_disconnected,
                     reconnected_cb=self._on_reconnected,
                     error_cb=self._on_error,
                 ),
-                _CONNECT_S,
+                connect_s * len(urls),
             )
             await self._subscribe(client)
+            self._is_cluster = bool(client._server_info.get("cluster"))
+            self.settle_s = SETTLE_S if self._is_cluster else 0.0
         except Exception as error:  # noqa: BLE001 - closes the connection, then raises again
-            await close_quietly(client.close())
-            # nats-py leaves the session of a failed WebSocket connection to the garbage
-            # collector, which warns.
-            session = getattr(getattr(client, "_transport", None), "_client", None)
-            if session is not None:
-                await close_quietly(session.close())
+            await discard(client)
             self._last_error = self._last_error or first_line(error)
             return False
         self._client = client
         return True
 
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._identity.folder / "authority.pem")
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(
-            self._identity.folder / "identity.pem", self._identity.folder / "identity.key"
-        )
-        return context
-
     async def _subscribe(self, client: Any) -> None:
+        if role_of(self._identity.name) not in (HUB, SITE):
+            return  # a broker reads the rights now and then
+
         async def on_message(message: Any) -> None:
             if not message.subject.endswith(".heartbeat.m"):
                 self._changed.set()
@@ -404,6 +406,10 @@ class NatsStore:
         path = self._identity.folder / "sites.txt"
         return path.read_text().split() if path.exists() else []
 
+    def _replicas(self) -> int:
+        path = self._identity.folder / BROKERS_FILE
+        return len(path.read_text().split()) if path.exists() else 1
+
     async def _ensure_stream(self, name: str) -> None:
         if self._is_hub and stream_of(name) not in self._streams:
             await self._create(stream_of(name))
@@ -428,7 +434,7 @@ class NatsStore:
     async def _change_settings(self, stream: str) -> None:
         # To create one that exists, or to change nothing, the broker would look for all the room once more.
         before = await self._existing(stream)
-        settings = stream_settings(stream, self._study, self._site_bytes, before)
+        settings = stream_settings(stream, self._study, self._site_bytes, before, self._replicas())
         if settings.items() <= before.items():
             return
         if not await self._change_stream("UPDATE" if before else "CREATE", stream, settings):
@@ -452,9 +458,16 @@ class NatsStore:
                 await self._change_stream("UPDATE", stream, settings)
 
     async def _existing(self, stream: str) -> dict[str, Any]:
-        reply = await self._request(f"$JS.API.STREAM.INFO.{stream}", b"", None)
-        config: dict[str, Any] = json.loads(reply.data).get("config", {})
-        return config
+        return cast(dict[str, Any], (await self._info(stream)).get("config", {}))
+
+    async def _info(self, stream: str) -> dict[str, Any]:
+        reply: dict[str, Any] = json.loads(
+            (await self._request(f"$JS.API.STREAM.INFO.{stream}", b"", None)).data
+        )
+        error = reply.get("error", {})
+        if error and error.get("err_code") != _NO_STREAM:
+            raise Unreachable(f"the broker does not say what '{stream}' is: {error.get('description')}")
+        return reply
 
     async def _stored(self) -> dict[str, int]:
         """Return the bytes of each stream."""
@@ -473,6 +486,7 @@ class NatsStore:
         if stream not in self._streams:
             await self._create(stream)
         await self._change_stream("PURGE", stream, {"filter": subjects})
+        self._seen.forget()
 
     async def _change_stream(self, action: str, stream: str, settings: dict[str, Any]) -> bool:
         """Create, update or purge a stream; return False if it exists already, with other settings."""
@@ -481,14 +495,6 @@ class NatsStore:
         error = json.loads(reply.data).get("error")
         if error and error.get("err_code") != _STREAM_EXISTS:
             reason = error.get("description", "no reason given")
-            kind = _NoRoom if error.get("err_code") == _NO_ROOM else Unreachable
+            kind = _NoRoom if error.get("err_code") == _NO_ROOM or _NO_ROOM_TEXT in reason else Unreachable
             raise kind(f"the broker did not {action.lower()} '{stream}': {reason}")
         return not error
-
-
-def _checked(call: Callable[[], _T]) -> _T:
-    """Return what `call` returns; a cancelled request means that the connection was lost."""
-    try:
-        return call()
-    except (concurrent.futures.CancelledError, asyncio.CancelledError):
-        raise Unreachable("the connection to the broker was lost") from None

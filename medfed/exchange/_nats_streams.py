@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-GLOBAL, ROOM = "GLOB", "ROOM"
+GLOBAL, ROOM, BROKERS = "GLOB", "ROOM", "BROKERS"
 
 # What a site may store before the hub knows the size of its model.
 FIRST_SITE_BYTES = 256 << 20
@@ -31,17 +31,22 @@ _OTHER_STUDIES = 15
 
 
 def stream_of(name: str) -> str:
-    """Return the stream that holds an object: the models', a site's, or the one that keeps room."""
+    """Return the stream that holds an object: the models', a site's, the brokers', or the room's."""
     parts = name.split("/")
-    return {"glob": GLOBAL, "room": ROOM}.get(parts[0]) or f"UP_{parts[2]}"
+    return {"glob": GLOBAL, "room": ROOM, "brokers": BROKERS}.get(parts[0]) or f"UP_{parts[2]}"
 
 
 def stream_settings(
-    stream: str, space: str, site_bytes: int, before: Mapping[str, Any] | None = None
+    stream: str, space: str, site_bytes: int, before: Mapping[str, Any] | None = None, replicas: int = 1
 ) -> dict[str, Any]:
-    """Return the settings of a stream; what other studies need remains, by its settings `before`."""
+    """Return the settings of a stream; what other studies need remains, by its settings `before`.
+
+    replicas: how many brokers store it.
+    """
     if stream == GLOBAL:
         own = _models()
+    elif stream == BROKERS:
+        own = {"subjects": ["brokers.>"], "discard": "old"}
     elif stream == ROOM:
         own = _room(site_bytes, before or {})
     else:
@@ -52,7 +57,7 @@ def stream_settings(
         "storage": "file",
         "max_msgs_per_subject": 1,
         "allow_direct": True,
-        "num_replicas": 1,
+        "num_replicas": replicas,
         **own,
     }
 

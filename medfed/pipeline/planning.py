@@ -7,8 +7,9 @@ hospital with fewer patients than the plan's `min_patients` sends none. What is 
 log with its size and digest, and the merged result is kept in the run folder, so that a resumed run has the
 same plan.
 
-Hospitals on separate machines do the same for images with `medfed fingerprint make`, which writes a file that
-a person can read before passing it on, and the coordinator with `medfed fingerprint merge`, which prints the
+Hospitals on separate machines answer with the same sums, as a part of their statistics, before the first
+round (`describing.py`); `plan_from` fills the section from them. For images a person can instead read what
+leaves: `medfed fingerprint make` writes a file at each hospital, and `medfed fingerprint merge` prints the
 section.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,11 @@ import msgspec
 from medfed.data import fingerprint, harmonise
 from medfed.data.case_table import case_training_sums
 from medfed.data.datamodule import SiteDataModule
+from medfed.data.describe.blocks import Values
+from medfed.data.describe.scope import Scope
+from medfed.data.describe.sums import fingerprint_of, table_sums_of
 from medfed.data.proposal import propose_settings
-from medfed.data.settings import Images, PlanSettings, Table
+from medfed.data.settings import AnyData, Images, PlanSettings, Table
 from medfed.data.table import training_sums
 from medfed.errors import DataError, StudyError, TooFewPatientsError
 from medfed.files import write_whole
@@ -77,7 +81,7 @@ def plan_study(
         if not files.merged.exists():
             write_whole(files.merged, _merge(study, _collect(asked, data, audit, log)))
         settings = _settings(study, plan, files.merged.read_bytes())
-        log(f"planned from the hospitals' fingerprints: {_summary(settings)}")
+        log(f"planned from the hospitals' fingerprints: {summary_of(settings)}")
         study = msgspec.structs.replace(study, data=settings)
     return _with_table_planned(study, data, files.beside, audit, log)
 
@@ -111,35 +115,58 @@ def _with_table_planned(
         asked = _Asked(plan, "data.table.plan", "table sums", sums_of)
         write_whole(merged_file, _merged_sums(_collect(asked, data, audit, log)))
     merged = msgspec.json.decode(merged_file.read_bytes(), type=harmonise.TableSums)
+    log(
+        "planned from the sums of the hospitals' tables: means and deviations of "
+        f"{len(merged.features)} features"
+    )
+    return _with_columns(study, merged)
+
+
+def _with_columns(study: Study, merged: harmonise.TableSums) -> Study:
+    """Return the study with centre and scale of the columns beside its images."""
+    assert isinstance(study.data, Images)
+    assert study.data.table is not None
     centre, scale = harmonise.centre_and_scale(merged)
-    log(f"planned from the sums of the hospitals' tables: means and deviations of {len(centre)} features")
-    planned = msgspec.structs.replace(table, centre=centre, scale=scale, plan="given")
+    planned = msgspec.structs.replace(study.data.table, centre=centre, scale=scale, plan="given")
     return msgspec.structs.replace(study, data=msgspec.structs.replace(study.data, table=planned))
 
 
-def check_planned(study: Study) -> None:
-    """Refuse a study that still has to be planned if its hospitals are on separate machines.
+def scope_of(study: Study) -> Scope:
+    """Return which numbers describe a study's data, at every hospital."""
+    plan = _plan_of(study)
+    return Scope(
+        study.data,
+        study.task.needs,
+        tuple(getattr(study.task, "classes", ())),
+        PlanSettings().intensity_bins if plan == "given" else plan.intensity_bins,
+    )
+
+
+def least_of(study: Study) -> int:
+    """Return of how many patients a study's statistics are at least; a hospital's policy may ask for more."""
+    plans = [plan for plan in (_plan_of(study), _plan_beside(study)) if isinstance(plan, PlanSettings)]
+    return max([study.evaluation.smallest_group, *(plan.min_patients for plan in plans)])
+
+
+def plan_from(study: Study, values: Values) -> Study:
+    """Return the study with its `data` section filled from the sum of its hospitals' statistics.
+
+    A study that asks for no plan is returned unchanged.
 
     Raises:
-        StudyError: if the study has no plan yet.
+        DataError: if no hospital told anything of what is to be planned.
+        StudyError: if the plan does not fit the study.
     """
-    if isinstance(study.data, Table) and _plan_of(study) != "given":
-        raise StudyError(f"data.plan: {_ONE_PROCESS}")
-    if _plan_of(study) != "given":
-        raise StudyError(
-            "data.plan: hospitals on separate machines give their fingerprints as files, which a person "
-            "reads first: `medfed fingerprint make` at each, `medfed fingerprint merge` at the coordinator; "
-            "put the section that it prints into the study"
+    plan, scope = _plan_of(study), scope_of(study)
+    if plan != "given":
+        data = study.data
+        planned = (
+            _table_settings(data, table_sums_of(scope, values))
+            if isinstance(data, Table)
+            else _image_settings(study, plan, fingerprint_of(scope, values))
         )
-    if _plan_beside(study) is not None:
-        raise StudyError(f"data.table.plan: {_ONE_PROCESS}")
-
-
-_ONE_PROCESS = (
-    "the means of tables are computed where one process has all of them; across machines write `centre` and "
-    "`scale` into the study (those of published populations will do: they need not be exact), or take "
-    "standardise: site"
-)
+        study = msgspec.structs.replace(study, data=planned)
+    return study if _plan_beside(study) is None else _with_columns(study, table_sums_of(scope, values))
 
 
 @dataclass(frozen=True)
@@ -188,7 +215,7 @@ def _sums_of(study: Study, plan: PlanSettings, site: SiteDataModule) -> bytes:
     assert isinstance(study.data, Images)
     return fingerprint.to_json(
         fingerprint.fingerprint(
-            site.index,
+            replace(site.index, cases=site.cases("train")),
             grid=plan.intensity_bins,
             classes=site.label_classes if study.task.needs == "segment" else None,
             settings=study.data,
@@ -211,10 +238,17 @@ def _merged_sums(messages: list[bytes]) -> bytes:
 def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table:
     """Return the data settings that follow from the merged fingerprint or sums."""
     if isinstance(study.data, Table):
-        sums = msgspec.json.decode(merged, type=harmonise.TableSums)
-        centre, scale = harmonise.centre_and_scale(sums)
-        return msgspec.structs.replace(study.data, centre=centre, scale=scale, plan="given")
-    section = propose_settings(fingerprint.from_json(merged), voxels=plan.voxels, normalise=plan.normalise)
+        return _table_settings(study.data, msgspec.json.decode(merged, type=harmonise.TableSums))
+    return _image_settings(study, plan, fingerprint.from_json(merged))
+
+
+def _table_settings(table: Table, sums: harmonise.TableSums) -> Table:
+    centre, scale = harmonise.centre_and_scale(sums)
+    return msgspec.structs.replace(table, centre=centre, scale=scale, plan="given")
+
+
+def _image_settings(study: Study, plan: PlanSettings, merged: fingerprint.Fingerprint) -> Images:
+    section = propose_settings(merged, voxels=plan.voxels, normalise=plan.normalise)
     assert isinstance(study.data, Images)
     try:
         planned = msgspec.convert(section, Images)
@@ -225,9 +259,18 @@ def _settings(study: Study, plan: PlanSettings, merged: bytes) -> Images | Table
     return msgspec.structs.replace(study.data, **changed, plan="given")
 
 
-def _summary(settings: Images | Table) -> str:
+def summary_of(settings: AnyData) -> str:
+    """Return the planned settings in a few words."""
     if isinstance(settings, Table):
         return f"means and deviations of {len(settings.centre)} features"
+    if not isinstance(settings, Images):
+        return "nothing: the study's own data module"
+    if settings.table is not None and settings.table.centre:
+        return f"{_geometry(settings)}; {len(settings.table.centre)} columns beside the images"
+    return _geometry(settings)
+
+
+def _geometry(settings: Images) -> str:
     given = settings.spacing_mm
     spacing = " x ".join(map(str, given)) if isinstance(given, tuple) else given
     patch = "whole volumes" if settings.patch is None else " x ".join(map(str, settings.patch))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,19 +100,9 @@ def predict(
     secret = chosen.secret or simulated_secret(study.seed, name)
     with suppress_warnings():
         if isinstance(study.data, Images):
-            index = index_folder(
-                data,
-                site_secret=secret,
-                fractions=study.data.fractions,
-                layout=layout
-                or chosen.layout
-                or _pictures_alone(Path(data), study.data)
-                or study.data.given_layout,
-            )
-            words = own_data_at(study, name, str(data), chosen.data)
-            index = match_channels(with_own_names(index, words.channels), study.data)
+            given = replace(chosen, layout=layout or chosen.layout)
+            index = unlabelled_index(study, Path(data), name, given, secret)
             cases: Sequence[Case] = index.cases
-            index = with_table(index, study.data.table, words)
             lines = list(_predict_images(study, module, index, out, decision))
         elif isinstance(study.data, DataModule):
             cases = index_own(data, study.data, secret).cases
@@ -126,6 +117,25 @@ def predict(
     _write_csv(out / TABLE, lines)
     _write_csv(out / KEY, [{"token": case.token, "case": case.id, "patient": case.patient} for case in cases])
     return out
+
+
+def unlabelled_index(study: Study, data: Path, name: str, own: OwnChoices, secret: bytes) -> Index:
+    """Return the cases of a hospital's folder of images, whose labels do not matter.
+
+    Raises:
+        DataError: if the folder's cases cannot be used.
+    """
+    settings = study.data
+    assert isinstance(settings, Images)
+    index = index_folder(
+        data,
+        site_secret=secret,
+        fractions=settings.fractions,
+        layout=own.layout or _pictures_alone(data, settings) or settings.given_layout,
+    )
+    words = own_data_at(study, name, str(data), own.data)
+    index = match_channels(with_own_names(index, words.channels), settings)
+    return with_table(index, settings.table, words)
 
 
 # The formats of pictures, as a survey of a folder calls them.
@@ -170,7 +180,7 @@ def _predict_images(
 ) -> Iterator[dict[str, object]]:
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
-    beside, check_size = _columns_beside(index, settings), size_check(study)
+    beside, check_size = columns_beside(index, settings), size_check(study)
     for case in index.rows.dropped if index.rows is not None else ():
         yield {"case": case.token, "note": "not predicted: an empty number in the table (data.table.missing)"}
     for case in index.cases:
@@ -209,7 +219,7 @@ def _labels(task: Any, probabilities: NDArray[np.floating], decision: Decision |
     return labels
 
 
-def _columns_beside(index: Index, settings: Images) -> Callable[[Case], dict[str, torch.Tensor]]:
+def columns_beside(index: Index, settings: Images) -> Callable[[Case], dict[str, torch.Tensor]]:
     """Return what gives a case's part of a batch that comes from the table beside the images, if any."""
     if settings.table is None:
         return lambda case: {}

@@ -12,12 +12,13 @@ import msgspec
 
 from medfed.data.label_naming import different_labels
 from medfed.data.whole_images import different_units
-from medfed.errors import DataError, MedfedError
+from medfed.errors import DataError, MedfedError, StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models, privacy_facts, seen_cases
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run, write_study
+from medfed.pipeline.describing import describe_here, keep_statistics, only_describes
 from medfed.pipeline.experiments.leave_one_out import models_without_each, studies_without
 from medfed.pipeline.experiments.local_models import train_local_models
 from medfed.pipeline.experiments.pooled import pooled_model
@@ -85,6 +86,11 @@ def train(
         use_study(study)
     else:
         study = read_study(study, overrides)
+    if only_describes(study):
+        raise StudyError(
+            "describe.only: this study ends with statistics of its data, and nothing is trained; run `medfed "
+            "describe`, or leave the key out"
+        )
     for line in describe_plugins(study):
         progress.log(line)
     again = None
@@ -158,6 +164,10 @@ def _open(
     run = StudyRun(study, folder, hospitals, progress, AuditLog(folder.audit), resume, unusable)
     began = {"start": facts.start.sha256} if facts.start else {}
     run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
+    if study.describe is not None and not folder.statistics.exists():
+        data = {site: hospital.data for site, hospital in hospitals.items() if site in study.sites}
+        keep_statistics(folder, study, study_digest(study), describe_here(study, data, run.audit))
+        progress.log(f"statistics of the hospitals' training data: {folder.table_one}")
     if needs_plan(study):
         run = _plan(run)
     return run, facts

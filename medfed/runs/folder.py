@@ -36,12 +36,16 @@ class RunFolder:
     scores.jsonl *  what guaranteed thresholds are chosen on, per patient
     rows.jsonl      measurements over groups of patients; rows.csv and curves.jsonl belong to it
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
+    table1.html     statistics of all hospitals' data, and table1.csv; statistics.json holds their numbers
+    plan.yaml       the data section that follows from them, where a study is only described
     audit.jsonl     what crossed a hospital's wall
     report.html     the report
-    cases.html *    images of the best, median and worst cases and of failures
+    cases.html *    images of the best, median and worst cases and of failures; outlines.json has contours
+    own_report.html *  each patient's value and those contours, for the owner of the data
     status.json     how far the run is, for the live page and monitors
     consent.txt     the page that hospitals agree to
     checkpoints/    models that Lightning and torch read
+    watch/ *        a deployed model's reference and looks, by hospital; watch.html is the page
     sites/          what each site needs to resume, and its TensorBoard
     hub/            the newest rounds, to resume from
     """
@@ -58,6 +62,8 @@ class RunFolder:
     cases = _Entry("cases.jsonl")
     scores = _Entry("scores.jsonl")
     gallery = _Entry("cases.html")
+    outlines = _Entry("outlines.json")
+    own_report = _Entry("own_report.html")
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
     trained = _Entry("trained.json")
@@ -69,6 +75,10 @@ class RunFolder:
     baselines = _Entry("baselines.json")
     fingerprint = _Entry("fingerprint.json")
     table_sums = _Entry("table_sums.json")
+    statistics = _Entry("statistics.json")
+    table_one = _Entry("table1.html")
+    table_one_csv = _Entry("table1.csv")
+    plan = _Entry("plan.yaml")
     checkpoints = _Entry("checkpoints")
     hub = _Entry("hub")
     report = _Entry("report.html")

@@ -84,6 +84,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         digest = start_digest(start.path)
         plain["start"] = digest if isinstance(study.start, str) else {**plain["start"], "path": digest}
     plain["plugins"] = _plugin_digests(study)
+    if study.describe is None:  # a study without it keeps the digest by which it was approved
+        del plain["describe"]
     if not plain["data"].get("transforms", True):  # likewise, and so below
         del plain["data"]["transforms"]
     if not study.sampling.joining:

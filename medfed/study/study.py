@@ -156,6 +156,20 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.95
 
 
+class Describe(_Section, frozen=True, kw_only=True):
+    """Statistics of all hospitals' training data, computed before the first round: Table 1, and the plan.
+
+    only: the study ends with them, and nothing is trained; `medfed describe` sets it.  privacy: `none`, with
+    which the hub sees each hospital's statistics, or `secure_sum`, with which it learns only their sum; null
+    takes the study's own mechanism, which must then be one of these.
+
+    A study with `data.plan` is described before it trains, with or without this section.
+    """
+
+    only: bool = False
+    privacy: AnyPrivacy | None = None
+
+
 class SiteOverride(_Section, frozen=True, kw_only=True):
     """What one hospital does differently, because it has fewer cases, less memory or less time.
 
@@ -184,7 +198,8 @@ class Study(_Section, frozen=True, kw_only=True):
     names is enough: each site file says where the site's data are, and held-out hospitals take part to
     measure the final model.  compress: the methods that shrink an update on its way to the hub, in order,
     such as [{kind: top_k, share: 0.01}, {kind: int8}]; rounding errors are added to the next round's
-    update.  site_overrides: what single hospitals do differently.  start: the file with the initial
+    update.  describe: statistics of the hospitals' data (Table 1) before the first round, or instead of all
+    rounds.  site_overrides: what single hospitals do differently.  start: the file with the initial
     weights: another run's checkpoints/federated.ckpt, a .pt or .safetensors file, or a MONAI Bundle; or
     {path: ..., least: 0.9} where not all of the network is in it.  plugins: the folders of packages with
     kinds of one's own, relative to the file, such as [../parts]; their code runs here. Across hospitals only
@@ -208,6 +223,7 @@ class Study(_Section, frozen=True, kw_only=True):
     compress: tuple[AnyCompression, ...] = ()
     exchange: AnyExchange = Memory()
     evaluation: Evaluation = Evaluation()
+    describe: Describe | None = None
     start: str | Start | None = None
     plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
     trackers: tuple[AnyTracker, ...] = ()

@@ -221,6 +221,19 @@ def _rule(study: Study) -> Iterator[str]:
         yield from _too_few_sites(study, f"rule.kind: '{rule}'", study.rule.min_sites)
 
 
+def _description(study: Study) -> Iterator[str]:
+    """Yield what is wrong with what is asked of the hospitals before training."""
+    if study.describe is None:
+        return
+    if not study.exchange.own_hub:
+        yield (
+            f"describe: the network of exchange '{kind_of(study.exchange)}' has a hub that sums no "
+            "statistics; leave it out"
+        )
+    if (given := study.describe.privacy) is not None:
+        yield from _too_few_sites(study, f"describe.privacy.kind: '{kind_of(given)}'", given.min_sites)
+
+
 def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:
     if required > study.minimum:
         yield (
@@ -356,6 +369,7 @@ _CHECKS = (
     _network_and_data,
     _other_hub,
     _privacy,
+    _description,
     _rule,
     _compression,
     _trackers,

@@ -120,7 +120,7 @@ def test_the_traceback_of_such_an_error_can_be_had(monkeypatch):
     assert ended_by(full).exception is full
 
 
-@pytest.mark.parametrize("service", ["medfed-hub.service", "medfed-site.service"])
+@pytest.mark.parametrize("service", ["medfed-hub.service", "medfed-site.service", "medfed-broker.service"])
 def test_a_service_is_not_restarted_where_that_cannot_help(service):
     settings = dict(
         line.split("=", 1)

@@ -126,6 +126,8 @@ def test_a_sites_files_are_its_owners_alone_whatever_the_umask(place):
         "approved",
         "exchange",
         "cases.jsonl",
+        "cases.html",
+        "own_report.html",
         "federated.ckpt",
     }
     assert {path.stat().st_mode & 0o777 for path in own if path.is_file()} == {0o600}

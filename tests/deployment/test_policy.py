@@ -95,3 +95,24 @@ def test_a_misspelt_kind_is_an_error_and_not_a_hole():
         Policy(privacy=("dp_sdg",))
     with pytest.raises(msgspec.ValidationError, match="unknown field `privcy`"):
         msgspec.convert({"privcy": ["dp_sgd"]}, Policy)
+
+
+def test_statistics_before_training_need_a_policy_that_lets_them_leave(tiny):
+    plain = read_study(tiny / "tiny.yaml")
+    study = read_study(tiny / "tiny.yaml", ["data.plan={min_patients: 2}"])
+    asks = "the study asks for statistics of the training data (data.plan, describe)"
+    assert refusals(Policy(), study, 4) == []
+    kept = Policy(statistics=False)
+    assert refusals(kept, plain, 4) == []
+    assert refusals(kept, study, 4) == [f"{asks}, this hospital sends none (policy.statistics)"]
+    summed = read_study(
+        tiny / "tiny.yaml",
+        ["describe={privacy: {kind: secure_sum, min_sites: 2, colluding: 0}}"],
+    )
+    assert refusals(Policy(privacy=("secure_sum", "none")), summed, 4) == []
+    assert refusals(Policy(privacy=("none",)), summed, 4) == [
+        f"{asks} under 'secure_sum' (describe.privacy), this hospital requires 'none' (policy.privacy)"
+    ]
+    assert refusals(Policy(epsilon_ceiling=3), study, 4)[1:] == [
+        f"{asks} without an epsilon, this hospital allows at most 3 (policy.epsilon_ceiling)"
+    ]

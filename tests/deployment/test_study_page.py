@@ -223,6 +223,61 @@ sites: [north, south]
     assert 'Data               a table: age, "bp; predicted: sex"; predicted: disease' in lines
 
 
+def test_the_page_says_what_leaves_before_training(tiny):
+    from medfed.pipeline.describing import answer_of
+    from medfed.pipeline.factory import hospital_of
+
+    assert "before training" not in page(read_study(tiny / "tiny.yaml"))
+    study = read_study(tiny / "tiny.yaml", ["data.plan={min_patients: 2, voxels: 4096}"])
+    words = page(study)
+    sent = answer_of(study, hospital_of(study, "north", study.sites["north"]).data, 1)
+    assert f"  before training  once, {len(sent):,} numbers" in words
+    # The hospital's own limit, which is higher than the study's.
+    assert "none of fewer than 10 patients" in words
+    assert "patients with each structure, and a histogram of its volumes: lesion" in words
+    assert "the hub sees this hospital's own numbers" in words
+    assert "agree on keys" not in words
+    assert "patches as all hospitals' statistics give" in words
+    summed = read_study(
+        tiny / "tiny.yaml",
+        [
+            "describe={privacy: {kind: secure_sum, min_sites: 2, colluding: 0}}",
+            "evaluation.smallest_group=12",
+        ],
+    )
+    assert "the hub learns only the sum over at least 2 hospitals (secure_sum)" in page(summed)
+    assert "none of fewer than 12 patients" in page(summed)
+    assert "agree on keys" in page(summed)
+    # A hospital that is held out sends none.
+    assert "before training" not in page(study, "west")
+
+
+def test_the_page_of_a_study_that_only_describes_says_that_nothing_else_leaves(tiny):
+    words = page(read_study(tiny / "tiny.yaml", ["describe={only: true}"]))
+    assert "Statistics only    nothing is trained" in words
+    assert "  after that       nothing\n  never" in words
+    assert "each round       " not in words
+    assert "epoch" not in words
+    assert "Who receives it    the hub, which adds all hospitals' numbers" in words
+
+
+def test_the_page_counts_the_columns_and_answers_of_a_table(tiny):
+    table = "{kind: table, features: [age, stage], categorical: {stage: [I, II]}, target: ill}"
+    study = read_study(
+        tiny / "tiny.yaml",
+        [
+            f"data={table}",
+            "task={kind: tabular, classes: [a, b]}",
+            "network={kind: fully_connected}",
+            "describe={}",
+        ],
+    )
+    words = page(study)
+    assert "  patients of each class, or with the event" in words
+    assert "  of each column: values and missing ones, sum and sum of squares, patients of each word" in words
+    assert "histograms of spacing" not in words
+
+
 def test_the_page_says_that_others_may_join_and_that_this_hospital_is_one_of_them(tiny):
     study = read_study(tiny / "tiny.yaml", ["sampling.joining=true"])
     others = "the coordinator may admit others while the study runs, whose names nobody knows yet"

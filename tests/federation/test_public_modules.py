@@ -1,12 +1,14 @@
 """Modules of other people's packages, as they are on PyPI, federated over two sites without a change to them.
 
-`pip install medfed[modules]` installs them; a package that is missing is skipped.
+`make networks` installs three of them. Gluonts and pytorch-forecasting want an older pandas than
+constraints.txt has, so their tests run only in an environment of one's own.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ import medfed
 from medfed.federation.progress_bar import RoundsBar, replace_progress_bar, use_rounds_bar
 
 ROUNDS = 2
-NEEDS = "one of the public packages of `pip install medfed[modules]`"
+NEEDS = "a public package that `make networks` installs, or that wants an environment of its own"
 
 
 def package(name: str) -> Any:
@@ -35,12 +37,15 @@ def trainer_of(module: Any, callback: Any) -> Any:
     )  # fmt: skip
 
 
-def check(make: Callable[[], Any], loader: Callable[[str], Any]) -> None:
+def check(make: Callable[[], Any], loader: Callable[[str], Any], validates: bool = False) -> None:
     """Check that two sites train, hold one model at the end, and one alone has that of its own Trainer."""
 
     def seeded() -> Any:
         torch.manual_seed(0)
         return make()
+
+    def fit(module: Any, callback: Any, site: str) -> None:
+        trainer_of(module, callback).fit(module, loader(site), loader(site) if validates else None)
 
     def federate(sites: str) -> tuple[dict, dict]:
         modules = {site: seeded() for site in sites}
@@ -48,7 +53,7 @@ def check(make: Callable[[], Any], loader: Callable[[str], Any]) -> None:
         def site(name: str) -> Callable:
             def work(exchange: Any) -> None:
                 federated = medfed.FederatedCallback(name, exchange)
-                trainer_of(modules[name], federated).fit(modules[name], loader(name))
+                fit(modules[name], federated, name)
 
             return work
 
@@ -63,7 +68,7 @@ def check(make: Callable[[], Any], loader: Callable[[str], Any]) -> None:
     for module in modules.values():
         assert all(torch.equal(value, merged[name]) for name, value in medfed.weights_of(module).items())
     alone, plain = federate("a")[0], seeded()
-    trainer_of(plain, Callback()).fit(plain, loader("a"))
+    fit(plain, Callback(), "a")
     assert all(torch.equal(value, alone[name]) for name, value in medfed.weights_of(plain).items())
 
 
@@ -148,5 +153,58 @@ def test_rul_adapt_supervised():
         generator = torch.Generator().manual_seed(ord(site))
         features = torch.rand(12, 2, 8, generator=generator)
         return DataLoader(TensorDataset(features, features.mean((1, 2))), 4)
+
+    check(make, loader)
+
+
+def test_mambular_mlp():
+    """A classifier of tables with metrics inside it, and a schedule that waits for its validation loss."""
+    task = package("mambular.base_models.lightning_wrapper").TaskModel
+    mlp = package("mambular.base_models.mlp").MLP
+    config = package("mambular.configs.mlp_config").DefaultMLPConfig
+
+    def make() -> Any:
+        return task(
+            model_class=mlp, config=config(lr=0.01, layer_sizes=(8, 4), dropout=0.0), num_classes=2,
+            cat_feature_info={"sex": 2}, num_feature_info={"age": 1, "pressure": 1},
+        )  # fmt: skip
+
+    def batch(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        numbers, sexes = (torch.stack(part) for part in zip(*rows, strict=True))
+        targets = (numbers.sum(1) > 1).float()[:, None]
+        return [sexes], [numbers[:, :1], numbers[:, 1:]], targets
+
+    def loader(site: str) -> DataLoader:
+        generator = torch.Generator().manual_seed(ord(site))
+        numbers = torch.rand(12, 2, generator=generator)
+        sexes = torch.randint(0, 2, (12, 1), generator=generator).float()
+        return DataLoader(TensorDataset(numbers, sexes), 4, collate_fn=batch)
+
+    check(make, loader, validates=True)
+
+
+def test_lifestream_sequences_to_target():
+    """A classifier of patients' events over time, whose batches are objects of its own."""
+    supervised, nn = package("ptls.frames.supervised"), package("ptls.nn")
+    padded = package("ptls.data_load.padded_batch").PaddedBatch
+
+    def make() -> Any:
+        events = nn.TrxEncoder(embeddings={"code": {"in": 6, "out": 4}}, numeric_values={"value": "identity"})
+        return supervised.SequenceToTarget(
+            nn.RnnSeqEncoder(events, hidden_size=8, type="gru"),
+            head=nn.Head(input_size=8, objective="classification", num_classes=2),
+            loss=torch.nn.NLLLoss(), metric_list=[], optimizer_partial=partial(torch.optim.Adam, lr=0.01),
+            lr_scheduler_partial=partial(torch.optim.lr_scheduler.StepLR, step_size=10),
+        )  # fmt: skip
+
+    def batch(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        codes, values = (torch.stack(part) for part in zip(*rows, strict=True))
+        lengths = torch.full((len(rows),), codes.shape[1])
+        return padded({"code": codes, "value": values}, lengths), (values.mean(1) > 0.5).long()
+
+    def loader(site: str) -> DataLoader:
+        generator = torch.Generator().manual_seed(ord(site))
+        codes = torch.randint(1, 6, (12, 5), generator=generator)
+        return DataLoader(TensorDataset(codes, torch.rand(12, 5, generator=generator)), 4, collate_fn=batch)
 
     check(make, loader)

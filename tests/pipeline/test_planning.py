@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from medfed.data.proposal import propose_settings
 from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, StudyError
 from medfed.pipeline import train as run
+from medfed.pipeline.describing import describe_here
 from medfed.pipeline.factory import hospital_of
-from medfed.pipeline.planning import PlanFiles, check_planned, needs_plan, plan_study
+from medfed.pipeline.planning import PlanFiles, needs_plan, plan_from, plan_study
 from medfed.study.canonical import study_digest
 from medfed.study.reading import parse_study, read_study
 from medfed.wire.audit_log import entries
@@ -94,12 +96,6 @@ def test_a_hospital_with_few_patients_sends_none(study_file, tmp_path):
         )
     assert [line.split(":")[0] for line in lines] == ["north", "south"]
     assert not (tmp_path / "sum.json").exists()
-
-
-def test_hospitals_on_machines_of_their_own_are_not_asked_without_a_person(study_file):
-    with pytest.raises(StudyError, match="medfed fingerprint make"):
-        check_planned(read_study(study_file))
-    check_planned(read_study(study_file, ["data.plan=given"]))
 
 
 def test_hospitals_on_their_own_machines_make_and_the_coordinator_merges(study_file, tmp_path):
@@ -255,13 +251,22 @@ def test_a_table_beside_images_is_scaled_by_the_means_of_all_hospitals(fused, tm
     assert plan_study(fused, {}, files, audit, lambda line: None) == planned
 
 
-def test_means_of_tables_across_machines_are_written_into_the_study(fused):
-    with pytest.raises(StudyError, match=r"data\.table\.plan: the means of tables are computed where one"):
-        check_planned(fused)
-    text = "name: t\ntask: {kind: tabular, classes: [a, b]}\nnetwork: {kind: fully_connected}\n"
-    text += "data: {kind: table, features: [age], target: ill, standardise: fixed, plan: {}}\n"
-    with pytest.raises(StudyError, match=r"data\.plan: the means of tables are computed where one process"):
-        check_planned(parse_study(text + "train: {rounds: 1}\nsites: [north, south]\n"))
+@pytest.mark.parametrize("given", ["fused", "study_file"])
+def test_the_sum_of_statistics_plans_the_same_as_one_process(given, request, tmp_path):
+    found = request.getfixturevalue(given)
+    study = read_study(found) if given == "study_file" else found
+    # In one process the plan's min_patients decides alone; across machines the higher of both does.
+    evaluation = msgspec.structs.replace(study.evaluation, smallest_group=1)
+    study = msgspec.structs.replace(study, evaluation=evaluation)
+    data = {site: hospital_of(study, site, where).data for site, where in study.sites.items()}
+    files = PlanFiles(tmp_path / "sum.json", tmp_path / "table.json")
+    here = plan_study(study, data, files, run.AuditLog(None), lambda line: None)
+    statistics = describe_here(study, data, run.AuditLog(None))
+    assert plan_from(study, statistics.total) == here
+    assert not needs_plan(here)
+
+
+def test_a_plan_of_columns_needs_a_fixed_scale():
     with pytest.raises(
         StudyError, match=r"data\.table: plan computes centre and scale for standardise: fixed"
     ):

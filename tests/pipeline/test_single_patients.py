@@ -14,6 +14,7 @@ from medfed.evaluation.report.run_comparison import write_comparison
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline import train as run
 from medfed.pipeline.audit_report import export_log
+from medfed.pipeline.dossier.write import write_dossier
 from medfed.pipeline.export import export
 from medfed.runs.folder import RunFolder
 
@@ -28,7 +29,7 @@ evaluation: {draws: 20, smallest_group: 5, pooled_model: false, guarantee: 0.6, 
 sites: {north: north.csv, south: south.csv, east: east.csv}
 """
 # What shows single patients, by the table of files in docs/evaluation.md.
-STAYS = ("cases.jsonl", "scores.jsonl", "trained.json", "command.txt")
+STAYS = ("cases.jsonl", "scores.jsonl", "trained.json", "command.txt", "own_report.html", "outlines.json")
 
 
 def table(folder: Path, site: str, tested: int) -> Path:
@@ -116,6 +117,7 @@ def test_no_file_that_may_leave_holds_one(done: RunFolder, tmp_path: Path) -> No
     export_log(done.audit, tmp_path / "audit.csv")
     for format in ("onnx", "torchscript"):
         export(done.path, tmp_path / format, format=format)
+    write_dossier(done, tmp_path / "dossier")
     write_comparison([done.path, done.path.parent / "other"], tmp_path / "compared")
     places = [*done.path.rglob("*"), *tmp_path.rglob("*")]
     files = [path for path in places if path.is_file() and path.name not in STAYS]

@@ -36,8 +36,16 @@ from medfed.study.reading import read_study
         ),
         ("train: {rounds: 3, keep: best, local: {kind: fedper}}", r"train\.keep: best would join a former"),
         (
+            "describe: {privacy: {kind: secure_sum}}",
+            r"describe\.privacy\.kind: 'secure_sum' with these settings needs 3 sites per round",
+        ),
+        (
+            "describe: {}\nexchange: {kind: nvflare, rounds: 3, profile: x}",
+            r"describe: the network of exchange 'nvflare' has a hub that sums no statistics",
+        ),
+        (
             "sampling: {joining: true}\nprivacy: {kind: secure_sum}",
-            r"sampling\.joining: privacy 'secure_sum' hides updates in a sum over hospitals that each of them",
+            r"sampling\.joining: privacy 'secure_sum' hides updates in a sum over hospitals that each",
         ),
         (
             "sampling: {joining: true}\nrule: {kind: feddyn}",

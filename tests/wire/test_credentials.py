@@ -13,13 +13,14 @@ from medfed.wire.credentials import KIT_FORMAT, Federation, StartupKit, broker_u
     "listen, own", [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("10.0.0.5", "10.0.0.5")]
 )
 def test_the_brokers_own_machine_reaches_it_where_it_listens(listen, own):
-    assert Federation("test", ["hub.org"], listen=listen).own_host == own
+    assert Federation("test", ["hub.org"], listen=listen).brokers[0].own_host == own
 
 
 def test_names_are_listed_once_and_urls_name_hospitals_hosts_only():
     federation = Federation("test", ["hub.org", "127.0.0.1"], port=4300, websocket_port=8443)
-    assert federation.names == ["hub.org", "127.0.0.1"]
-    assert Federation("test", ["hub.org"]).names == ["hub.org", "127.0.0.1"]
+    (broker,) = federation.brokers
+    assert (broker.folder, broker.names, broker.others) == ("broker", ["hub.org", "127.0.0.1"], [])
+    assert Federation("test", ["hub.org"]).brokers[0].names == ["hub.org", "127.0.0.1"]
     assert federation.urls == [
         "tls://hub.org:4300",
         "tls://127.0.0.1:4300",
@@ -32,9 +33,23 @@ def test_names_are_listed_once_and_urls_name_hospitals_hosts_only():
 def test_an_ipv6_address_is_in_brackets_where_a_port_follows():
     federation = Federation("test", ["2001:db8::7"], port=4300, websocket_port=8443, listen="::1")
     assert federation.urls == ["tls://[2001:db8::7]:4300", "wss://[2001:db8::7]:8443"]
-    assert federation.own_url == "tls://[::1]:4300"
-    assert federation.listens == {"nats": "[::1]:4300", "websocket": "[::1]:8443"}
-    assert federation.names == ["2001:db8::7", "::1"]
+    (broker,) = federation.brokers
+    assert broker.own_url == "tls://[::1]:4300"
+    assert broker.listens == {"nats": "[::1]:4300", "websocket": "[::1]:8443"}
+    assert broker.names == ["2001:db8::7", "::1"]
+
+
+def test_each_broker_of_a_cluster_has_a_folder_its_hosts_names_and_the_addresses_of_the_others():
+    federation = Federation("test", ["a.org", "2001:db8::7", "c.org"], cluster=True)
+    assert federation.urls[:3] == ["tls://a.org:4222", "tls://[2001:db8::7]:4222", "tls://c.org:4222"]
+    one, two, three = federation.brokers
+    assert [one.folder, two.folder, three.folder] == ["broker-1", "broker-2", "broker-3"]
+    assert two.names == ["2001:db8::7", "127.0.0.1"]
+    assert two.others == ["a.org:6222", "c.org:6222"]
+    assert two.listens == {"nats": "0.0.0.0:4222", "websocket": "0.0.0.0:443", "cluster": "0.0.0.0:6222"}
+    own = Federation("test", ["a.org", "2001:db8::7"], listen="host", cluster=True).brokers[1]
+    assert own.listens["cluster"] == "[2001:db8::7]:6222"
+    assert own.names == ["2001:db8::7"]
 
 
 def test_a_hospital_takes_the_urls_of_its_kit_and_the_hub_those_of_the_federation(tmp_path):

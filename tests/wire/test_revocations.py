@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from medfed.deployment.enrolment import enrol
-from medfed.deployment.enrolment.broker import configuration
+from medfed.deployment.enrolment.configuration import configuration
 from medfed.deployment.enrolment.participants import participants
 from medfed.errors import ExchangeError, WireError
 from medfed.wire import revocations

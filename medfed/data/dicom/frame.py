@@ -114,6 +114,7 @@ class Frame:
     rescale_type: bytes
     flags: tuple[str, ...]
     tile: Tile | None = None  # of a mosaic; `encoding` is that of the tile
+    echo_ms: float | None = None
 
 
 def parse_frames(file: DicomFile) -> list[Frame]:
@@ -256,6 +257,7 @@ class _Keys(NamedTuple):
     image_type: tuple[bytes, ...]
     hard_key: tuple[object, ...]
     soft_attributes: dict[str, object]
+    echo_ms: float | None
 
 
 def _frame(
@@ -300,6 +302,7 @@ def _frame(
         padding=_padding(header),
         rescale_type=values.text(tags.RESCALE_TYPE),
         flags=(*declared_flags(file), *real_flags, *_spacing_flags(measures, modality)),
+        echo_ms=keys.echo_ms,
     )
 
 
@@ -348,15 +351,16 @@ def _classic_keys(header: Elements) -> _Keys:
         else (header.text(0x00080022), header.text(0x00080032)),
         "content time": (header.text(0x00080023), header.text(0x00080033)),
     }
+    echo_ms = rounded_ms(header.number(0x00180081))
     hard_key = (
         header.text(tags.FRAME_UID),
         header.text(tags.ECHO_NUMBER),
-        _rounded(header.number(0x00180081)),
+        echo_ms,
         header.count(0x00200100),
         header.number(0x00189087),
         header.text(0x00209056),
     )
-    return _Keys(header.text(tags.SOP_UID), image_type, hard_key, soft_attributes)
+    return _Keys(header.text(tags.SOP_UID), image_type, hard_key, soft_attributes, echo_ms)
 
 
 # Dimension index pointers that give a frame's position; the others distinguish frames at one position.
@@ -395,20 +399,22 @@ def _enhanced_keys(
         "acquisition time": content.text(0x00189074),
         "reference time": content.text(0x00189151),
     }
+    echo_ms = rounded_ms(group(tags.MR_ECHO).number(tags.EFFECTIVE_ECHO_TIME))
     hard_key = (
         header.text(tags.FRAME_UID),
-        _rounded(group(0x00189114).number(0x00189082)),
+        echo_ms,
         content.integer(0x00209128, "I"),
         group(0x00209310).number(0x0020930D),
         diffusion.number(0x00189087),
         content.text(0x00209056),
     )
     image_type = tuple(frame_type.split(b"\\")) if frame_type else header.texts(tags.IMAGE_TYPE)
-    return _Keys(header.text(tags.SOP_UID) + b"#%d" % index, image_type, hard_key, soft_attributes)
+    uid = header.text(tags.SOP_UID) + b"#%d" % index
+    return _Keys(uid, image_type, hard_key, soft_attributes, echo_ms)
 
 
-def _rounded(value: float | None) -> float | None:
-    # Echo times repeat to the microsecond; further digits are rounding of floats.
+def rounded_ms(value: float | None) -> float | None:
+    """Return a time to the microsecond, to which echo times repeat; further digits are rounding of floats."""
     return None if value is None else round(value, 3)
 
 

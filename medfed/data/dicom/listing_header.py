@@ -14,7 +14,7 @@ from medfed.data.dicom.frame import PROJECTIONS
 from medfed.data.dicom.siemens import is_mosaic, mosaic_slices
 from medfed.data.dicom.suppress_logs import suppress_dicom_logs
 from medfed.data.dicom.volumes import describe_non_image, is_placed_capture
-from medfed.data.dicom.weighting import echo_and_repetition_ms, weighting
+from medfed.data.dicom.weighting import echo_and_repetition_ms, echoes_ms, weighting
 from medfed.errors import ImageError
 
 # A localizer has a few slices; a volume worth training on has more.
@@ -34,6 +34,8 @@ class ListingHeader:
     UID.  non_volume: why the file is no slice of a volume, or ''; it may be printed.  weighting: t1,
     t2, ... of MR, or ''.  echo_ms, repetition_ms: of MR, 0 if unknown.  echo_number: as it is written.
     placed_capture: whether it is a secondary capture that may be a slice, if the folder holds no volume.
+    echoes: of a file that holds several, each echo time and its number of slices.  is_echo: whether this
+    stands for one echo of a file.
     """
 
     path: Path
@@ -55,6 +57,8 @@ class ListingHeader:
     repetition_ms: float = 0.0
     echo_number: str = ""
     placed_capture: bool = False
+    echoes: tuple[tuple[float, int], ...] = ()
+    is_echo: bool = False
 
     @property
     def is_label(self) -> bool:
@@ -100,6 +104,7 @@ def _header(path: Path, file: DicomFile) -> ListingHeader | None:
         return None  # the header ends before them, between two elements
     frames = header.count(tags.FRAMES) or 1
     echo_ms, repetition_ms = echo_and_repetition_ms(header)
+    echoes = echoes_ms(header) if modality == "MR" and frames > 1 else {}
     return ListingHeader(
         path=path,
         modality=modality,
@@ -120,6 +125,7 @@ def _header(path: Path, file: DicomFile) -> ListingHeader | None:
         echo_ms=echo_ms,
         repetition_ms=repetition_ms,
         echo_number=_text(header, tags.ECHO_NUMBER),
+        echoes=tuple(sorted(echoes.items())) if len(echoes) > 1 else (),
         placed_capture=is_placed_capture(file) and b"LOCALIZER" not in header.texts(tags.IMAGE_TYPE),
     )
 

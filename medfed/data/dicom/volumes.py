@@ -217,7 +217,8 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
         header.text(tags.PATIENT_ID), [header.text(tags.FRAME_UID)], [header.text(tags.SERIES_UID)]
     )
     modality = first.modality.decode("ascii", "replace") if first.modality in MODALITIES else ""
-    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities)
+    echo_ms = first.echo_ms or 0.0
+    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities, echo_ms=echo_ms)
     return Volume(array.transpose(2, 1, 0)[None], affine, info)
 
 

@@ -8,14 +8,18 @@ McRobbie et al., MRI from Picture to Proton, ch. 3); between them nothing is cla
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 
 from medfed.data.dicom import tags
-from medfed.data.dicom.elements import Elements
+from medfed.data.dicom.elements import EMPTY, Elements, functional_groups
+from medfed.data.dicom.frame import rounded_ms
 from medfed.errors import ImageError
 
 WEIGHTINGS = ("t1", "t1c", "t2", "flair", "pd", "t2star", "dwi", "adc")
 _ECHO, _REPETITION, _INVERSION, _CONTRAST = 0x00180081, 0x00180080, 0x00180082, 0x00180010
+_INVERSIONS = 0x00189079
 # Short echoes do not show T2, long ones do; short repetitions show T1, long ones do not (milliseconds).
 SHORT_ECHO_MS, LONG_ECHO_MS = 30.0, 70.0
 SHORT_REPETITION_MS, LONG_REPETITION_MS = 1000.0, 2000.0
@@ -46,11 +50,39 @@ def weighting(header: Elements) -> str:
 
 def echo_and_repetition_ms(header: Elements) -> tuple[float, float]:
     """Return the echo and repetition times of an MR image, each 0 if the header does not say."""
-    return _milliseconds(header, _ECHO), _milliseconds(header, _REPETITION)
+    if tags.PER_FRAME not in header:
+        return _milliseconds(header, _ECHO), _milliseconds(header, _REPETITION)
+    group = _first_frame(header)
+    echo_ms = _milliseconds(group(tags.MR_ECHO), tags.EFFECTIVE_ECHO_TIME)
+    return rounded_ms(echo_ms) or 0.0, _milliseconds(group(tags.MR_TIMING), _REPETITION)
+
+
+def echoes_ms(header: Elements) -> Counter[float]:
+    """Return how many frames of an enhanced object have each echo time; empty for any other object."""
+    shared = header.first(tags.SHARED)
+    times: Counter[float] = Counter()
+    for own in header.items(tags.PER_FRAME):
+        group = functional_groups(own, shared)
+        times[rounded_ms(_milliseconds(group(tags.MR_ECHO), tags.EFFECTIVE_ECHO_TIME)) or 0.0] += 1
+    return times
+
+
+def _first_frame(header: Elements) -> Callable[[int], Elements]:
+    frames = header.items(tags.PER_FRAME)
+    return functional_groups(frames[0] if frames else EMPTY, header.first(tags.SHARED))
+
+
+def _inversion_ms(header: Elements) -> float:
+    if tags.PER_FRAME not in header:
+        return _milliseconds(header, _INVERSION)
+    with suppress(ImageError):
+        times = _first_frame(header)(tags.MR_MODIFIER).numbers(_INVERSIONS)
+        return times[0] if times else 0.0
+    return 0.0
 
 
 def _by_times(header: Elements) -> str:
-    (echo, repetition), inversion = echo_and_repetition_ms(header), _milliseconds(header, _INVERSION)
+    (echo, repetition), inversion = echo_and_repetition_ms(header), _inversion_ms(header)
     if not echo or not repetition:
         return ""
     if inversion > FLUID_INVERSION_MS and echo >= LONG_ECHO_MS:

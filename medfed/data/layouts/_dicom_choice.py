@@ -21,8 +21,8 @@ class SeriesChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     and `?`, in any case; one must match.  modality: such as CT, MR or PT.  weighting: of MR, read from the
     description or the echo, repetition and inversion times; see data/dicom/weighting.py.  echo_ms,
     repetition_ms: the lowest and the highest EchoTime and RepetitionTime, for series that no description
-    tells apart; those of all images of a series must lie between them. The echoes of a multi-echo series are
-    chosen like series.  several: what to do with a study in
+    tells apart; those of all images of a series must lie between them. The echoes of a multi-echo series, or
+    of one enhanced object, are chosen like series.  several: what to do with a study in
     which several series fit: leave it out, or take the one with the most slices.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medfed.data.case import ImageSource
+from medfed.data.case import Echo, ImageSource
 from medfed.data.dicom.listing_header import MIN_SLICES, DamagedFile, ListingHeader, read_listing_header
 from medfed.data.dicom.patients import Key
 from medfed.data.layouts._survey import IMAGE_FORMATS, Survey
@@ -77,11 +77,12 @@ def by_echo(series: Series) -> Series:
     """Return the series, with each echo of a multi-echo acquisition as one of its own.
 
     Echoes are told apart as the reader does: by EchoNumbers, unless some slices merely lack the only one, and
-    by EchoTime to the microsecond. A series of which an echo would have too few slices for a volume stays
-    whole, and is refused when it is read.
+    by EchoTime to the microsecond; those of one enhanced object by EffectiveEchoTime. A series of which an
+    echo would have too few slices for a volume stays whole, and is refused when it is read.
     """
     echoes: Series = {}
-    for (patient, uid), members in series.items():
+    for (patient, uid), whole in series.items():
+        members = [part for member in whole for part in _echoes_of(member)]
         groups: dict[str, list[ListingHeader]] = defaultdict(list)
         numbers = {member.echo_number for member in members} - {""}
         only = next(iter(numbers)) if len(numbers) == 1 else ""
@@ -92,8 +93,16 @@ def by_echo(series: Series) -> Series:
         if len(groups) > 1 and fewest >= MIN_SLICES:
             echoes |= {(patient, key): group for key, group in groups.items()}
         else:
-            echoes[patient, uid] = members
+            echoes[patient, uid] = whole
     return echoes
+
+
+def _echoes_of(member: ListingHeader) -> list[ListingHeader]:
+    """Return a file as one header per echo, if it holds several."""
+    return [
+        replace(member, echo_ms=echo_ms, slices=slices, echoes=(), is_echo=True)
+        for echo_ms, slices in member.echoes
+    ] or [member]
 
 
 def match_labels(
@@ -165,6 +174,8 @@ class Sources:
 
     def of_series(self, patient: str, members: Sequence[ListingHeader]) -> ImageSource:
         """Return what to read for one series of a patient."""
+        if len(members) == 1 and members[0].is_echo:
+            return Echo(members[0].path, members[0].echo_ms)
         own = [member.path for member in members]
         folders = sorted({path.parent for path in own})
         own += self.damaged_of_series.get(members[0].series, ())

@@ -10,6 +10,7 @@ from typing import ClassVar
 from medfed.data.case import ImageSource
 from medfed.data.dicom.listing_header import MIN_SLICES, ListingHeader
 from medfed.data.dicom.patients import Key, group_by_patient
+from medfed.data.layouts._class_words import is_class_name
 from medfed.data.layouts._dicom_choice import SeriesChoice, choose_series
 from medfed.data.layouts._dicom_series import (
     DicomFiles,
@@ -19,6 +20,7 @@ from medfed.data.layouts._dicom_series import (
     match_labels,
     without_short,
 )
+from medfed.data.layouts._files import split_folders
 from medfed.data.layouts._layout import CaseListing, Layout, ListedCase
 from medfed.data.layouts._survey import Survey
 
@@ -72,7 +74,10 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
                 f"{len(damaged)} series have no header that can be read, or are files that may be of several"
                 " patients' series: each is a case that is refused"
             )
+        used = set(_paths(volumes[key] for key in case_of))
+        choice_notes += _class_folder_notes(survey, files)
         unused = _paths(members for key, members in volumes.items() if key not in case_of)
+        unused = tuple(path for path in dict.fromkeys(unused) if path not in used)
         matched = {path for paths in labels.values() for path in paths}
         left_out = _by_reason(files) | {
             SHORT: _paths(short.values()),
@@ -99,6 +104,22 @@ class DicomTree(Layout, tag="dicom_tree", frozen=True):
             return choose_series(studies, series, self.series)
         volumes = [key for key, members in series.items() if not members[0].is_projection]
         return [(key,) for key in sorted(volumes or series)], []
+
+
+def _class_folder_notes(survey: Survey, files: DicomFiles) -> list[str]:
+    """Return a note if the folders of a tree without labels are called by words for findings.
+
+    They are no classes unasked: a tree of patients may be sorted so for another reason, and a segmentation
+    of such a tree would lose its labels.
+    """
+    parents = split_folders(survey).values()
+    names = {name for parent in parents for name in survey.subfolders(*parent)}
+    if files.labels or len(names) < 2 or not all(map(is_class_name, names)):
+        return []
+    return [
+        f"{len(names)} folders are called by words for findings: if they are the classes of what lies in "
+        "them, say `layout: class_folders`"
+    ]
 
 
 def _paths(groups: Iterable[Sequence[ListingHeader]]) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from medfed.data.channels import printable
+from medfed.data.layouts import is_image_word
 from medfed.data.preflight.case import CaseFacts
 from medfed.data.preflight.issues import Problem
 from medfed.data.preflight.preflight import Preflight
@@ -86,8 +86,8 @@ def fact_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     for key in ("modality", "scanner", "orientation", "channels"):
         lines.append((key, ", ".join(f"{word}: {n}" for word, n in facts[key].items()) or "-"))
-    if len(facts["channel_names"]) > 1:
-        lines.append(("channel names", f"{printable(facts['channel_names'])}, in this order"))
+    if len(facts["channel_names"]) > 1 and all(map(is_image_word, facts["channel_names"])):
+        lines.append(("channel names", f"{', '.join(facts['channel_names'])}, in this order"))
     for key, name, digits in (("spacing_mm", "spacing, mm", 2), ("size", "size, voxels", 0)):
         lines.append((name, _spread(facts[key], digits)))
     if facts["in_pixels"]:

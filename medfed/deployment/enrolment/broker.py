@@ -1,10 +1,4 @@
-"""The NATS broker: its configuration, made from the participants, and the server as a child process.
-
-The template is `nats.conf.jinja`. Each site has an account that imports exactly its own subjects and the
-hub's models; only the hub's account has JetStream. One shared account with permissions per user is not
-enough: a site could then make the server write to another site's subject by naming it as the reply subject
-of an allowed request.
-"""
+"""The NATS broker: the server as a child process, with the configuration that `configuration.py` makes."""
 
 from __future__ import annotations
 
@@ -16,23 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-
-from medfed.deployment.enrolment.participants import participant, participants
+from medfed.deployment.enrolment.configuration import write_configuration
 from medfed.deployment.enrolment.refusals import RefusalLog
 from medfed.errors import ExchangeError
-from medfed.exchange._admitted import STUDIES, admitted_studies, record_admitted
-from medfed.exchange._study_store import OFFERS
-from medfed.files import lock, write_whole
-from medfed.wire.credentials import read_federation
-from medfed.wire.signing import BROKER, HUB, SITE
-from medfed.wire.templates import render
-from medfed.wire.untrusted_text import for_text_template
+from medfed.exchange._admitted import STUDIES
+from medfed.files import lock
+from medfed.wire.signing import BROKER
 
 log = logging.getLogger("medfed.deployment.enrolment.broker")
 
@@ -41,89 +28,6 @@ PREVIOUS_SERVER_S = 10.0
 
 # The first and the longest pause before a server that ended is started again.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 10.0
-
-
-def configuration(folder: Path) -> str:
-    """Return the nats-server configuration of a federation (the coordinator's folder).
-
-    Its disk needs room for two rounds: twice (sites + 1) models.
-    """
-    users: dict[str, list[str]] = {}
-    for holder in participants(folder):
-        if not holder.revoked and holder.role == SITE:
-            users.setdefault(holder.site, []).append(holder.user)
-    hub = x509.load_pem_x509_certificate((folder / HUB / "identity.pem").read_bytes())
-    admitted = admitted_studies(folder)
-    return render(
-        Path(__file__).with_name("nats.conf.jinja"),
-        show=for_text_template,
-        filters={"q": _quoted},
-        federation=read_federation(folder),
-        broker=(folder / BROKER).resolve(),
-        hub_user=participant(hub, revoked=False).user,
-        sites=[_SiteAccount(site, users[site], _spaces_of(site, admitted)) for site in sorted(users)],
-    )
-
-
-def _spaces_of(site: str, admitted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the studies that a site may use, as tokens of subjects; all of them where none was admitted."""
-    spaces = tuple(space for space, sites in sorted(admitted.items()) if site in sites)
-    return spaces if admitted else ("*",)
-
-
-@dataclass(frozen=True)
-class _SiteAccount:
-    """A site's account at the broker: its certificates' names, and the subjects that it may use.
-
-    It reads the models of its own studies and what the hub offers to it, and writes under its own name.
-    """
-
-    site: str
-    users: list[str]
-    spaces: tuple[str, ...]
-
-    @property
-    def account(self) -> str:
-        # The prefix keeps a site's name apart from the server's own accounts ($SYS, $G).
-        return f"SITE_{self.site}"
-
-    @property
-    def services(self) -> list[str]:
-        return [
-            *(f"up.{space}.{self.site}.>" for space in self.spaces),
-            f"$JS.API.DIRECT.GET.UP_{self.site}.>",
-            *(f"$JS.API.DIRECT.GET.GLOB.{topic}.>" for topic in self._topics),
-        ]
-
-    @property
-    def streams(self) -> list[str]:
-        """The subjects of the hub's manifests and control messages that this site receives."""
-        return [f"{topic}.*.m" for topic in self._topics]
-
-    @property
-    def _topics(self) -> list[str]:
-        return [f"glob.{OFFERS}{self.site}", *(f"glob.{space}" for space in self.spaces)]
-
-
-def _quoted(value: object) -> str:
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def admit_study(folder: Path, study_digest: str, sites: Iterable[str], *, keep: bool = False) -> None:
-    """Let these sites, and no others, read and write a study at the broker; a running one applies it at once.
-
-    Before the first study is admitted so, every site may read every study. With `keep` those that were
-    admitted to the study before stay.
-    """
-    if record_admitted(folder, study_digest, sites, keep=keep):
-        write_configuration(folder)
-
-
-def write_configuration(folder: Path) -> Path:
-    """Write the configuration into the coordinator's folder, where a running broker notices the change."""
-    path = folder / BROKER / "nats.conf"
-    write_whole(path, f"{configuration(folder)}\n")
-    return path
 
 
 def server() -> Path:
@@ -147,6 +51,7 @@ class Broker:
 
     Several hubs of one federation may each have a broker: the first one's server serves all of them, and when
     that hub ends, another's takes over. `on_refused` is called with what the server refused (`refusals.py`).
+    `own` is the folder of a cluster's broker in `folder`, which `write_configuration` filled.
     """
 
     def __init__(
@@ -154,16 +59,22 @@ class Broker:
         folder: Path,
         options: tuple[str, ...] = (),
         on_refused: Callable[[str], None] = lambda reason: None,
+        own: str = BROKER,
     ) -> None:
-        self._folder = folder
-        self._configuration = write_configuration(folder)
-        self._log = folder / BROKER / "nats-server.log"
-        self._pid_file = folder / BROKER / "nats-server.pid"
+        # Whose `studies.json` is watched; the rights of a cluster's broker come from the hub (`rights.py`).
+        self._enrolment = folder if own == BROKER else None
+        if own == BROKER:
+            write_configuration(folder)
+        # The configuration of a cluster's broker has paths relative to its folder, which is copied.
+        self._folder = (folder / own).resolve()
+        self._configuration = self._folder / "nats.conf"
+        self._log = self._folder / "nats-server.log"
+        self._pid_file = self._folder / "nats-server.pid"
         self._options = options
         self._stopping = threading.Event()
         # Held while a server is started or stopped: one that was started during `stop` would outlive it.
         self._changing = threading.Lock()
-        self._lock = (folder / BROKER / "server.lock").open("w")
+        self._lock = (self._folder / "server.lock").open("w")
         self._refusals = RefusalLog(self._log, on_refused)
         self._process: subprocess.Popen[bytes] | None = None
         if not self._take_over():
@@ -196,6 +107,7 @@ class Broker:
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
+                cwd=self._folder,
                 # Ctrl-C in a terminal is for the hub: it closes the study first and then ends the server.
                 start_new_session=True,
             )
@@ -256,9 +168,11 @@ class Broker:
 
     def _apply_admitted(self) -> None:
         """Write the configuration anew if a hub has admitted sites to its study since."""
-        studies = self._folder / BROKER / STUDIES
+        if self._enrolment is None:
+            return
+        studies = self._folder / STUDIES
         if studies.exists() and studies.stat().st_mtime_ns > self._configuration.stat().st_mtime_ns:
-            write_configuration(self._folder)
+            write_configuration(self._enrolment)
 
     def _restart(self, ended: subprocess.Popen[bytes]) -> None:
         with self._changing:

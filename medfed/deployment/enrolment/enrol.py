@@ -32,15 +32,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from medfed.deployment.enrolment.broker import write_configuration
+from medfed.deployment.enrolment.configuration import cluster_user, write_configuration
 from medfed.deployment.enrolment.participants import Participant, participant, participants
 from medfed.errors import EnrolmentError, ExchangeError
 from medfed.files import private_folder, write_whole
 from medfed.wire import revocations
 from medfed.wire.credentials import (
+    BROKERS_FILE,
     KIT_FORMAT,
     NATS_PORT,
     WEBSOCKET_PORT,
+    BrokerPlace,
     Federation,
     StartupKit,
     read_federation,
@@ -49,6 +51,9 @@ from medfed.wire.signing import BROKER, EARLIER, HUB, SITE, role, role_of, seria
 
 # Certificates are valid for two years, so that none expires during a study; the authority's for ten.
 PARTY_DAYS, AUTHORITY_DAYS = 730, 3650
+
+# How many brokers a cluster has.
+BROKERS = 3
 
 # A clock may be wrong by hours: a new certificate is already valid on a machine that is a day behind.
 BACKDATED = timedelta(days=1)
@@ -68,13 +73,16 @@ def init(
     websocket_port: int = WEBSOCKET_PORT,
     listen: str = "0.0.0.0",
     disk: str = "",
+    cluster_port: int | None = None,
 ) -> str:
     """Create a federation's authority and the identities of hub and broker; return its fingerprint.
 
-    `hosts` are the names or addresses under which hospitals reach the broker.
+    `hosts` are the names or addresses under which hospitals reach the broker. With a `cluster_port` each of
+    them has a broker of its own, and the three store everything together.
 
     Raises:
-        EnrolmentError: if the folder already has an authority, or a name is invalid.
+        EnrolmentError: if the folder already has an authority, a name is invalid, or a cluster has not three
+            hosts.
     """
     if (folder / "authority.key").exists():
         raise EnrolmentError("enrol init: this folder already has an authority; choose another folder")
@@ -85,6 +93,11 @@ def init(
     if not hosts:
         raise EnrolmentError("enrol init: give at least one host under which hospitals reach the broker")
     hosts = [host.removeprefix("[").removesuffix("]") for host in hosts]
+    if cluster_port is not None and (len(hosts) != BROKERS or len(set(hosts)) != BROKERS):
+        raise EnrolmentError(
+            f"enrol init: {len(set(hosts))} brokers' hosts were given, expected {BROKERS} that differ: any "
+            "one of three may fail; two would be worse than one, as both must then run"
+        )
     private_folder(folder)
     key = Ed25519PrivateKey.generate()
     subject = _subject(f"medfed authority of {name}", name)
@@ -98,12 +111,14 @@ def init(
     _write_key(folder / "authority.key", key)
     write_whole(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
     federation = Federation(name, list(hosts), port, websocket_port, listen, disk)
+    if cluster_port is not None:
+        federation = msgspec.structs.replace(federation, cluster=True, cluster_port=cluster_port)
     write_whole(folder / "federation.json", msgspec.json.format(msgspec.json.encode(federation)))
-    for party in (HUB, BROKER):
+    for own_folder, place in _own(folder):
         own = Ed25519PrivateKey.generate()
-        _write_key(folder / party / "identity.key", own)
-        _issue_own(folder, party, own.public_key())
-        write_whole(folder / party / "authority.pem", authority.public_bytes(Encoding.PEM))
+        _write_key(own_folder / "identity.key", own)
+        _issue_own(folder, own_folder, place, own.public_key())
+        write_whole(own_folder / "authority.pem", authority.public_bytes(Encoding.PEM))
     private_folder(folder / "sites")
     refresh(folder)
     return fingerprint(authority.public_key())
@@ -174,18 +189,18 @@ def refresh(folder: Path) -> datetime:
     """
     authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
     key, path = _authority_key(folder), folder / HUB / revocations.FILE
-    for party in (HUB, BROKER):
-        certificate = x509.load_pem_x509_certificate((folder / party / "identity.pem").read_bytes())
-        if role(certificate) != role_of(party):
+    for own_folder, place in _own(folder):
+        certificate = x509.load_pem_x509_certificate((own_folder / "identity.pem").read_bytes())
+        if role(certificate) != (HUB if place is None else BROKER):
             public = certificate.public_key()
             assert isinstance(public, Ed25519PublicKey)
-            _issue_own(folder, party, public)
+            _issue_own(folder, own_folder, place, public)
     own = folder / HUB / "revoked.txt"
     serials = own.read_text().split() if own.exists() else []
     previous = path.read_bytes() if path.exists() else b""
     signed = revocations.write_revocations(key, authority, serials, previous)
     write_whole(path, signed)
-    _update_hub(folder)
+    _update_hub(folder, anew=True)
     return revocations.read_revocations(signed, authority).expires
 
 
@@ -201,11 +216,24 @@ def _authority_key(folder: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _issue_own(folder: Path, party: str, public: Ed25519PublicKey) -> None:
-    """Write the certificate of hub or broker."""
-    names = read_federation(folder).names if party == BROKER else ()
-    certificate = _issue(folder, party, public, names)
-    write_whole(folder / party / "identity.pem", certificate.public_bytes(Encoding.PEM))
+def _own(folder: Path) -> list[tuple[Path, BrokerPlace | None]]:
+    """Return the folders of the hub, which has no place, and of the brokers."""
+    brokers = read_federation(folder).brokers
+    return [(folder / HUB, None), *((folder / place.folder, place) for place in brokers)]
+
+
+def _issue_own(folder: Path, own: Path, place: BrokerPlace | None, public: Ed25519PublicKey) -> None:
+    """Write the certificate of the hub, or of the broker at a place."""
+    if place is None:
+        certificate = _issue(folder, HUB, public, ())
+    elif place.others:
+        # Brokers of a cluster are each other's clients too, and know each other by a name.
+        names = [*place.names, cluster_user(read_federation(folder).name)]
+        purposes = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+        certificate = _issue(folder, BROKER, public, names, purposes=purposes)
+    else:
+        certificate = _issue(folder, BROKER, public, place.names, purposes=(ExtendedKeyUsageOID.SERVER_AUTH,))
+    write_whole(own / "identity.pem", certificate.public_bytes(Encoding.PEM))
 
 
 # ---------------------------------------------------------------------------------------------- a hospital
@@ -353,7 +381,12 @@ def _subject(name: str, federation: str = "", unit: str = "") -> x509.Name:
 
 
 def _issue(
-    folder: Path, party: str, public: Ed25519PublicKey, hosts: Sequence[str], days: int = PARTY_DAYS
+    folder: Path,
+    party: str,
+    public: Ed25519PublicKey,
+    hosts: Sequence[str],
+    days: int = PARTY_DAYS,
+    purposes: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.CLIENT_AUTH,),
 ) -> x509.Certificate:
     key = _authority_key(folder)
     authority = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
@@ -367,13 +400,12 @@ def _issue(
             names.append(x509.IPAddress(ip_address(host)))
         except ValueError:
             names.append(x509.DNSName(host))
-    purpose = ExtendedKeyUsageOID.SERVER_AUTH if party == BROKER else ExtendedKeyUsageOID.CLIENT_AUTH
     return (
         _builder(_subject(party, federation, role_of(party)), authority.subject, public, days)
         .serial_number(serial)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, None)
@@ -413,10 +445,13 @@ def _valid_sites(folder: Path) -> list[str]:
     return sorted({holder.site for holder in participants(folder) if not holder.revoked})
 
 
-def _update_hub(folder: Path) -> None:
-    """Write the list of sites for the hub, and the broker's configuration."""
+def _update_hub(folder: Path, *, anew: bool = False) -> None:
+    """Write the lists of sites and of a cluster's brokers for the hub, and the brokers' configuration."""
     write_whole(folder / HUB / "sites.txt", "".join(f"{site}\n" for site in _valid_sites(folder)))
-    write_configuration(folder)
+    federation = read_federation(folder)
+    if federation.cluster:
+        write_whole(folder / HUB / BROKERS_FILE, "".join(f"{host}\n" for host in federation.hosts))
+    write_configuration(folder, anew=anew)
 
 
 def _public(path: Path) -> object:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medfed.deployment.enrolment.broker import admit_study
+from medfed.deployment.enrolment.configuration import admit_study
 from medfed.deployment.enrolment.participants import participants
 from medfed.errors import EnrolmentError, StudyError
+from medfed.federation.description import description_digest
+from medfed.pipeline.describing import needs_description
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -37,6 +39,8 @@ def admit(folder: Path, study_file: Path, sites: Sequence[str], overrides: Seque
     _check_enrolled(folder, chosen)
     digest = study_digest(study)
     admit_study(folder, digest, chosen, keep=True)
+    if needs_description(study):
+        admit_study(folder, description_digest(digest), chosen, keep=True)
     return Admitted(digest, tuple(chosen))
 
 

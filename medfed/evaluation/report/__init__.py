@@ -12,6 +12,7 @@ setting, and is the same bytes for the same run. It holds no case id and no pati
     facts           key figures, cases and settings
     comparison      models against each other
     guarantees      thresholds that each hospital may rely on
+    own_report      contours and every patient's value; this file stays in the hospital
     own_values      what only the owner of the data sees
     experiments     hospitals left out, personal models, robustness
     rounds          scores and participation

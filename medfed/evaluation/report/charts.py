@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from statistics import median
 
 from medfed.wire.untrusted_text import for_html
 
@@ -206,3 +207,66 @@ def square(
         body.append(_line(x_of(x), y_of(low), x_of(x), y_of(high), "whisker strong"))
         body.append(_circle((x_of(x), y_of(y)), 4, "strong"))
     return _svg(width, height, title, body, "square")
+
+
+# A dot's diameter in a swarm, and how many may stand above each other before they overlap.
+DOT_PX, MAX_STACK = 5.0, 9
+
+
+def swarm(title: str, groups: Sequence[tuple[str, Sequence[float]]], axis: Range, label: str) -> str:
+    """Return every value as a dot on a horizontal axis, one row per group; near values stand on each other.
+
+    A bar marks each group's median. Beyond `MAX_STACK` dots at one place they are drawn over each other.
+    """
+    width, left, right, row = 560.0, 120.0, 548.0, DOT_PX * (MAX_STACK + 2)
+    height = row * len(groups) + 40
+    x_of = _linear(axis, left, right)
+    body = []
+    for mark in _ticks_within(axis):
+        body.append(_line(x_of(mark), 0, x_of(mark), height - 36, "faint"))
+        body.append(_text(x_of(mark), height - 22, f"{mark:g}", "tick", "middle"))
+    body.append(_text((left + right) / 2, height - 5, label, "label", "middle"))
+    for place, (name, values) in enumerate(groups):
+        middle = row * (place + 0.5)
+        body.append(_text(left - 8, middle + 4, name, "label", "end"))
+        body += [_circle(point, DOT_PX / 2, "plain") for point in _stacked(values, x_of, middle)]
+        if values:
+            at = x_of(median(values))
+            body.append(_line(at, middle - row * 0.4, at, middle + row * 0.4, "whisker strong"))
+    return _svg(width, height, title, body, "swarm")
+
+
+def _stacked(values: Sequence[float], x_of: Callable[[float], float], middle: float) -> list[Point]:
+    """Return where each value's dot stands: at its own x, above and below those that it would touch."""
+    taken: dict[int, int] = {}
+    points = []
+    for x in sorted(x_of(value) for value in values):
+        column = int(x // DOT_PX)
+        number = taken.get(column, 0)
+        taken[column] = number + 1
+        number %= MAX_STACK
+        offset = (number + 1) // 2 * (1 if number % 2 else -1)
+        points.append((x, middle + offset * DOT_PX))
+    return points
+
+
+def agreement(
+    title: str, points: Sequence[Point], bounds: tuple[float, float, float] | None, labels: tuple[str, str]
+) -> str:
+    """Return a Bland-Altman plot: differences over means, with lower limit, mean and upper limit."""
+    width, height, left, right, top, base = 560.0, 300.0, 60.0, 548.0, 10.0, 250.0
+    x_axis = span([x for x, _ in points], None, None)
+    y_axis = span([*(y for _, y in points), 0.0, *(bounds or ())], None, None)
+    x_of, y_of = _linear(x_axis, left, right), _linear(y_axis, base, top)
+    body = [_y_grid(y_axis, y_of, left, right)]
+    body += [_text(x_of(mark), base + 15, f"{mark:g}", "tick", "middle") for mark in _ticks_within(x_axis)]
+    body.append(_text((left + right) / 2, height - 8, labels[0], "label", "middle"))
+    body.append(
+        f'<text class="label" text-anchor="middle" transform="translate(12 {_n((top + base) / 2)}) '
+        f'rotate(-90)">{for_html(labels[1])}</text>'
+    )
+    for place, value in enumerate(bounds or ()):
+        name = "whisker strong" if place == 1 else "reference"
+        body.append(_line(left, y_of(value), right, y_of(value), name))
+    body += [_circle((x_of(x), y_of(y)), 3, "plain") for x, y in points]
+    return _svg(width, height, title, body, "swarm")

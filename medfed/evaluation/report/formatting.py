@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from medfed.evaluation.intervals import TOO_NARROW
 from medfed.evaluation.metrics import Metric, metric_of
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, POOLED, SITE_MEAN, UNTRAINED, Row
+from medfed.wire.untrusted_text import for_html
 
 # An interval narrower than this would be written as a single number with two decimals.
 NARROW = 0.05
@@ -105,6 +107,15 @@ def round_ranges(numbers: Sequence[int]) -> str:
             ranges.append([value])
     words = ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in ranges)
     return f"round{'s' if len(numbers) > 1 else ''} {words}"
+
+
+def coded(text: str) -> str:
+    """Return a sentence as HTML, with what stands in backticks as code.
+
+    >>> coded("`medfed audit` & more")
+    '<code>medfed audit</code> &amp; more'
+    """
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", for_html(text))
 
 
 def shown_values(value: object) -> str:

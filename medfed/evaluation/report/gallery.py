@@ -1,10 +1,11 @@
 """A gallery of the best, median and worst cases and of failures, in a file that stays in the hospital.
 
-`write_gallery` writes `cases.html` into the run folder. The file contains patients' images and case tokens.
-It must not be sent with the report, as its first line says. Each case is shown in three planes through the
-largest section of the reference, or of the prediction if the reference is empty. Planes are in radiological
-orientation (the patient's right on the left, anterior or superior on top) with true proportions in mm. The
-outline of the reference is dashed, that of the prediction coloured.
+`write_gallery` writes `cases.html` into the run folder, which has patients' images and case tokens, and
+`outlines.json`, the contours of the worst and the median case without image and token, for `own_report`.
+They must not be sent with the report, as the page's first line says. Each case is shown in three planes
+through the largest section of the reference, or of the prediction if the reference is empty. Planes are in
+radiological orientation (the patient's right on the left, anterior or superior on top) with true proportions
+in mm. The outline of the reference is dashed, that of the prediction coloured.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +55,28 @@ class ChosenCase(NamedTuple):
     why: str
     site: str
     score: float | None
+
+
+class Outlined(msgspec.Struct, frozen=True):
+    """The contours of one case in one plane, without its image."""
+
+    title: str
+    plane: str
+    svg: str
+
+
+def read_outlines(folder: RunFolder) -> list[Outlined]:
+    """Return the contours of a run's worst and median case; none where no gallery was written.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    if not folder.outlines.is_file():
+        return []
+    try:
+        return msgspec.json.decode(folder.outlines.read_bytes(), type=list[Outlined])
+    except msgspec.MsgspecError as error:
+        raise RunError(f"{folder.outlines.name}: cannot be read: {error}; restore the file") from error
 
 
 def choose_cases(cases: Sequence[CaseRow]) -> list[ChosenCase]:
@@ -104,20 +128,28 @@ def write_gallery(
             f"{run.name}: no cases.jsonl in this folder; local pages are made in the hospital that measured"
         )
     cases = unperturbed(read_cases(folder.cases))
-    sections = []
+    sections, drawn = [], []
     for choice in choose_cases([case for case in cases if sites is None or case.site in sites]):
         title = _title(choice)
-        sections.append((title, planes(load(choice.site, choice.token), title, structures)))
+        figures = planes(shown := load(choice.site, choice.token), title, structures)
+        sections.append((title, figures))
+        if choice.why.startswith(("worst", "median")):
+            nameless = _title(choice, named=False)
+            drawn += [Outlined(nameless, *planes(shown, nameless, structures, with_image=False)[0])]
+    write_whole(folder.outlines, msgspec.json.encode(drawn), durable=True)
     write_whole(folder.gallery, render("gallery.html.jinja", sections=sections), durable=True)
     return folder.gallery
 
 
-def _title(choice: ChosenCase) -> str:
+def _title(choice: ChosenCase, named: bool = True) -> str:
     score = "" if choice.score is None else f", Dice {choice.score:.2f}"
-    return f"{choice.why[0].upper()}{choice.why[1:]}: case {choice.token} of {choice.site}{score}"
+    case = f"case {choice.token}" if named else "a case"
+    return f"{choice.why[0].upper()}{choice.why[1:]}: {case} of {choice.site}{score}"
 
 
-def planes(shown: CaseImages, title: str, structures: Mapping[int, str]) -> list[tuple[str, str]]:
+def planes(
+    shown: CaseImages, title: str, structures: Mapping[int, str], with_image: bool = True
+) -> list[tuple[str, str]]:
     """Return the name and the figure of each plane."""
     image, prediction, reference, spacing_mm = canonical(shown)
     labels = list(structures)
@@ -134,7 +166,8 @@ def planes(shown: CaseImages, title: str, structures: Mapping[int, str]) -> list
         cut = int(np.argmax(sums)) if sums.any() else image.shape[axis] // 2
         across, down = spacing_mm[others[0]], spacing_mm[others[1]]
         slices = [_radiological(np.take(array, cut, axis=axis)) for array in (image, prediction, reference)]
-        figure = _figure(slices, (across, down), (low, high), labels, (left, top), f"{title}, {name}")
+        window = (low, high) if with_image else None
+        figure = _figure(slices, (across, down), window, labels, (left, top), f"{title}, {name}")
         figures.append((name, figure))
     return figures
 
@@ -163,7 +196,7 @@ def _radiological(plane: NDArray[np.generic]) -> NDArray[np.generic]:
 def _figure(
     slices: Sequence[NDArray[np.generic]],
     spacing_mm: tuple[float, float],
-    window: tuple[float, float],
+    window: tuple[float, float] | None,
     labels: Sequence[int],
     sides: tuple[str, str],
     title: str,
@@ -179,10 +212,17 @@ def _figure(
             for line in outlines(mask == label):
                 points = " ".join(f"{x * across:.1f},{y * down:.1f}" for x, y in line)
                 lines.append(f'<polyline class="{name}" points="{points}"/>')
+    below = (
+        ""
+        if window is None
+        else (
+            f'<image width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none" '
+            f'href="data:image/png;base64,{_png(image, window)}"/>'
+        )
+    )
     return (
         f'<svg viewBox="0 0 {width:.1f} {height:.1f}" width="{width:.0f}" height="{height:.0f}" role="img" '
-        f'aria-label="{for_html(title)}"><image width="{width:.1f}" height="{height:.1f}" '
-        f'preserveAspectRatio="none" href="data:image/png;base64,{_png(image, window)}"/>{"".join(lines)}'
+        f'aria-label="{for_html(title)}">{below}{"".join(lines)}'
         f'<text class="side" x="4" y="{height / 2:.1f}">{sides[0]}</text>'
         f'<text class="side" x="{width / 2:.1f}" y="13">{sides[1]}</text></svg>'
     )

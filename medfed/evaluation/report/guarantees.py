@@ -31,6 +31,7 @@ def guarantees(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "what": title(run, kind, structure),
+            "nowhere": _nowhere(some),
             "lines": [_line(row, held.get((row.site, kind, structure))) for row in sorted(some, key=_place)],
         }
         for (kind, structure), some in tables.items()
@@ -62,6 +63,17 @@ def relied_on(run: Run, place: str) -> list[str]:
             what = title(run, row.metric.removeprefix(PREFIX), row.structure)
             found.append(f"{what}, at {where} at a threshold of {row.value:.2f}.")
     return found
+
+
+def _nowhere(rows: list[Row]) -> str:
+    """Return each hospital's reason if no row has a threshold, else ''."""
+    if any(row.value is not None for row in rows):
+        return ""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.site not in (ALL_SITES, EVERY_SITE):
+            reasons.setdefault((row.note or "").removeprefix("no guarantee: "), []).append(row.site)
+    return "; ".join(f"{', '.join(sorted(sites))}: {why}" for why, sites in reasons.items()) + "."
 
 
 def _line(row: Row, held: Row | None) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from medfed.evaluation.report import (
 )
 from medfed.evaluation.report.diagrams import diagrams
 from medfed.evaluation.report.focus import Focus, focus_of
+from medfed.evaluation.report.gallery import read_outlines
 from medfed.evaluation.report.headline import sentence
 from medfed.evaluation.report.limits import limits
+from medfed.evaluation.report.own_report import own_page
 from medfed.evaluation.report.run import Run, read_run
-from medfed.evaluation.rows import personal, without
+from medfed.evaluation.rows import personal, read_cases, unperturbed, without
 from medfed.evaluation.summarise import summarise
 from medfed.files import write_whole
 from medfed.runs.folder import RunFolder
@@ -40,6 +42,8 @@ SECTIONS = (
 def write_report(run: Path) -> Path:
     """Write `report.html` into the run folder and return its path; the rows are summarised first if possible.
 
+    Where the run folder has case rows, `own_report.html` is written too, with single patients: it stays.
+
     Raises:
         RunError: if the folder is not a run, or one of its files is damaged.
         DataError: if case rows contradict each other.
@@ -47,7 +51,11 @@ def write_report(run: Path) -> Path:
     folder = RunFolder(run)
     if folder.cases.is_file() or folder.reported.is_file():
         summarise(run)
-    write_whole(folder.report, render(read_run(run)), durable=True)
+    contents = read_run(run)
+    write_whole(folder.report, render(contents), durable=True)
+    if folder.cases.is_file():
+        cases = unperturbed(read_cases(folder.cases))
+        write_whole(folder.own_report, own_page(contents, cases, read_outlines(folder)), durable=True)
     return folder.report
 
 

@@ -7,6 +7,7 @@ reconstruct of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder
+from medfed.study.canonical import study_digest
 from medfed.study.reading import read_run_study, read_study
 from medfed.study.study import Study
 
@@ -61,7 +63,8 @@ def audit(run: Path, site: str | None, budget: AttackBudget, out: Path | None) -
             )
         hospital = hospital_of(study, name, path)
         screen_hospital(hospital, bears_of(study))
-        findings = run_attacks(study, name, hospital.data, budget)
+        digest = study_digest(study) if is_file else folder.read_facts().digest
+        findings = replace(run_attacks(study, name, hospital.data, budget), digest=digest)
         return findings, write_findings(findings, target)
 
 

@@ -62,7 +62,10 @@ class Membership:
 
 @dataclass(frozen=True)
 class Findings:
-    """All results of an audit. `pictures` holds the true cases, their mean and the reconstructions."""
+    """All results of an audit. `pictures` holds the true cases, their mean and the reconstructions.
+
+    `digest` is that of the study, so that nobody takes the figures for another study's.
+    """
 
     study: str
     site: str
@@ -71,6 +74,7 @@ class Findings:
     members: tuple[Membership, ...]
     notes: tuple[str, ...] = ()
     pictures: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    digest: str = ""
 
     @property
     def worst(self) -> float:

@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hard_series import Edit, Series, put_pixels, write_series
+from hard_series import Edit, Series, enhanced, put_pixels, write, write_series
 from pydicom.dataset import Dataset
 
+from medfed.data.cache import entry_name
 from medfed.data.case import paths_of
 from medfed.data.case_reading import read_image
 from medfed.data.dicom.listing_header import ListingHeader
@@ -235,3 +236,45 @@ def test_studies_are_taken_if_no_channel_is_doubled_and_no_series_serves_two() -
     # One series that fits two channels would be a case that holds the same image twice.
     same = [SeriesChoice(name="a", weighting="t1"), SeriesChoice(name="b", modality="MR")]
     assert chosen(("t1",), choices=same)[0] == []
+
+
+def enhanced_echoes(folder: Path, patient: str, times: tuple[float, ...]) -> None:
+    """Write one enhanced MR object of 6 slices per echo; echo number e of slice k holds 10 e + k."""
+    series = Series(shape=(6, 5, 7), modality="MR", slope=1.0, intercept=0.0)
+    frames = [{"k": k, "echo": time} for time in times for k in range(6)]
+    ds = enhanced(series, frames)
+    ds.PatientID, ds.StudyInstanceUID = patient, f"1.2.{patient[1:]}"
+    ds.SeriesInstanceUID = f"1.3.{patient[1:]}"
+    put_pixels(ds, np.stack([np.full((5, 7), 10 * (n // 6) + n % 6) for n in range(len(frames))]))
+    folder.mkdir(exist_ok=True)
+    write(ds, folder / f"{patient}.dcm")
+
+
+def chosen_by(folder: Path, layout: DicomTree) -> Index:
+    return index_folder(folder, site_secret=SECRET, layout=layout)
+
+
+def test_echoes_of_one_enhanced_object_are_channels_by_their_times(tmp_path: Path) -> None:
+    for patient in ("P1", "P2"):
+        enhanced_echoes(tmp_path, patient, (10.0, 80.0))
+    late = SeriesChoice(name="late", echo_ms=(60, 100))
+    both = DicomTree(series=(late, SeriesChoice(name="early", echo_ms=(5, 20))))
+    indexed = chosen_by(tmp_path, both)
+    assert [case.patient for case in indexed.cases] == ["P1", "P2"]
+    assert not indexed.left_out
+    image = read_image(indexed.cases[0].image)
+    assert [channel[0, 0].tolist() for channel in image.array] == [[10 + k for k in range(6)], [*range(6)]]
+    alone = chosen_by(tmp_path, DicomTree(series=(late,)))
+    assert read_image(alone.cases[0].image).array[0, 0, 0].tolist() == [10 + k for k in range(6)]
+    # Another echo of the same file is another image, also in a cache.
+    early = chosen_by(tmp_path, DicomTree(series=both.series[1:]))
+    assert entry_name(alone.cases[0], "r") != entry_name(early.cases[0], "r")
+    with pytest.raises(ImageError, match="holds 2 volumes"):
+        read_image(chosen_by(tmp_path, DicomTree()).cases[0].image)
+
+
+def test_an_enhanced_object_of_one_echo_is_chosen_by_its_time(tmp_path: Path) -> None:
+    enhanced_echoes(tmp_path, "P1", (80.0,))
+    enhanced_echoes(tmp_path, "P2", (10.0,))
+    indexed = chosen_by(tmp_path, DicomTree(series=(SeriesChoice(name="late", echo_ms=(60, 100)),)))
+    assert [case.patient for case in indexed.cases] == ["P1"]

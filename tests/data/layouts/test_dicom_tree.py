@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from pydicom.uid import generate_uid
 
 from medfed.data.datamodule import SiteDataModule
 
 from ..hospital_folder import NATIVE, SAMPLES, index
+from .dicom_folders import put
 
 
 def test_a_tree_of_dicom_series_with_segmentations(tmp_path: Path) -> None:
@@ -49,3 +51,15 @@ def test_two_segmentations_of_one_series_are_both_given(tmp_path: Path) -> None:
     (case,) = index(tmp_path).cases
     assert case.label is None
     assert [(name, path.name) for name, path in case.masks] == [("", "one.dcm"), ("", "two.dcm")]
+
+
+def test_a_tree_of_folders_called_after_findings_is_told_of_class_folders(
+    tmp_path: Path,
+) -> None:
+    for name in ("benign", "malignant"):
+        put(tmp_path / name / "p", PatientID=name, SeriesInstanceUID=generate_uid())
+    indexed = index(tmp_path)
+    assert [case.target for case in indexed.cases] == [None, None]
+    assert any("2 folders are called by words for findings" in note for note in indexed.notes)
+    (tmp_path / "malignant").rename(tmp_path / "Meier")
+    assert not any("findings" in note for note in index(tmp_path).notes)

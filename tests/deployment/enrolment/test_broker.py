@@ -12,7 +12,8 @@ import pytest
 from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import broker, enrol
-from medfed.deployment.enrolment.broker import Broker, admit_study
+from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.configuration import admit_study
 from medfed.exchange._admitted import admitted_studies
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable

@@ -14,7 +14,7 @@ import torch
 from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import enrol
-from medfed.deployment.enrolment.broker import admit_study
+from medfed.deployment.enrolment.configuration import admit_study
 from medfed.exchange._object_store import Refused
 from medfed.exchange.nats import Nats
 from medfed.wire.signing import Identity

@@ -9,7 +9,8 @@ import time
 import pytest
 from broker_enrolment import Enrolment
 
-from medfed.deployment.enrolment.broker import Broker, configuration
+from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.configuration import configuration
 from medfed.deployment.enrolment.refusals import MAX_READ_BYTES, RefusalLog
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Refused

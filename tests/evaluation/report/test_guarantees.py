@@ -50,3 +50,14 @@ def test_each_guarantee_says_what_it_is_of(kind, words):
 
 def test_without_guarantees_there_is_no_section():
     assert tables(result(0.8)) == []
+
+
+def test_where_no_hospital_has_a_threshold_one_sentence_says_why():
+    few = "no guarantee: fewer than 5 validation patients, 29 are needed"
+    rows = [threshold(None, site, note=few) for site in ("south", "north")]
+    rows += [threshold(None, "west", note="no guarantee: 9 of 40"), threshold(None, "all", note="no")]
+    (table,) = tables(*rows)
+    assert table["nowhere"] == (
+        "north, south: fewer than 5 validation patients, 29 are needed; west: 9 of 40."
+    )
+    assert tables(threshold(0.3), *rows)[0]["nowhere"] == ""

@@ -9,7 +9,7 @@ import time
 
 from link import MEGABYTES, PATIENCE_S, Link, background, model, sent_digest, until, update
 
-from medfed.deployment.enrolment.broker import write_configuration
+from medfed.deployment.enrolment.configuration import write_configuration
 from medfed.wire.weights import digest
 
 

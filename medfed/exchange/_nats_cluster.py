@@ -1,0 +1,81 @@
+"""What a cluster of brokers asks of its clients: patience while it elects, and no older answers than before.
+
+The leader of a stream stores; a request that it had taken when it died is never answered, though the broker
+that this party is connected to lives. Every broker reads from its own copy, which may be behind for a moment;
+a party that was moved to another broker must not take what it has seen for undone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+# How long a broker's copy may be behind the others': so long an older answer is not believed, and what is
+# missing is not yet refused. A copy that must catch up answers nothing until it has.
+SETTLE_S = 10.0
+
+# The shortest wait for an answer, and how many times as long as the last one took a wait is: a link may be
+# slow. Brokers elect a leader within 4 to 9 s.
+MIN_PATIENCE_S, _PATIENCE_FACTOR = 2.0, 4.0
+
+# How long an attempt to connect to one of several brokers takes: one that has no power does not even refuse.
+CONNECT_ONE_S = 5
+
+NO_ANSWER = (
+    "the brokers do not answer at the moment: they elect a leader, which takes some seconds, or fewer than "
+    "two of the three run and reach each other; it waits until two do"
+)
+NOBODY = (
+    "the brokers take nothing of this at the moment: they elect a leader, which takes some seconds; or fewer "
+    "than two of the three run and reach each other; or the hub was not started yet, or this site is not "
+    "enrolled there; it waits until they take it"
+)
+
+BEHIND = "the broker that answers is behind the others; it waits until that one has caught up"
+
+
+class Patience:
+    """How long to wait for an answer from a cluster, by how long the last ones took."""
+
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self.seconds = min(MIN_PATIENCE_S, max_s)
+
+    def answered(self, after_s: float) -> None:
+        """An answer came after so many seconds."""
+        self.seconds = min(max(MIN_PATIENCE_S, _PATIENCE_FACTOR * after_s), self._max_s)
+
+    def missed(self, ping_s: float) -> None:
+        """No answer came in time, and one to a ping took so long: the link may be slower than thought."""
+        if ping_s > self.seconds / 4:
+            self.seconds = min(2 * self.seconds, self._max_s)
+
+
+class Seen:
+    """The newest sequence number that was seen under each subject, so that an older answer is recognised."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._newest: dict[str, int] = {}
+        self._behind_since: dict[str, float] = {}
+
+    def note(self, subject: str, sequence: int) -> None:
+        """Note what was stored or read; 0 for nothing."""
+        self._newest[subject] = sequence
+        self._behind_since.pop(subject, None)
+
+    def is_old(self, subject: str, sequence: int) -> bool:
+        """Return whether an answer is older than an earlier one; if it stays so, the store was lost."""
+        if sequence >= self._newest.get(subject, 0):
+            self.note(subject, sequence)
+            return False
+        since = self._behind_since.setdefault(subject, self._clock())
+        if self._clock() - since < SETTLE_S:
+            return True
+        self.note(subject, sequence)
+        return False
+
+    def forget(self) -> None:
+        """Forget everything: this party has deleted some of it itself."""
+        self._newest.clear()
+        self._behind_since.clear()

@@ -1,0 +1,73 @@
+"""A dossier whose files are whole and whose claims are not what its own records show."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from pipeline.dossier_run import dossier_run
+
+from medfed.errors import AuditError
+from medfed.pipeline.dossier.manifest import verify_dossier, write_manifest
+from medfed.pipeline.dossier.records import Contribution, Dossier
+from medfed.pipeline.dossier.verify import check_claims
+from medfed.pipeline.dossier.write import write_dossier
+
+replace = msgspec.structs.replace
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    return write_dossier(dossier_run(folder / "run"), folder / "d")
+
+
+def forged(whole: Path, folder: Path, change: Callable[[Dossier], Dossier], without: str = "") -> Path:
+    """Copy a dossier with a changed dossier.json and a manifest that fits it."""
+    shutil.copytree(whole, folder)
+    path = folder / "dossier.json"
+    dossier = msgspec.json.decode(path.read_bytes(), type=Dossier)
+    path.write_bytes(msgspec.json.encode(change(dossier)))
+    for name in ("manifest.json", without):
+        if name:
+            (folder / name).unlink()
+    sha256 = dossier.weights.file.sha256
+    write_manifest(folder, study=dossier.digest, weights_sha256=sha256, made="2026", identity=None)
+    return folder
+
+
+def _more_rounds(dossier: Dossier) -> Dossier:
+    first = dossier.provenance[0]
+    return replace(dossier, provenance=[Contribution(first.site, [1, 2, 3]), *dossier.provenance[1:]])
+
+
+def test_true_claims_pass(whole: Path) -> None:
+    assert check_claims(whole, verify_dossier(whole).manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (_more_rounds, "differ in the rounds in which 'coast' was merged"),
+        (lambda one: replace(one, provenance=[]), "differ in the rounds in which 'coast' was merged"),
+        (lambda one: replace(one, weights=replace(one.weights, round=2)), "audit log has another digest"),
+        (lambda one: replace(one, digest="other"), "is of another study"),
+    ],
+)  # fmt: skip
+def test_a_false_claim_is_found(whole: Path, tmp_path: Path, change, match: str) -> None:
+    folder = forged(whole, tmp_path / "d", change)
+    with pytest.raises(AuditError, match=match):
+        check_claims(folder, verify_dossier(folder).manifest)
+
+
+def test_a_log_that_was_left_out_is_missed(whole: Path, tmp_path: Path) -> None:
+    folder = forged(whole, tmp_path / "d", lambda one: one, without="audit.jsonl")
+    with pytest.raises(AuditError, match="says who trained, and the audit log of it is missing"):
+        check_claims(folder, verify_dossier(folder).manifest)
+    folder = forged(
+        whole, tmp_path / "e", lambda one: replace(one, provenance=[], log=None), without="audit.jsonl"
+    )
+    assert not check_claims(folder, verify_dossier(folder).manifest)
