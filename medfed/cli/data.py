@@ -1,4 +1,4 @@
-"""`medfed fingerprint`, `purge` and `deidentify`: statistics of a folder, its prepared images, a copy of it."""
+"""`medfed fingerprint`, `purge`, `deidentify`: statistics of a folder, its prepared images, a copy of it."""
 
 from __future__ import annotations
 
