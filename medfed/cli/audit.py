@@ -95,6 +95,7 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> bool:
         if has_log
         else "the dossier holds no audit log: it does not show who trained"
     )
+    click.echo("what it says of results, privacy, leakage and agreements rests on whoever signed it")
     return has_log
 
 

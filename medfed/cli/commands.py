@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import interrupt_on_sigterm, print_own_values, print_result, show_progress
+from medfed.cli._output import end_on_signals, print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
 from medfed.cli.data import fingerprint, purge
 from medfed.cli.demo import demo
+from medfed.cli.describe import describe
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
+from medfed.cli.kinds import kinds
 from medfed.cli.new import new
 from medfed.cli.options import (
     PATH,
@@ -123,7 +125,7 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    interrupt_on_sigterm()
+    end_on_signals()
     # A worker of several GPUs is started with the same command: one process serves the page.
     with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
@@ -163,7 +165,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    interrupt_on_sigterm()
+    end_on_signals()
     with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
@@ -188,7 +190,7 @@ def broker(folder: Path) -> None:
     """
     from medfed.deployment.enrolment.rights import run_broker
 
-    interrupt_on_sigterm()
+    end_on_signals()
     run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
@@ -475,35 +477,9 @@ def deidentify(
     click.echo("not checked: the pixels themselves. Heads can show a face; `medfed check` flags them")
 
 
-@main.command(short_help="List what a study file can name.")
-@click.argument("folder", required=False)
-@click.option("--schema", is_flag=True, help="Print the JSON schema of a study file, for editors.")
-def kinds(folder: str | None, schema: bool) -> None:
-    """List the kinds that a study file can name, of all registries or of one FOLDER such as aggregation."""
-    from medfed import registry
-
-    if schema:
-        import msgspec
-
-        from medfed.study.schema import schema as study_schema
-
-        click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
-        return
-    if folder is not None and folder not in registry.FOLDERS:
-        raise MedfedError(f"kinds: no registry '{folder}'; there are {', '.join(registry.FOLDERS)}")
-    for name in [folder] if folder else registry.FOLDERS:
-        click.secho(f"{name}", bold=True, nl=False)
-        click.echo(f"  {registry.FOLDERS[name].description}")
-        for kind, record in registry.kinds(name).items():
-            click.echo(f"  {kind:<20} {registry.summary(record)}")
-        for reason in registry.broken_entry_points(name).values():
-            click.secho("  warning: ", fg="yellow", nl=False)
-            click.echo(reason)
-        click.echo()
-
-
 main.add_command(demo)
 main.add_command(watch_model)
+main.add_command(kinds)
 main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)
@@ -512,3 +488,4 @@ main.add_command(approvals)
 main.add_command(enrol)
 main.add_command(plugins)
 main.add_command(watch)
+main.add_command(describe)

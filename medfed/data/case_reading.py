@@ -179,7 +179,9 @@ def read_image(paths: Sequence[ImageSource | str], settings: Images | FolderOpti
             flags = ("resampled_channels",)
     flags = tuple(dict.fromkeys([*flags, *(flag for one in channels for flag in one.info.flags)]))
     array = np.concatenate([one.array for one in channels])
-    return Volume(array, first.affine_ras, replace(first.info, flags=flags))
+    # Such as CT+PT: what holds for CT alone, like a window in HU, does not hold for all channels.
+    modality = "+".join(dict.fromkeys(one.info.modality for one in channels if one.info.modality))
+    return Volume(array, first.affine_ras, replace(first.info, modality=modality, flags=flags))
 
 
 def _check_pet(channels: Sequence[Volume], reading: Reading) -> None:

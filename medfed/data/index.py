@@ -19,6 +19,7 @@ from medfed.data.case_rows import CaseRows
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.layouts._header_patients import with_header_patients
 from medfed.data.left_out import describe_left_out, left_out_files
+from medfed.data.patients import classes_note
 from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token, check_secret
 from medfed.errors import DataError
 
@@ -125,7 +126,7 @@ def index_folder(
         folder,
         listing.title,
         cases,
-        (*notes, *note_on_links(survey.outside)),
+        (*notes, *classes_note(cases), *note_on_links(survey.outside)),
         listing.class_names,
         listing.label_names,
         listing.channels,

@@ -42,8 +42,8 @@ def paint_regions(
         if overlap == "refuse":
             raise LabelError(
                 f"{shared} voxels belong to several segments; set data.read.overlap to 'later' in the"
-                " study, which gives them to the class with the higher number (medfed.read_label:"
-                " overlap='later' or 'channels')"
+                " study (and not to 'refuse' in the site file), which gives them to the class with the"
+                " higher number (medfed.read_label: overlap='later' or 'channels')"
             )
         if overlap == "channels":
             channels = np.zeros((len(regions), *like.shape), dtype)

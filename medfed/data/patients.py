@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
+from medfed.data.case import Case
 from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading
 
 # The column of `data.patient` if a study does not name one.
@@ -72,6 +74,21 @@ def _may_be_patients(heading: str, cells: Sequence[str]) -> bool:
 def patient_columns(headings: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
     """Return the headings that say that their column holds patients' ids."""
     return [heading for heading in headings if kind_by_heading(heading) == "patient"]
+
+
+def classes_note(cases: Iterable[Case]) -> tuple[str, ...]:
+    """Return the note that is due if patients have cases of different classes."""
+    targets: dict[str, set[int]] = defaultdict(set)
+    for case in cases:
+        if case.target is not None:
+            targets[case.patient].add(case.target)
+    several = sum(len(found) > 1 for found in targets.values())
+    if not several:
+        return ()
+    whose = "1 patient has" if several == 1 else f"{several} patients have"
+    return (
+        f"{whose} cases of different classes; results count a patient once, by those of the highest class",
+    )
 
 
 def _joined(columns: Sequence[Sequence[str]], own: Sequence[str]) -> list[str]:

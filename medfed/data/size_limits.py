@@ -41,8 +41,8 @@ def check_size(
     """
     if voxels * 4 > max_bytes:
         raise ImageError(
-            f"{what} announces {voxels} voxels, {voxels * 4 / 1e9:.1f} GB as float32; at most"
-            f" {max_bytes / 1e9:.1f} GB are read. If it is real, set data.read.max_bytes in the study, or"
+            f"{what} announces {voxels} voxels, {voxels * 4 / 1e9:.3g} GB as float32; at most"
+            f" {max_bytes / 1e9:.3g} GB are read. If it is real, set data.read.max_bytes in the study, or"
             " read.max_bytes in the site file (max_bytes of medfed.read), to more"
         )
     if packed is not None and unpacked > unlimited_ratio_bytes and unpacked > max_ratio * max(packed, 1):

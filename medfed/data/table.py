@@ -23,7 +23,7 @@ from medfed.data.case import Case
 from medfed.data.csv_table import EMPTY_CELLS, parse_split, parse_target
 from medfed.data.identifiers import is_unmistakable
 from medfed.data.index import Index, check_cases
-from medfed.data.patients import DEFAULT_COLUMN, patients_of
+from medfed.data.patients import DEFAULT_COLUMN, classes_note, patients_of
 from medfed.data.settings import Table
 from medfed.data.site_table import ROLES, WHERE, SiteTable, is_number, open_table, with_decimal_points
 from medfed.data.splits import assign_splits, case_token
@@ -114,7 +114,8 @@ def read_table(
         )
     cases = assign_splits([row.case for row in rows], site_secret, settings.fractions)
     check_cases(cases)
-    notes = (*table.notes, *patient_notes, *cell_notes)
+    _check_survival(rows)
+    notes = (*table.notes, *patient_notes, *cell_notes, *classes_note(cases))
     numbers = np.array([row.numbers for row in rows], np.float64).reshape(len(rows), -1)
     words = np.array([row.words for row in rows], np.float32).reshape(len(rows), -1)
     targets = np.array(
@@ -122,6 +123,27 @@ def read_table(
     )
     warnings = _warnings(settings, cells, cases, (numbers, words, targets))
     return TableRows(Index(Path(path), "a table", cases, notes), numbers, words, targets, warnings)
+
+
+def _check_survival(rows: Sequence[_Row]) -> None:
+    """Raise if two rows of one patient differ in time or event: a patient has one, and is measured once.
+
+    Raises:
+        DataError: naming both rows.
+    """
+    first: dict[str, _Row] = {}
+    for row in rows:
+        earlier = first.setdefault(row.case.patient, row)
+        if isinstance(row.target, tuple) and row.target != earlier.target:
+            raise DataError(
+                f"{WHERE}: row {_line(earlier)} (case {earlier.case.token}) and row {_line(row)} (case "
+                f"{row.case.token}) are of one patient and differ in time or event; keep one row "
+                "per patient"
+            )
+
+
+def _line(row: _Row) -> str:
+    return row.case.id.rpartition("/")[2]
 
 
 def _study_headings(own: Mapping[str, str], settings: Table) -> dict[str, str]:

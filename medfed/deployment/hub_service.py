@@ -32,6 +32,7 @@ from medfed.deployment.enrolment.participants import (
 from medfed.deployment.enrolment.rights import publish_rights
 from medfed.deployment.site_file import resolve_paths
 from medfed.deployment.study_page import describe_for_hub
+from medfed.deployment.waiting import SitesAwaited
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
@@ -354,7 +355,9 @@ def _run_rounds(
             if only_describes(study):
                 final = None
             else:
-                with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
+                told = SitesAwaited(progress.log)
+                look = partial(_show_waiting, side, progress, status, told)
+                with run_periodically(POLL_S, look, "medfed-poll"):
                     final = run_hub(
                         config,
                         side,
@@ -447,10 +450,11 @@ def _take_rows(
     return rows, replace(report, results=tuple(results))
 
 
-def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
-    """Show who is connected and who is awaited."""
+def _show_waiting(side: Any, progress: Progress, status: Status, told: SitesAwaited) -> None:
+    """Show who is connected and who is awaited, and say it of whoever is awaited for long."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
     progress.waiting(side.online_sites(), side.pending_sites, remaining_s)
+    told.look(side.pending_sites, side.awaited, side.heartbeat_ages(), time.time())
     for site, age_s in side.heartbeat_ages().items():
         status.site(site, last_seen=utc_time(time.time() - age_s))
     status.update(state="leading")

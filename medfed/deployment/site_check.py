@@ -30,6 +30,7 @@ def choices_of(site: SiteFile) -> OwnChoices:
         bears=site.policy.unreadable,
         cache=site.cache,
         labelled=tuple(site.labelled),
+        smallest_group=site.policy.smallest_group,
         as_read_here=partial(as_read_here, site=site),
         refusals=partial(_refusals, site),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -38,6 +38,7 @@ from medfed.deployment.site_evaluation import (
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
 from medfed.deployment.study_choice import choose_study
+from medfed.deployment.waiting import WaitTold
 from medfed.errors import DataError, DeclinedError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
@@ -73,9 +74,6 @@ from medfed.wire.update import GlobalModel, Update
 
 # How often the status file says when the hub was last reached.
 CONTACT_S = 5.0
-
-# After how long a wait for the hub is a line in the log.
-TELL_WAIT_S = 60.0
 
 
 @private_files()
@@ -238,20 +236,6 @@ def _record_contact(side: Any, status: Status, told: WaitTold) -> None:
     if side.last_contact_s is not None:
         status.update(last_contact=utc_time(side.last_contact_s))
     told.look(getattr(side, "awaited", None), time.time())
-
-
-class WaitTold:
-    """Says once, in one line, what a site waits for from the hub and since when, if that takes long."""
-
-    def __init__(self, name: str, log: Callable[[str], None]) -> None:
-        self._name, self._log = name, log
-        self._told: tuple[str, float] | None = None
-
-    def look(self, awaited: tuple[str, float] | None, now_s: float) -> None:
-        """Take what is awaited, and since when; both times are in seconds since 1970."""
-        if awaited is not None and awaited != self._told and now_s - awaited[1] >= TELL_WAIT_S:
-            self._told = awaited
-            self._log(f"{self._name} waits for the hub's {awaited[0]} since {utc_time(awaited[1])}")
 
 
 def _train(session: SiteSession, side: Any) -> GlobalModel:

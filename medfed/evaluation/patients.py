@@ -73,7 +73,7 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
     """Return one value per patient, the mean over the patient's images; NaN where no image has a value.
 
     Raises:
-        DataError: if images of one patient have different targets, or the cases differ in their condition.
+        DataError: if a patient's survival times differ, or the cases differ in their condition.
     """
     conditions = sorted({case.condition or "none" for case in cases})
     if len(conditions) > 1:
@@ -81,6 +81,7 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
             f"case rows of model '{cases[0].model}' at site '{cases[0].site}': patients can't be "
             f"summarised over the conditions {', '.join(conditions)}; give the cases of one"
         )
+    cases = _of_highest_class(cases)
     names = sorted({(case.site, case.patient) for case in cases})
     place = {name: index for index, name in enumerate(names)}
     collected: dict[tuple[str | None, str], list[list[CaseRow]]] = {}
@@ -131,12 +132,36 @@ def _deciding(cases: list[CaseRow]) -> list[CaseRow]:
     return [case for case in labelled if case.target] or labelled or cases
 
 
+def _of_highest_class(cases: Sequence[CaseRow]) -> Sequence[CaseRow]:
+    """Return the rows without a classifier's of images that do not decide on their patient's class.
+
+    A patient with images of several classes counts once, as of the class with the highest number, which of
+    two is the positive one, by the images of this class. Rows of an image are in the order of the classes.
+    """
+    numbers: dict[str | None, int] = {}
+    classes: dict[tuple[str, str, str], int] = {}
+    highest: dict[tuple[str, str], int] = {}
+    for case in cases:
+        if case.metric == PROBABILITY:
+            number = numbers.setdefault(case.structure, len(numbers) + 1)
+            of_case = number if case.target else classes.get((case.site, case.patient, case.case), 0)
+            classes[case.site, case.patient, case.case] = of_case
+            patient = (case.site, case.patient)
+            highest[patient] = max(of_case, highest.get(patient, 0))
+    return [
+        case
+        for case in cases
+        if case.metric != PROBABILITY
+        or classes[case.site, case.patient, case.case] == highest[case.site, case.patient]
+    ]
+
+
 def _single(cases: list[CaseRow]) -> float:
     targets = {case.target for case in cases if case.target is not None}
     if len(targets) > 1:
         raise DataError(
-            f"patient {cases[0].patient} at site {cases[0].site}: images with different targets, "
-            "but a patient is summarised once; give all images of the patient one target, or each its own "
+            f"patient {cases[0].patient} at site {cases[0].site}: cases with different targets, "
+            "but a patient is summarised once; give all cases of the patient one target, or each its own "
             "patient id"
         )
     return targets.pop() if targets else np.nan

@@ -22,6 +22,7 @@ that restarts with its folder sends what was not sent yet.
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -57,6 +58,9 @@ CHECK_OFFERS_S = 30.0
 _T = TypeVar("_T")
 
 
+# After how long an outage that passed and came again is logged again.
+TELL_AGAIN_S = 60.0
+
 # How many distinct warnings one party logs: a site that sends new nonsense for ever fills no disk.
 MAX_WARNINGS = 1000
 
@@ -67,6 +71,9 @@ class WarnOnce:
     def __init__(self, party: str) -> None:
         self._party = party
         self._logged: set[str] = set()
+        # Why something fails at present or failed before, and when that was logged last (time.monotonic).
+        self._outages: dict[str, float] = {}
+        self._is_failing = False
         # Called once with each text that says what was refused, for an audit log.
         self.on_refused: Callable[[str], None] = lambda text: None
 
@@ -82,6 +89,27 @@ class WarnOnce:
                 self.on_refused(text)
         return is_new
 
+    def failing(self, doing: str, reason: str, refused: bool = False) -> None:
+        """Log why `doing` fails: once, whatever else fails for this reason, and again if it passed between.
+
+        An outage of a broker is one line, a second one an hour later another.
+        """
+        reason, now = for_log(reason), time.monotonic()
+        told = self._outages.get(reason)
+        again = told is not None and not self._is_failing and now - told >= TELL_AGAIN_S
+        self._is_failing = True
+        if len(self._outages) >= MAX_WARNINGS or not (told is None or again):
+            return
+        self._outages[reason] = now
+        if again:
+            log.warning("%s: %s: %s", self._party, doing, reason)
+        else:
+            self(f"{doing}: {reason}", refused)
+
+    def works(self) -> None:
+        """Note that what failed works again."""
+        self._is_failing = False
+
 
 class Backoff:
     """Growing pauses between attempts of something that fails for the moment."""
@@ -93,6 +121,7 @@ class Backoff:
     def reset(self) -> None:
         """Start again with the shortest pause, after a success."""
         self._pause_s = MIN_BACKOFF_S
+        self._warn.works()
 
     def wait(self, error: Unreachable | OSError, doing: str) -> None:
         """Log why `doing` failed and pause before the next attempt.
@@ -105,9 +134,11 @@ class Backoff:
                 raise ExchangeError(
                     f"{doing}: its own disk (the run folder) failed: {error.strerror or type(error).__name__}"
                 ) from None
-            self._warn(f"{doing}: its own disk (the run folder) is full; it continues once there is space")
+            self._warn.failing(
+                doing, "its own disk (the run folder) is full; it continues once there is space"
+            )
         else:
-            self._warn(f"{doing}: {error}; trying again", refused=isinstance(error, Refused))
+            self._warn.failing(doing, f"{error}; trying again", isinstance(error, Refused))
         time.sleep(self._pause_s)
         self._pause_s = min(self._pause_s * _BACKOFF_FACTOR, MAX_BACKOFF_S)
 
@@ -128,9 +159,12 @@ class Retry:
         while True:
             self._raise_if_stopped()
             try:
-                return call()
+                result = call()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, doing)
+                continue
+            backoff.reset()
+            return result
 
 
 def wait_for_object(store: ObjectStore, name: str, retry: Retry) -> bytes:
@@ -162,9 +196,35 @@ def acquire_lock(path: Path, who: str) -> TextIO:
 
 
 def read_or_create(path: Path, text: str) -> str:
-    """Return a small file's text, writing `text` to it if there is no file (unless `text` is empty)."""
-    if path.exists() and (stored := path.read_text()):
-        return stored
+    """Return a small file's text, writing `text` to it if there is no file (unless `text` is empty).
+
+    The text is followed by its checksum: with another run's identifier a party would wait for ever, or refuse
+    everybody else.
+
+    Raises:
+        ExchangeError: if the file is damaged.
+    """
+    if path.exists() and (stored := path.read_text(errors="replace")):
+        return _checked(stored, path.name)
     if text:
-        write_whole(path, text)
+        write_whole(path, f"{text}\n{_checksum(text)}")
     return text
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checked(stored: str, name: str) -> str:
+    text, line_end, checksum = stored.partition("\n")
+    # An earlier medfed wrote no checksum.
+    if checksum != _checksum(text) if line_end else len(text) > _MAX_BARE:
+        raise ExchangeError(
+            f"the run folder's exchange/{name} is damaged: it is not what was written; restore the run "
+            "folder from a back-up, or begin a new run in another folder"
+        )
+    return text
+
+
+# The length of an identifier without a checksum.
+_MAX_BARE = 32

@@ -44,6 +44,9 @@ DROP_OUT_TIMEOUT_S = 10.0
 # synchronised may show the one before the other.
 MAX_SETTLE_CLOSED_S = 60.0
 
+# How the message begins that a site's folder is a back-up.
+OLDER_FOLDER = "its run folder is older than its update"
+
 _T = TypeVar("_T")
 
 
@@ -81,6 +84,8 @@ class SiteTransport:
         self._hub_seen = time.monotonic()
         # What it waits for from the hub, and since when (seconds since 1970); for a display.
         self.awaited: tuple[str, float] | None = None
+        # Whether it has compared its folder with what it sent.
+        self._age_checked = False
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
@@ -88,6 +93,8 @@ class SiteTransport:
         # Called once per reason for which the broker refused this site.
         self.on_broker_refused: Callable[[str], None] = lambda reason: None
         self._warn.on_refused = lambda reason: self.on_broker_refused(reason)
+        # Whether the hub merges late updates, too, as its newest model says.
+        self._asynchronous = False
         # The file of the model that was fetched last.
         self.model_path: Path | None = None
         try:
@@ -196,6 +203,7 @@ class SiteTransport:
     # -- receiving
 
     def _fetch_once(self, round: int) -> GlobalModel | None:
+        self._tell_if_older()
         self._send_unfinished()
         manifest = self._newest_manifest()
         if manifest is not None:
@@ -204,10 +212,31 @@ class SiteTransport:
                 path = self._download_model(manifest)
             if path is not None:
                 self.model_path, self._presence.last_contact_s = path, time.time()
-                return encoding.read_global(path, self._study)
+                received = encoding.read_global(path, self._study)
+                self._asynchronous = received.asynchronous
+                return received
             self._resend_lost(manifest)
         self._raise_if_closed(round)
         return None
+
+    def _tell_if_older(self) -> None:
+        """Log, when it starts, that this site has sent updates of which its folder knows nothing."""
+        if self._age_checked:
+            return
+        data = self._objects.get_site_object(self._site, "announced")
+        self._age_checked = True
+        try:
+            sent = None if data is None else self._objects.open_manifest(data, self._site)
+        except WireError:
+            return  # another study's or another medfed's
+        known = max((int(path.stem[1:]) for path in self._outbox.glob("r*.manifest")), default=0)
+        known = max([known, *self._cached_rounds()])
+        if sent is not None and sent.run == self._run_id() and sent.round > known:
+            self._warn(
+                f"{OLDER_FOLDER} of round {sent.round}, and knows of round {known} at most: it was restored "
+                "from a back-up. It goes on with the hub's newest model; its optimiser and what else is kept "
+                "here alone are those of then, so the final weights may be others than without the restoring"
+            )
 
     def _newest_manifest(self) -> Manifest | None:
         """Return the manifest of the hub's newest model, checked for this site's run and an old round."""
@@ -294,7 +323,8 @@ class SiteTransport:
         data = self._objects.get_hub_object("state")
         if data is None:
             return
-        if data != self._opened.get("state", (b"",))[0]:
+        known = self._opened.get("state")
+        if known is None or data != known[0]:
             self._opened["state"] = data, self._objects.open_control(data, HUB, "state")
             self._hub_seen = time.monotonic()
         state = self._opened["state"][1]
@@ -358,7 +388,9 @@ class SiteTransport:
             return True
 
     def _is_late(self, round: int) -> bool:
-        """Return whether the hub has already merged this round."""
+        """Return whether the hub has already merged this round, and takes no update for it any more."""
+        if self._asynchronous:
+            return False
         try:
             manifest = self._newest_manifest()
         except WireError:

@@ -139,11 +139,10 @@ def run_federation(
     """Return the final model of a federation of functions, one per site; each is given the exchange.
 
     A site's function runs a Trainer with a `FederatedCallback`. `rule` may be the name of a kind, for its
-    defaults. If one raises, its traceback is logged and
-    its site drops out; so does the site of a function that returns before the last round. The rounds go on
-    as long as `minimum` sites are left, by default all. A round waits for its sites at most `deadline_s`, by
-    default 24 hours. A KeyboardInterrupt at any site ends all.
-    `simulate` takes every setting of a hub.
+    defaults. If a function raises, its traceback is logged and its site drops out; so does the site of a
+    function that returns before the last round. The rounds go on as long as `minimum` sites are left, by
+    default all. A round waits for its sites at most `deadline_s`, by default 24 hours. A KeyboardInterrupt at
+    any site ends all. `settings` are those of `HubConfig`; `simulate` takes every setting of a hub.
 
     Raises:
         QuorumError: as soon as too few sites are left; its cause is the exception of the first that

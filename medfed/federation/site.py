@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -312,7 +313,16 @@ def trainer_of(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=_plugins(),
     )
+
+
+def _plugins() -> list[Any]:
+    """Keep Lightning from requeueing a Slurm job: it would resume in the middle of a round that was merged.
+
+    medfed ends with the exit code by which the job is requeued, and resumes from the last merged round.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _scores(

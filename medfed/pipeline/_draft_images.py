@@ -101,7 +101,7 @@ def _preflight(
     if not preflight.facts["read"]:
         raise DataError(
             f"{site}: none of its {preflight.facts['cases']} cases can be read; `medfed check` on its folder "
-            f"says why. The first: {_first_refusal(preflight)}"
+            f"says why{_first_refusal(preflight)}"
         )
     return preflight
 
@@ -116,17 +116,18 @@ def _check_labels(preflights: Preflights) -> None:
         if one.facts["labels"] and not one.facts["classes"]:
             raise DataError(
                 f"{site}: none of its {one.facts['labels']} labels can be used; `medfed check` on its folder "
-                f"says why. The first: {_first_refusal(one)}"
+                f"says why{_first_refusal(one)}"
             )
 
 
 def _first_refusal(preflight: Preflight) -> str:
-    """Return why the first case is refused, and how to say here what its refusal names as the cure."""
+    """Return why the first case is refused and how to say here what its refusal names as the cure, or ''."""
     reasons = (detail for _, facts in preflight.cases if facts.refusal for _, detail in facts.issues)
     reason = next(reasons, "")
     named = any(f"data.{key}" in reason for key in KEYS)
     example = "--set data.read.uneven=resample or --set data.resample_labels=true"
-    return f"{reason} (here such a key is said by --set, such as {example})" if named else reason
+    hint = f" (here such a key is said by --set, such as {example})" if named else ""
+    return f". The first: {reason}{hint}" if reason else ""
 
 
 def _preflight_warnings(preflights: Preflights) -> list[str]:

@@ -20,7 +20,8 @@ class OwnChoices:
     is how many cases it leaves out, None for what the study says.  `as_read_here` returns a study as this
     hospital reads it.  `cache` is its folder for prepared images, None for the usual one.  `refusals` returns
     why its policy refuses a study with so many cases.  `labelled` are the structures that it draws, by any
-    study's names; of none, all that a study has.
+    study's names; of none, all that a study has.  `smallest_group` is the fewest patients of what its policy
+    lets leave.
     """
 
     name: str = ""
@@ -32,4 +33,5 @@ class OwnChoices:
     as_read_here: Callable[[Study], Study] = lambda study: study
     cache: str | None = None
     labelled: Sequence[str] = ()
+    smallest_group: int = 1
     refusals: Callable[[Study, int], Sequence[str]] = lambda study, cases: ()

@@ -15,7 +15,6 @@ from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodules import DataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
-from medfed.exchange.memory import Memory
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.study._explain import nearest
@@ -239,11 +238,6 @@ def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:
 
 def _asynchronous(study: Study) -> Iterator[str]:
     rule = kind_of(study.rule)
-    if not isinstance(study.exchange, Memory):
-        yield (
-            f"rule.kind: '{rule}' merges late updates, which exchange '{kind_of(study.exchange)}' does not "
-            "carry; take exchange: {kind: memory}, or another rule, such as fedavg with sampling.deadline_s"
-        )
     if not study.privacy.reveals_each_update:
         yield (
             f"rule.kind: '{rule}' merges updates of different rounds, which privacy "

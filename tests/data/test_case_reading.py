@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data.layouts.dicom_folders import put
+from hard_series import Series
 
 from medfed.data.case import Case
 from medfed.data.case_reading import check_files, check_same_grid, moved_parts, naming, read_case, read_image
@@ -63,6 +65,17 @@ def test_channels_are_stacked_in_the_order_of_the_sources(tmp_path):
     image = read_image([tmp_path / "b.nii.gz", tmp_path / "a.nii.gz"])
     assert image.array.shape == (2, 6, 5, 4)
     assert image.array.mean(axis=(1, 2, 3)).tolist() == [2.0, 1.0]
+
+
+def test_channels_of_two_modalities_are_not_taken_for_the_firsts(tmp_path):
+    """What holds for CT, such as bins in HU, does not hold for the PET beside it."""
+    put(tmp_path / "ct", Series(modality="CT"))
+    put(tmp_path / "pt", Series(modality="MR"), Modality="PT")
+    image = read_image([tmp_path / "ct", tmp_path / "pt"])
+    assert image.info.modality == "CT+PT"
+    assert read_image([tmp_path / "ct", tmp_path / "ct"]).info.modality == "CT"
+    write_nifti(tmp_path / "a.nii.gz", np.ones((6, 5, 4), np.float32))
+    assert read_image([tmp_path / "a.nii.gz"] * 2).info.modality == ""
 
 
 def test_a_channel_on_another_grid_is_moved_only_if_the_study_says_so(tmp_path):

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from medfed.data.patients import ALL_ALIKE, NO_COLUMN, NOT_STATED, RECOGNISED, patient_columns, patients_of
+from medfed.data.case import Case
+from medfed.data.patients import (
+    ALL_ALIKE,
+    NO_COLUMN,
+    NOT_STATED,
+    RECOGNISED,
+    classes_note,
+    patient_columns,
+    patients_of,
+)
 
 LINES = (2, 3, 4, 5)
 
@@ -67,3 +76,15 @@ def test_a_single_row_is_a_patient_under_its_id() -> None:
 
 def test_columns_of_patients_ids_are_recognised_by_their_headings() -> None:
     assert patient_columns(["age", "mrn", "patient_age", "subject"]) == ["mrn", "subject"]
+
+
+def test_patients_with_cases_of_several_classes_are_counted_in_a_note() -> None:
+    def cases(**targets: tuple[int | None, ...]) -> list[Case]:
+        return [
+            Case(f"{who}{i}", who, "t", (), None, t) for who in targets for i, t in enumerate(targets[who])
+        ]
+
+    assert classes_note(cases(a=(0, 0), b=(1,), c=(None, 1))) == ()
+    assert classes_note(cases(a=(0, 1), b=(2, 0, 2), c=(1, 1)))[0].startswith(
+        "2 patients have cases of different classes; results count a patient once"
+    )

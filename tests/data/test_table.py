@@ -153,6 +153,29 @@ def test_survival_has_time_and_event(tmp_path: Path) -> None:
     assert batch["target"].dtype == torch.float32
 
 
+def test_a_patient_has_one_survival_time(tmp_path: Path) -> None:
+    settings = Table(features=("age",), time="T", event="E")
+    text = "patient,age,T,E,split\na,50,120,1,train\nb,60,300,0,train\na,51,{},{},train\n"
+    assert len(site(write(tmp_path, text.format(120, 1)), settings, "survival").index.cases) == 3
+    for time, event in ((121, 1), (120, 0)):
+        path = write(tmp_path, text.format(time, event))
+        refused(
+            path,
+            settings,
+            "row 2",
+            "and row 4",
+            "are of one patient and differ in time or event",
+            needs="survival",
+        )
+
+
+def test_patients_with_rows_of_several_classes_are_told(tmp_path: Path) -> None:
+    settings = Table(features=("age",), target="ill")
+    path = write(tmp_path, "patient,age,ill,split\na,50,0,train\na,51,1,train\nb,60,1,train\n")
+    notes = site(path, settings, "table").index.notes
+    assert any(note.startswith("1 patient has cases of different classes; results count") for note in notes)
+
+
 def test_words_that_are_numbers(tmp_path: Path) -> None:
     text = "age,pain,disease,split\n40,1.0,0,train\n50,2,1,train\n"
     settings = settings_of(features=("age", "pain"), categorical={"pain": ("1", "2")})

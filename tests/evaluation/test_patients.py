@@ -16,9 +16,27 @@ sys.path.insert(0, str(Path(__file__).parent))
 from case_rows import class_rows, image_row
 
 
-def test_images_of_one_patient_with_different_targets_are_an_error():
-    cases = class_rows("a", 0.2, True, image=0) + class_rows("a", 0.8, False, image=1)
-    with pytest.raises(DataError, match="patient a at site north: images with different targets"):
+def test_a_patient_with_cases_of_several_classes_counts_once_by_those_of_the_highest():
+    """a: 0.2 and 0.4 of the positive cases and not the 0.9 of the other; b has none: all of its cases."""
+    cases = [
+        *class_rows("a", 0.2, True, image=0),
+        *class_rows("a", 0.9, False, image=1),
+        *class_rows("a", 0.4, True, image=2),
+        *class_rows("b", 0.5, False, image=0),
+        *class_rows("b", 0.7, False, image=1),
+    ]
+    p, y = class_predictions(by_patient(cases), ["healthy", "disease"])
+    assert y.tolist() == [1, 0]
+    assert p[:, 1] == pytest.approx([0.3, 0.6])
+
+
+def test_survival_times_of_one_patient_that_differ_are_an_error():
+    cases = [
+        msgspec.structs.replace(row, metric="risk", structure=None, target=time, event=True)
+        for time in (3.0, 4.0)
+        for row in class_rows("a", 0.2, True)
+    ]
+    with pytest.raises(DataError, match="patient a at site north: cases with different targets"):
         by_patient(cases)
 
 

@@ -19,6 +19,7 @@ from federation import Federation, over
 from synchroniser import Synchroniser
 
 from medfed.deployment.enrolment.broker import Broker
+from medfed.exchange._site_transport import OLDER_FOLDER
 
 # The number of disturbances in a run, and their times within the duration of an undisturbed run.
 MOST, WITHIN_S = 4, 4.0
@@ -56,17 +57,23 @@ def ground(kind: str, folder: Path, seed: int, port: int) -> Ground:
         return Ground(lambda name: {**exchange, "url": str(copies / name)}, ends=[share.stop])
 
     def move_away(chance: random.Random) -> None:
-        (folder / "share").rename(folder / f"gone-{time.monotonic_ns()}")  # at once
+        if (folder / "share").exists():  # nobody may have begun
+            (folder / "share").rename(folder / f"gone-{time.monotonic_ns()}")  # at once
 
     return Ground(over(str(folder / "share")), lose=move_away)
 
 
 def _lose_store(enrolment: Enrolment, chance: random.Random) -> None:
     """Delete the store of the broker, or of one of three, while it is down."""
+    _while_down(enrolment, chance, lambda store: shutil.rmtree(store))
+
+
+def _while_down(enrolment: Enrolment, chance: random.Random, change: Callable[[Path], object]) -> None:
+    """Stop a random broker, change its store, and start it again."""
     number = chance.randrange(len(enrolment.brokers))
     broker = enrolment.brokers[number]
     broker.stop()
-    shutil.rmtree(broker._folder / "store")
+    change(broker._folder / "store")
     enrolment.brokers[number] = Broker(enrolment.authority, own=broker._folder.name)
 
 
@@ -89,7 +96,7 @@ def disturbed(
             time.sleep(at / MOST)
             _disturb(study, place, chance, losses, lambda *what: done.append(list(what)), began)
         try:
-            return {"seed": seed, "digest": study.digest(), "done": done}
+            return {"seed": seed, "digest": study.digest(), "told": _said(study), "done": done}
         except AssertionError as error:
             return {"seed": seed, "told": _told(study), "error": str(error)[-3000:], "done": done}
     finally:
@@ -111,6 +118,9 @@ def _disturb(
     note(round(time.monotonic() - began, 2), who, how)
     if how == "store" and place.lose is not None:
         place.lose(chance)
+    elif who == "broker" and how == "bit":
+        assert place.enrolment is not None
+        _while_down(place.enrolment, chance, lambda store: note(0, who, _flip(store, chance)))
     elif who == "broker":
         assert place.enrolment is not None
         _disturb_broker(chance.choice(place.enrolment.brokers), how, chance)
@@ -172,6 +182,12 @@ def _flip(folder: Path, chance: random.Random) -> str:
     data[bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
     return str(path.relative_to(folder))
+
+
+def _said(study: Federation) -> str:
+    """Return what a site says that was restored from a back-up, its optimiser with it."""
+    lines = (line for name in study.running for line in study.log(name).splitlines() if OLDER_FOLDER in line)
+    return next(lines, "")
 
 
 def _told(study: Federation) -> str:

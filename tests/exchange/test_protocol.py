@@ -105,6 +105,20 @@ def test_a_small_file_keeps_its_first_text(tmp_path):
     assert read_or_create(path, "second") == "second"
 
 
+def test_a_bit_that_flips_in_a_runs_identifier_is_noticed(tmp_path):
+    path, name = tmp_path / "run", "0123456789abcdef" * 2
+    read_or_create(path, name)
+    intact = path.read_bytes()
+    for bit in range(8 * len(intact)):
+        damaged = bytearray(intact)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ExchangeError, match=r"exchange/run is damaged: .* restore the run folder"):
+            read_or_create(path, "")
+    path.write_text(name)  # as an earlier medfed wrote it
+    assert read_or_create(path, "") == name
+
+
 def test_a_brokers_refusal_reaches_the_audit_log_once_and_a_lost_connection_does_not(pauses):
     errors = [
         Unreachable("no route"),
@@ -121,3 +135,22 @@ def test_a_brokers_refusal_reaches_the_audit_log_once_and_a_lost_connection_does
 
     assert Retry(warn)("joins", call) == "in"
     assert told == ["joins: the broker rejects 'north'; trying again"]
+
+
+def test_an_outage_is_one_line_whatever_fails_meanwhile_and_a_later_one_another(pauses, caplog, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(_protocol.time, "monotonic", lambda: now[0])
+    warn, told = WarnOnce("hub"), []
+    warn.on_refused = told.append
+    retry, down = Retry(warn), Refused("the broker is down")
+    first = "hub: collects: the broker is down; trying again"
+    Backoff(warn).wait(down, "collects")
+    assert retry("publishes", failing(down, down)) == "done"
+    assert caplog.messages == [first]
+    now[0] += 59  # it comes and goes: no line for each time
+    retry("publishes", failing(down))
+    assert caplog.messages == [first]
+    now[0] += 2
+    retry("publishes", failing(down, down))
+    assert caplog.messages == [first, "hub: publishes: the broker is down; trying again"]
+    assert told == ["collects: the broker is down; trying again"]

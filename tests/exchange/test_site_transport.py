@@ -223,3 +223,32 @@ def test_a_site_takes_part_in_one_run_of_a_study_per_folder(hub_and_north, folde
         "the hub's model is refused: it is of another run of this study than this site takes part in"
         in reason
     )
+
+
+def test_a_state_of_the_hub_that_has_arrived_as_an_empty_file_is_waited_for(hub_and_north, tmp_path):
+    hub, north = hub_and_north
+    hub._presence.stop()
+    (tmp_path / "share" / "glob" / STUDY[:16] / "state" / "m").write_bytes(b"")
+    north.max_wait_s = 0.3
+    with pytest.raises(ExchangeError, match=r"no model came from the hub within 0\.3 s"):
+        north.fetch("north", 1)
+
+
+def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started_again_does_not(
+    folder_exchange, hub_and_north, tmp_path, caplog
+):
+    hub, north = hub_and_north
+    shutil.copytree(tmp_path / "north", tmp_path / "back-up")
+    north.send(filled_update(1.5))
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
+    north.close()
+    again = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    assert again.fetch("north", 1).round == 1
+    again.close()
+    assert "older" not in caplog.text
+    shutil.rmtree(tmp_path / "north")
+    (tmp_path / "back-up").rename(tmp_path / "north")
+    restored = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    assert restored.fetch("north", 0).round == 1
+    restored.close()
+    assert "its run folder is older than its update of round 1, and knows of round 0 at most" in caplog.text

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from medfed.pipeline._draft_case_table import case_table_lines
+from medfed.pipeline.drafting import draft_study
 
 MARK = "Meier"
 
@@ -18,7 +19,7 @@ def hospital(folder: Path, name: str) -> Path:
     for number in range(16):
         picture = folder / ("healthy" if number % 2 else "tumour") / f"{MARK}{number}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8), number, np.uint8)).save(picture)
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) + np.uint8(number)).save(picture)
         rows.append(f"{name}{number},{40 + number},{'FM'[number % 2]}")
     (folder / "clinical.csv").write_text("\n".join(rows) + "\n")
     return folder
@@ -31,6 +32,13 @@ def test_a_table_whose_rows_name_the_pictures_is_proposed(tmp_path: Path) -> Non
     assert warnings == [
         "column 'mrn' was left out, and keeps a patient's rows in one split: it holds ids of patients"
     ]
+
+
+def test_the_draft_of_a_study_has_the_section(tmp_path: Path) -> None:
+    folders = {site: hospital(tmp_path / site, MARK) for site in ("north", "south")}
+    draft = draft_study("study", folders, {})
+    assert "table:" in draft.text
+    assert "features: [age, sex]" in draft.text
 
 
 def test_a_table_whose_rows_name_no_case_at_one_hospital_is_not(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_findings_are_the_columns_of_every_hospital_in_the_first_ones_order() ->
         ((["CT"], -1000), ([UNKNOWN_MODALITY], 0), False, None),
         ((["MR"], 0), ([UNKNOWN_MODALITY], -1000), False, None),
         ((["CT"], -1000), (["MR"], 0), False, "CT and MR in one study"),
+        ((["CT+PT"], -1000), (["CT+PT"], -1000), False, None),
     ],
 )
 def test_ct_is_what_says_so_or_holds_the_hu_of_air(north, south, is_ct, warning) -> None:

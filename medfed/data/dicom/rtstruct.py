@@ -177,7 +177,8 @@ def _slice(voxels: NDArray[np.float64], like: Volume) -> tuple[int, int]:
     if abs(position - plane) > PLANE_TOLERANCE:
         raise LabelError(
             f"a contour lies between two slices, {abs(position - plane) * distance_mm:.2f} mm from the"
-            " nearer; take the structures of this image, or interpolate them onto its slices"
+            " nearer; take the structures of this image, or interpolate them onto its slices; of several"
+            " channels, the first in data.channels is the image on which structures are placed"
         )
     return axis, plane
 

@@ -14,6 +14,7 @@ from medfed.data.layouts._files import is_image, stem
 from medfed.data.layouts._header_patients import with_header_patients
 from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv, patient_notes, read_row
 from medfed.data.left_out import left_out_files
+from medfed.data.patients import classes_note
 from medfed.data.preflight.issues import Finding
 from medfed.data.splits import UNASSIGNED, assign_splits, case_token
 from medfed.errors import DataError, ImageError
@@ -95,8 +96,9 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
         findings += [Finding("row", names[-1], str(error)) for error in wrong]
     survey = Survey.of(folder)
     known, told = with_header_patients(listed, (*notes, *patient_notes(columns)), survey)
-    findings += [Finding("note", "", note) for note in (*told, *note_on_links(survey.outside))]
     cases = tuple(with_token(case, key) for case in known)
+    told = (*told, *classes_note(cases), *note_on_links(survey.outside))
+    findings += [Finding("note", "", note) for note in told]
     findings += _patients_in_two_splits(cases, names)
     read = CaseListing(FILE_NAME, (), read=(folder / FILE_NAME,))
     files = left_out_files(survey, read, cases)

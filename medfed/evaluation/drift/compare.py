@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -31,6 +32,8 @@ MAX_GROUPS, MIN_IN_GROUP = 10, 5
 MAX_EXACT = 500
 # If the reference's middle half spans fewer bins than this, the bins are too wide to see a small shift.
 MIN_BINS = 4
+
+HOPELESS = "too few patients: not even a complete change would be an alarm"
 
 State = Literal["alarm", "change", "no change", "not compared"]
 
@@ -84,8 +87,17 @@ def compare(reference: Sketch, look: Sketch, level: Level) -> list[Compared]:
         for before, now in zip(reference.columns, look.columns, strict=True)
         for one in _tests(before, now, level)
     ]
+    tests = sum(one.p is not None for one in tested)
+    tested = [_unless_hopeless(one, level.of_look / max(tests, 1)) for one in tested]
     corrected = iter(holm([one.p for one in tested if one.p is not None]))
     return [one if one.p is None else _judged(one, next(corrected), level) for one in tested]
+
+
+def _unless_hopeless(one: Compared, threshold: float) -> Compared:
+    """Return a comparison, or that it cannot be made: that even no overlap at all would not be an alarm."""
+    if one.p is None or 2 / math.comb(one.reference + one.look, one.look) <= threshold:
+        return one
+    return msgspec.structs.replace(one, state="not compared", psi=None, above=None, p=None, note=HOPELESS)
 
 
 def _judged(one: Compared, p_holm: float, level: Level) -> Compared:

@@ -100,7 +100,7 @@ def _records(dossier: Dossier) -> dict[str, str]:
         "data_changed": "the hospitals' logs name changes of their data" if changes else "",
         "log": _log(dossier) if log is not None else "",
         "outputs": f"the weights ({dossier.weights.file.sha256[:12]}) and what manifest.json lists, no more",
-        "study": f"study.json, digest {dossier.digest[:12]}, fixed before the first round" if log else "",
+        "study": f"study.json, digest {dossier.digest[:12]}, by which hospitals approve it",
         "results": finding,
         "sbom": f"sbom.cdx.json: {dossier.packages} packages with versions and licences",
         "forms": "; ".join(one.name for one in dossier.weights.exported),
@@ -134,15 +134,20 @@ def _protection(dossier: Dossier) -> dict[str, str]:
     audit = f"leakage audits at {', '.join(attacked)} (section Leakage audit)" if attacked else ""
     both = "; ".join(one for one in (bound, audit) if one)
     approved = [one.site for one in dossier.agreements if one.approved and not one.revoked]
-    few = f"values over fewer than {dossier.smallest_group} patients are withheld ({dossier.withheld_values})"
+    fewest = dossier.smallest_group
+    few = (
+        f"values over fewer than {fewest} patients are withheld ({dossier.withheld_values})"
+        if fewest > 1
+        else ""
+    )
     trained = bool(dossier.provenance)
     return {
-        "disclosure": f"{few}, and what would give them by subtraction (docs/evaluation.md)",
+        "disclosure": f"{few}, and what would give them by subtraction (docs/evaluation.md)" if few else "",
         "statistical": "; ".join(one for one in (few, bound) if one),
         "leakage_or_epsilon": both,
         "machine_check": "; ".join(one for one in (few, audit) if one),
         "agreements": f"the approvals of {', '.join(approved)}, by digest" if approved else "",
-        "stays": "updates left the hospitals, images and rows did not (audit.jsonl)"
+        "stays": "audit.jsonl lists what crossed a hospital's wall: no image or row is among it"
         if trained and dossier.log is not None
         else "",
         "security": f"{privacy.kind}: {'; '.join(privacy.notes)}"

@@ -14,9 +14,10 @@ from medfed.evaluation.report import templates
 from medfed.files import private_files, private_folder, utc_now, write_whole
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.dossier.collect import Sources, collect
-from medfed.pipeline.dossier.manifest import discard, pack, write_manifest
+from medfed.pipeline.dossier.manifest import discard, pack, verify_dossier, write_manifest
 from medfed.pipeline.dossier.records import Dossier, Statements
 from medfed.pipeline.dossier.sbom import bill_of_materials, installed_closure
+from medfed.pipeline.dossier.verify import check_claims
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import parse_yaml, read_text
 from medfed.wire.signing import Identity
@@ -50,7 +51,8 @@ def write_dossier(
 
     Raises:
         RunError: if this is not a run folder, nothing was measured, or `out` exists.
-        AuditError: if the run's audit log is not intact, or contradicts the run or a hospital's own log.
+        AuditError: if the run's audit log is not intact, contradicts the run or a hospital's own log, or
+            went on while the dossier was written.
     """
     folder, out = run if isinstance(run, RunFolder) else RunFolder(Path(run)), Path(out)
     folder.read_facts()
@@ -63,6 +65,8 @@ def write_dossier(
         whole = Path(made) / "dossier"
         whole.mkdir()
         _write_files(folder, whole, sources, identity)
+        # As its reader will: a run that went on meanwhile has a log that is newer than what is said of it.
+        check_claims(whole, verify_dossier(whole).manifest)
         private_folder(out.parent)
         try:
             if out.suffix == ".zip":

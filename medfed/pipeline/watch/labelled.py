@@ -58,7 +58,7 @@ def measure_look(
             seed=study.seed,
             classes=list(getattr(study.task, "classes", ())),
             held_out=[name],
-            min_patients=study.evaluation.smallest_group,
+            min_patients=max(study.evaluation.smallest_group, own.smallest_group),
             draws=study.evaluation.draws,
         ),
     )

@@ -135,8 +135,9 @@ def _rows(
     settings = study.data
     assert isinstance(settings, Table)
     try:
-        # Without the column to predict, which new patients may lack; the network never sees it.
-        plain = msgspec.structs.replace(settings, target=None, time=None, event=None)
+        # Without the column to predict, which new patients may lack; the network never sees it. And with the
+        # rows that the study drops for an empty cell: that there are more of them is a change, too.
+        plain = msgspec.structs.replace(settings, target=None, time=None, event=None, missing="median")
         rows = read_table(place, plain, site_secret=secret, own_headings=own.data.headings)
     except DataError as error:
         raise type(error)(f"site '{name}': {error}") from None
@@ -147,7 +148,8 @@ def _rows(
         with torch.inference_mode():
             outputs = module.predict_step({"features": inputs[position][None], "case": [case.token]}, 0)
         numbers, words = rows.numbers[position].tolist(), rows.words[position].tolist()
-        values = _cells(settings, numbers, words) | _outputs(study, outputs)
+        is_dropped = settings.missing == "drop" and bool(np.isnan(numbers).any())
+        values = _cells(settings, numbers, words) | ({} if is_dropped else _outputs(study, outputs))
         content = hashlib.sha256(repr((case.patient, numbers, words)).encode()).digest()
         yield Observation(case.token, case.patient, values, content, trained.get(case.token))
 
@@ -191,6 +193,8 @@ def _images(study: Study, module: LightningModule, index: Index) -> Iterator[Obs
     settings, rows = study.data, index.rows
     assert isinstance(settings, Images)
     beside = columns_beside(index, settings)
+    for case in rows.dropped if rows is not None else ():
+        yield Observation(case.token, case.patient, {FILES.name: FILES.words[1]})
     for case in index.cases:
         try:
             if rows is not None:

@@ -9,8 +9,9 @@ those who trained, are left out of a look.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,9 @@ from medfed.study.study import Study
 
 # How many looks share one chance of a false alarm, unless the reference is made for another number.
 LOOKS = 12
+
+# A name becomes a folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 UNCHECKED = (
     "whether patients of the reference trained the model could not be checked: if they did, what the model "
@@ -109,16 +113,24 @@ def watch(
         TooFewPatientsError: if there are too few new patients to say anything; it counts as no look.
         DataError: if the folder's cases cannot be used.
     """
+    if not _NAME.fullmatch(name):
+        raise RunError(
+            f"watch-model --name: '{name[:64]}' is no name; take letters, digits, _ and -, as of a hospital"
+        )
     folder, facts, study = open_run(run)
     own, asked = own or OwnChoices(), asked or Asked()
     study = own.as_read_here(study)
     state = WatchFolder(folder.path, name)
-    level = Level(looks=asked.looks or LOOKS, min_patients=study.evaluation.smallest_group)
+    smallest = max(study.evaluation.smallest_group, own.smallest_group)
+    level = Level(looks=asked.looks or LOOKS, min_patients=smallest)
     with state.alone(), suppress_warnings():
         setting = _Setting(study, folder, load_model(study, folder, FEDERATED), name, own, state, level)
         reference = _reference(setting, facts.digest, asked)
+        if reference.level.min_patients > smallest:  # it was made with the site file, and this call without
+            setting = replace(setting, level=reference.level)
         look, patients = _look(setting, Path(data), reference)
         if asked.labels:
+            own = replace(own, smallest_group=setting.level.min_patients)
             measure_look(study, folder, state, Path(data), name, own, look.number, patients)
         state.append_look(look)
         write_page(folder, state, name)
@@ -219,13 +231,15 @@ def _look(setting: _Setting, data: Path, reference: Reference) -> tuple[Look, se
         seen = f"new patients ({len(left_out)} are of the reference or trained the model)"
         raise _too_few(setting, len(new), seen if left_out else "new patients")
     sketch = setting.sketch(new)
-    compared = compare(reference.sketch, sketch, reference.level)
+    smallest = setting.level.min_patients
+    level = msgspec.structs.replace(reference.level, min_patients=smallest)
+    compared = compare(reference.sketch, sketch, level)
     if all(one.state == "not compared" for one in compared):
         raise DataError(
             f"watch of '{setting.name}': nothing could be compared: the reference or these patients are too "
             "few in each variable"
         )
-    write_whole(setting.state.sketch, msgspec.json.encode(released(sketch, setting.level.min_patients)))
+    write_whole(setting.state.sketch, msgspec.json.encode(released(sketch, smallest)))
     look = Look(
         number=len(setting.state.read_looks()) + 1,
         made=utc_now(),

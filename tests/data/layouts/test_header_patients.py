@@ -64,6 +64,7 @@ def test_two_films_of_one_patient_in_class_folders_are_one_patient(tmp_path: Pat
     assert groups(indexed.cases) == [[f"healthy/{MARK}{i + 1}", f"tumour/{MARK}{i}"] for i in (0, 2, 4)]
     assert TOLD in indexed.notes
     assert NO_PATIENTS not in indexed.notes
+    assert "3 patients have cases of different classes" in " ".join(indexed.notes)
     checked = check(tmp_path, options=FolderOptions(ClassFolders()))
     assert (checked.facts["cases"], checked.facts["patients"]) == (6, 3)
 
@@ -74,7 +75,7 @@ def test_a_table_without_patients_and_check_tell_them_apart_by_headers(tmp_path:
     table(tmp_path, [f"c{i},{names[i % 2].format(MARK, i)},{i % 2}" for i in range(6)])
     indexed = index(tmp_path)
     assert groups(indexed.cases) == [["c0", "c1"], ["c2", "c3"], ["c4", "c5"]]
-    assert indexed.notes == (TOLD,)
+    assert indexed.notes[0] == TOLD
     assert check(tmp_path).facts["patients"] == 3
 
 

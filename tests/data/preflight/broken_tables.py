@@ -86,9 +86,10 @@ def workbook(*sheets: list[list[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def survival(time: str, event: str) -> BrokenTable:
+def survival(time: str, event: str, *, of_first: bool = False) -> BrokenTable:
     rows = [[f"{MARK}{n}", str(40 + n), "5", "1", "train"] for n in range(6)]
     rows[1][2:4] = time, event
+    rows[1][0] = rows[0][0] if of_first else rows[1][0]
     return BrokenTable(
         {"t.csv": csv_of(rows, "patient,age,months,died,split")},
         "survival",
@@ -134,6 +135,7 @@ BROKEN_TABLES: dict[str, BrokenTable] = {
     "a study of images": content(GOOD, needs="classify"),
     "a time below 0": survival("-1", "1"),
     "an event that is none": survival("4", "2"),
+    "two times of one patient": survival("4", "1", of_first=True),
     "a workbook that is none": content(b"PK\x03\x04" + b"x" * 99),
 }
 # Without openpyxl no workbook is read.

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import fisher_exact, ks_2samp
 
 from medfed.errors import DataError
-from medfed.evaluation.drift.compare import Level, alarms, compare, group_edges, holm, psi
+from medfed.evaluation.drift.compare import HOPELESS, Level, alarms, compare, group_edges, holm, psi
 from medfed.evaluation.drift.sketch import Sketch, Variable, sketch_of
 
 AGE = Variable(name="age", kind="input", grid="number")
@@ -78,6 +78,15 @@ def test_an_alarm_is_significant_and_large() -> None:
 def test_too_few_patients_are_not_compared() -> None:
     (one,) = compare(numbers(range(1, 50)), numbers([1, 2, 3, 4]), Level())
     assert (one.state, one.p, one.psi) == ("not compared", None, None)
+
+
+def test_where_not_even_a_complete_change_would_be_an_alarm_nothing_is_said() -> None:
+    # Of 5 and 5 patients the least p is 2 / 252 = 0.0079, above 0.05 / 12 and below 0.05.
+    old, new = numbers([1.0, 2.0, 3.0, 4.0, 5.0]), numbers([11.0, 12.0, 13.0, 14.0, 15.0])
+    (one,) = compare(old, new, Level())
+    assert (one.state, one.p, one.note) == ("not compared", None, HOPELESS)
+    (one,) = compare(old, new, ONE_LOOK)
+    assert (one.state, one.p) == ("alarm", pytest.approx(2 / 252))
 
 
 def test_a_constant_that_changes_is_found_and_bins_that_are_too_wide_are_told() -> None:

@@ -78,5 +78,11 @@ def test_each_kind_of_evidence_supports_its_items(dossier: Dossier) -> None:
 
 def test_without_a_log_the_log_supports_nothing(dossier: Dossier, tmp_path: Path) -> None:
     found = answers(msgspec.structs.replace(dossier, log=None, provenance=[]))
-    for item in ("SATR 3.1.10", "EHDS Article 73, logs", "EHDS Article 61(2)", "SATR 3.3.2"):
+    for item in ("SATR 3.1.10", "EHDS Article 73, logs", "EHDS Article 61(2)"):
+        assert found[item].status == "not covered by medfed", item
+
+
+def test_groups_of_one_are_no_disclosure_control(dossier: Dossier) -> None:
+    found = answers(msgspec.structs.replace(dossier, smallest_group=1))
+    for item in ("SATR 3.3.3", "SATR 3.3.6", "SATR 3.3.7", "EHDS Article 61(3)"):
         assert found[item].status == "not covered by medfed", item

@@ -37,6 +37,14 @@ def test_a_row_gives_its_cells_and_the_models_probability(runs, tmp_path: Path) 
         assert found[patient]["probability of ill"] == pytest.approx(1 / (1 + math.exp(-2 * x)))
 
 
+def test_rows_that_the_study_drops_are_seen_without_an_output(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "drop", TABLE.replace("target: ill,", "target: ill, missing: drop,"))
+    (tmp_path / "new.csv").write_text("patient,x,sex\na,0.5,f\nb,,m\n")
+    found = {one.patient: one.values for one in seen(run, tmp_path / "new.csv")}
+    assert found["b"] == {"column x": None, "column sex": "m"}
+    assert "probability of ill" in found["a"]
+
+
 def test_the_variables_of_a_study_are_its_inputs_and_outputs(runs) -> None:
     table = variables_of(read_run_study(runs["table"].study))
     assert [(one.name, one.kind, one.grid) for one in table] == [

@@ -11,6 +11,7 @@ from pipeline.watch.watched import IMAGES, TABLE, images, run_of, table
 
 from medfed.errors import RunError, TooFewPatientsError
 from medfed.pipeline.factory import hospital_of
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.watch.state import WatchFolder, read_sketch
 from medfed.pipeline.watch.watch import UNCHECKED, Asked, describe, watch
@@ -111,6 +112,21 @@ def test_too_few_patients_say_nothing_and_count_as_no_look(run: RunFolder, tmp_p
     state.reference.unlink()
     with pytest.raises(TooFewPatientsError, match="3 patients for a reference"):
         look(run, before, table(tmp_path / "few.csv", 3, 3))
+
+
+def test_the_hospitals_own_policy_on_small_groups_holds(run: RunFolder, tmp_path: Path) -> None:
+    new, before = table(tmp_path / "new.csv", 20, 2), table(tmp_path / "before.csv", 60, 1)
+    own = OwnChoices(smallest_group=15)
+    found = watch(run, new, name="north", own=own, asked=Asked([before]))
+    assert found.reference.level.min_patients == 15
+    # A call without the site file keeps to it.
+    with pytest.raises(TooFewPatientsError, match="10 new patients, and at least 15 are needed"):
+        look(run, table(tmp_path / "few.csv", 10, 3))
+
+
+def test_a_name_is_no_path(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"watch-model --name: '\.\./x' is no name"):
+        watch(run, tmp_path / "new.csv", name="../x")
 
 
 def test_another_model_needs_another_reference(run: RunFolder, tmp_path: Path) -> None:
