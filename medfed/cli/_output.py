@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from medfed.cli.error_handling import TimeLimit
 from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
@@ -64,13 +65,15 @@ def print_own_values(run: RunFolder, site: str) -> None:
             click.echo(f"  {for_terminal(line)}")
 
 
-def interrupt_on_sigterm() -> None:
-    """Let a service manager's SIGTERM end a command as Ctrl-C does."""
+def end_on_signals() -> None:
+    """Let a service manager's SIGTERM, and a scheduler's SIGUSR1, end a command as Ctrl-C does."""
     import signal
 
     def interrupt(number: int, frame: object) -> None:
         # Only once: a second signal would interrupt the orderly shutdown that the first one started.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        for one in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(one, signal.SIG_IGN)
+        raise TimeLimit if number == signal.SIGUSR1 else KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for one in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(one, interrupt)

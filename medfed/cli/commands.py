@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import interrupt_on_sigterm, print_own_values, print_result, show_progress
+from medfed.cli._output import end_on_signals, print_own_values, print_result, show_progress
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
-from medfed.cli.data import fingerprint, purge
+from medfed.cli.data import deidentify, fingerprint, purge
 from medfed.cli.demo import demo
+from medfed.cli.describe import describe
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
+from medfed.cli.kinds import kinds
 from medfed.cli.new import new
 from medfed.cli.options import (
     PATH,
@@ -123,7 +125,7 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
         click.echo(for_terminal(description))
         return click.confirm("Does this hospital take part?", default=False)
 
-    interrupt_on_sigterm()
+    end_on_signals()
     # A worker of several GPUs is started with the same command: one process serves the page.
     with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
@@ -163,7 +165,7 @@ def hub(study: Path, enrolment: Path | None, broker: bool, options: RunOptions, 
     """
     from medfed.deployment.hub_service import RetrainWithout, run_study
 
-    interrupt_on_sigterm()
+    end_on_signals()
     with show_progress(options.quiet, page) as progress:
         run = run_study(
             study,
@@ -188,7 +190,7 @@ def broker(folder: Path) -> None:
     """
     from medfed.deployment.enrolment.rights import run_broker
 
-    interrupt_on_sigterm()
+    end_on_signals()
     run_broker(folder, lambda text: click.echo(for_terminal(text)))
 
 
@@ -412,103 +414,16 @@ def check(
     sys.exit(checks.check(folder, study, as_json, page, own))
 
 
-@main.command(short_help="Copy DICOM images without the patient.")
-@click.argument("source", metavar="IN", type=PATH)
-@click.argument("target", metavar="OUT", type=PATH)
-@click.option(
-    "--secret",
-    type=PATH,
-    help="The file with the site's secret, so that later exports use the same pseudonyms.",
-)
-@click.option(
-    "--dates",
-    type=click.Choice(["shift", "remove"]),
-    default="shift",
-    show_default=True,
-    help="How to treat dates: shift all of a patient's by the same interval, or remove.",
-)
-@click.option(
-    "--descriptors",
-    type=click.Choice(["clean", "remove"]),
-    default="clean",
-    show_default=True,
-    help="How to treat descriptions: keep only words of an imaging vocabulary (clean), or remove.",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["remove", "keep"]),
-    default="remove",
-    show_default=True,
-    help="Whether the device's identity is kept.",
-)
-def deidentify(
-    source: Path, target: Path, secret: Path | None, dates: str, descriptors: str, device: str
-) -> None:
-    """Write the DICOM images in IN to OUT without identifying attributes (PS3.15 Basic Profile).
-
-    \b
-    medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
-    """
-    import secrets
-
-    import msgspec
-
-    from medfed.data import deidentify as deidentification
-    from medfed.pipeline.progress_bar import ProgressBar
-    from medfed.pipeline.secret_file import read_secret
-
-    given = read_secret(secret)
-    choices = {"dates": dates, "descriptors": descriptors, "device": device}
-    with ProgressBar() as bar:
-        export = deidentification.deidentify(
-            source,
-            target,
-            site_secret=given or secrets.token_bytes(32),
-            options=msgspec.convert(choices, deidentification.Options),
-            on_progress=bar.update,
-        )
-    click.echo(f"{export.files} files of {export.series} series and {export.patients} patients written")
-    for reason, count in export.left_out:
-        click.echo(f"left out: {count} x {reason}")
-    if given is None:
-        click.echo("no --secret was given: a later export will give the same patients other identifiers")
-    click.echo("not checked: the pixels themselves. Heads can show a face; `medfed check` flags them")
-
-
-@main.command(short_help="List what a study file can name.")
-@click.argument("folder", required=False)
-@click.option("--schema", is_flag=True, help="Print the JSON schema of a study file, for editors.")
-def kinds(folder: str | None, schema: bool) -> None:
-    """List the kinds that a study file can name, of all registries or of one FOLDER such as aggregation."""
-    from medfed import registry
-
-    if schema:
-        import msgspec
-
-        from medfed.study.schema import schema as study_schema
-
-        click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
-        return
-    if folder is not None and folder not in registry.FOLDERS:
-        raise MedfedError(f"kinds: no registry '{folder}'; there are {', '.join(registry.FOLDERS)}")
-    for name in [folder] if folder else registry.FOLDERS:
-        click.secho(f"{name}", bold=True, nl=False)
-        click.echo(f"  {registry.FOLDERS[name].description}")
-        for kind, record in registry.kinds(name).items():
-            click.echo(f"  {kind:<20} {registry.summary(record)}")
-        for reason in registry.broken_entry_points(name).values():
-            click.secho("  warning: ", fg="yellow", nl=False)
-            click.echo(reason)
-        click.echo()
-
-
 main.add_command(demo)
 main.add_command(watch_model)
+main.add_command(kinds)
 main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)
+main.add_command(deidentify)
 main.add_command(audit)
 main.add_command(approvals)
 main.add_command(enrol)
 main.add_command(plugins)
 main.add_command(watch)
+main.add_command(describe)

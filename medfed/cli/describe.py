@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medfed.cli._output import interrupt_on_sigterm, show_progress
+from medfed.cli._output import end_on_signals, show_progress
 from medfed.cli.options import PATH, RunOptions, run_options
 from medfed.errors import MedfedError
 
@@ -48,7 +48,7 @@ def _described(
         return describe_study(study, out=options.out, overrides=options.overrides, progress=progress)
     from medfed.deployment.hub_service import run_study
 
-    interrupt_on_sigterm()
+    end_on_signals()
     return run_study(
         study,
         enrolment=enrolment,

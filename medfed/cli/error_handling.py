@@ -6,7 +6,8 @@
 3     this hospital does not take part: its policy refuses the study, or nobody there has approved it
 4     given up: the study has ended without this site, or no hub has been heard of for `give_up_hours`
 5     `medfed watch-model`: an alarm, what the model sees or says has changed
-75    try again: hub, broker or sites were not reached, or this machine lacked disk, memory or files
+75    try again: hub, broker or sites were not reached, this machine lacked disk, memory or files, or a
+      scheduler's SIGUSR1 said that the job's time will be over soon
 130   interrupted by Ctrl-C or SIGTERM; the same command continues
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -114,6 +115,29 @@ def _system_error(error: OSError, again: str) -> str:
     )
 
 
+class TimeLimit(KeyboardInterrupt):
+    """A scheduler's signal (SIGUSR1) that the job's time will be over soon."""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those during which it was raised."""
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _end_interrupted(end: BaseException, remedy: str) -> NoReturn:
+    """End a command that was interrupted; Lightning turns an interruption of its training into an exit."""
+    asked = [one for one in _chain(end) if isinstance(one, KeyboardInterrupt)]
+    if not asked:
+        raise end
+    if any(isinstance(one, TimeLimit) for one in asked):
+        click.echo(f"\nmedfed: stopped before its time limit (SIGUSR1); {remedy}", err=True)
+        sys.exit(TRY_AGAIN)
+    click.echo(f"\nmedfed: interrupted; {remedy}", err=True)
+    sys.exit(INTERRUPTED)
+
+
 def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
 
@@ -134,8 +158,7 @@ def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             if place is None or os.environ.get(TRACEBACK) == "1":
                 raise
             _end(f"{place}: {type(error).__name__}; correct it ({TRACEBACK}=1 shows the traceback)", REFUSED)
-        except KeyboardInterrupt:
-            click.echo(f"\nmedfed: interrupted; {remedy}", err=True)
-            sys.exit(INTERRUPTED)
+        except (KeyboardInterrupt, SystemExit) as end:
+            _end_interrupted(end, remedy)
 
     return wrapper

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,6 +32,7 @@ from medfed.deployment.enrolment.participants import (
 from medfed.deployment.enrolment.rights import publish_rights
 from medfed.deployment.site_file import resolve_paths
 from medfed.deployment.study_page import describe_for_hub
+from medfed.deployment.waiting import SitesAwaited
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
@@ -69,6 +70,7 @@ from medfed.runs.rounds import (
     unit_by,
 )
 from medfed.runs.status import FINISHED, Status, keep_status
+from medfed.runs.trackers import TrackedRun, Tracking
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -140,7 +142,8 @@ def run_study(
     facts = create_run(folder, study, {})
     write_whole(folder.consent, describe_for_hub(study, exchange, digest))
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
-    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    tracked = Tracking(study.trackers, TrackedRun(folder.path, study.name, HUB))
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds), tracked)
     progress.opened(folder.path)
     audit = AuditLog(folder.audit, identity)
     start = {"start": facts.start.sha256} if facts.start else {}
@@ -148,7 +151,7 @@ def run_study(
     for line in facts.start.lines if facts.start else ():
         progress.log(line)
     with keep_status(status):
-        with show_warnings(progress), ExitStack() as stack:
+        with show_warnings(progress), closing(tracked), ExitStack() as stack:
             if broker and enrolment is not None:
                 refused = partial(audit.write, "broker refused")
                 stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)
@@ -354,7 +357,9 @@ def _run_rounds(
             if only_describes(study):
                 final = None
             else:
-                with run_periodically(POLL_S, lambda: _show_waiting(side, progress, status), "medfed-poll"):
+                told = SitesAwaited(progress.log)
+                look = partial(_show_waiting, side, progress, status, told)
+                with run_periodically(POLL_S, look, "medfed-poll"):
                     final = run_hub(
                         config,
                         side,
@@ -447,10 +452,11 @@ def _take_rows(
     return rows, replace(report, results=tuple(results))
 
 
-def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
-    """Show who is connected and who is awaited."""
+def _show_waiting(side: Any, progress: Progress, status: Status, told: SitesAwaited) -> None:
+    """Show who is connected and who is awaited, and say it of whoever is awaited for long."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
     progress.waiting(side.online_sites(), side.pending_sites, remaining_s)
+    told.look(side.pending_sites, side.awaited, side.heartbeat_ages(), time.time())
     for site, age_s in side.heartbeat_ages().items():
         status.site(site, last_seen=utc_time(time.time() - age_s))
     status.update(state="leading")

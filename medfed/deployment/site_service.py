@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from medfed.deployment.site_evaluation import (
 from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
 from medfed.deployment.study_choice import choose_study
+from medfed.deployment.waiting import WaitTold
 from medfed.errors import DataError, DeclinedError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
@@ -68,14 +69,12 @@ from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import FINISHED, Status, keep_status
+from medfed.runs.trackers import TrackedRun, Tracking, logger_of
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
 # How often the status file says when the hub was last reached.
 CONTACT_S = 5.0
-
-# After how long a wait for the hub is a line in the log.
-TELL_WAIT_S = 60.0
 
 
 @private_files()
@@ -240,20 +239,6 @@ def _record_contact(side: Any, status: Status, told: WaitTold) -> None:
     told.look(getattr(side, "awaited", None), time.time())
 
 
-class WaitTold:
-    """Says once, in one line, what a site waits for from the hub and since when, if that takes long."""
-
-    def __init__(self, name: str, log: Callable[[str], None]) -> None:
-        self._name, self._log = name, log
-        self._told: tuple[str, float] | None = None
-
-    def look(self, awaited: tuple[str, float] | None, now_s: float) -> None:
-        """Take what is awaited, and since when; both times are in seconds since 1970."""
-        if awaited is not None and awaited != self._told and now_s - awaited[1] >= TELL_WAIT_S:
-            self._told = awaited
-            self._log(f"{self._name} waits for the hub's {awaited[0]} since {utc_time(awaited[1])}")
-
-
 def _train(session: SiteSession, side: Any) -> GlobalModel:
     """Train through the whole study and return the final model."""
     site, study, name, data = session.site, session.study, session.name, session.hospital.data
@@ -267,10 +252,12 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
     exchange: Any = Rank0Exchange(side, session.folder.path, own_folder, data.left_out_tokens)
     with log_ledger_refusals(session.audit, name):
         ledger = ledger_of(site, session.hospital.secret)
+    tracked = Tracking(site.trackers, TrackedRun(session.folder.path, study.name, name))
     run = SiteRun(
         own_folder,
         resume=True,
         logger=True,
+        loggers=[logger_of(tracked)] if site.trackers else (),
         examples=data.examples,
         patients=ChargedPatients(
             session.digest,
@@ -284,14 +271,15 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         on_final_model=partial(measure_final_model, session),
         scalars=data_scalars(data),
     )
-    train_site(
-        name,
-        module_of(study, name),
-        data,
-        exchange,
-        site_config_under_policy(site, study, session.hospital),
-        run,
-    )
+    with closing(tracked):
+        train_site(
+            name,
+            module_of(study, name),
+            data,
+            exchange,
+            site_config_under_policy(site, study, session.hospital),
+            run,
+        )
     received: GlobalModel | None = exchange.received
     if received is None or not received.final:
         raise ExchangeError(f"site '{name}': training ended before the study did")

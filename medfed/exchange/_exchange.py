@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from medfed.errors import MedfedError, UpdateError
@@ -106,17 +107,27 @@ class HubSide(HubMessaging, Protocol):
         """Release every waiting party; a waiting site raises ExchangeError."""
 
 
+# What an asynchronous hub has merged in the beginning, by site.
+NOTHING_MERGED: Mapping[str, int] = MappingProxyType({})
+
+
 @runtime_checkable
 class SupportsAsync(Protocol):
     """A hub side that can also collect updates without rounds, for asynchronous aggregation."""
 
     def collect_async(
-        self, round: int, sites: Sequence[str], deadline_s: float | None, count: int
+        self,
+        round: int,
+        sites: Sequence[str],
+        deadline_s: float | None,
+        count: int,
+        merged: Mapping[str, int] = NOTHING_MERGED,
     ) -> Iterator[ReceivedUpdate]:
         """Yield updates for this round or an earlier one as they arrive.
 
-        Each is decoded against the model that it was trained from. The iteration ends after `count` updates,
-        when all sites have answered and wait for a newer model, or at the deadline.
+        None is yielded twice, and of each site none up to its round in `merged`. Each is decoded against the
+        model that it was trained from. The iteration ends after `count` updates, when all sites have answered
+        and wait for a newer model, or at the deadline.
         """
 
 

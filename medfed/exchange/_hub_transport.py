@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medfed.errors import ForgedError, MedfedError, SiteError, UpdateError, WireError
-from medfed.exchange._chunks import download, prefetch, split_chunks
-from medfed.exchange._drop_out import received_reason
-from medfed.exchange._exchange import ReceivedUpdate, early_update
+from medfed.errors import ForgedError, WireError
+from medfed.exchange._chunks import download, split_chunks
+from medfed.exchange._exchange import NOTHING_MERGED, ReceivedUpdate
+from medfed.exchange._late_updates import LateUpdates
 from medfed.exchange._mailbox import HubMailbox
-from medfed.exchange._manifest import Manifest, encode_sealed
+from medfed.exchange._manifest import encode_sealed
 from medfed.exchange._object_store import (
     AdmitsSites,
     LimitsSites,
@@ -24,23 +24,21 @@ from medfed.exchange._object_store import (
     Parts,
     Unreachable,
     chunk_name,
-    manifest_name,
 )
 from medfed.exchange._offers import offer
-from medfed.exchange._partial_arrivals import NotWhole, PartialArrivals, not_whole
+from medfed.exchange._partial_arrivals import PartialArrivals
 from medfed.exchange._presence import HubPresence
 from medfed.exchange._protocol import (
     CHECK_OFFERS_S,
     CHECK_STORE_S,
-    MAX_ATTEMPTS,
     MAX_BACKOFF_S,
-    MIN_BACKOFF_S,
     Backoff,
     Retry,
     WarnOnce,
     acquire_lock,
     read_or_create,
 )
+from medfed.exchange._site_answers import SiteAnswers
 from medfed.exchange._site_heartbeats import SiteHeartbeats
 from medfed.exchange._study_store import StudyStore
 from medfed.files import utc_time
@@ -71,25 +69,21 @@ class HubTransport:
         self._presence = HubPresence(self._objects, self._run)
         self._retry = Retry(self._warn, self._presence.raise_if_replaced)
         self._current: GlobalModel | None = None
-        self._max_update_bytes = 0
         # What the store must hold while the hub waits, and when that is looked after next (time.monotonic).
         self._sealed = b""
         self._study_text = ""
         self._offered_to: tuple[str, ...] = ()
         self._next_check = self._next_offer = 0.0
-        # Per site: the last announced upload, and its verified manifest.
-        self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
-        # Updates that were sent before their round began, refused then and when their round comes.
-        self._early: dict[tuple[str, int], Manifest] = {}
         self._heartbeats = SiteHeartbeats(self._objects, self._warn)
         # Asked for the sites that are admitted to the study while it runs.
         self._admitted: Callable[[], Collection[str]] = lambda: ()
         self._partial = PartialArrivals(store, self._warn)
-        # The round in which a site was last found to have dropped out.
-        self._stopped: dict[str, int] = {}
+        self._answers = SiteAnswers(self._objects, self._run, self._spool, self._warn, self._partial)
+        self._late = LateUpdates(self._objects, self._run, folder / "models", self._warn, self._answers.early)
         # Sites whose heartbeats are read besides those of the sites being collected, for a display.
         self.monitored_sites: tuple[str, ...] = ()
-        # The sites being waited for, and until when (time.monotonic), for a display.
+        # The sites being waited for, what for, and until when (time.monotonic), for a display.
+        self.awaited = ""
         self.pending_sites: tuple[str, ...] = ()
         self.deadline: float | None = None
         try:
@@ -133,16 +127,26 @@ class HubTransport:
             if self._retry("publishes", lambda: self._store.get(announced)) is not None:
                 break
             stored.clear()  # the store was lost meanwhile, and the chunks with it
-        self._retry("clears", lambda: self._store.delete_rounds(self._study, model.round))
+        if model.asynchronous:
+            self._late.keep_model(model)
+        self._retry("clears", lambda: self._clear(model))
         self._current, self._sealed = model, sealed
-        self._max_update_bytes = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
+        self._answers.current = model
+        self._answers.max_update_bytes = most = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
         if isinstance(self._store, LimitsSites):
             # Two rounds: the last update stays until the next round's has been merged.
-            for deleted in self._retry(
-                "limits", partial(self._store.limit_sites, 2 * self._max_update_bytes)
-            ):
+            for deleted in self._retry("limits", partial(self._store.limit_sites, 2 * most)):
                 self._warn(deleted, refused=True)
         return manifest.bytes
+
+    def _clear(self, model: GlobalModel) -> None:
+        """Delete what nobody needs once this model is published."""
+        if model.asynchronous:  # sites may still send for earlier rounds, and fetch the model before this one
+            self._store.delete_rounds(self._study, model.round - 1, updates=False)
+        else:
+            self._store.delete_rounds(self._study, model.round)
+        self._late.clear()
+        self._answers.forget_files()
 
     def newest_published(self, after: int) -> GlobalModel | None:
         data = self._retry("looks for its models", lambda: self._objects.get_hub_object("current"))
@@ -200,14 +204,16 @@ class HubTransport:
         start, backoff = time.monotonic(), Backoff(self._warn)
         pending, answers, last_progress = sorted(sites), 0, start
         self.deadline = None if deadline_s is None else start + deadline_s
+        scores = self._current is not None and self._current.ends_training
+        self.awaited = "scores" if scores else f"update of round {round}"
         while pending:
             self.pending_sites = tuple(pending)
             try:
                 self._restore_lost()
                 for site in list(pending):
-                    received = self._receive(round, site, start)
+                    received = self._answers.receive(round, site, start)
                     if received is None:
-                        if self._prefetch_update(round, site):
+                        if self._answers.prefetch(round, site):
                             last_progress = time.monotonic()
                         continue
                     pending.remove(site)
@@ -230,6 +236,69 @@ class HubTransport:
             # While an update is arriving the next look is soon, otherwise after a pause that grows
             # with the wait.
             self._store.wait(max(0.01, min(remaining, MAX_BACKOFF_S, time.monotonic() - last_progress)))
+
+    def collect_async(
+        self,
+        round: int,
+        sites: Sequence[str],
+        deadline_s: float | None,
+        count: int,
+        merged: Mapping[str, int] = NOTHING_MERGED,
+    ) -> Iterator[ReceivedUpdate]:
+        try:
+            yield from self._collect_async(round, sites, deadline_s, count, merged)
+        finally:
+            self.pending_sites, self.deadline = (), None
+
+    def _collect_async(
+        self,
+        round: int,
+        sites: Sequence[str],
+        deadline_s: float | None,
+        count: int,
+        merged: Mapping[str, int],
+    ) -> Iterator[ReceivedUpdate]:
+        start, backoff = time.monotonic(), Backoff(self._warn)
+        answered: set[str] = set()
+        updates, self.awaited = 0, "next update"
+        self.deadline = None if deadline_s is None else start + deadline_s
+        while updates < count and not answered.issuperset(sites):
+            self.pending_sites = tuple(sorted({*sites} - answered))
+            found = False
+            try:
+                self._restore_lost()
+                for site in sorted(sites):
+                    received = self._receive_late(round, site, start, merged.get(site, 0), site in answered)
+                    if received is None:
+                        continue
+                    found = True
+                    answered.add(site)
+                    updates += received.update is not None
+                    yield received
+                    if updates >= count:
+                        return
+                backoff.reset()
+                self._heartbeats.read({*sites, *self.monitored_sites})
+            except (Unreachable, OSError) as error:
+                backoff.wait(error, "collects")
+            elapsed = time.monotonic() - start
+            if deadline_s is not None and elapsed >= deadline_s:
+                return
+            if not found:
+                remaining = MAX_BACKOFF_S if deadline_s is None else deadline_s - elapsed
+                self._store.wait(max(0.01, min(remaining, MAX_BACKOFF_S, elapsed)))
+
+    def _receive_late(
+        self, round: int, site: str, start: float, merged: int, answered: bool
+    ) -> ReceivedUpdate | None:
+        """Return a site's oldest new update up to a round, or that it stopped if it has not `answered`."""
+        number = self._late.next_of(site, round, merged)
+        if number is None:
+            return None if answered else self._answers.drop_out(round, site)
+        received = self._answers.receive(number, site, start, lambda: self._late.weights_of(number - 1))
+        if received is not None:
+            self._late.collected(site, number)
+        return received
 
     def close(self) -> None:
         try:
@@ -274,9 +343,20 @@ class HubTransport:
     def collect_messages(
         self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
     ) -> Iterator[ReceivedMessage]:
+        try:
+            yield from self._collect_messages(round, attempt, step, sites, deadline_s)
+        finally:
+            self.pending_sites, self.deadline = (), None
+
+    def _collect_messages(
+        self, round: int, attempt: int, step: str, sites: Sequence[str], deadline_s: float | None
+    ) -> Iterator[ReceivedMessage]:
         start, backoff = time.monotonic(), Backoff(self._warn)
         pending = sorted(sites)
+        self.deadline = None if deadline_s is None else start + deadline_s
+        self.awaited = f"message '{step}' of round {round}"
         while pending:
+            self.pending_sites = tuple(pending)
             try:
                 self._restore_lost()
                 for site in list(pending):
@@ -286,7 +366,7 @@ class HubTransport:
                     may_be_half = isinstance(error, WireError) and not isinstance(error, ForgedError)
                     if may_be_half and self._partial.may_still_arrive((site, round, step), str(error)):
                         continue
-                    if message is None and (dropped_out := self._drop_out(round, site)) is not None:
+                    if message is None and (dropped_out := self._answers.drop_out(round, site)) is not None:
                         message = ReceivedMessage(site, error=dropped_out.error)
                     if message is not None:
                         pending.remove(site)
@@ -301,116 +381,11 @@ class HubTransport:
             remaining = MAX_BACKOFF_S if deadline_s is None else deadline_s - elapsed
             self._store.wait(max(0.01, min(remaining, MAX_BACKOFF_S, elapsed)))
 
-    # -- one site's answer
-
-    def _receive(self, round: int, site: str, start: float) -> ReceivedUpdate | None:
-        prefix = self._objects.update_prefix(site, round)
-        data, size = b"", 0
-        try:
-            with not_whole():
-                data = self._store.get(manifest_name(prefix)) or b""
-                manifest = self._objects.open_manifest(data, site) if data else None
-            if manifest is None:
-                return self._drop_out(round, site) or self._refused_early(round, site)
-            size = manifest.bytes
-            self._check(manifest, round)
-            if self._early.get((site, round)) == manifest:
-                raise UpdateError("it was sent before the round began, so it comes from another model")
-            path = self._spool_file(site)
-            with not_whole():
-                self._download(manifest, prefix, path)
-            assert self._current is not None
-            update = encoding.read_update(path, self._current.weights, self._study)
-        except (Unreachable, OSError):
-            raise
-        except NotWhole as error:
-            if self._partial.may_still_arrive((site, round, "update"), str(error), max(size, len(data))):
-                return None
-            named: MedfedError = WireError(f"site '{site}', round {round}: {error}")
-            return ReceivedUpdate(site, None, named, max(size, len(data)))
-        except MedfedError as error:
-            named = type(error)(f"site '{site}', round {round}: {error}")
-            return ReceivedUpdate(site, None, named, max(size, len(data)))
-        return ReceivedUpdate(site, update, None, size, time.monotonic() - start)
-
-    def _check(self, manifest: Manifest, round: int) -> None:
-        if manifest.round != round or manifest.run != self._run:
-            raise WireError(
-                f"its manifest is for round {manifest.round} of run {manifest.run[:8]}, expected round "
-                f"{round} of run {self._run[:8]}: it is a copy of an older one"
-            )
-        if self._max_update_bytes and manifest.bytes > self._max_update_bytes:
-            raise WireError(
-                f"it holds {manifest.bytes} bytes; for this model at most {self._max_update_bytes} are "
-                f"accepted"
-            )
-
-    def _prefetch_update(self, round: int, site: str) -> bool:
-        """Fetch the available chunks of an update that a site is sending; return whether anything was new."""
-        try:
-            data = self._objects.get_site_object(site, "announced")
-            if data is None:
-                return False
-            is_new = data != self._announced.get(site, (b"", None))[0]
-            if is_new:
-                self._announced[site] = data, None
-                self._announced[site] = data, self._objects.open_manifest(data, site)
-            manifest = self._announced[site][1]
-            if manifest is None:
-                return False
-            self._check(manifest, round)
-            prefix = self._objects.update_prefix(site, round)
-            return prefetch(self._store, manifest, prefix, self._spool_file(site), overwrite=True) or is_new
-        except WireError:
-            # It is an earlier round's. If this round's is invalid, its final manifest will say why.
-            return False
-
-    def _refused_early(self, round: int, site: str) -> ReceivedUpdate | None:
-        """Return the refusal of an update that a site announced for a later round, once per announcement."""
-        data, manifest = self._announced.get(site, (b"", None))
-        if manifest is None or manifest.run != self._run or manifest.round <= round:
-            return None
-        self._announced[site] = data, None
-        self._early[site, manifest.round] = manifest
-        return early_update(site, round, manifest.round, manifest.bytes)
-
-    def _spool_file(self, site: str) -> Path:
-        return self._spool / f"{site}.update"
-
-    def _download(self, manifest: Manifest, prefix: str, path: Path) -> None:
-        attempts = 1 if self._store.settle_s else MAX_ATTEMPTS  # it is looked at again anyway
-        for attempt in range(attempts):
-            try:
-                # Downloaded again even if an earlier process had completed it: nothing guarantees
-                # that file's bytes.
-                return download(self._store, manifest, prefix, path, overwrite=True)
-            except (WireError, MissingObject) as error:
-                if attempt == attempts - 1:
-                    raise WireError(str(error)) from None
-                time.sleep(MIN_BACKOFF_S)
-        return None
-
-    def _drop_out(self, round: int, site: str) -> ReceivedUpdate | None:
-        try:
-            data = self._objects.get_site_object(site, "dropped_out")
-            if data is None:
-                return None
-            message = self._objects.open_control(data, site, "dropped_out")
-        except WireError as error:
-            self._warn(f"a drop-out of site '{site}' is refused: {error}", refused=True)
-            return None
-        if not message.text:
-            return None
-        self._stopped[site] = round
-        return ReceivedUpdate(
-            site, None, SiteError(f"site '{site}', round {round}: {received_reason(message.text)}")
-        )
+    # -- the store and the sites' heartbeats
 
     def used_bytes(self) -> dict[str, int]:
         """Return how many bytes each site has in the store, where the store counts them."""
         return self._store.used_bytes() if isinstance(self._store, LimitsSites) else {}
-
-    # -- heartbeats
 
     def heartbeat_ages(self) -> dict[str, float]:
         """Return for each site that has sent a heartbeat how many seconds ago the last new one was seen."""
@@ -440,7 +415,10 @@ class HubTransport:
             self.advertise_study(self._study_text, (*self._offered_to, *new))
 
     def wait_for_return(self, round: int, sites: Sequence[str], max_wait_s: float, why: str) -> bool:
-        stopped, backoff = {site for site in sites if self._stopped.get(site) == round}, Backoff(self._warn)
+        stopped, backoff = (
+            {site for site in sites if self._answers.stopped.get(site) == round},
+            Backoff(self._warn),
+        )
         if not stopped:
             return False
         until = time.time() + max_wait_s
@@ -449,12 +427,13 @@ class HubTransport:
             "again; stop it (Ctrl-C) to end the run now"
         )
         self.pending_sites, self.deadline = tuple(sorted(stopped)), time.monotonic() + max_wait_s
+        self.awaited = "return"
         try:
             while time.time() < until:
                 try:
                     self._restore_lost()
                     self._heartbeats.read({*sites, *self.monitored_sites})
-                    if any(self._drop_out(round, site) is None for site in stopped):
+                    if any(self._answers.drop_out(round, site) is None for site in stopped):
                         return True
                     backoff.reset()
                 except (Unreachable, OSError) as error:

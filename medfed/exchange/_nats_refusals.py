@@ -31,6 +31,10 @@ def no_more_stored(party: str, why: str) -> str:
     )
 
 
+# What a broker's error says, in small letters, if a party may not publish on a subject.
+DENIED = "permissions violation for publish"
+
+
 def explain_refusal(text: str, identity: Identity) -> str:
     """Return a readable explanation of an error if one side rejects the other's certificate, otherwise ""."""
     lower = text.lower()

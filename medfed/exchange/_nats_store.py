@@ -2,8 +2,7 @@
 
 The protocol needs two requests of the broker, publish and direct get; no consumers, no key-value and no
 object store. Names become subjects: `up/<study>/<site>/...` is stored in the stream `UP_<site>`,
-`glob/<study>/...` in `GLOB`. The connection lives in a thread with its own asyncio loop, beside
-Lightning's, and reconnects forever.
+`glob/<study>/...` in `GLOB`. The connection lives in a thread of its own, and reconnects forever.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from medfed.exchange._nats_connecting import (
     run_unless,
 )
 from medfed.exchange._nats_refusals import (
+    DENIED,
     DOES_IT_RUN,
     NO_STREAM,
     explain_refusal,
@@ -68,9 +68,6 @@ _MAX_TRANSFERS, _INITIAL_TRANSFERS = 8, 2
 
 # How long a call waits for a lost connection before it raises `Unreachable`; the caller tries again.
 _CONNECT_S = 10.0
-
-# What a broker's error says, in small letters, if a party may not publish on a subject.
-_DENIED = "permissions violation for publish"
 
 # JetStream's error codes: a first-write-wins message on a subject that has one, a stream that exists with
 # other settings, and one that does not exist; and a disk that is too small for what the streams may store
@@ -149,10 +146,13 @@ class NatsStore:
         on_done = pass_on(on_object, skip_missing)
         checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
 
-    def delete_rounds(self, study_digest: str, before: int) -> None:
+    def delete_update(self, prefix: str) -> None:
+        self._run(self._purge, stream_of(prefix), f"{prefix.replace('/', '.')}.>")
+
+    def delete_rounds(self, study_digest: str, before: int, updates: bool = True) -> None:
         # A late update is in a round that was cleared already, so the rounds before are cleared again.
         for round in range(max(0, before - 2), before + 1):
-            for site in self._sites():
+            for site in self._sites() if updates else ():
                 self._run(self._purge, f"UP_{site}", f"up.{self._study}.{site}.r{round:05d}.>")
             if round > 0:
                 self._run(self._purge, "GLOB", f"glob.{self._study}.r{round - 1:05d}.>")
@@ -383,7 +383,7 @@ class NatsStore:
 
     async def _on_error(self, error: Exception) -> None:
         text = self._last_error = first_line(error) or type(error).__name__
-        if _DENIED in str(error).lower():
+        if DENIED in str(error).lower():
             self._deny(str(error).lower())
             return
         # Once every address has failed, the connection has; the client alone would keep trying silently.

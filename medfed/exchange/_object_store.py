@@ -98,8 +98,11 @@ class ObjectStore(Protocol):
             MissingObject: if one does not exist.
         """
 
-    def delete_rounds(self, study_digest: str, before: int) -> None:
-        """Delete the global models of rounds below `before` and the updates for rounds up to `before`."""
+    def delete_rounds(self, study_digest: str, before: int, updates: bool = True) -> None:
+        """Delete the global models of rounds below `before` and the `updates` for rounds up to `before`."""
+
+    def delete_update(self, prefix: str) -> None:
+        """Delete the update under a prefix, if there is one."""
 
     def delete_study(self, study_digest: str) -> None:
         """Delete every model and update of a study, and the manifest of its newest model."""

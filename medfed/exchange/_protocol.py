@@ -58,6 +58,9 @@ CHECK_OFFERS_S = 30.0
 _T = TypeVar("_T")
 
 
+# After how long an outage that passed and came again is logged again.
+TELL_AGAIN_S = 60.0
+
 # How many distinct warnings one party logs: a site that sends new nonsense for ever fills no disk.
 MAX_WARNINGS = 1000
 
@@ -68,6 +71,9 @@ class WarnOnce:
     def __init__(self, party: str) -> None:
         self._party = party
         self._logged: set[str] = set()
+        # Why something fails at present or failed before, and when that was logged last (time.monotonic).
+        self._outages: dict[str, float] = {}
+        self._is_failing = False
         # Called once with each text that says what was refused, for an audit log.
         self.on_refused: Callable[[str], None] = lambda text: None
 
@@ -83,6 +89,27 @@ class WarnOnce:
                 self.on_refused(text)
         return is_new
 
+    def failing(self, doing: str, reason: str, refused: bool = False) -> None:
+        """Log why `doing` fails: once, whatever else fails for this reason, and again if it passed between.
+
+        An outage of a broker is one line, a second one an hour later another.
+        """
+        reason, now = for_log(reason), time.monotonic()
+        told = self._outages.get(reason)
+        again = told is not None and not self._is_failing and now - told >= TELL_AGAIN_S
+        self._is_failing = True
+        if len(self._outages) >= MAX_WARNINGS or not (told is None or again):
+            return
+        self._outages[reason] = now
+        if again:
+            log.warning("%s: %s: %s", self._party, doing, reason)
+        else:
+            self(f"{doing}: {reason}", refused)
+
+    def works(self) -> None:
+        """Note that what failed works again."""
+        self._is_failing = False
+
 
 class Backoff:
     """Growing pauses between attempts of something that fails for the moment."""
@@ -94,6 +121,7 @@ class Backoff:
     def reset(self) -> None:
         """Start again with the shortest pause, after a success."""
         self._pause_s = MIN_BACKOFF_S
+        self._warn.works()
 
     def wait(self, error: Unreachable | OSError, doing: str) -> None:
         """Log why `doing` failed and pause before the next attempt.
@@ -106,9 +134,11 @@ class Backoff:
                 raise ExchangeError(
                     f"{doing}: its own disk (the run folder) failed: {error.strerror or type(error).__name__}"
                 ) from None
-            self._warn(f"{doing}: its own disk (the run folder) is full; it continues once there is space")
+            self._warn.failing(
+                doing, "its own disk (the run folder) is full; it continues once there is space"
+            )
         else:
-            self._warn(f"{doing}: {error}; trying again", refused=isinstance(error, Refused))
+            self._warn.failing(doing, f"{error}; trying again", isinstance(error, Refused))
         time.sleep(self._pause_s)
         self._pause_s = min(self._pause_s * _BACKOFF_FACTOR, MAX_BACKOFF_S)
 
@@ -129,9 +159,12 @@ class Retry:
         while True:
             self._raise_if_stopped()
             try:
-                return call()
+                result = call()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, doing)
+                continue
+            backoff.reset()
+            return result
 
 
 def wait_for_object(store: ObjectStore, name: str, retry: Retry) -> bytes:

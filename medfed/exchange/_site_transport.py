@@ -93,6 +93,8 @@ class SiteTransport:
         # Called once per reason for which the broker refused this site.
         self.on_broker_refused: Callable[[str], None] = lambda reason: None
         self._warn.on_refused = lambda reason: self.on_broker_refused(reason)
+        # Whether the hub merges late updates, too, as its newest model says.
+        self._asynchronous = False
         # The file of the model that was fetched last.
         self.model_path: Path | None = None
         try:
@@ -210,7 +212,9 @@ class SiteTransport:
                 path = self._download_model(manifest)
             if path is not None:
                 self.model_path, self._presence.last_contact_s = path, time.time()
-                return encoding.read_global(path, self._study)
+                received = encoding.read_global(path, self._study)
+                self._asynchronous = received.asynchronous
+                return received
             self._resend_lost(manifest)
         self._raise_if_closed(round)
         return None
@@ -319,7 +323,8 @@ class SiteTransport:
         data = self._objects.get_hub_object("state")
         if data is None:
             return
-        if data != self._opened.get("state", (b"",))[0]:
+        known = self._opened.get("state")
+        if known is None or data != known[0]:
             self._opened["state"] = data, self._objects.open_control(data, HUB, "state")
             self._hub_seen = time.monotonic()
         state = self._opened["state"][1]
@@ -383,7 +388,9 @@ class SiteTransport:
             return True
 
     def _is_late(self, round: int) -> bool:
-        """Return whether the hub has already merged this round."""
+        """Return whether the hub has already merged this round, and takes no update for it any more."""
+        if self._asynchronous:
+            return False
         try:
             manifest = self._newest_manifest()
         except WireError:

@@ -139,8 +139,20 @@ class FolderStore:
         jobs = ((name, partial(self._pool.submit, self.get, name)) for name in names)
         run_bounded(jobs, pass_on(on_object, skip_missing), _MAX_TRANSFERS)
 
-    def delete_rounds(self, study_digest: str, before: int) -> None:
-        self._delete(study_digest, lambda side, round: round < before if side == "glob" else round <= before)
+    def delete_rounds(self, study_digest: str, before: int, updates: bool = True) -> None:
+        self._delete(
+            study_digest,
+            lambda side, round: round < before if side == "glob" else updates and round <= before,
+        )
+
+    def delete_update(self, prefix: str) -> None:
+        parent, _, last = prefix.rpartition("/")
+
+        def delete() -> None:
+            if last in self._listed(parent):
+                self._files.remove(prefix)
+
+        self._checked(delete, "cleared")
 
     def delete_study(self, study_digest: str) -> None:
         self._delete(study_digest, lambda side, round: True, control=("current", "announced"))

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
-from medfed.exchange._exchange import ReceivedUpdate, Transmission, early_update
+from medfed.exchange._exchange import NOTHING_MERGED, ReceivedUpdate, Transmission, early_update
 from medfed.exchange._idle_threads import end_idle_threads
 from medfed.exchange._mailbox import SECRET_MODE
 from medfed.exchange._record import Exchange, Offer
@@ -252,7 +252,12 @@ class MemoryExchange:
                 yield self._received_update(round, site, update, start, self._newest_model)
 
     def collect_async(
-        self, round: int, sites: Sequence[str], deadline_s: float | None, count: int
+        self,
+        round: int,
+        sites: Sequence[str],
+        deadline_s: float | None,
+        count: int,
+        merged: Mapping[str, int] = NOTHING_MERGED,  # this object collects an update once
     ) -> Iterator[ReceivedUpdate]:
         start = time.monotonic()
         answered: set[str] = set()

@@ -27,6 +27,9 @@ from medfed.wire.weights import Weights, is_running_statistic
 # The group of the hub's state with the examples of each site's first merged update.
 EXAMPLES = "hub:examples"
 
+# The group of the hub's state with the newest merged round of each site, where updates are merged late.
+MERGED = "hub:merged"
+
 # How far a site's examples may grow over a run: cases that could not be read may be repaired, a hospital with
 # other data begins a new run.
 MAX_GROWTH = 1.1
@@ -148,7 +151,20 @@ def first_examples(state: State) -> dict[str, int]:
 
 def without_examples(state: State) -> State:
     """Return the state without what this module keeps there."""
-    return {group: tensors for group, tensors in state.items() if group != EXAMPLES}
+    return {group: tensors for group, tensors in state.items() if group not in (EXAMPLES, MERGED)}
+
+
+def merged_rounds(state: State) -> dict[str, int]:
+    """Return the newest round of each site whose update an asynchronous hub has merged."""
+    return {site: int(number) for site, number in state.get(MERGED, {}).items()}
+
+
+def keep_merged(state: State, updates: Sequence[Update]) -> dict[str, Weights]:
+    """Return the group with each site's newest merged round, these updates' among them."""
+    newest = merged_rounds(state)
+    for update in updates:
+        newest[update.site] = max(update.round, newest.get(update.site, 0))
+    return {MERGED: {site: torch.tensor(newest[site]) for site in sorted(newest)}}
 
 
 def keep_examples(state: State, updates: Sequence[Update]) -> dict[str, Weights]:

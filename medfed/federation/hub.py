@@ -331,6 +331,7 @@ def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Seq
         rule=kind_of(config.rule),
         needs_local=config.rule.needs_local,
         needs_scalars=config.rule.needs_scalars,
+        asynchronous=config.rule.asynchronous,
     )
 
 

@@ -26,6 +26,8 @@ from medfed.federation.acceptance import (
     dominance,
     group_errors,
     keep_examples,
+    keep_merged,
+    merged_rounds,
     with_notes,
     without_examples,
 )
@@ -209,7 +211,7 @@ def aggregate_round(
     session = privacy.open_session(channel, config.deadline_s)
     results = [log_result(_refused(site, why), number, audit) for site, why in session.refused.items()]
     admitted: list[tuple[Update, SiteResult]] = []
-    for arrival in _arrivals(exchange, rule, number, session):
+    for arrival in _arrivals(exchange, rule, number, session, state):
         update, result = _admit(arrival, current, config, session, state, audit)
         if update is None:
             results.append(log_result(result, number, audit))
@@ -232,7 +234,7 @@ def aggregate_round(
             f"is {minimum} (sampling.minimum). {each}. Correct what is named for each site, or lower the "
             "minimum, then resume the run with --resume"
         )
-    kept = keep_examples(state, updates)
+    kept = keep_examples(state, updates) | (keep_merged(state, updates) if rule.asynchronous else {})
     own, rest = split_state(without_examples(state))
     revealed = session.reveal(updates, current.weights)
     released, privacy_state = privacy.prepare_merge(revealed, own, current.weights)
@@ -241,14 +243,19 @@ def aggregate_round(
     return RoundOutcome(weights, {**state, **privacy_state, **kept}, tuple(results))
 
 
-def _arrivals(exchange: HubSide, rule: Rule, number: int, session: RoundSession) -> Iterator[ReceivedUpdate]:
+def _arrivals(
+    exchange: HubSide, rule: Rule, number: int, session: RoundSession, state: State
+) -> Iterator[ReceivedUpdate]:
     if not rule.asynchronous:
         return exchange.collect(number, session.sites, session.deadline_s)
     if not isinstance(exchange, SupportsAsync):
         raise ExchangeError(
-            "this rule merges late updates, which this exchange does not carry; use the exchange 'memory'"
+            "this rule merges late updates, which this exchange does not carry; use 'memory', 'folder' or "
+            "'nats'"
         )
-    return exchange.collect_async(number, session.sites, session.deadline_s, rule.buffer_size)
+    # A hub that was started again has merged these, and their sites' updates may still lie in the store.
+    merged = merged_rounds(state)
+    return exchange.collect_async(number, session.sites, session.deadline_s, rule.buffer_size, merged)
 
 
 def _admit(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -58,7 +59,8 @@ class ChargedPatients:
 class SiteRun:
     """One site's run of a study: its files, and what is called on the way.
 
-    folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  resume: whether an
+    folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  loggers: Lightning's
+    further ones.  resume: whether an
     earlier run there goes on.  examples: as in FederatedCallback.  patients: required under differential
     privacy.  log: called with what a person should know.  on_final_model, scalars: as in
     CallbackOptions.
@@ -67,6 +69,7 @@ class SiteRun:
     folder: Path
     resume: bool = False
     logger: bool = False
+    loggers: Sequence[Any] = ()
     examples: int | None = None
     patients: ChargedPatients | None = None
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
@@ -116,7 +119,7 @@ def train_site(
         federated = _callback(name, exchange, config, run, tracker)
         resume = _resume(federated, module, run)
         saver = _CheckpointSaver(run, federated, config.local_epochs)
-        trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
+        trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger, more=run.loggers)
         connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
         received = receive(connection, 0)
         if received.scoring:
@@ -288,13 +291,14 @@ def trainer_of(
     callbacks: list[pl.Callback],
     logger: bool = False,
     validate: bool = True,
+    more: Sequence[Any] = (),
 ) -> pl.Trainer:
     """Return the Trainer of a site; validation runs where a merge is, on the merged weights."""
-    loggers: Any = False
+    loggers: list[Any] = [*more]
     if logger:
         from pytorch_lightning.loggers import TensorBoardLogger
 
-        loggers = TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
+        loggers.insert(0, TensorBoardLogger(save_dir=folder, name="", version="tensorboard"))
     return pl.Trainer(
         max_epochs=config.epochs,
         check_val_every_n_epoch=config.local_epochs,
@@ -303,7 +307,7 @@ def trainer_of(
         gradient_clip_val=config.clip,
         accumulate_grad_batches=config.accumulate,
         callbacks=callbacks,
-        logger=loggers,
+        logger=loggers or False,
         accelerator=config.accelerator,
         devices=config.devices,
         default_root_dir=folder,
@@ -312,7 +316,16 @@ def trainer_of(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=_plugins(),
     )
+
+
+def _plugins() -> list[Any]:
+    """Keep Lightning from requeueing a Slurm job: it would resume in the middle of a round that was merged.
+
+    medfed ends with the exit code by which the job is requeued, and resumes from the last merged round.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _scores(

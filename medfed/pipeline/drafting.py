@@ -62,6 +62,8 @@ def draft_study(
             f"{', '.join(tables)}: tables, and {', '.join(images)}: images; a study has either tables or "
             "images"
         )
+    if tables and options is not None and options.given:
+        raise StudyError("--set says how images are read, and tables are none; leave it out")
     if tables:
         draft = draft_tables(everywhere, columns or TargetColumns())
     else:
@@ -97,6 +99,8 @@ def folder_options(layout: Layout | None, overrides: Sequence[str]) -> FolderOpt
             f"--set: '{others[0]}' does not decide how a folder is read; change it in the study that is "
             "written"
         )
+    if not isinstance(plain["data"], dict):
+        raise StudyError("--set data: expected a key below it, such as data.read.uneven=resample")
     return FolderOptions.of(layout, plain["data"])
 
 

@@ -64,6 +64,8 @@ class _Row:
     bytes_up: int = 0
     bytes_down: int = 0
     connected: bool = False
+    # Since when it is awaited, or not connected, as a time of day here; '' if neither.
+    since: str = ""
 
     @property
     def words(self) -> str:
@@ -102,13 +104,20 @@ class ProgressTable:
     ) -> list[str]:
         """Store who is connected and awaited; return one sentence per change."""
         changes = []
+        for site in sorted({*connected, *awaited} - {*self.rows}):  # it has joined since
+            self.rows[site] = _Row(0)
         for site, row in self.rows.items():
             is_connected = site in connected
             if is_connected != row.connected:
                 changes.append(f"{site} {'is connected' if is_connected else 'is silent'}")
             row.connected = is_connected
             if site in awaited:
-                row.status = "training" if is_connected else "not connected"
+                status = "training" if is_connected else "not connected"
+                if status != row.status or not row.since:
+                    row.since = time.strftime("%H:%M")
+                row.status = status
+            else:
+                row.since = ""
         self.round_remaining_s = remaining_s
         return changes
 
@@ -144,6 +153,7 @@ class ProgressTable:
             row.bytes_up += result.bytes_up
             row.bytes_down += report.bytes_down if not final else 0
             row.step = row.steps = 0
+            row.since = ""
         return failures
 
     @property
@@ -296,7 +306,8 @@ def _status(row: _Row) -> RenderableType:
     if row.status == "training" and row.steps:
         filled = round(10 * row.step / row.steps)
         return Text("training " + "━" * filled, style="cyan").append("━" * (10 - filled), style="dim")
-    return Text(f"{row.status:<19}", style=_STYLES.get(row.status, ""))
+    since = f"{row.status} since {row.since}" if row.since else row.status
+    return Text(f"{since:<19}", style=_STYLES.get(row.status, ""))
 
 
 def _number(value: float | None) -> str:

@@ -15,9 +15,9 @@ from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodules import DataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
-from medfed.exchange.memory import Memory
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
+from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
 from medfed.study.joining import joining_refusals
 from medfed.study.own_hub import needs_own_hub
@@ -56,6 +56,10 @@ def _packages(study: Study) -> Iterator[str]:
                     f"{key}.kind: '{kind_of(part)}' needs the package {package}, which is not installed "
                     f'here; run `pip install "{extra}"`'
                 )
+
+
+def _trackers(study: Study) -> Iterator[str]:
+    yield from missing_packages(study.trackers)
 
 
 def _class_names(study: Study) -> Iterator[str]:
@@ -239,11 +243,6 @@ def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:
 
 def _asynchronous(study: Study) -> Iterator[str]:
     rule = kind_of(study.rule)
-    if not isinstance(study.exchange, Memory):
-        yield (
-            f"rule.kind: '{rule}' merges late updates, which exchange '{kind_of(study.exchange)}' does not "
-            "carry; take exchange: {kind: memory}, or another rule, such as fedavg with sampling.deadline_s"
-        )
     if not study.privacy.reveals_each_update:
         yield (
             f"rule.kind: '{rule}' merges updates of different rounds, which privacy "
@@ -367,6 +366,7 @@ _CHECKS = (
     _description,
     _rule,
     _compression,
+    _trackers,
     _local_training,
     _model_selection,
     _site_references,

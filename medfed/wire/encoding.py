@@ -72,6 +72,7 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     needs_scalars: list[str] = msgspec.field(default_factory=list)
     scoring: bool = False
     chosen: int | None = None
+    asynchronous: bool = False
     head: _Sha256 = ""
 
 
@@ -137,6 +138,7 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
         needs_scalars=list(sent.needs_scalars),
         scoring=sent.scoring,
         chosen=sent.chosen,
+        asynchronous=sent.asynchronous,
         head=sent.audit_head,
     )
     return _pieces(parts, header)
@@ -248,6 +250,7 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         needs_scalars=tuple(header.needs_scalars),
         scoring=header.scoring,
         chosen=header.chosen,
+        asynchronous=header.asynchronous,
         audit_head=header.head,
     )
 

@@ -86,8 +86,9 @@ class GlobalModel:
     are the names of the model's outputs, in order, if the hub pins them. `sha256` is what a site measured of
     it as it arrived (`model_digest`), before anything in it was decrypted; an exchange never copies it from
     what was sent. `rule` is the kind of the hub's rule, `needs_local` the local methods of which it merges
-    sites only, `needs_scalars` the numbers that it needs of every site. `audit_head` is the digest of the
-    last line of the hub's audit log, which sites keep.
+    sites only, `needs_scalars` the numbers that it needs of every site. `asynchronous` says that the hub
+    also merges updates for earlier rounds. `audit_head` is the digest of the last line of the hub's audit
+    log, which sites keep.
     """
 
     round: int
@@ -103,6 +104,7 @@ class GlobalModel:
     needs_scalars: tuple[str, ...] = ()
     scoring: bool = False
     chosen: int | None = None
+    asynchronous: bool = False
     audit_head: str = ""
 
     @property

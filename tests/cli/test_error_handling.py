@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from medfed.cli import error_handling
-from medfed.cli.error_handling import Commands
+from medfed.cli.error_handling import Commands, TimeLimit
 from medfed.errors import (
     DataError,
     DeadlineError,
@@ -135,3 +135,16 @@ def test_the_guide_lists_every_exit_code():
     guide = (ROOT / "docs" / "how-to" / "keep-running.md").read_text()
     codes = [line.split("|")[1].strip() for line in guide.splitlines() if line.startswith("| ")]
     assert codes == ["Code", "0", "1", "2", "3", "4", "75", "130"]
+
+
+def test_lightnings_exit_after_an_interruption_of_training_is_an_interruption():
+    """Lightning answers a KeyboardInterrupt in a fit with sys.exit(1), which is not to be restarted."""
+    ended = SystemExit(1)
+    ended.__context__ = KeyboardInterrupt()
+    assert ended_by(ended, "train").exit_code == 130
+    ended.__context__ = TimeLimit()
+    result = ended_by(ended, "train", ("--site", "site.yaml"))
+    assert result.exit_code == 75
+    again = "the same command continues after the last round"
+    assert result.stderr == f"\nmedfed: stopped before its time limit (SIGUSR1); {again}\n"
+    assert ended_by(SystemExit(1)).exit_code == 1

@@ -71,11 +71,21 @@ def test_keys_of_reading_are_written_into_the_study() -> None:
         ("data.read.uneven=guess", r"--set: data: .*'guess'"),
         ("data.read.unevn=resample", r"--set: data: .*unevn"),
         ("data.read", "expected key=value"),
+        ("data=resample", "expected a key below it"),
+        ("data.read=resample", r"--set: data: Expected `object`"),
     ],
 )
 def test_another_key_or_value_is_refused(override: str, reason: str) -> None:
     with pytest.raises(StudyError, match=reason):
         folder_options(None, [override])
+
+
+def test_a_table_is_not_read_as_images(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("age,disease\n" + "".join(f"{40 + n},{n % 2}\n" for n in range(8)))
+    code, output = run("new", tmp_path / "s.yaml", table, "--set", "data.read.pet=suv")
+    assert code == 1
+    assert "--set says how images are read, and tables are none" in output
 
 
 def test_a_drafted_layout_holds_only_what_was_said() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -195,3 +197,33 @@ def test_two_processes_of_one_hospital_train_one_model(across):
     ]
     # Four training cases, two a step, over two processes: one step a round each.
     assert steps == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_is_signalled_before_its_limit_is_requeued_and_gives_the_same_bits(
+    across, simulated
+):
+    """A scheduler that sends SIGUSR1 in the middle of a round, and starts the job again for exit code 75."""
+    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
+    job = across("slurm", study, kind="folder", held_out=("west",))
+    known = study_digest(read_study(job.folder / "study.yaml"))
+    for party in ("hub", "south", "west"):
+        job.start(party, "" if party == "hub" else known)
+    ids = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "site", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    own = {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "OMP_NUM_THREADS": "1"}
+    codes = []
+    with (job.folder / "north.log").open("ab") as log:
+        while not codes or codes[-1] == 75:
+            words = [sys.executable, "-m", "medfed.cli", "train", "--site", "north.yaml", "--accept", known]
+            site = subprocess.Popen(
+                words, cwd=job.folder, env={**os.environ, **ids, **own}, stdout=log, stderr=log
+            )
+            if len(codes) < 2:
+                job.until(partial(job.round, len(codes) + 1), "a round is merged")
+                site.send_signal(signal.SIGUSR1)
+            codes.append(site.wait(240))
+    assert codes == [75, 75, 0], job.log("north")[-3000:]
+    assert "stopped before its time limit (SIGUSR1)" in job.log("north")
+    assert not list(job.folder.rglob("hpc_ckpt*"))  # Lightning's own requeueing, in the middle of a round
+    job.ended("hub", "south", "west")
+    assert job.final() == final(simulated.path)

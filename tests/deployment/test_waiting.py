@@ -1,8 +1,8 @@
-"""A site says once what it waits for, and since when."""
+"""Site and hub say once what they wait for, and since when."""
 
 from __future__ import annotations
 
-from medfed.deployment.site_service import WaitTold
+from medfed.deployment.waiting import SitesAwaited, WaitTold
 
 
 def test_a_long_wait_is_one_line_and_a_short_one_none():
@@ -16,3 +16,24 @@ def test_a_long_wait_is_one_line_and_a_short_one_none():
     assert said == ["north waits for the hub's model since 1970-01-01T00:16:40+00:00"]
     told.look(("message", 2000.0), 2100.0)
     assert said[1:] == ["north waits for the hub's message since 1970-01-01T00:33:20+00:00"]
+
+
+def test_the_hub_says_once_per_site_and_round_what_it_waits_for_and_whether_the_site_is_there():
+    said: list[str] = []
+    told = SitesAwaited(said.append)
+    ages = {"north": 2.0, "south": 500.0}
+    for now in (1000.0, 1059.0):
+        told.look(["north", "south", "west"], "update of round 1", ages, now)
+    assert said == []
+    for now in (1060.0, 1599.0):
+        told.look(["north", "south", "west"], "update of round 1", ages, now)
+    since = "update of round 1 since 1970-01-01T00:16:40+00:00"
+    assert said == [
+        f"the hub waits for south's {since}; it was last heard of at 1970-01-01T00:09:20+00:00",
+        f"the hub waits for west's {since}; it has never been connected to this hub",
+    ]
+    told.look(["north"], "update of round 1", ages, 1600.0)
+    assert said[2:] == [f"the hub waits for north's {since}; it is connected"]
+    told.look(["west"], "update of round 2", ages, 1700.0)
+    told.look(["west"], "update of round 2", ages, 1760.0)
+    assert len(said) == 4

@@ -116,7 +116,7 @@ def test_what_is_refused_outside_a_round_reaches_the_audit_log_once(hub_and_nort
         north._store.put(north._objects.site_object("north", what), b"rubbish")
     for _ in range(3):
         hub._heartbeats.read(["north"])
-        assert hub._drop_out(1, "north") is None
+        assert hub._answers.drop_out(1, "north") is None
     assert [text.partition(":")[0] for text in told] == [
         "a heartbeat of site 'north' is refused",
         "a drop-out of site 'north' is refused",

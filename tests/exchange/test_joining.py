@@ -85,6 +85,7 @@ def test_a_hospital_joins_a_running_study_and_begins_with_the_newest_model(opene
     def on_round(report):
         if report.round == 1:  # admitted while the study runs, and started then
             admitted.append("west")
+            assert hub.joined_sites() == set()  # it is admitted, and nothing was heard of it yet
             sides["west"] = opened("west")
             until(lambda: "west" in hub.joined_sites())
             threads.append(start(take_part, sides["west"], "west", seen))

@@ -135,3 +135,22 @@ def test_a_brokers_refusal_reaches_the_audit_log_once_and_a_lost_connection_does
 
     assert Retry(warn)("joins", call) == "in"
     assert told == ["joins: the broker rejects 'north'; trying again"]
+
+
+def test_an_outage_is_one_line_whatever_fails_meanwhile_and_a_later_one_another(pauses, caplog, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(_protocol.time, "monotonic", lambda: now[0])
+    warn, told = WarnOnce("hub"), []
+    warn.on_refused = told.append
+    retry, down = Retry(warn), Refused("the broker is down")
+    first = "hub: collects: the broker is down; trying again"
+    Backoff(warn).wait(down, "collects")
+    assert retry("publishes", failing(down, down)) == "done"
+    assert caplog.messages == [first]
+    now[0] += 59  # it comes and goes: no line for each time
+    retry("publishes", failing(down))
+    assert caplog.messages == [first]
+    now[0] += 2
+    retry("publishes", failing(down, down))
+    assert caplog.messages == [first, "hub: publishes: the broker is down; trying again"]
+    assert told == ["collects: the broker is down; trying again"]

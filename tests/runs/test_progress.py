@@ -8,7 +8,7 @@ import re
 
 from rich.console import Console
 
-from medfed.runs.progress import LiveProgress, PlainProgress, show_warnings
+from medfed.runs.progress import LiveProgress, PlainProgress, ProgressTable, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult
 
 SCORES = {"train/loss": 0.5, "val/dice": 0.25}
@@ -78,3 +78,19 @@ def test_a_logged_warning_is_shown_without_sequences(capsys):
     with show_warnings(PlainProgress()):
         logging.getLogger("medfed.exchange").warning("a withdrawal of site '%s' is refused", "\x1b[2J[/x]")
     assert capsys.readouterr().out == "a withdrawal of site '\\x1b[2J[/x]' is refused\n"
+
+
+def test_a_terminal_shows_since_when_a_site_is_awaited_and_a_site_that_joined(monkeypatch):
+    clock = ["10:22"]
+    monkeypatch.setattr("medfed.runs.progress.time.strftime", lambda form: clock[0])
+    table = ProgressTable.begin("a", {"north": 0, "south": 0}, 3, "val/dice")
+    table.update_connections(["north", "west"], ["north", "south", "west"], None)
+    clock[0] = "10:40"
+    table.update_connections(["north", "west"], ["north", "south"], None)
+    assert {site: (row.status, row.since) for site, row in table.rows.items()} == {
+        "north": ("training", "10:22"),
+        "south": ("not connected", "10:22"),
+        "west": ("training", ""),
+    }
+    table.update_connections([], ["north"], None)
+    assert (table.rows["north"].status, table.rows["north"].since) == ("not connected", "10:40")

@@ -12,6 +12,7 @@ from medfed.data.dicom.elements import EMPTY, Elements, describe_tag, functional
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.dicom.real_world import HOUNSFIELD, RealWorldMapping, find_mapping
 from medfed.data.dicom.siemens import Mosaic, find_mosaic
+from medfed.data.dicom.weighting import rounded_ms
 from medfed.data.size_limits import MAX_DICOM_RATIO, check_size
 from medfed.errors import ImageError
 
@@ -409,13 +410,7 @@ def _enhanced_keys(
         content.text(0x00209056),
     )
     image_type = tuple(frame_type.split(b"\\")) if frame_type else header.texts(tags.IMAGE_TYPE)
-    uid = header.text(tags.SOP_UID) + b"#%d" % index
-    return _Keys(uid, image_type, hard_key, soft_attributes, echo_ms)
-
-
-def rounded_ms(value: float | None) -> float | None:
-    """Return a time to the microsecond, to which echo times repeat; further digits are rounding of floats."""
-    return None if value is None else round(value, 3)
+    return _Keys(header.text(tags.SOP_UID) + b"#%d" % index, image_type, hard_key, soft_attributes, echo_ms)
 
 
 def _position(header: Elements) -> Triple | None:

@@ -14,7 +14,6 @@ from contextlib import suppress
 
 from medfed.data.dicom import tags
 from medfed.data.dicom.elements import EMPTY, Elements, functional_groups
-from medfed.data.dicom.frame import rounded_ms
 from medfed.errors import ImageError
 
 WEIGHTINGS = ("t1", "t1c", "t2", "flair", "pd", "t2star", "dwi", "adc")
@@ -55,6 +54,11 @@ def echo_and_repetition_ms(header: Elements) -> tuple[float, float]:
     group = _first_frame(header)
     echo_ms = _milliseconds(group(tags.MR_ECHO), tags.EFFECTIVE_ECHO_TIME)
     return rounded_ms(echo_ms) or 0.0, _milliseconds(group(tags.MR_TIMING), _REPETITION)
+
+
+def rounded_ms(value: float | None) -> float | None:
+    """Return a time to the microsecond, to which echo times repeat; further digits are rounding of floats."""
+    return None if value is None else round(value, 3)
 
 
 def echoes_ms(header: Elements) -> Counter[float]:

@@ -284,6 +284,7 @@ def test_a_site_reads_and_writes_the_studies_that_it_is_in_and_no_others(place):
     live = {one.digest: one.is_live for one in Nats(**record(enrolment, "south")).offered_studies("south")}
     assert live == {other: False, STUDY: True}
     models = Nats(**record(enrolment, "hub")).open_hub(other, folder / "other")
+    models.advertise_study("name: other", ["south"])
     models.close()  # a study that has ended is offered to nobody
     (left,) = Nats(**record(enrolment, "south")).offered_studies("south")
     assert left.digest == STUDY

@@ -129,7 +129,7 @@ def test_an_exchange_that_carries_no_late_updates_is_refused() -> None:
             return 0
 
     plan = HubConfig(rounds=1, sites=("a",), rule=FedBuff())
-    with pytest.raises(ExchangeError, match="which this exchange does not carry; use the exchange 'memory'"):
+    with pytest.raises(ExchangeError, match="which this exchange does not carry; use 'memory', 'folder' or"):
         run_hub(plan, Plain(), model(0.0))  # type: ignore[arg-type]
 
 
