@@ -222,17 +222,24 @@ def read_rows(path: Path) -> list[Row]:
     return _read(path, Row)
 
 
-def read_cases(path: Path) -> list[CaseRow]:
-    """Return the case rows of a JSON lines file: the last one per key, in order of first appearance."""
-    return _read(path, CaseRow)
+def read_cases(path: Path, model: str = "") -> list[CaseRow]:
+    """Return the case rows of a JSON lines file: the last one per key, in order of first appearance.
+
+    Given a `model`, only its rows are read, which is several times as fast where there are several models.
+    """
+    if not model:
+        return _read(path, CaseRow)
+    return [case for case in _read(path, CaseRow, msgspec.json.encode(model)) if case.model == model]
 
 
-def _read(path: Path, kind: type[Record]) -> list[Record]:
+def _read(path: Path, kind: type[Record], containing: bytes = b"") -> list[Record]:
     decoder = msgspec.json.Decoder(kind)
     records: dict[tuple[object, ...], Record] = {}
     lines = path.read_bytes().split(b"\n")
     # The text after the last newline is empty, or a line that a killed process left unfinished.
     for number, line in enumerate(lines[:-1], start=1):
+        if containing not in line:
+            continue
         try:
             record = decoder.decode(line)
         except (msgspec.MsgspecError, ValueError) as error:
