@@ -1,4 +1,4 @@
-"""`medfed fingerprint` and `medfed purge`: statistics of a hospital's data, and its prepared images."""
+"""`medfed fingerprint`, `purge`, `deidentify`: statistics of a folder, its prepared images, a copy of it."""
 
 from __future__ import annotations
 
@@ -226,3 +226,66 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
         remove_if_empty(one)
     if not data:
         click.echo("A site's images inside its data folder: medfed purge FOLDER, or --site site.yaml")
+
+
+@click.command(short_help="Copy DICOM images without the patient.")
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
+@click.option(
+    "--secret",
+    type=PATH,
+    help="The file with the site's secret, so that later exports use the same pseudonyms.",
+)
+@click.option(
+    "--dates",
+    type=click.Choice(["shift", "remove"]),
+    default="shift",
+    show_default=True,
+    help="How to treat dates: shift all of a patient's by the same interval, or remove.",
+)
+@click.option(
+    "--descriptors",
+    type=click.Choice(["clean", "remove"]),
+    default="clean",
+    show_default=True,
+    help="How to treat descriptions: keep only words of an imaging vocabulary (clean), or remove.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["remove", "keep"]),
+    default="remove",
+    show_default=True,
+    help="Whether the device's identity is kept.",
+)
+def deidentify(
+    source: Path, target: Path, secret: Path | None, dates: str, descriptors: str, device: str
+) -> None:
+    """Write the DICOM images in IN to OUT without identifying attributes (PS3.15 Basic Profile).
+
+    \b
+    medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
+    """
+    import secrets
+
+    import msgspec
+
+    from medfed.data import deidentify as deidentification
+    from medfed.pipeline.progress_bar import ProgressBar
+    from medfed.pipeline.secret_file import read_secret
+
+    given = read_secret(secret)
+    choices = {"dates": dates, "descriptors": descriptors, "device": device}
+    with ProgressBar() as bar:
+        export = deidentification.deidentify(
+            source,
+            target,
+            site_secret=given or secrets.token_bytes(32),
+            options=msgspec.convert(choices, deidentification.Options),
+            on_progress=bar.update,
+        )
+    click.echo(f"{export.files} files of {export.series} series and {export.patients} patients written")
+    for reason, count in export.left_out:
+        click.echo(f"left out: {count} x {reason}")
+    if given is None:
+        click.echo("no --secret was given: a later export will give the same patients other identifiers")
+    click.echo("not checked: the pixels themselves. Heads can show a face; `medfed check` flags them")

@@ -31,9 +31,10 @@ from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.files import private_folder
 from medfed.registry import using_kinds
+from medfed.runs.trackers import missing_packages, outside
 from medfed.study.plugins import Digest, PluginName, added_by
 from medfed.study.reading import load_all, parse_yaml, plugins_in, read_text
-from medfed.study.study import AnyExchange, Count, SiteName, Study
+from medfed.study.study import AnyExchange, AnyTracker, Count, SiteName, Study
 
 # HMAC-SHA256, which makes tokens and splits, cannot use more random bytes.
 SECRET_BYTES = 32
@@ -70,6 +71,8 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     this hospital's own copy: {age: {path: plugins/age, digest: "sha256:..."}}.
     labelled: the structures that this hospital draws, by the studies' names, if not all of them; what it does
     not draw is not measured here, and a study that would learn from it that there is none is refused.
+    trackers: where the numbers of this hospital's training go beside its run folder, such as [{kind: csv},
+    {kind: mlflow, url: https://mlflow.hospital.example}]: servers of the hospital, never the hub's.
     give_up_hours: the site stops after so many hours without a sign of life from the hub, or without a study
     that is offered; null waits for ever.
     """
@@ -92,6 +95,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     layout: AnyLayout | str | None = None
     plugins: dict[PluginName, AllowedPlugin] = {}
     labelled: list[str] = []
+    trackers: tuple[AnyTracker, ...] = ()
     give_up_hours: Annotated[float, msgspec.Meta(gt=0)] | None = 168.0
 
     @property
@@ -142,6 +146,8 @@ def read_site(path: str | Path) -> SiteFile:
             f"{path.name}: exchange.kind: 'memory' connects sites within one process; use 'nats' or 'folder' "
             "to reach a hub on another machine"
         )
+    for problem in (*missing_packages(site.trackers), *outside(site.trackers)):
+        raise StudyError(f"{path.name}: {problem}")
     try:
         with using_kinds(added):
             layout = site.given_layout

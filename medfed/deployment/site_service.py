@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import FINISHED, Status, keep_status
+from medfed.runs.trackers import TrackedRun, Tracking, logger_of
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
@@ -251,10 +252,12 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
     exchange: Any = Rank0Exchange(side, session.folder.path, own_folder, data.left_out_tokens)
     with log_ledger_refusals(session.audit, name):
         ledger = ledger_of(site, session.hospital.secret)
+    tracked = Tracking(site.trackers, TrackedRun(session.folder.path, study.name, name))
     run = SiteRun(
         own_folder,
         resume=True,
         logger=True,
+        loggers=[logger_of(tracked)] if site.trackers else (),
         examples=data.examples,
         patients=ChargedPatients(
             session.digest,
@@ -268,14 +271,15 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         on_final_model=partial(measure_final_model, session),
         scalars=data_scalars(data),
     )
-    train_site(
-        name,
-        module_of(study, name),
-        data,
-        exchange,
-        site_config_under_policy(site, study, session.hospital),
-        run,
-    )
+    with closing(tracked):
+        train_site(
+            name,
+            module_of(study, name),
+            data,
+            exchange,
+            site_config_under_policy(site, study, session.hospital),
+            run,
+        )
     received: GlobalModel | None = exchange.received
     if received is None or not received.final:
         raise ExchangeError(f"site '{name}': training ended before the study did")

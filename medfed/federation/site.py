@@ -59,7 +59,8 @@ class ChargedPatients:
 class SiteRun:
     """One site's run of a study: its files, and what is called on the way.
 
-    folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  resume: whether an
+    folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  loggers: Lightning's
+    further ones.  resume: whether an
     earlier run there goes on.  examples: as in FederatedCallback.  patients: required under differential
     privacy.  log: called with what a person should know.  on_final_model, scalars: as in
     CallbackOptions.
@@ -68,6 +69,7 @@ class SiteRun:
     folder: Path
     resume: bool = False
     logger: bool = False
+    loggers: Sequence[Any] = ()
     examples: int | None = None
     patients: ChargedPatients | None = None
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
@@ -117,7 +119,7 @@ def train_site(
         federated = _callback(name, exchange, config, run, tracker)
         resume = _resume(federated, module, run)
         saver = _CheckpointSaver(run, federated, config.local_epochs)
-        trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
+        trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger, more=run.loggers)
         connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
         received = receive(connection, 0)
         if received.scoring:
@@ -289,13 +291,14 @@ def trainer_of(
     callbacks: list[pl.Callback],
     logger: bool = False,
     validate: bool = True,
+    more: Sequence[Any] = (),
 ) -> pl.Trainer:
     """Return the Trainer of a site; validation runs where a merge is, on the merged weights."""
-    loggers: Any = False
+    loggers: list[Any] = [*more]
     if logger:
         from pytorch_lightning.loggers import TensorBoardLogger
 
-        loggers = TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
+        loggers.insert(0, TensorBoardLogger(save_dir=folder, name="", version="tensorboard"))
     return pl.Trainer(
         max_epochs=config.epochs,
         check_val_every_n_epoch=config.local_epochs,
@@ -304,7 +307,7 @@ def trainer_of(
         gradient_clip_val=config.clip,
         accumulate_grad_batches=config.accumulate,
         callbacks=callbacks,
-        logger=loggers,
+        logger=loggers or False,
         accelerator=config.accelerator,
         devices=config.devices,
         default_root_dir=folder,

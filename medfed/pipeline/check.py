@@ -24,7 +24,6 @@ from medfed.data.settings import Images, Table, with_layout
 from medfed.data.splits import folder_secret, simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError, StudyError
-from medfed.pipeline.factory import classes_of, module_of, own_data_at, size_check
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.registry import kind_of
@@ -110,6 +109,9 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
         if is_table(folder):
             return check_table(folder, site_secret=own.secret)
         return _check_images(folder, None, own, thumbnails)
+    # Only with a study: networks bring Lightning, whose import takes longer than a small folder's check.
+    from medfed.pipeline.factory import module_of, own_data_at
+
     study = read_study(study_file)
     site = own.name or site_of_folder(study, folder)
     if own.secret is None:
@@ -144,6 +146,8 @@ def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> Stu
     settings = own.as_read_here(study).data
     assert isinstance(settings, Images)
     settings = with_layout(settings, own.layout or study.layout_at(site))
+    from medfed.pipeline.factory import classes_of, own_data_at, size_check
+
     naming = classes_of(study, site, own.words) or ClassNames(())
     return StudyRequirements(
         study.name,

@@ -194,5 +194,6 @@ def write_study(folder: RunFolder, study: Study) -> None:
     public = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
     if (start := study.given_start) is not None:
         public["start"] = study.starting_from(Path(start.path).name).start
+    del public["trackers"]  # addresses inside a hospital or a coordinator's network
     public["plugins"] = {name: {"digest": plugin.digest} for name, plugin in study.plugins.items()}
     write_whole(folder.public_study, msgspec.json.encode(public))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,11 +45,13 @@ from medfed.runs.progress import Progress
 from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import read_rounds
 from medfed.runs.status import FINISHED, Status, keep_status
+from medfed.runs.trackers import TrackedRun, Tracking
 from medfed.study.canonical import study_digest
 from medfed.study.plugins import loaded_plugin
 from medfed.study.reading import read_study, use_study
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.signing import HUB
 from medfed.wire.weights import Weights, weights_of
 
 
@@ -101,9 +104,10 @@ def train(
         started_network(study)  # a start that cannot be used is refused before hours of reading cases
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     status = Status(folder.status, role="simulation", study=study.name, digest=study_digest(study))
-    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    tracked = Tracking(study.trackers, TrackedRun(folder.path, study.name, HUB))
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds), tracked)
     progress.opened(folder.path)
-    with suppress_warnings(), keep_status(status), record_warnings(status):
+    with suppress_warnings(), keep_status(status), record_warnings(status), closing(tracked):
         status.update(state="reading the hospitals' cases")
         run, facts = _open(study, folder, again, progress, resume)
         run, facts = _mark_seen(run, facts)

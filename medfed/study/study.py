@@ -33,14 +33,16 @@ if TYPE_CHECKING:
     from medfed.models.schedules import Schedule as AnySchedule
     from medfed.models.tasks import Task as AnyTask
     from medfed.privacy import Privacy as AnyPrivacy
+    from medfed.runs.trackers import Tracker
     from medfed.wire.compression import Compression as AnyCompression
 
     AnyExchange = Exchange  # the site file's records use it, too
+    AnyTracker = Tracker
 else:
     AnyTask, AnyNetwork, AnyRule = union("tasks"), union("networks"), union("aggregation")
     AnyLocal, AnyExchange, AnyPrivacy = union("local_training"), union("exchange"), union("privacy")
     AnyOptimiser, AnySchedule = union("optimisers"), union("schedules")
-    AnyCompression = union("compression")
+    AnyCompression, AnyTracker = union("compression"), union("trackers")
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -202,6 +204,8 @@ class Study(_Section, frozen=True, kw_only=True):
     {path: ..., least: 0.9} where not all of the network is in it.  plugins: the folders of packages with
     kinds of one's own, relative to the file, such as [../parts]; their code runs here. Across hospitals only
     the digest of each is sent, and each site file says where the site's own copy is.
+    trackers: where the hub's record of each round goes beside the run folder, such as [{kind: csv}, {kind:
+    mlflow, url: https://mlflow.example.org}]; it is not sent to the sites, which name their own.
     """
 
     name: SiteName
@@ -222,6 +226,7 @@ class Study(_Section, frozen=True, kw_only=True):
     describe: Describe | None = None
     start: str | Start | None = None
     plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
+    trackers: tuple[AnyTracker, ...] = ()
 
     @property
     def trained_only(self) -> bool:

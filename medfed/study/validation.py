@@ -17,6 +17,7 @@ from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
+from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
 from medfed.study.joining import joining_refusals
 from medfed.study.own_hub import needs_own_hub
@@ -55,6 +56,10 @@ def _packages(study: Study) -> Iterator[str]:
                     f"{key}.kind: '{kind_of(part)}' needs the package {package}, which is not installed "
                     f'here; run `pip install "{extra}"`'
                 )
+
+
+def _trackers(study: Study) -> Iterator[str]:
+    yield from missing_packages(study.trackers)
 
 
 def _class_names(study: Study) -> Iterator[str]:
@@ -361,6 +366,7 @@ _CHECKS = (
     _description,
     _rule,
     _compression,
+    _trackers,
     _local_training,
     _model_selection,
     _site_references,
