@@ -75,8 +75,9 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     {kind: mlflow, url: https://mlflow.hospital.example}]: servers of the hospital, never the hub's.
     give_up_hours: the site stops after so many hours without a sign of life from the hub, or without a study
     that is offered; null waits for ever.
-    checkpoint_minutes: within a round of several epochs, after how many minutes a checkpoint is written at the
-    end of an epoch, from which a site that was killed goes on; 0 after each epoch, null between rounds only.
+    checkpoint_minutes: in a round of several epochs, a checkpoint is also written at an epoch's end, once the
+    last one is so many minutes old; a site that was killed goes on from there. 0 after each epoch, null after
+    merges only.
     """
 
     name: SiteName

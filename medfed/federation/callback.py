@@ -141,7 +141,7 @@ class FederatedCallback(pl.Callback):
         self._unscored = ""
         self._schedule: merged_scores.Schedule | None = None
         self._pass, self._first_count = Pass(), 0
-        self._restored, self._checks = False, True
+        self._restored, self._checks, self._unkept = False, True, False
         self._told: set[str] = set()
         self._replaced_bar, self._stopped = False, ""
         self._progress = RoundProgress()
@@ -176,7 +176,6 @@ class FederatedCallback(pl.Callback):
         if changes_loss(self._local):
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:
-            self._restored = False
             self._resume(trainer, pl_module)
             return
         if self._received is not None:  # a second fit: scores of the first are not of the model now received
@@ -185,6 +184,9 @@ class FederatedCallback(pl.Callback):
         trainer.should_stop = self._join(trainer, pl_module, self.round).ends_training
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._unkept:
+            within_round.refuse_inside(trainer, self.site, self._local_epochs)
+            self._unkept = False
         check_suits(self._own_method, trainer, pl_module, self.site)
         check_evaluates(self._options.required_scalars, pl_module, self.site)
 
@@ -374,6 +376,7 @@ class FederatedCallback(pl.Callback):
         """
         checkpoint, self._checkpoint = self._checkpoint, {}
         kept, own = checkpoint.get("within"), self._weights(module)
+        self._restored, self._unkept = False, kept is None
         # A checkpoint without a kept model was written before the round's first step: the module holds it.
         weights = within_round.received_of(kept, self.site, self.round) if kept else own
         self._received = GlobalModel(self.round, weights, classes=self._classes, sha256=self.model_sha256)

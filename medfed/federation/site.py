@@ -380,8 +380,8 @@ class _CheckpointSaver(pl.Callback):
                 free = format_bytes(shutil.disk_usage(path.parent).free)
                 raise RunError(
                     f"this site's checkpoint could not be written ({type(error).__name__}, {free} are free "
-                    "in the run folder); free disk space and start the site again: it resumes from the last "
-                    "round"
+                    "in the run folder); free disk space and start the site again: it goes on from the last "
+                    "one"
                 ) from None
             if trainer.is_global_zero:
                 # Lightning writes through fsspec, which sets the first umask that it ever saw.

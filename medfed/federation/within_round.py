@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -102,6 +103,22 @@ def received_of(kept: Mapping[str, Any], site: str, round: int) -> dict[str, Ten
             "from a back-up, or resume from an earlier checkpoint; nothing was trained or sent"
         )
     return weights
+
+
+def refuse_inside(trainer: pl.Trainer, site: str, local_epochs: int) -> None:
+    """Refuse to go on inside a round from a checkpoint that does not hold the model of that round.
+
+    Raises:
+        RunError: if that is where its training stopped.
+    """
+    loop = trainer.fit_loop
+    inside_epoch = loop.restarted_mid_epoch and not loop.epoch_loop.batch_progress.is_last_batch
+    if trainer.current_epoch % local_epochs or inside_epoch:
+        raise RunError(
+            f"site '{site}': the checkpoint was written inside a round by an earlier medfed, without the "
+            "model that the hub sent for it, so the difference to that model is not known. Resume from a "
+            "checkpoint of a round's end, or fit without one, from the hub's newest model; nothing was trained"
+        )
 
 
 def progress_of(kept: Mapping[str, Any]) -> tuple[RoundProgress, Pass]:

@@ -120,6 +120,22 @@ def test_a_changed_model_in_a_checkpoint_is_refused_and_nothing_sent(tmp_path, s
     assert sent == []
 
 
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("at", AT)
+def test_a_checkpoint_of_an_earlier_medfed_from_inside_a_round_is_refused(tmp_path, sent, at):
+    keeper = ModelCheckpoint(dirpath=tmp_path / "kept", filename=at, save_top_k=-1, **AT[at])
+    with pytest.raises(medfed.QuorumError):
+        run(tmp_path, keeper, Dies())
+    saved = torch.load(tmp_path / "kept" / f"{at}.ckpt", weights_only=True)
+    del saved["callbacks"]["FederatedCallback"]["within"]
+    torch.save(saved, tmp_path / "older.ckpt")
+    with pytest.raises(medfed.QuorumError) as ended:
+        run(tmp_path, keeper, checkpoint=tmp_path / "older.ckpt")
+    assert "written inside a round by an earlier medfed" in str(ended.value.__cause__)
+    assert sent == []
+
+
 def test_a_round_is_kept_and_read_back():
     progress = RoundProgress([torch.tensor(1.0), torch.tensor(4.0)], 2, 0.75, {"train/loss_before": 5.0})
     progress.under_way = True
