@@ -117,7 +117,7 @@ def refuse_inside(trainer: pl.Trainer, site: str, local_epochs: int) -> None:
         raise RunError(
             f"site '{site}': the checkpoint was written inside a round by an earlier medfed, without the "
             "model that the hub sent for it, so the difference to that model is not known. Resume from a "
-            "checkpoint of a round's end, or fit without one, from the hub's newest model; nothing was trained"
+            "checkpoint of a round's end, or fit without one, from the hub's newest model; nothing is trained"
         )
 
 
