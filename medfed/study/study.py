@@ -129,7 +129,7 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
     temperature: report a classifier's probabilities after temperature scaling, fitted on its validation
-    patients.  robustness: also measure the federated model on perturbed test cases: shifted, noisy, with
+    patients; predictions and guaranteed thresholds are without it.  robustness: also measure the federated model on perturbed test cases: shifted, noisy, with
     dropped slices.  local_models: also train each site's own model on its own cases for as many epochs, and
     compare.  pooled_model: also train one model on the cases of all sites in one place, where one person
     has them all (a simulation), and compare.  draws: bootstrap draws per interval.  tolerance_mm: the
