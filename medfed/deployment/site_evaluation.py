@@ -68,7 +68,10 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
 
 
 def _guarantees(session: SiteSession, cases: list[CaseRow], settings: SummarySettings) -> list[Row]:
-    """Return this hospital's guaranteed thresholds, if the study asks for them: of cases as `predict` has them."""
+    """Return this hospital's guaranteed thresholds, if the study asks for them.
+
+    `cases` are as predicted, without a temperature: `predict` decides on these.
+    """
     evaluation, path = session.study.evaluation, session.folder.scores
     if evaluation.guarantee is None:
         return []
