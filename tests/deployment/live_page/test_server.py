@@ -283,15 +283,15 @@ def test_chromium_shows_a_hostile_run_without_running_it_and_refreshes(tmp_path)
         return run
 
     with serve(PageSettings(port=0), find) as url:
-        found = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
-    assert found.returncode == 0, found.stderr[-2000:]
+        result = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
+    assert result.returncode == 0, result.stderr[-2000:]
     assert len(asked) > 1
-    assert '<p class="state finished" role="status">Finished' in found.stdout
-    assert "<title>4/10 finished" in found.stdout
-    assert 'id="stale" role="alert" hidden' in found.stdout
-    assert "owned" not in found.stdout.split("</head>")[0]
-    assert "Refused to" not in found.stderr
-    assert "CONSOLE" not in found.stderr
+    assert '<p class="state finished" role="status">Finished' in result.stdout
+    assert "<title>4/10 finished" in result.stdout
+    assert 'id="stale" role="alert" hidden' in result.stdout
+    assert "owned" not in result.stdout.split("</head>")[0]
+    assert "Refused to" not in result.stderr
+    assert "CONSOLE" not in result.stderr
 
 
 @pytest.mark.slow
@@ -304,9 +304,9 @@ def test_a_page_whose_server_has_ended_says_that_it_is_old(tmp_path):
         return run if len(asked) == 1 else None
 
     with serve(PageSettings(port=0), find) as url:
-        found = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
-    assert 'id="stale" role="alert">Not refreshed since <span id="refreshed">' in found.stdout
-    assert "Running: round 5 of 10" in found.stdout
+        result = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
+    assert 'id="stale" role="alert">Not refreshed since <span id="refreshed">' in result.stdout
+    assert "Running: round 5 of 10" in result.stdout
 
 
 @pytest.mark.slow
@@ -330,6 +330,6 @@ def test_it_fits_a_phone(tmp_path):
         f'<iframe src="{probe.name}" width="360" height="800"></iframe><script>onload = () => '
         "{ document.title = frames[0].document.title }</script>"
     )
-    found = chromium(tmp_path, frame.as_uri(), "--allow-file-access-from-files", "--dump-dom")
+    result = chromium(tmp_path, frame.as_uri(), "--allow-file-access-from-files", "--dump-dom")
     # Without, or with, a scroll bar of 15 pixels beside it.
-    assert re.search("<title>3(60|45) of 360</title>", found.stdout), found.stdout[:300]
+    assert re.search("<title>3(60|45) of 360</title>", result.stdout), result.stdout[:300]
