@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import AuditError
+from medfed.errors import DECODING_ERRORS, AuditError
 from medfed.pipeline.dossier.manifest import Manifest
 from medfed.pipeline.dossier.records import Contribution, Dossier
 from medfed.runs.folder import RunFolder
@@ -47,7 +47,7 @@ def check_claims(folder: Path, manifest: Manifest) -> bool:
 def _dossier(folder: Path) -> Dossier:
     try:
         return msgspec.json.decode((folder / "dossier.json").read_bytes(), type=Dossier)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *DECODING_ERRORS) as error:
         raise AuditError(f"dossier: dossier.json is missing or damaged ({type(error).__name__})") from None
 
 
