@@ -83,7 +83,7 @@ def read_public_study(run: Path) -> PublicStudy:
         return PublicStudy({})
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"{path.name}: cannot be read: {type(error).__name__}; restore the file") from error
     return PublicStudy(sections if isinstance(sections, dict) else {})
 

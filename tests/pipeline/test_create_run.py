@@ -167,7 +167,7 @@ def test_a_last_layer_of_other_classes_is_told(what, names, told):
     """A shape that fits may mean something else: the bundle says what its outputs are."""
     lines = (TensorLine("encoder.weight", "loaded", (1,)), TensorLine("out.weight", what, (2,)))
     loaded = LoadedStart(file="b", sha256="", share=1.0, classes=names, tensors=lines)
-    found = list(_other_classes(loaded, ("background", "lesion"), "out"))
-    assert bool(found) == told
+    result = list(_other_classes(loaded, ("background", "lesion"), "out"))
+    assert bool(result) == told
     if told:
-        assert "outputs: background, spleen; the study's classes: background, lesion" in found[0]
+        assert "outputs: background, spleen; the study's classes: background, lesion" in result[0]

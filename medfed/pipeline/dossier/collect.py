@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
-from medfed.errors import AuditError, RunError
+from medfed.errors import DECODING_ERRORS, AuditError, RunError
 from medfed.evaluation.report import checklists as reporting
 from medfed.evaluation.report.facts import case_table
 from medfed.evaluation.report.focus import focus_of
@@ -219,7 +219,7 @@ def _leakage(folder: RunFolder, run: Run) -> tuple[list[LeakageFigure], str]:
             if path.stat().st_size > MAX_LEAKAGE_BYTES:
                 raise msgspec.DecodeError(f"more than {MAX_LEAKAGE_BYTES} bytes")
             found = msgspec.json.decode(path.read_bytes(), type=_Leakage)
-        except msgspec.MsgspecError as error:
+        except DECODING_ERRORS as error:
             raise RunError(
                 f"leakage audit of '{site}': its leakage.json is damaged ({error}); run `medfed audit "
                 "leakage` again"

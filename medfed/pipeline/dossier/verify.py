@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import AuditError
+from medfed.errors import DECODING_ERRORS, AuditError
 from medfed.pipeline.dossier.manifest import SIGNATURE, Manifest
 from medfed.pipeline.dossier.records import Contribution, Dossier
 from medfed.runs.folder import RunFolder
@@ -70,7 +70,7 @@ def _version(folder: Path) -> str:
     try:
         bill = msgspec.json.decode((folder / "sbom.cdx.json").read_bytes())
         return str(bill["metadata"]["component"]["version"])[:40]
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+    except (OSError, *DECODING_ERRORS, KeyError, TypeError):
         raise AuditError("dossier: sbom.cdx.json is missing or damaged; ask for the dossier again") from None
 
 
@@ -86,7 +86,7 @@ def _check_study(run: RunFolder, claimed: str) -> None:
 def _dossier(folder: Path) -> Dossier:
     try:
         return msgspec.json.decode((folder / "dossier.json").read_bytes(), type=Dossier)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *DECODING_ERRORS) as error:
         raise AuditError(f"dossier: dossier.json is missing or damaged ({type(error).__name__})") from None
 
 

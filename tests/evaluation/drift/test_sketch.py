@@ -44,8 +44,8 @@ def test_shares_and_words_have_their_bins() -> None:
 
 
 def test_patients_are_counted_and_what_they_lack_is_missing() -> None:
-    found = sketch_of([NUMBER, WORDS], [{"age": 10.0, "sex": "f"}, {"age": None, "sex": "f"}, {"sex": "m"}])
-    age, sex = found.columns
+    result = sketch_of([NUMBER, WORDS], [{"age": 10.0, "sex": "f"}, {"age": None, "sex": "f"}, {"sex": "m"}])
+    age, sex = result.columns
     assert (age.counts, age.missing, age.patients) == ({26001: 1}, 1, 2)
     assert (sex.counts, sex.missing) == ({0: 2, 1: 1}, 0)
 

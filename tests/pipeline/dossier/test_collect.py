@@ -38,16 +38,16 @@ def of(run: RunFolder, **sources) -> Dossier:
 
 
 def test_who_trained_is_what_the_log_says(run: RunFolder) -> None:
-    found = of(run)
-    assert {one.site: one.rounds for one in found.provenance} == {
+    result = of(run)
+    assert {one.site: one.rounds for one in result.provenance} == {
         "coast": [1, 2],
         "east": [1, 2, 3],
         "north": [1, 2, 3],
         "south": [1, 2, 3],
     }
-    assert found.provenance[2].cases == 40
-    assert (found.log.lines, found.log.signed, found.packages) == (4, 0, 7)
-    assert found.provenance_note.startswith("Recomputed")
+    assert result.provenance[2].cases == 40
+    assert (result.log.lines, result.log.signed, result.packages) == (4, 0, 7)
+    assert result.provenance_note.startswith("Recomputed")
 
 
 def test_the_weights_are_tied_to_their_merge_and_others_are_not(run: RunFolder) -> None:
@@ -74,10 +74,10 @@ def test_a_changed_log_is_refused(run: RunFolder) -> None:
 
 def test_without_a_log_nobody_is_said_to_have_trained(run: RunFolder) -> None:
     run.audit.unlink()
-    found = of(run)
-    assert found.agreements_note.startswith("No approval of ")
-    assert (found.provenance, found.never_merged, found.log, found.weights.round) == ([], [], None, None)
-    assert "cannot be shown" in found.provenance_note
+    result = of(run)
+    assert result.agreements_note.startswith("No approval of ")
+    assert (result.provenance, result.never_merged, result.log, result.weights.round) == ([], [], None, None)
+    assert "cannot be shown" in result.provenance_note
 
 
 def test_a_hospitals_own_log_is_compared(run: RunFolder, tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_the_epsilon_is_what_was_spent_or_why_there_is_none(run: RunFolder) -> N
     spent = {"north": SitePrivacy(2.5, [Mechanism(1.0, 0.1, 3)])}
     privacy = PrivacyFacts("dp_sgd", ["a note"], 1e-5, "patient", "prv", spent)
     run.write_facts(msgspec.structs.replace(facts, privacy=privacy))
-    found = of(run)
-    assert [(one.site, one.epsilon) for one in found.privacy.spent] == [("north", 2.5)]
-    assert (found.privacy.delta, found.privacy.no_epsilon) == (1e-5, "")
+    result = of(run)
+    assert [(one.site, one.epsilon) for one in result.privacy.spent] == [("north", 2.5)]
+    assert (result.privacy.delta, result.privacy.no_epsilon) == (1e-5, "")
     # Of the others nothing is known, so no epsilon bounds what the weights tell of their patients.
-    assert found.privacy.unknown == ["coast", "east", "south"]
-    assert "not recorded, and it trained" in page(found, False)
-    assert evidence(found)["statistical"].startswith("values over fewer")
-    assert "epsilon" not in evidence(found)["statistical"]
+    assert result.privacy.unknown == ["coast", "east", "south"]
+    assert "not recorded, and it trained" in page(result, False)
+    assert evidence(result)["statistical"].startswith("values over fewer")
+    assert "epsilon" not in evidence(result)["statistical"]
     study = json.loads(run.public_study.read_text())
     run.public_study.write_text(json.dumps({**study, "privacy": {"kind": "dp_sgd", "delta": 1e-5}}))
     run.write_facts(msgspec.structs.replace(facts, privacy=PrivacyFacts("dp_sgd")))
@@ -145,13 +145,13 @@ def leakage(run: RunFolder, digest: str) -> None:
 
 def test_leakage_is_in_whole_percent_without_attacks_on_too_few(run: RunFolder) -> None:
     leakage(run, DIGEST)
-    found = of(run)
-    assert [(one.recovered, one.chance, one.members, one.cases) for one in found.leakage] == [
+    result = of(run)
+    assert [(one.recovered, one.chance, one.members, one.cases) for one in result.leakage] == [
         (99, 20, None, 1),
         (None, None, 74, 100),
     ]
-    assert found.leakage_note == ""
-    assert evidence(found)["leakage_or_epsilon"] == (
+    assert result.leakage_note == ""
+    assert evidence(result)["leakage_or_epsilon"] == (
         "leakage audits at north: 99 % of a case recovered at worst (20 % by guessing), "
         "74 of 100 patients told rightly as members or not (section Leakage audit)"
     )
@@ -159,9 +159,9 @@ def test_leakage_is_in_whole_percent_without_attacks_on_too_few(run: RunFolder) 
 
 def test_leakage_of_another_study_is_not_shown(run: RunFolder) -> None:
     leakage(run, "cd" * 32)
-    found = of(run)
-    assert found.leakage == []
-    assert found.leakage_note == "The audits at north are of another study than this one, and are not shown"
+    result = of(run)
+    assert result.leakage == []
+    assert result.leakage_note == "The audits at north are of another study than this one, and are not shown"
     (run.site("north") / "leakage" / "leakage.json").write_text("{")
     with pytest.raises(RunError, match=r"leakage audit of 'north': its leakage\.json is damaged"):
         of(run)
