@@ -184,10 +184,10 @@ def test_several_at_once_are_each_alone():
     torch.manual_seed(0)
     model = Logged()
     batches = [(torch.randn(3, 2),) for _ in range(4)]
-    found, losses = many_gradients(model, batches)
+    result, losses = many_gradients(model, batches)
     for number, batch in enumerate(batches):
         alone, loss = single_gradient(model, batch)
-        torch.testing.assert_close(found[0][number : number + 1], alone[0])
+        torch.testing.assert_close(result[0][number : number + 1], alone[0])
         torch.testing.assert_close(losses[number], loss)
 
 

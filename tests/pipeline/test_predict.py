@@ -39,15 +39,15 @@ def untrained_run(folder: Path, config: Path, overrides: tuple[str, ...] = ()) -
     the same every time.
     """
     study = read_study(config, overrides)
-    found = RunFolder(folder)
-    create_run(found, study, {})
+    result = RunFolder(folder)
+    create_run(result, study, {})
     weights = weights_of(module_of(study))
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: value + 0.2 * torch.randn(value.shape, generator=generator) for name, value in weights.items()
     }
-    save_checkpoint(found.checkpoint("federated"), weights, 1)
-    return found
+    save_checkpoint(result.checkpoint("federated"), weights, 1)
+    return result
 
 
 def hospital_of(folder: Path, target: Path, cases: int) -> Path:
