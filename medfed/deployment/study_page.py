@@ -126,7 +126,6 @@ def describe(part: OwnPart, digest: str) -> str:
         settings=_settings(study),
         bound=_bound(study),
         through=list(_through(part)),
-        kept_local=_quoted(study.keep_local),
         plugins=[loaded_plugin(name, str(one.digest)) for name, one in sorted(study.plugins.items())],
         packages=other_packages(study),
     )

@@ -205,15 +205,6 @@ def test_the_bytes_of_the_whole_study_are_those_of_what_is_really_sent(
     assert f"in all           at most about {sent} of weights in 3 rounds" in page(study)
 
 
-def test_a_pattern_of_what_stays_poses_as_no_word_of_the_page(study):
-    kept = msgspec.structs.replace(
-        study, keep_local=("*norm*", "*); nothing is sent, by this hospital's policy")
-    )
-    assert (
-        'these parts of the network stay here: *norm*, "*); nothing is sent, by this hospital\'s policy"'
-    ) in page(kept)
-
-
 def test_a_name_of_the_studys_author_poses_as_no_word_of_the_page(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(
