@@ -34,7 +34,7 @@ from medfed.deployment.site_evaluation import (
     site_config_under_policy,
     write_own_gallery,
 )
-from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
+from medfed.deployment.site_file import SiteFile, as_read_here, checkpoint_s, read_site, secret_of
 from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of, open_audit_log
 from medfed.deployment.study_choice import choose_study
 from medfed.deployment.waiting import WaitTold
@@ -269,6 +269,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         log=session.progress.log,
         on_final_model=partial(measure_final_model, session),
         scalars=data_scalars(data),
+        checkpoint_s=checkpoint_s(site),
     )
     with closing(tracked):
         train_site(
@@ -385,7 +386,8 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     hospital = _open_hospital(study, site, secret)
     own_folder = folder.site(site.name)
     hospital.data.leave_out_tokens(read_left_out(own_folder))
-    run = SiteRun(own_folder, resume=True, examples=hospital.data.examples)
+    # All processes of a site write a checkpoint together.
+    run = SiteRun(own_folder, resume=True, examples=hospital.data.examples, checkpoint_s=checkpoint_s(site))
     exchange: Any = WorkerExchange()  # it sends no messages: only `send_update` on rank 0 does
     config = site_config_under_policy(site, study, hospital)
     with suppress_warnings():
