@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 
 # What msgspec raises for bytes that are not the JSON that is expected: its own errors cover neither texts
-# that are no UTF-8 nor lists nested too deep. Whoever decodes a file or what others wrote catches all of them.
+# that are no UTF-8 nor lists nested too deep. Whoever decodes a file or what others wrote catches all three.
 DECODING_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
