@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medfed.deployment.background import run_periodically
 from medfed.deployment.site_file import give_up_s
-from medfed.deployment.site_session import SiteSession
+from medfed.deployment.site_session import SiteSession, ledger_of
 from medfed.errors import ExchangeError, MedfedError
 from medfed.exchange import DropOut, Exchange, HubSide
 from medfed.exchange._drop_out import detail_of, reason_of
@@ -30,12 +30,13 @@ from medfed.federation.description import (
 )
 from medfed.federation.egress import Egress
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
+from medfed.federation.site import log_ledger_refusals
 from medfed.files import private_folder
 from medfed.pipeline.create_run import write_study
 from medfed.pipeline.describe import write_plan
 from medfed.pipeline.describing import (
     StudyStatistics,
-    answer_of,
+    answer_to_send,
     decoded,
     keep_statistics,
     kept_statistics,
@@ -47,7 +48,9 @@ from medfed.pipeline.describing import (
     statistics_of,
     total_of,
 )
+from medfed.pipeline.noised_statistics import Release, noise_of
 from medfed.pipeline.planning import needs_plan, plan_from, summary_of
+from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.status import Status
@@ -190,7 +193,8 @@ def _exchanged(session: SiteSession) -> Tensor:
         session.status.update(state="counting its training data")
         session.progress.log(f"{session.name}: counts its training data, as the study asks for statistics")
         try:
-            vector = answer_of(session.study, session.hospital.data, session.site.policy.smallest_group)
+            with log_ledger_refusals(session.audit, session.name):
+                vector = _answer(session)
         except MedfedError as error:
             tell_both(session, reason_of(error), detail_of(error))
             raise
@@ -211,6 +215,16 @@ def _exchanged(session: SiteSession) -> Tensor:
         raise
     finally:
         side.close()
+
+
+def _answer(session: SiteSession) -> Tensor:
+    """Return what this hospital sends; noised statistics are charged to its ledger, once."""
+    study, hospital, release = session.study, session.hospital, None
+    if noise_of(study) is not None:
+        folder = session.folder.site(session.name)
+        patients = data_set(hospital.data.patients("train"), hospital.secret)
+        release = Release(session.digest, patients, ledger_of(session.site, hospital.secret), folder)
+    return answer_to_send(study, hospital.data, session.site.policy.smallest_group, release)
 
 
 def _connection(session: SiteSession, side: Any) -> SiteConnection:
