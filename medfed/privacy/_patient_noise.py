@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Annotated
 
 import msgspec
 from torch import Tensor
 
 from medfed.errors import PrivacyError
 from medfed.privacy._noise import gaussian
-from medfed.privacy._privacy import Positive, Probability
+from medfed.privacy._privacy import Probability
 from medfed.privacy.accounting.accountant import MechanismSteps, noise_for
 
 
@@ -31,7 +32,7 @@ class PatientNoise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     epsilon, delta: what the counts spend of each training patient's privacy, once, on the hospital's ledger.
     """
 
-    epsilon: Positive
+    epsilon: Annotated[float, msgspec.Meta(gt=0, le=50)]
     delta: Probability = 1e-5
 
     def cost(self) -> MechanismSteps:
