@@ -116,6 +116,7 @@ def describe(part: OwnPart, digest: str) -> str:
         data=_data(study),
         start=start_digest(study.start_path) if study.start_path else None,
         only=only_describes(study),
+        noised=noise_of(study) is not None,
         protection=protection_of(study) if needs_description(study) else study.privacy,
         before=list(_before(part)),
         duration=list(_duration(part)),

@@ -72,6 +72,13 @@ def test_the_page_says_the_noise_and_what_it_costs(folder):
     assert "it spends epsilon 1 at delta 1e-05 of each patient's privacy, once," in page
     assert "none is withheld for being small, as the noise hides small ones" in page
     assert "none of fewer than" not in page
+    only = read_study(folder / "tiny.yaml", ["describe={only: true, noise: {epsilon: 1.0}}"])
+    page = describe(OwnPart(only, SiteFile(name="north", data="", exchange=Folder(url="x"))), "digest")
+    assert (
+        "Protection         this hospital's own noise on every count (describe.noise), sent under 'none'"
+        in page
+    )
+    assert "No protection" not in page
 
 
 def session_of(study, folder, tmp_path, **policy):

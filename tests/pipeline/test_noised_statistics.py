@@ -105,10 +105,10 @@ def test_a_hospital_that_dies_at_any_step_pays_once_for_what_it_sends(
     with monkeypatch.context() as patched:
         patched.setattr(where, step, dies)
         with pytest.raises(KeyboardInterrupt):
-            noised(study, counts, release_of(study, tmp_path, ceiling=1.5))
+            noised(study, counts, release_of(study, tmp_path, ceiling=1.2))
     # Two reservations of epsilon 1 do not fit under the ceiling, what was lost unsent is released.
-    sent = noised(study, counts, release_of(study, tmp_path, ceiling=1.5))
-    release = release_of(study, tmp_path, ceiling=1.5)
+    sent = noised(study, counts, release_of(study, tmp_path, ceiling=1.2))
+    release = release_of(study, tmp_path, ceiling=1.2)
     assert [one.spent for one in accounts(study, release) if one.spent] == [(noise_of(study).cost(),)]
     assert torch.equal(sent, noised(study, counts, release))
 
