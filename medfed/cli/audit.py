@@ -79,7 +79,8 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
 def _verify_dossier(folder: Path, identity: Identity | None) -> bool:
     """Say what a dossier's manifest shows; return whether it holds an audit log."""
     from medfed.pipeline.dossier.manifest import verify_dossier
-    from medfed.pipeline.dossier.verify import check_claims
+    from medfed.pipeline.dossier.verify import check_claims, page_made_by
+    from medfed.pipeline.dossier.write import page
 
     found = verify_dossier(folder, identity.authority if identity else None)
     click.echo(f"{len(found.manifest.files)} files, each as the manifest of {found.manifest.made} has it")
@@ -94,6 +95,12 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> bool:
         "who trained, in dossier.json, is what its audit log says"
         if has_log
         else "the dossier holds no audit log: it does not show who trained"
+    )
+    other = page_made_by(folder, page)
+    click.echo(
+        f"dossier.html is of medfed {for_terminal(other)}: this one cannot compare it with dossier.json"
+        if other
+        else "dossier.html is the page of dossier.json"
     )
     click.echo("what it says of results, privacy, leakage and agreements rests on whoever signed it")
     return has_log

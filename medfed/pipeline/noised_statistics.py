@@ -20,7 +20,7 @@ from medfed.data.describe.blocks import Block, Values
 from medfed.data.describe.noised import LEFT_OUT, noised_blocks, shown, squared_sensitivity
 from medfed.data.describe.scope import blocks_of
 from medfed.data.describe.table_one import NONE, Line, table_one
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.evaluation.inference import SiteCases
 from medfed.federation.description import description_digest
 from medfed.files import write_whole
@@ -102,7 +102,7 @@ class Release:
             return None
         try:
             kept = msgspec.json.decode(path.read_bytes(), type=_Answer)
-        except msgspec.DecodeError as error:
+        except DECODING_ERRORS as error:
             raise RunError(
                 f"{ANSWER}: is damaged: {error}; restore the file, or delete it: the statistics are then "
                 "noised anew, which is charged to the patients' privacy again"

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from medfed.errors import RunError
+from medfed.exchange.folder import Folder
 from medfed.models.pretrained.load import LoadedStart, TensorLine
 from medfed.pipeline.create_run import (
     _other_classes,
@@ -68,11 +69,13 @@ def test_the_facts_name_the_study_and_its_sites_in_order(study):
 def test_the_public_study_has_no_folder_of_a_hospital(study):
     folder = RunFolder(Path("run"))
     folder.path.mkdir()
-    write_study(folder, msgspec.structs.replace(study, start="/secret/old.ckpt"))
+    exchange = Folder(url="/secret/share", credentials="/secret/north")
+    write_study(folder, msgspec.structs.replace(study, start="/secret/old.ckpt", exchange=exchange))
     assert "secret" in folder.study.read_text()
     public = folder.public_study.read_text()
     assert "secret" not in public
     plain = json.loads(public)
+    assert plain["exchange"] == {"kind": "folder"}
     assert (plain["sites"], plain["held_out"], plain["start"]) == (["north", "south"], ["west"], "old.ckpt")
 
 

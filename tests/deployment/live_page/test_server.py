@@ -12,6 +12,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,39 @@ def test_over_tls_it_asks_for_the_token(shown_run, tls, tmp_path):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(urllib.error.URLError):
             get(url, old, Authorization=f"Bearer {token}")
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Return whether the other side has ended the connection."""
+    client.setblocking(False)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_whoever_opens_many_connections_and_says_nothing_keeps_nobody_out(
+    shown_run, tls, tmp_path, monkeypatch, over_tls
+):
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
+    context = ssl.create_default_context(cafile=str(tls[0])) if over_tls else None
+    protected = PageSettings("127.0.0.1", 0, *tls, tmp_path / "token")
+    with ExitStack() as stack:
+        url = stack.enter_context(serve(protected if over_tls else PageSettings(port=0), lambda: shown_run))
+        port = int(url.rsplit(":", 1)[1].strip("/"))
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(12)]
+        for client in slow[8:]:
+            client.sendall(b"\x16\x03" if over_tls else b"GET / HTTP/1.1\r\nHost: 127")
+        token = (tmp_path / "token").read_text().strip() if over_tls else ""
+        assert b"lungs" in get(url, context, Authorization=f"Bearer {token}")
+        # Of 12 and then 1 more, the process holds at most 4 open at once: the 9 oldest were ended.
+        for client in slow[:9]:
+            client.settimeout(10)
+            assert client.recv(1) == b""
+        assert not any(is_closed(client) for client in slow[9:])
 
 
 def test_a_key_that_cannot_be_used_is_refused(shown_run, tls, tmp_path):
