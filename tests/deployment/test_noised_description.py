@@ -18,6 +18,7 @@ from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
+from medfed.wire.audit_log import AuditLog
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def session_of(study, folder, tmp_path, **policy):
         secret=str(secret),
     )
     hospital = hospital_of(study, "north", folder / "north")
-    return SiteSession(site, study, hospital, RunFolder(tmp_path / "run"), None, None, None)
+    return SiteSession(site, study, hospital, RunFolder(tmp_path / "run"), None, None, AuditLog(None))
 
 
 def test_a_hospitals_own_ledger_pays_once_for_what_every_start_sends(folder, tmp_path):
