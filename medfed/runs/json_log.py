@@ -15,7 +15,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -61,9 +61,23 @@ def _message(record: logging.LogRecord) -> str:
     return text if left <= 0 else f"{text[:MAX_CHARACTERS]}... ({left} more characters)"
 
 
-class _Handler(logging.StreamHandler[Any]):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Drop a line that cannot be written: Python would print its arguments."""
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; of one that cannot be formatted only its place: Python prints arguments."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - whatever a message's arguments raise
+            where = f"{record.module}:{record.lineno}"
+            text = f"a log line of {where} cannot be written ({type(error).__name__})"
+            line = self.format(logging.LogRecord(OWN, logging.ERROR, "", 0, "%s", (text,), None))
+        _write(line)
+
+
+def _write(line: str) -> None:
+    # Looked up each time: standard error may be another one while a command runs, and be closed at its end.
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 _active: _Json | None = None
@@ -84,7 +98,7 @@ def set_site(name: str) -> None:
 def json_logs() -> Iterator[None]:
     """Write what is logged, warned of or fails in a thread as JSON until the block ends."""
     global _active
-    root, handler, formatter = logging.getLogger(), _Handler(sys.stderr), _Json()
+    root, handler, formatter = logging.getLogger(), _Handler(), _Json()
     handler.setFormatter(formatter)
     former, thread_hook = _active, threading.excepthook
     root.addHandler(handler)
@@ -110,8 +124,7 @@ def write_line(text: str, level: int, logger: str = OWN, round: int | None = Non
     """Write a line to standard error at once, also one below the level of warnings, which loggers drop."""
     record = logging.LogRecord(logger, level, "", 0, "%s", (text,), None)
     record.round = round
-    sys.stderr.write((_active or _Json()).format(record) + "\n")
-    sys.stderr.flush()
+    _write((_active or _Json()).format(record))
 
 
 def log_failure(error: BaseException | None) -> None:
