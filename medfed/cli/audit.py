@@ -81,7 +81,8 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
 def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object]:
     """Say what a dossier's manifest shows, and return it as --json has it."""
     from medfed.pipeline.dossier.manifest import verify_dossier
-    from medfed.pipeline.dossier.verify import check_claims
+    from medfed.pipeline.dossier.verify import check_claims, page_made_by
+    from medfed.pipeline.dossier.write import page
 
     found = verify_dossier(folder, identity.authority if identity else None)
     say(f"{len(found.manifest.files)} files, each as the manifest of {found.manifest.made} has it")
@@ -97,6 +98,12 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object
         if has_log
         else "the dossier holds no audit log: it does not show who trained"
     )
+    other = page_made_by(folder, page)
+    say(
+        f"dossier.html is of medfed {for_terminal(other)}: this one cannot compare it with dossier.json"
+        if other
+        else "dossier.html is the page of dossier.json"
+    )
     say("what it says of results, privacy, leakage and agreements rests on whoever signed it")
     return {
         "files": len(found.manifest.files),
@@ -106,6 +113,7 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object
         "study": found.manifest.study,
         "weights_sha256": found.manifest.weights_sha256,
         "has_log": has_log,
+        "page_compared": not other,
     }
 
 

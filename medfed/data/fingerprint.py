@@ -38,7 +38,7 @@ from medfed.data.screening import (
 )
 from medfed.data.settings import Images, Unreadable
 from medfed.data.volume import Volume
-from medfed.errors import DataError, ImageError, LabelError, TooFewPatientsError
+from medfed.errors import DECODING_ERRORS, DataError, ImageError, LabelError, TooFewPatientsError
 
 # Sums of intensities are whole multiples of 1/FIXED_POINT.
 FIXED_POINT = 1024
@@ -326,7 +326,7 @@ def from_json(text: bytes | str) -> Fingerprint:
     """
     try:
         result = msgspec.json.decode(text, type=Fingerprint)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"not a fingerprint: {error}") from None
     by_channel = (result.intensity, result.total, result.squares, result.counted, result.landmarks)
     lengths = {len(numbers) for numbers in by_channel}

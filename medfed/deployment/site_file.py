@@ -75,6 +75,9 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     {kind: mlflow, url: https://mlflow.hospital.example}]: servers of the hospital, never the hub's.
     give_up_hours: the site stops after so many hours without a sign of life from the hub, or without a study
     that is offered; null waits for ever.
+    checkpoint_minutes: in a round of several epochs, a checkpoint is also written at an epoch's end, once the
+    last one is so many minutes old; a site that was killed goes on from there. 0 after each epoch, null after
+    merges only.
     """
 
     name: SiteName
@@ -97,6 +100,7 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     labelled: list[str] = []
     trackers: tuple[AnyTracker, ...] = ()
     give_up_hours: Annotated[float, msgspec.Meta(gt=0)] | None = 168.0
+    checkpoint_minutes: Annotated[float, msgspec.Meta(ge=0)] | None = 10.0
 
     @property
     def own_data(self) -> OwnData:
@@ -112,6 +116,11 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def give_up_s(site: SiteFile) -> float | None:
     """Return after how many seconds without a sign of life from the hub this site gives up."""
     return None if site.give_up_hours is None else site.give_up_hours * 3600
+
+
+def checkpoint_s(site: SiteFile) -> float | None:
+    """Return how old a checkpoint is, in seconds, when the next is written at the end of an epoch."""
+    return None if site.checkpoint_minutes is None else site.checkpoint_minutes * 60
 
 
 def as_read_here(study: Study, site: SiteFile) -> Study:

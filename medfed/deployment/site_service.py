@@ -22,7 +22,6 @@ from msgspec import UNSET, UnsetType
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
-from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import run_periodically
 from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
@@ -35,11 +34,11 @@ from medfed.deployment.site_evaluation import (
     site_config_under_policy,
     write_own_gallery,
 )
-from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
-from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
+from medfed.deployment.site_file import SiteFile, as_read_here, checkpoint_s, read_site, secret_of
+from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of, open_audit_log
 from medfed.deployment.study_choice import choose_study
 from medfed.deployment.waiting import WaitTold
-from medfed.errors import DataError, DeclinedError, ExchangeError
+from medfed.errors import DataError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
@@ -272,6 +271,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         log=session.progress.log,
         on_final_model=partial(measure_final_model, session),
         scalars=data_scalars(data),
+        checkpoint_s=checkpoint_s(site),
     )
     with closing(tracked):
         train_site(
@@ -298,7 +298,7 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
     while not received.final:
         received = receive(connection, received.round + 1)
     _record_evaluated(session, received)
-    _check_still_approved(session, session.digest)
+    check_still_approved(session, session.digest)
     scalars = {**measure_final_model(session, received), **data_scalars(session.hospital.data)}
     send_update(connection, Update(session.name, received.round + 1, {}, 0, scalars), received.weights)
     return received
@@ -331,17 +331,6 @@ def _choice(study: Study, received: GlobalModel) -> ModelChoice | UnsetType:
     )
 
 
-def _check_still_approved(session: SiteSession, digest: str) -> None:
-    """Raise if someone revoked the approval of the study while this site takes part.
-
-    Raises:
-        DeclinedError: naming the site.
-    """
-    if not is_approved(Path(session.site.out), digest, head_of(Path(session.site.secret))):
-        session.audit.write("approval revoked", site=session.name, study=digest)
-        raise DeclinedError(f"site '{session.name}': this hospital revoked its approval of the study")
-
-
 class SiteProgress(pl.Callback):
     """Writes a site's progress to the display, the status file and rounds.jsonl."""
 
@@ -354,7 +343,7 @@ class SiteProgress(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if trainer.is_last_batch:  # before anything is sent
-            _check_still_approved(self._session, self._digest)
+            check_still_approved(self._session, self._digest)
         steps = int(trainer.num_training_batches)
         done = (trainer.current_epoch % self._epochs) * steps + batch_idx
         self._session.status.update(state="training")
@@ -399,7 +388,8 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     hospital = _open_hospital(study, site, secret)
     own_folder = folder.site(site.name)
     hospital.data.leave_out_tokens(read_left_out(own_folder))
-    run = SiteRun(own_folder, resume=True, examples=hospital.data.examples)
+    # All processes of a site write a checkpoint together.
+    run = SiteRun(own_folder, resume=True, examples=hospital.data.examples, checkpoint_s=checkpoint_s(site))
     exchange: Any = WorkerExchange()  # it sends no messages: only `send_update` on rank 0 does
     config = site_config_under_policy(site, study, hospital)
     with suppress_warnings():

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.files import write_whole
 from medfed.wire.untrusted_text import for_cell
 
@@ -242,7 +242,7 @@ def _read(path: Path, kind: type[Record], containing: bytes = b"") -> list[Recor
             continue
         try:
             record = decoder.decode(line)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (*DECODING_ERRORS, ValueError) as error:
             raise RunError(
                 f"{path.name}: line {number} is not a {kind.__name__}: {error}; restore the file"
             ) from error

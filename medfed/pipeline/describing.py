@@ -26,7 +26,7 @@ from medfed.data.describe.blocks import Block, Values, decode, encode, length_of
 from medfed.data.describe.gather import gather
 from medfed.data.describe.scope import blocks_of
 from medfed.data.describe.table_one import Line, require_described, table_one
-from medfed.errors import DataError, RunError, StudyError
+from medfed.errors import DECODING_ERRORS, DataError, RunError, StudyError
 from medfed.exchange import MemoryExchange
 from medfed.federation.config import HubConfig
 from medfed.federation.description import (
@@ -212,7 +212,7 @@ def kept_statistics(folder: RunFolder, study: Study, digest: str) -> StudyStatis
         return None
     try:
         kept = msgspec.json.decode(folder.statistics.read_bytes(), type=Statistics)
-    except msgspec.DecodeError as error:
+    except DECODING_ERRORS as error:
         raise RunError(f"{folder.statistics.name}: is damaged: {error}; restore the file") from None
     if kept.digest != digest:
         raise RunError(f"{folder.statistics.name}: is of another study; restore the file")

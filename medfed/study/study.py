@@ -129,16 +129,16 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
     temperature: report a classifier's probabilities after temperature scaling, fitted on its validation
-    patients.  robustness: also measure the federated model on perturbed test cases: shifted, noisy, with
-    dropped slices.  local_models: also train each site's own model on its own cases for as many epochs, and
-    compare.  pooled_model: also train one model on the cases of all sites in one place, where one person
-    has them all (a simulation), and compare.  draws: bootstrap draws per interval.  tolerance_mm: the
-    tolerance of the surface Dice; in pixels for images without a size in mm, whose metrics end in px instead
-    of mm (`nsd_voxel_2px`) and are not averaged with the others.  smallest_group: results of fewer patients
-    than this are withheld.  guarantee: the share of patients in whom a model is to succeed, such as 0.9:
-    each hospital's threshold that keeps it is chosen on its validation patients.  confidence: of this.
-    seeds: train the federation with so many seeds in a simulation and show how far
-    its results spread.
+    patients; predictions and guaranteed thresholds are without it.  robustness: also measure the federated
+    model on perturbed test cases: shifted, noisy, with dropped slices.  local_models: also train each
+    site's own model on its own cases for as many epochs, and compare.  pooled_model: also train one model
+    on the cases of all sites in one place, where one person has them all (a simulation), and compare.
+    draws: bootstrap draws per interval.  tolerance_mm: the tolerance of the surface Dice; in pixels for
+    images without a size in mm, whose metrics end in px instead of mm (`nsd_voxel_2px`) and are not
+    averaged with the others.  smallest_group: results of fewer patients than this are withheld.  guarantee:
+    the share of patients in whom a model is to succeed, such as 0.9: each hospital's threshold that keeps
+    it is chosen on its validation patients.  confidence: of this. seeds: train the federation with so many
+    seeds in a simulation and show how far its results spread.
 
     `local_models`, `pooled_model`, `robustness` and `seeds` may be changed when a run is resumed: they are no
     part of the study's digest, as no other party sees what they compute.

@@ -27,8 +27,8 @@ def in_words(document):
 @pytest.fixture
 def hostile(monkeypatch):
     problem = Problem("x", "error", HOSTILE, HOSTILE, HOSTILE, ((HOSTILE, HOSTILE),))
-    found = Preflight(HOSTILE, FACTS, (problem,), study=HOSTILE, unlisted=HOSTILE)
-    monkeypatch.setattr(module, "_preflight", lambda *_, **__: found)
+    result = Preflight(HOSTILE, FACTS, (problem,), study=HOSTILE, unlisted=HOSTILE)
+    monkeypatch.setattr(module, "_preflight", lambda *_, **__: result)
 
 
 def test_the_terminal_and_the_page_show_it(hostile, tmp_path, capsys):

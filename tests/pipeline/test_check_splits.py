@@ -47,9 +47,9 @@ def test_the_same_answer_twice(place):
 def test_the_splits_of_check_are_those_of_training(place, seed):
     study = read_study(place / f"seed{seed}.yaml")
     data = hospital_of(study, "north", str(place / "north.csv")).data
-    found = checked(place / "north.csv", place / f"seed{seed}.yaml")
+    result = checked(place / "north.csv", place / f"seed{seed}.yaml")
     trained = ", ".join(f"{len(data.cases(split))} {split}" for split in ("test", "train", "val"))
-    assert found["facts"]["splits"] == trained == "6 test, 28 train, 6 val"
+    assert result["facts"]["splits"] == trained == "6 test, 28 train, 6 val"
 
 
 def test_a_folder_without_a_study_is_the_site_that_new_names(place):

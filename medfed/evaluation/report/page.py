@@ -75,6 +75,7 @@ def render(run: Run) -> str:
         facts=facts.key_figures(run, focus),
         summary=summary.summary(run, focus),
         guarantees=guarantees.guarantees(run),
+        guarantee_caveat=guarantees.caveat(run),
         operation=readers.operation(run),
         departures=readers.departures(run),
         methods=readers.methods(run),
