@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from medfed.cli.error_handling import Commands
+from medfed.cli.messages import answer, say
 from medfed.cli.options import PATH
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def make(
         tell=click.echo,
     )
     out.write_bytes(prints.to_json(result))
+    counts = {"cases": result.cases, "patients": result.patients, "withheld": result.withheld}
+    if answer({"fingerprint": out, **counts, "min_patients": min_patients}):
+        return
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")
     click.echo(f"withheld for fewer than {min_patients} patients: {result.withheld} classes or histograms")
     click.echo("Nothing in it is about a single patient. It is not sent: give the file to the coordinator.")
@@ -184,9 +188,11 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
     merged = prints.merge(parts)
-    click.echo(f"# from {merged.sites} hospitals, {merged.patients} patients, {merged.cases} cases")
+    counts = {"sites": merged.sites, "patients": merged.patients, "cases": merged.cases}
+    say(f"# from {merged.sites} hospitals, {merged.patients} patients, {merged.cases} cases")
     section = propose_settings(merged, voxels=voxels, normalise=normalise)
-    click.echo(yaml.safe_dump({"data": section}, sort_keys=False, default_flow_style=None), nl=False)
+    answer({**counts, "data": section})
+    say(yaml.safe_dump({"data": section}, sort_keys=False, default_flow_style=None), nl=False)
 
 
 @click.command(short_help="Delete prepared images on disk.")
@@ -220,12 +226,15 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
         data, places = [folder], [folder]
     else:
         data, places = [], shared_caches()
+    deleted = []
     for place in (*map(data_cache_folder, data), *places):
-        click.echo(f"{place}: {purged(place)} prepared cases deleted")
+        deleted.append({"folder": place, "cases": purged(place)})
+        say(f"{place}: {deleted[-1]['cases']} prepared cases deleted")
+    answer({"deleted": deleted})
     for one in data:
         remove_if_empty(one)
     if not data:
-        click.echo("A site's images inside its data folder: medfed purge FOLDER, or --site site.yaml")
+        say("A site's images inside its data folder: medfed purge FOLDER, or --site site.yaml")
 
 
 @click.command(short_help="Copy DICOM images without the patient.")
@@ -283,6 +292,10 @@ def deidentify(
             options=msgspec.convert(choices, deidentification.Options),
             on_progress=bar.update,
         )
+    counts = {"files": export.files, "series": export.series, "patients": export.patients}
+    left_out = [{"reason": reason, "count": count} for reason, count in export.left_out]
+    if answer({**counts, "left_out": left_out, "same_pseudonyms_later": given is not None}):
+        return
     click.echo(f"{export.files} files of {export.series} series and {export.patients} patients written")
     for reason, count in export.left_out:
         click.echo(f"left out: {count} x {reason}")

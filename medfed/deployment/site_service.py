@@ -61,6 +61,7 @@ from medfed.pipeline.report import report_run
 from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import data_set
+from medfed.runs import json_log
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
@@ -99,6 +100,7 @@ def take_part(
         _train_worker(site, secret)
         return None
     progress = progress or Progress()
+    json_log.set_site(site.name)
     admission.check_credentials(site)
     with show_warnings(progress), suppress_warnings():
         if exposed := describe_exposed(Path(site.out)):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -38,11 +38,14 @@ UNUSABLE = 2
 def check(
     folder: Path,
     study_file: Path | None,
-    as_json: bool,
+    answer: Callable[[Mapping[str, Any]], bool],
     page: Path | None,
     own: OwnChoices | None = None,
 ) -> int:
-    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors."""
+    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors.
+
+    `answer` takes the result as plain values, and returns whether it is not to be printed in words.
+    """
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
         preflight = _preflight(folder, study_file, own or OwnChoices(), thumbnails=page is not None)
@@ -52,11 +55,10 @@ def check(
         reason = str(error)
         if isinstance(error, OSError):
             reason = f"a file can't be read or written (errno {error.errno})"
-        verdict = json.dumps({"verdict": reason, "exit": UNUSABLE})
-        print(verdict if as_json else f"medfed: {for_terminal(reason)}")
+        if not answer({"error": reason, "exit": UNUSABLE}):
+            print(f"medfed: {for_terminal(reason)}")
         return UNUSABLE
-    if as_json:
-        print(json.dumps(to_plain(preflight), indent=2))
+    if answer(to_plain(preflight)):
         return preflight.exit_code
     show(_shown(preflight), console)
     if page is not None:

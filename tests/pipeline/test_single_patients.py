@@ -133,8 +133,10 @@ def test_no_file_of_a_segmentation_nor_of_its_bundle_holds_one(tiny: Path, tmp_p
     asked = ["evaluation.smallest_group=5", "evaluation.guarantee=0.5", "evaluation.confidence=0.5"]
     done = run.train(tiny / "tiny.yaml", out=tmp_path / "run", overrides=asked)
     bundle = export(done.path, tmp_path / "bundle", format="bundle")
+    dossier = write_dossier(done, tmp_path / "dossier")
     values = np.union1d(values_of(done), values_of(done, done.scores))
     assert len(values) > 10
-    files = [path for path in [*done.path.rglob("*"), *bundle.rglob("*")] if path.is_file()]
+    places = [*done.path.rglob("*"), *bundle.rglob("*"), *dossier.iterdir()]
+    files = [path for path in places if path.is_file()]
     assert {"metadata.json", "inference.json", "model.pt", "report.html"} <= {path.name for path in files}
     assert_none_in([path for path in files if path.name not in (*STAYS, "cases.html")], values)
