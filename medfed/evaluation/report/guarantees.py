@@ -11,8 +11,8 @@ from medfed.evaluation.rows import ALL_SITES, EVERY_SITE, Row
 
 # What succeeds in a patient, after "in at least 90 % of patients".
 SUCCEEDS = {
-    FOUND: "{what} is found",
-    COVERED: "at least 90 % of the voxels of {what} are found",
+    FOUND: "it is found",
+    COVERED: "at least 90 % of its voxels are found",
     SENSITIVITY: "those with {what} are called",
     SET: "the classes above the threshold hold the true one",
 }
@@ -39,7 +39,7 @@ def guarantees(run: Run) -> list[dict[str, Any]]:
 
 
 def title(run: Run, kind: str, structure: str | None) -> str:
-    """Return what is guaranteed: 'In at least 90 % of patients lesion is found, with 95 % confidence'."""
+    """Return what is guaranteed: 'In at least 90 % of patients with lesion it is found, ...'."""
     evaluation = run.study.section("evaluation")
     share, confidence = (float(evaluation.get(name) or 0) for name in ("guarantee", "confidence"))
     classes = run.facts.classes
@@ -48,7 +48,7 @@ def title(run: Run, kind: str, structure: str | None) -> str:
         return f"On average at least {share:.0%} of the voxels of {what} are found".replace("% of", " % of")
     sure = "on average" if kind == SET else f"with {confidence:.0%} confidence".replace("%", " %")
     succeeds = SUCCEEDS.get(kind, kind).format(what=what)
-    patients = "those who have it" if kind == SENSITIVITY else "patients"
+    patients = {SET: "patients", SENSITIVITY: "those who have it"}.get(kind, f"patients with {what}")
     if kind == SENSITIVITY:
         succeeds = f"{what} is called"
     return f"In at least {share:.0%} of {patients} {succeeds}, {sure}".replace("% of ", " % of ", 1)

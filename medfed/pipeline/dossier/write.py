@@ -11,6 +11,7 @@ import msgspec
 
 from medfed.errors import RunError
 from medfed.evaluation.report import templates
+from medfed.evaluation.report.formatting import coded
 from medfed.files import private_files, private_folder, utc_now, write_whole
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.dossier.collect import Sources, collect
@@ -108,4 +109,4 @@ def _write_files(folder: RunFolder, whole: Path, sources: Sources, identity: Ide
 
 def page(dossier: Dossier, signed: bool) -> str:
     """Return the dossier's page for people."""
-    return templates.render("dossier.html.jinja", dossier=dossier, signed=signed)
+    return templates.render("dossier.html.jinja", dossier=dossier, signed=signed, coded=coded)

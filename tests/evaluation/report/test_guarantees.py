@@ -24,7 +24,7 @@ def test_a_table_has_each_hospital_then_the_pooled_and_the_least_threshold():
     held = result(0.8, metric="held_found", structure="lesion", low=0.6, high=0.9, n=20)
     rows = [threshold(0.2, "each hospital"), threshold(0.5, "all"), threshold(0.3, n=40), held]
     (table,) = tables(*rows, threshold(None, "south", n=12, note="no guarantee: 12 validation patients"))
-    assert table["what"] == "In at least 90 % of patients lesion is found, with 95 % confidence"
+    assert table["what"] == "In at least 90 % of patients with lesion it is found, with 95 % confidence"
     assert [line["site"] for line in table["lines"]] == [
         "north",
         "south",
@@ -39,7 +39,7 @@ def test_a_table_has_each_hospital_then_the_pooled_and_the_least_threshold():
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("covered", "of patients at least 90 % of the voxels of lesion are found, with 95 % confidence"),
+        ("covered", "of patients with lesion at least 90 % of its voxels are found, with 95 % confidence"),
         ("sensitivity", "of those who have it lesion is called, with 95 % confidence"),
         ("set", "of patients the classes above the threshold hold the true one, on average"),
     ],
