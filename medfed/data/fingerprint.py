@@ -131,7 +131,7 @@ class _Sums:
         self.landmarks = [[0] * len(PERCENTILES) for _ in range(channels)]
 
     def add(self, case: Case, image: Volume, label: Volume | None) -> None:
-        self.geometry.append((case.patient, _geometry(image)))
+        self.geometry.append((case.patient, geometry_bins(image)))
         for channel, voxels in enumerate(image.array):
             finite = voxels if np.isfinite(voxels).all() else voxels[np.isfinite(voxels)]
             for rank, value in enumerate(_landmarks(finite)):
@@ -159,7 +159,7 @@ class _Sums:
         self.counted[channel] += values.size
 
 
-def _geometry(image: Volume) -> tuple[int, ...]:
+def geometry_bins(image: Volume) -> tuple[int, ...]:
     """Return the bins of spacing, size and extent along right, front, up."""
     order = image.axes_ras or (0, 1, 2)
     spacing = [image.spacing_mm[axis] for axis in order]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medfed.deployment.background import run_periodically
 from medfed.deployment.site_file import give_up_s
-from medfed.deployment.site_session import SiteSession, check_still_approved
+from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of
 from medfed.errors import DECODING_ERRORS, ExchangeError, MedfedError, RunError
 from medfed.exchange import DropOut, Exchange, HubSide
 from medfed.exchange._drop_out import detail_of, reason_of
@@ -33,6 +33,7 @@ from medfed.federation.description import (
 )
 from medfed.federation.egress import Egress
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
+from medfed.federation.site import log_ledger_refusals
 from medfed.files import private_folder, write_whole
 from medfed.pipeline.create_run import write_study
 from medfed.pipeline.describe import write_plan
@@ -50,7 +51,10 @@ from medfed.pipeline.describing import (
     statistics_of,
     total_of,
 )
+from medfed.pipeline.noised_statistics import Release, noise_of, noised_answer
 from medfed.pipeline.planning import needs_plan, plan_from, summary_of
+from medfed.privacy._patient_noise import PatientNoise
+from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.status import Status
@@ -239,7 +243,10 @@ def _answer(session: SiteSession) -> Tensor:
     Raises:
         DataError: if its data cannot be read.
         RunError: if the answer that was kept is damaged.
+        LedgerError: if noised statistics would carry a patient over this hospital's ceiling.
     """
+    if (noise := noise_of(session.study)) is not None:
+        return _noised_answer(session, noise)
     path, least = session.folder.site(session.name) / FOLDER / ANSWER, session.site.policy.smallest_group
     known = _kept_answer(path)
     if known is not None and known.least == least:
@@ -257,6 +264,21 @@ def _answer(session: SiteSession) -> Tensor:
     private_folder(path.parent)
     write_whole(path, msgspec.json.encode(answer), durable=True)
     return vector
+
+
+def _noised_answer(session: SiteSession, noise: PatientNoise) -> Tensor:
+    """Return this hospital's noised statistics, which its ledger pays for once."""
+    hospital, folder = session.hospital, session.folder.site(session.name)
+    with log_ledger_refusals(session.audit, session.name):
+        release = Release(
+            session.digest,
+            data_set(hospital.data.patients("train"), hospital.secret),
+            ledger_of(session.site, hospital.secret),
+            folder,
+        )
+        return noised_answer(
+            session.study, noise, partial(answer_of, session.study, hospital.data, 1), release
+        )
 
 
 def _kept_answer(path: Path) -> _Answer | None:

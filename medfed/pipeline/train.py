@@ -34,6 +34,7 @@ from medfed.pipeline.factory import (
     started_network,
 )
 from medfed.pipeline.federate import StudyRun, federate
+from medfed.pipeline.noised_statistics import simulated_releases
 from medfed.pipeline.planning import PlanFiles, needs_plan, plan_study
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -165,8 +166,11 @@ def _open(
     began = {"start": facts.start.sha256} if facts.start else {}
     run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
     if study.describe is not None and not folder.statistics.exists():
-        data = {site: hospital.data for site, hospital in hospitals.items() if site in study.sites}
-        keep_statistics(folder, study, study_digest(study), describe_here(study, data, run.audit))
+        training = {site: hospital for site, hospital in hospitals.items() if site in study.sites}
+        data = {site: hospital.data for site, hospital in training.items()}
+        releases = simulated_releases(study, training, folder)
+        statistics = describe_here(study, data, run.audit, releases=releases)
+        keep_statistics(folder, study, study_digest(study), statistics)
         progress.log(f"statistics of the hospitals' training data: {folder.table_one}")
     if needs_plan(study):
         run = _plan(run)

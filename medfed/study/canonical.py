@@ -86,6 +86,8 @@ def _canonical(study: Study) -> dict[str, Any]:
     plain["plugins"] = _plugin_digests(study)
     if study.describe is None:  # a study without it keeps the digest by which it was approved
         del plain["describe"]
+    elif study.describe.noise is None:
+        del plain["describe"]["noise"]
     if not plain["data"].get("transforms", True):  # likewise, and so below
         del plain["data"]["transforms"]
     if not study.sampling.joining:

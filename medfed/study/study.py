@@ -20,6 +20,7 @@ from medfed.models.optimisers.adamw import AdamW
 from medfed.models.pretrained import Start
 from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
+from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
@@ -161,13 +162,17 @@ class Describe(_Section, frozen=True, kw_only=True):
 
     only: the study ends with them, and nothing is trained; `medfed describe` sets it.  privacy: `none`, with
     which the hub sees each hospital's statistics, or `secure_sum`, with which it learns only their sum; null
-    takes the study's own mechanism, which must then be one of these.
+    takes the study's own mechanism, which must then be one of these.  noise: differential privacy of single
+    patients, such as {epsilon: 1.0, delta: 0.00001}: each hospital adds noise to its counts, charges its
+    privacy ledger, and leaves out what one patient could change without a bound, so that no `data.plan`
+    follows.
 
     A study with `data.plan` is described before it trains, with or without this section.
     """
 
     only: bool = False
     privacy: AnyPrivacy | None = None
+    noise: PatientNoise | None = None
 
 
 class SiteOverride(_Section, frozen=True, kw_only=True):

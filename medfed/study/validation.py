@@ -231,6 +231,24 @@ def _description(study: Study) -> Iterator[str]:
         )
     if (given := study.describe.privacy) is not None:
         yield from _too_few_sites(study, f"describe.privacy.kind: '{kind_of(given)}'", given.min_sites)
+    if study.describe.noise is not None:
+        yield from _noised_description(study)
+
+
+def _noised_description(study: Study) -> Iterator[str]:
+    """Yield why statistics cannot be noised here, or do not serve what they are asked for."""
+    if find_spec("opacus") is None:
+        yield (
+            "describe.noise: needs the package opacus, which counts epsilon and is not installed here; run "
+            '`pip install "medfed[privacy]"`'
+        )
+    beside = study.data.table if isinstance(study.data, Images) else None
+    for key, part in (("data.plan", study.data), ("data.table.plan", beside)):
+        if getattr(part, "plan", "given") != "given":
+            yield (
+                f"{key}: is made of means, spreads and intensities, which are left out under describe.noise; "
+                "give the settings in the study, or describe it without noise"
+            )
 
 
 def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from medfed.deployment.enrolment import enrol
 from medfed.deployment.enrolment.broker import Broker
 from medfed.errors import ExchangeError
 from medfed.exchange import MemoryExchange, Offer
+from medfed.exchange._admitted import record_admitted
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.registry import kinds
@@ -46,6 +47,8 @@ class Credentials:
     urls: list[str]
 
     def open_hub(self, study: str, folder: Path) -> Any:
+        # As `medfed hub` does: from the first study that is offered on, the broker serves no other.
+        record_admitted(self.enrolment, study, ["north", "south"])
         return self._record("hub").open_hub(study, folder)
 
     def open_site(self, study: str, site: str, folder: Path) -> Any:
