@@ -286,12 +286,16 @@ LINES: dict[str, Callable[[World, Path], str] | str] = {
         "audit", "leakage", world.run, "--site", "north", "--steps", "1", "--shadows", "0", "--cases", "1",
         "--out", out / "leakage",
     ),
+    "describe": lambda world, out: run("describe", world.study, "--out", out / "described"),
+    # Its server runs until Ctrl-C; this is all that its page shows.
+    "watch": lambda world, out: run("watch", world.run, "--json"),
     "watch-model": lambda world, out: run(
         "watch-model", world.run, "--data", world.data / "south", "--reference", world.north,
         "--name", "again",
     ) + run("watch-model", world.run, "--data", world.north, "--name", "none"),
     "demo": "synthetic hospitals alone: it reads no hospital's data",
     "enrol": "certificates alone: it reads no hospital's data",
+    "broker": "messages between parties alone: it reads no hospital's data",
     "plugins": "packages of one's own alone: it reads no hospital's data",
 }  # fmt: skip
 

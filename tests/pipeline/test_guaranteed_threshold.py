@@ -64,8 +64,8 @@ def test_a_mask_is_of_the_voxels_that_reach_the_hospitals_own_threshold(masks, t
     assert 0 < volume(out).mean() < 1
     said = (out / "guarantee.txt").read_text()
     assert said.startswith(
-        "In at least 90 % of patients with lesion it is found, with 95 % confidence, at north at a threshold of 0.31 "
-        "(its own, of 40 validation patients; it stays at this hospital).\n"
+        "In at least 90 % of patients with lesion it is found, with 95 % confidence, at north at a "
+        "threshold of 0.31 (its own, of 40 validation patients; it stays at this hospital).\n"
     )
     (line,) = csv.DictReader((out / "predictions.csv").open())
     assert line["threshold"] == "0.31"

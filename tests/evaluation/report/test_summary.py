@@ -70,7 +70,8 @@ def test_what_a_hospital_may_rely_on_stands_there_too():
     ]
     study = {"evaluation": {"guarantee": 0.9, "confidence": 0.95}}
     assert page_of(*rows, study=study)["may"] == [
-        "In at least 90 % of patients with lesion it is found, with 95 % confidence, at north at a threshold of 0.31."
+        "In at least 90 % of patients with lesion it is found, with 95 % confidence, at north at a "
+        "threshold of 0.31."
     ]
 
 
