@@ -23,6 +23,7 @@ from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation import merged_scores, same_model
 from medfed.federation.acceptance import MAX_GROWTH
 from medfed.federation.closing import (
+    check_ended_whole,
     chosen_before_last,
     fetch_once,
     fetch_selected,
@@ -46,6 +47,7 @@ from medfed.local_training._suitability import (
     check_suits,
     gradients_of,
 )
+from medfed.local_training._train_pass import losses_before
 from medfed.local_training._weights import to_cpu
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.registry import kind_named
@@ -137,8 +139,8 @@ class FederatedCallback(pl.Callback):
         self._received: GlobalModel | None = None
         # The weights on which a validation measures this round's scores, and whether one has or does.
         self._scored_weights: Weights = {}
-        self._scored, self._on_merged, self._merged_now = True, False, False
-        self._unscored = ""
+        self._scored, self._merged_now, self._unscored = True, False, ""
+        self._validation: merged_scores.ForwardWatch | None = None
         self._schedule: merged_scores.Schedule | None = None
         self._pass, self._first_count = Pass(), 0
         self._restored, self._checks = False, True
@@ -195,6 +197,7 @@ class FederatedCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_suits(self._own_method, trainer, pl_module, self.site)
         check_evaluates(self._options.required_scalars, pl_module, self.site)
+        same_model.check_optimisers(self.site, pl_module, trainer.optimizers)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch % self._local_epochs == 0:
@@ -236,6 +239,10 @@ class FederatedCallback(pl.Callback):
         if trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0:
             self._merge(trainer, pl_module)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self._local_epochs == 0:
+            check_ended_whole(trainer, self.site)
+
     def on_validation_batch_start(
         self,
         trainer: pl.Trainer,
@@ -246,12 +253,14 @@ class FederatedCallback(pl.Callback):
     ) -> None:
         # Here and not where a validation starts: callbacks that average weights put theirs in in between.
         if batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
-            self._on_merged = merged_scores.holds(self._weights_in(pl_module), self._scored_weights)
-            if self._merged_now and not self._on_merged:
-                self._unscored = "validation ran on other weights, such as a moving average's"
+            own = self._weights_in(pl_module)
+            self._validation = merged_scores.ForwardWatch(pl_module, own, self._scored_weights)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._on_merged:
+        watch, self._validation = self._validation, None
+        if watch is not None and not watch.ends():
+            self._unscored = merged_scores.OTHER_WEIGHTS if self._merged_now else self._unscored
+        elif watch is not None:
             # What training logs under these names is measured by the callback itself.
             scores = {
                 n: value for n, value in merged_scores.validated_scores(trainer).items() if n not in TRAINING
@@ -259,11 +268,10 @@ class FederatedCallback(pl.Callback):
             self.scores, self._scored = self._only_declared(scores), True
             logged = self._connection.egress.scalars & {*trainer.callback_metrics} - TRAINING
             self._tell(merged_scores.only_trained(logged - {*scores}))
-        self._merged_now = self._on_merged = False
+        self._merged_now = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
-        restore_step(pl_module)
+        restore_step(pl_module)  # not on_train_end: a resumed fit with no epoch left to train has none
         if self._schedule is not None:
             merged_scores.restore_schedule(trainer, self._schedule)
             self._schedule = None
@@ -304,6 +312,8 @@ class FederatedCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         restore_step(pl_module)
+        if self._validation is not None:
+            self._validation.ends()
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
@@ -379,14 +389,7 @@ class FederatedCallback(pl.Callback):
         """Evaluate the received model on the training cases, as the rule and the local method need it."""
         seed = derived_seed(self._seed or 0, self.site, self.round, "look")
         evaluator = train_evaluator(trainer, module, self.site, seed)
-        self._scalars_before = {}
-        if "train/loss_before" in self._options.required_scalars:
-            self._scalars_before["train/loss_before"] = evaluator.loss()
-        if "train/class_loss" in self._options.required_scalars:
-            losses = finite_scalars(evaluator.class_losses())
-            self._scalars_before |= {f"train/class_loss/{name}": value for name, value in losses.items()}
-            if losses:
-                self._scalars_before["train/class_loss"] = sum(losses.values()) / len(losses)
+        self._scalars_before = losses_before(evaluator, self._options.required_scalars)
         self._local_state = self._local.evaluate_train(evaluator, self._local_state)
 
     def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -450,11 +453,7 @@ class FederatedCallback(pl.Callback):
 
     def _tell_unscored(self, trainer: pl.Trainer) -> None:
         if trainer.enable_validation and not self._scored:
-            why = self._unscored or "no validation ran between that merge and the next step"
-            self._tell(
-                f"a merged model has no scores of this site: {why}. They are missing at the hub; validate "
-                "after each merge, or know that only the final model is scored"
-            )
+            self._tell(merged_scores.unscored(self._unscored))
 
     @property
     def _reported(self) -> frozenset[str]:
@@ -475,6 +474,7 @@ class FederatedCallback(pl.Callback):
         if self._checks:
             same_model.check_same_model(self.site, self._weights_in(module), received, self._classes)
             same_model.check_halves(self.site, self._own_method, self._reported, received)
+            same_model.check_privacy(self.site, self._connection.privacy, received)
             self._checks = False
         load(module, received.weights)
         self._follow(received)

@@ -42,6 +42,7 @@ class Moon(LocalMethod, tag="moon", frozen=True):
     head: str = "head"
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
+        last_layer(module, self.head)  # refused before the first round, which needs no features yet
         if PREVIOUS not in state:
             return {}
         return {PREVIOUS: to_device(state[PREVIOUS], module), RECEIVED: all_weights(module)}
@@ -102,8 +103,8 @@ def last_layer(module: nn.Module, name: str) -> nn.Module:
         if f".{prefix}".endswith(f".{name}"):
             return child
     raise StudyError(
-        f"local 'moon': {type(module).__name__} has no submodule '{name}'; set train.local.head to "
-        f"the name of its last layer"
+        f"local 'moon': {type(module).__name__} has no submodule '{name}'; set train.local.head, "
+        "or Moon(head=...), to the name of its last layer"
     )
 
 
