@@ -42,7 +42,6 @@ class Moon(LocalMethod, tag="moon", frozen=True):
     head: str = "head"
 
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
-        last_layer(module, self.head)  # refused before the first round, which needs no features yet
         if PREVIOUS not in state:
             return {}
         return {PREVIOUS: to_device(state[PREVIOUS], module), RECEIVED: all_weights(module)}

@@ -8,9 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medfed.errors import StudyError
-from medfed.local_training.moon import Moon, contrastive_term
-from medfed.wire.update import GlobalModel
+from medfed.local_training.moon import contrastive_term
 
 torch.set_num_threads(1)
 
@@ -41,8 +39,3 @@ def test_moon_draws_a_representation_towards_the_global_one() -> None:
     assert (
         torch.cosine_similarity(moved, towards).mean() - torch.cosine_similarity(moved, away).mean() > before
     )
-
-
-def test_a_network_without_that_last_layer_is_refused_before_the_first_round() -> None:
-    with pytest.raises(StudyError, match=r"Linear has no submodule 'head'; set .* or Moon\(head=\.\.\.\)"):
-        Moon().start(torch.nn.Linear(2, 2), GlobalModel(0, {}), {})
