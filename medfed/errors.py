@@ -38,8 +38,15 @@ from pathlib import PurePath
 from traceback import walk_tb
 from typing import Any, ParamSpec, TypeVar
 
+import msgspec
+
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
+
+
+# What msgspec raises for bytes that are not the JSON that is expected: its own errors cover neither texts
+# that are no UTF-8 nor lists nested too deep. Whoever decodes a file or what others wrote catches all three.
+DECODING_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class MedfedError(Exception):

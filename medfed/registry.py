@@ -50,6 +50,7 @@ FOLDERS: dict[str, Folder] = {
     "normalise": Folder("data.normalise", "how intensities are normalised"),
     "layouts": Folder("data.layouts", "how cases lie in a hospital's folder"),
     "transforms": Folder("data.image_transforms", "what changes an image after its normalisation"),
+    "trackers": Folder("runs.trackers", "where a run's numbers go while it trains"),
     "datamodules": Folder("data.datamodules", "which cases a hospital has, and what each gives to a batch"),
 }
 

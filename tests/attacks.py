@@ -82,21 +82,21 @@ class Attacked(Rule, tag="attacked", frozen=True):
 def attacked(honest: list[Weights], attack: str, round: int) -> dict[str, Tensor]:
     """Return the delta that every attacker sends."""
     generator = torch.Generator().manual_seed(round)
-    found = {}
+    result = {}
     for name in honest[0]:
         rows = torch.stack([delta[name].double() for delta in honest])
         mean = rows.mean(0)
         if attack == "sign_flip":
-            found[name] = FLIPPED * mean
+            result[name] = FLIPPED * mean
         elif attack == "times_a_million":
-            found[name] = -1e6 * mean
+            result[name] = -1e6 * mean
         elif attack == "random":
-            found[name] = 10 * torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+            result[name] = 10 * torch.randn(mean.shape, generator=generator, dtype=torch.float64)
         else:
-            found[name] = mean - A_LITTLE * rows.std(0)
+            result[name] = mean - A_LITTLE * rows.std(0)
         if name.endswith("running_var"):
-            found[name] = mean  # a negative variance would only be easier to detect
-    return found
+            result[name] = mean  # a negative variance would only be easier to detect
+    return result
 
 
 @dataclass(frozen=True)

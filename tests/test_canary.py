@@ -135,15 +135,15 @@ def layers(data: bytes, depth: int = 0) -> Iterator[bytes]:
                 yield name.encode()
                 yield from layers(archive.read(name), depth + 1)
     for start, window in ((b"\x1f\x8b\x08", 31), (b"\x78\x9c", 15), (b"\x78\xda", 15)):
-        for found in re.finditer(re.escape(start), data):
+        for result in re.finditer(re.escape(start), data):
             try:
                 yield from layers(
-                    zlib.decompressobj(window).decompress(data[found.start() :], 1 << 24), depth + 1
+                    zlib.decompressobj(window).decompress(data[result.start() :], 1 << 24), depth + 1
                 )
             except zlib.error:
                 continue
-    for found in re.finditer(rb"[A-Za-z0-9+/]{60,}={0,2}", data):
-        text = found[0]
+    for result in re.finditer(rb"[A-Za-z0-9+/]{60,}={0,2}", data):
+        text = result[0]
         yield from layers(base64.b64decode(text[: len(text) // 4 * 4], validate=False), depth + 1)
 
 
@@ -181,21 +181,21 @@ def marked(tmp_path_factory) -> dict[str, bytes]:
         done = run.train(data / "study.yaml", out=base / "run")
     patch.undo()
     assert len(sent) > 6
-    found = {f"sent {number}": message for number, message in enumerate(sent)}
-    found["said"] = said.getvalue().encode() + b"".join(str(one.message).encode() for one in caught)
+    result = {f"sent {number}": message for number, message in enumerate(sent)}
+    result["said"] = said.getvalue().encode() + b"".join(str(one.message).encode() for one in caught)
     for path in done.path.rglob("*"):
         # The study file belongs to the simulation and names the folders that its owner wrote into it.
         if path.is_file() and path != done.study:
-            found[str(path.relative_to(done.path))] = path.read_bytes()
-    return found
+            result[str(path.relative_to(done.path))] = path.read_bytes()
+    return result
 
 
 def test_nothing_of_a_patient_is_in_anything_sent_written_or_said(marked):
     assert any(name.endswith(".ckpt") for name in marked)
     assert any("events.out" in name for name in marked)
     assert any(name.endswith(".html") for name in marked)
-    found = [leak for name, data in marked.items() for leak in leaks(name, data)]
-    assert not found, found[:20]
+    result = [leak for name, data in marked.items() for leak in leaks(name, data)]
+    assert not result, result[:20]
 
 
 @pytest.mark.parametrize(

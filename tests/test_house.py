@@ -137,6 +137,22 @@ def kind_modules() -> set[str]:
     }
 
 
+def test_whoever_decodes_json_catches_all_that_it_raises() -> None:
+    """msgspec's own errors leave out texts that are no UTF-8 and lists nested too deep."""
+    narrow = {
+        where
+        for where, source in MODULES.items()
+        for handler in ast.walk(ast.parse(source))
+        if isinstance(handler, ast.ExceptHandler)
+        and handler.type is not None
+        and any(
+            isinstance(one, ast.Attribute) and one.attr in ("MsgspecError", "DecodeError")
+            for one in ast.walk(handler.type)
+        )
+    }
+    assert not narrow, "catch medfed.errors.DECODING_ERRORS"
+
+
 def test_each_registry_has_a_contract_test() -> None:
     assert [name for name in FOLDERS if not (TESTS / "contracts" / f"test_{name}.py").exists()] == []
 

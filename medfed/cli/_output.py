@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medfed.cli.error_handling import TimeLimit
+from medfed.cli.messages import answer, is_asked, note
 from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
@@ -40,14 +41,31 @@ def _served(display: Progress, settings: PageSettings) -> Iterator[None]:
     opened: list[Path] = []
     display.on_opened = opened.append
     with serve(settings, lambda: opened[-1] if opened else None) as url:
-        click.echo(f"live page: {url}", err=True)
+        note(f"live page: {url}")
         yield
+
+
+def run_document(run: RunFolder, site: str | None = None) -> dict[str, object]:
+    """Return what --json prints of a run: its files, and its headline, or what it says of one site."""
+    from medfed.evaluation.report import headline
+
+    trained = run.report.exists()
+    return {
+        "run": run.path,
+        "headline": headline(run.path, site) if trained else None,
+        "report": run.report if trained else None,
+        "rows": run.rows if run.rows.exists() else None,
+        "table": run.table_one if run.table_one.exists() else None,
+    }
 
 
 def print_result(run: RunFolder, site: str | None = None) -> None:
     """Print the headline of a run, or what it says of one site, and where its report is."""
     from medfed.evaluation.report import headline
 
+    if is_asked():
+        answer(run_document(run, site))
+        return
     if run.table_one.exists() and not run.report.exists():  # nothing was trained
         click.echo(f"table: {run.table_one}")
         return
@@ -59,6 +77,8 @@ def print_own_values(run: RunFolder, site: str) -> None:
     """Print each patient's value, where the mean is withheld, to those who have the data anyway."""
     from medfed.evaluation.report.own_values import own_values
 
+    if is_asked():  # a document may be passed on
+        return
     if lines := own_values(run.path, site):
         click.echo("For you alone, on this machine and in no file that may leave, each patient's value:")
         for line in lines:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from medfed.cli.messages import answer, say
 from medfed.cli.options import PATH
 
 
@@ -28,9 +30,13 @@ def approvals(site: Path, revoke: str | None) -> None:
     settings = read_site(site)
     folder, head = Path(settings.out), work.head_of(Path(settings.secret))
     if revoke is not None:
-        click.echo(f"revoked: study {work.revoke(folder, revoke, getpass.getuser(), head).digest}")
+        digest = work.revoke(folder, revoke, getpass.getuser(), head).digest
+        answer({"revoked": digest})
+        say(f"revoked: study {digest}")
         return
     known = work.approvals(folder, head)
+    if answer({"approvals": [asdict(one) for one in known]}):
+        return
     if not known:
         click.echo("no study was approved here yet")
     for one in known:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medfed.cli.error_handling import Commands
+from medfed.cli.messages import answer, is_asked, note, say
 from medfed.cli.options import PATH
 from medfed.wire.untrusted_text import for_terminal
 
@@ -69,58 +70,90 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
 
     identity = Identity(credentials) if credentials else None
     if not is_dossier(log):
-        _verify_log(log_file(log), head, identity, site_log)
+        answer(_verify_log(log_file(log), head, identity, site_log))
         return
     with opened(log) as folder:
-        if _verify_dossier(folder, identity):
-            _verify_log(log_file(folder), head, identity, site_log)
+        dossier = _verify_dossier(folder, identity)
+        checked = _verify_log(log_file(folder), head, identity, site_log) if dossier["has_log"] else {}
+        answer({**checked, "dossier": dossier})
 
 
-def _verify_dossier(folder: Path, identity: Identity | None) -> bool:
-    """Say what a dossier's manifest shows; return whether it holds an audit log."""
+def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object]:
+    """Say what a dossier's manifest shows, and return it as --json has it."""
     from medfed.pipeline.dossier.manifest import verify_dossier
-    from medfed.pipeline.dossier.verify import check_claims
+    from medfed.pipeline.dossier.verify import check_claims, page_made_by
+    from medfed.pipeline.dossier.write import page
 
     found = verify_dossier(folder, identity.authority if identity else None)
-    click.echo(f"{len(found.manifest.files)} files, each as the manifest of {found.manifest.made} has it")
+    say(f"{len(found.manifest.files)} files, each as the manifest of {found.manifest.made} has it")
     if found.signer:
         issued = ", issued in this federation" if identity else "; its issuer was not checked (--credentials)"
-        click.echo(f"the manifest is signed by '{for_terminal(found.signer)}', {found.fingerprint}{issued}")
+        say(f"the manifest is signed by '{for_terminal(found.signer)}', {found.fingerprint}{issued}")
     else:
-        click.echo("the manifest is not signed: anyone could have made it")
-    click.echo(f"study {found.manifest.study[:64]}, weights {found.manifest.weights_sha256[:64]}")
+        say("the manifest is not signed: anyone could have made it")
+    say(f"study {found.manifest.study[:64]}, weights {found.manifest.weights_sha256[:64]}")
     has_log = check_claims(folder, found.manifest)
-    click.echo(
+    say(
         "who trained, in dossier.json, is what its audit log says"
         if has_log
         else "the dossier holds no audit log: it does not show who trained"
     )
-    click.echo("what it says of results, privacy, leakage and agreements rests on whoever signed it")
-    return has_log
+    other = page_made_by(folder, page)
+    say(
+        f"dossier.html is of medfed {for_terminal(other)}: this one cannot compare it with dossier.json"
+        if other
+        else "dossier.html is the page of dossier.json"
+    )
+    say("what it says of results, privacy, leakage and agreements rests on whoever signed it")
+    return {
+        "files": len(found.manifest.files),
+        "signer": found.signer or None,
+        "fingerprint": found.fingerprint or None,
+        "issuer_checked": identity is not None,
+        "study": found.manifest.study,
+        "weights_sha256": found.manifest.weights_sha256,
+        "has_log": has_log,
+        "page_compared": not other,
+    }
 
 
-def _verify_log(path: Path, head: str | None, identity: Identity | None, site_log: Sequence[Path]) -> None:
+def _verify_log(
+    path: Path, head: str | None, identity: Identity | None, site_log: Sequence[Path]
+) -> dict[str, object]:
+    """Say what a log shows, and return it as --json has it."""
     from medfed.wire.audit_log import verify
 
     checked = verify(path, head, identity.authority if identity else None)
     if identity and (own := identity.certificates_of(checked.signer)):
         verify(path, head, identity.authority, own)
-    click.echo(f"{checked.lines} lines, each linked to the one before it; the last is {checked.head}")
+    say(f"{checked.lines} lines, each linked to the one before it; the last is {checked.head}")
     if head is None:
-        click.echo(
+        say(
             "without --head nobody can tell whether lines were cut off at the end, or the whole log was "
             "written anew by its own writer; keep this digest elsewhere, or compare the hub's log with "
             "hospitals' (--site-log)"
         )
-    _echo_provenance(path, site_log, identity.authority if identity else None)
+    document: dict[str, object] = {
+        "lines": checked.lines,
+        "head": checked.head,
+        "head_compared": head is not None,
+        "signed": checked.signed,
+        "signer": checked.signer or None,
+        "fingerprint": checked.fingerprint or None,
+        "issuer_checked": identity is not None,
+    }
+    document |= _echo_provenance(path, site_log, identity.authority if identity else None)
     if not checked.signed:
-        click.echo("no line is signed: anyone with write access to this file could have rewritten it")
-        return
-    click.echo(f"{checked.signed} lines are signed by '{checked.signer}'", nl=False)
-    click.echo(f", certificate {checked.fingerprint}{', issued in this federation' if identity else ''}")
+        say("no line is signed: anyone with write access to this file could have rewritten it")
+        return document
+    say(f"{checked.signed} lines are signed by '{checked.signer}'", nl=False)
+    say(f", certificate {checked.fingerprint}{', issued in this federation' if identity else ''}")
+    return document
 
 
-def _echo_provenance(log: Path, site_logs: Sequence[Path], authority: Certificate | None) -> None:
+def _echo_provenance(
+    log: Path, site_logs: Sequence[Path], authority: Certificate | None
+) -> dict[str, object]:
     """Say who trained, as the merges of a hub's log have it, checked against the run and hospitals' logs."""
     from medfed.runs.folder import RunFolder
     from medfed.runs.provenance import check_heads, check_provenance, check_sent, merges_in_log
@@ -128,20 +161,23 @@ def _echo_provenance(log: Path, site_logs: Sequence[Path], authority: Certificat
 
     merges = check_provenance(RunFolder(log.parent)) if log.name == "audit.jsonl" else merges_in_log(log)
     if not merges:
-        click.echo("this log holds no merge: who trained is in the hub's log")
+        say("this log holds no merge: who trained is in the hub's log")
     for site, rounds in merges.items():
-        click.echo(f"{site}: merged in {len(rounds)} rounds, {rounds[0]} to {rounds[-1]}")
+        say(f"{site}: merged in {len(rounds)} rounds, {rounds[0]} to {rounds[-1]}")
+    compared: dict[str, object] = {}
     for path in site_logs:
         own = log_file(path)
         verify(own, None, authority)
         site = check_sent(merges, own, log)
-        click.echo(f"{site}: what was merged is what its own log says it sent")
+        say(f"{site}: what was merged is what its own log says it sent")
         kept = check_heads(site, own, log)
+        compared[site] = {"kept_by_hub": list(kept.of_site), "kept_by_site": list(kept.of_hub)}
         for whose, by, rounds in (
             ("its own log", "the hub", kept.of_site),
             ("the hub's log", "it", kept.of_hub),
         ):
-            click.echo(f"{site}: {_kept(whose, by, rounds)}")
+            say(f"{site}: {_kept(whose, by, rounds)}")
+    return {"merges": {site: list(rounds) for site, rounds in merges.items()}, "site_logs": compared}
 
 
 def _kept(whose: str, by: str, rounds: Sequence[int]) -> str:
@@ -169,13 +205,16 @@ def ledger(site: Path, adopt: bool) -> None:
 
     settings = read_site(site)
     secret = secret_of(Path(settings.secret))
-    if adopt:
-        click.echo(f"{adopt_ledger(settings, secret)} lines are taken over")
+    adopted = adopt_ledger(settings, secret) if adopt else None
+    if adopted is not None:
+        say(f"{adopted} lines are taken over")
     opened = ledger_of(settings, secret)
     head, accounts = opened.head(), opened.accounts()
     still_open = sum(not account.closed for account in accounts)
-    click.echo(f"{head.lines} lines, signed and complete; the last is {head.sha256}")
-    click.echo(f"{len(accounts)} runs of studies, {still_open} of them open")
+    say(f"{head.lines} lines, signed and complete; the last is {head.sha256}")
+    say(f"{len(accounts)} runs of studies, {still_open} of them open")
+    totals = {"runs": len(accounts), "open": still_open, "adopted": adopted}
+    answer({"lines": head.lines, "head": head.sha256, **totals})
 
 
 @audit.command(short_help="Write a log as a page or a table.")
@@ -196,7 +235,8 @@ def export(log: Path, out: Path) -> None:
     from medfed.pipeline.audit_report import export_log
 
     checked = export_log(log_file(log), out)
-    click.echo(f"{checked.lines} lines in {out}")
+    answer({"lines": checked.lines, "out": out})
+    say(f"{checked.lines} lines in {out}")
 
 
 @audit.command(short_help="Attack a hospital's own updates.")
@@ -251,13 +291,19 @@ def leakage(
     medfed audit leakage runs/our-study --site north
     medfed audit leakage study.yaml --site north --gate 0.5
     """
+    import msgspec
+
     from medfed.pipeline.leakage.audit import audit as audit_leakage
-    from medfed.pipeline.leakage.findings import AttackBudget, describe
+    from medfed.pipeline.leakage.findings import AttackBudget, describe, to_json
 
     budget = AttackBudget(steps=steps, shadows=shadows, budget_s=60 * minutes, cases=cases)
     findings, figure = audit_leakage(run, site, budget, out)
-    click.echo(describe(findings))
-    click.echo(f"\nfigure (do not pass it on): {figure}")
-    if gate is not None and findings.worst > gate:
-        click.echo(f"gate: {findings.worst:.2f} is more than {gate:g}", err=True)
+    exceeded = gate is not None and findings.worst > gate
+    if is_asked():
+        plain = msgspec.json.decode(to_json(findings))
+        answer({**plain, "figure": figure, "gate": gate, "exceeded": exceeded})
+    say(describe(findings))
+    say(f"\nfigure (do not pass it on): {figure}")
+    if exceeded:
+        note(f"gate: {findings.worst:.2f} is more than {gate:g}")
         sys.exit(1)

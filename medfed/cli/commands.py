@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING
 import click
 
 import medfed
-from medfed.cli._output import end_on_signals, print_own_values, print_result, show_progress
+from medfed.cli._output import (
+    end_on_signals,
+    print_own_values,
+    print_result,
+    run_document,
+    show_progress,
+)
 from medfed.cli.approvals import approvals
 from medfed.cli.audit import audit
-from medfed.cli.data import fingerprint, purge
+from medfed.cli.data import deidentify, fingerprint, purge
 from medfed.cli.demo import demo
 from medfed.cli.describe import describe
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.kinds import kinds
+from medfed.cli.messages import answer, answer_nothing, is_asked, note, say
 from medfed.cli.new import new
 from medfed.cli.options import (
     PATH,
@@ -36,6 +43,7 @@ from medfed.cli.watch import watch
 from medfed.cli.watch_model import watch_model
 from medfed.errors import MedfedError
 from medfed.files import private_files
+from medfed.runs import json_log
 from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
@@ -44,12 +52,21 @@ if TYPE_CHECKING:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(medfed.__version__, prog_name="medfed")
-def main() -> None:
+@click.option(
+    "--log-json",
+    is_flag=True,
+    envvar=json_log.VARIABLE,
+    help=f"Write each log line to standard error as a JSON object; {json_log.VARIABLE}=1 does, too.",
+)
+def main(log_json: bool) -> None:
     """One model over many hospitals; images stay where they are.
 
     A first look:  medfed demo
     """
-    click.get_current_context().with_resource(private_files())
+    context = click.get_current_context()
+    context.with_resource(private_files())
+    if log_json:
+        context.with_resource(json_log.json_logs())
 
 
 @main.command(short_help="Train a study over its hospitals, or take part as one.")
@@ -126,6 +143,8 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
         return click.confirm("Does this hospital take part?", default=False)
 
     end_on_signals()
+    if is_worker():
+        answer_nothing()
     # A worker of several GPUs is started with the same command: one process serves the page.
     with show_progress(quiet, None if is_worker() else page) as progress:
         run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
@@ -134,7 +153,7 @@ def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
 
 
 def _compare_methods(study: Path, methods: list[str], options: RunOptions, page: PageOptions) -> None:
-    from medfed.evaluation.report.method_table import text
+    from medfed.evaluation.report.method_table import text, to_plain
     from medfed.pipeline import compare
 
     with show_progress(options.quiet, page) as progress:
@@ -146,6 +165,9 @@ def _compare_methods(study: Path, methods: list[str], options: RunOptions, page:
             resume=options.resume,
             progress=progress,
         )
+    if is_asked():
+        answer({"comparison": folder / "comparison.html", **to_plain(table)})
+        return
     click.echo(for_terminal(text(table)))
     click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
@@ -191,7 +213,7 @@ def broker(folder: Path) -> None:
     from medfed.deployment.enrolment.rights import run_broker
 
     end_on_signals()
-    run_broker(folder, lambda text: click.echo(for_terminal(text)))
+    run_broker(folder, lambda text: note(text, err=False))
 
 
 @main.command(short_help="Measure a run's models on another hospital.")
@@ -276,9 +298,12 @@ def predict(
     folder = predictions.predict(
         run_folder, where, out, model=model, name=name, layout=layout, own=own, guarantee=guarantee
     )
+    said = None
     if guarantee is not None:
-        click.echo((folder / guaranteed_threshold.SAID).read_text(encoding="utf-8").rstrip())
-    click.echo(f"predictions: {folder}")
+        said = (folder / guaranteed_threshold.SAID).read_text(encoding="utf-8").rstrip()
+        say(said)
+    answer({"predictions": folder, "guarantee": said})
+    say(f"predictions: {folder}")
 
 
 @main.command(short_help="Write a run's model as MONAI Bundle, ONNX or TorchScript.")
@@ -314,7 +339,9 @@ def export(run_folder: Path, out: Path, format_: str, model: str, asked: Dossier
         )
     from medfed.pipeline import export as exports
 
-    click.echo(f"exported: {exports.export(run_folder, out, format=format_, model=model)}")
+    written = exports.export(run_folder, out, format=format_, model=model)
+    answer({"exported": written, "format": format_, "model": model})
+    say(f"exported: {written}")
 
 
 def _export_dossier(run_folder: Path, out: Path, model: str, asked: DossierOptions) -> None:
@@ -341,9 +368,11 @@ def _export_dossier(run_folder: Path, out: Path, model: str, asked: DossierOptio
         authority=identity.authority if identity else None,
         exported=asked.exported,
     )
-    click.echo(f"dossier: {write_dossier(run_folder, out, sources, identity)}")
+    written = write_dossier(run_folder, out, sources, identity)
+    answer({"dossier": written, "signed": identity is not None})
+    say(f"dossier: {written}")
     if identity is None:
-        click.echo("its manifest is not signed: --credentials FOLDER signs it")
+        say("its manifest is not signed: --credentials FOLDER signs it")
 
 
 @main.command(short_help="Rewrite a run's report, or compare runs.")
@@ -364,12 +393,17 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
         raise click.UsageError(
             f"--out {out}: this is for the comparison of several runs; the report of one run is in its folder"
         )
-    for folder in run_folders:
-        print_result(report_run(folder))
+    runs = [report_run(folder) for folder in run_folders]
+    for run in [] if is_asked() else runs:
+        print_result(run)
+    compared = None
     if len(run_folders) > 1:
         from medfed.evaluation.report.run_comparison import write_comparison
 
-        click.echo(f"compared: {write_comparison(run_folders, out or run_folders[0].resolve().parent)}")
+        compared = write_comparison(run_folders, out or run_folders[0].resolve().parent)
+        say(f"compared: {compared}")
+    if is_asked():
+        answer({"runs": [run_document(run) for run in runs], "compared": compared})
 
 
 @main.command(short_help="Check a hospital's folder before training.")
@@ -383,7 +417,6 @@ def report(run_folders: tuple[Path, ...], out: Path | None) -> None:
     type=PATH,
     help="The site file: check its data as training reads them, under the hospital's own policy.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--page", type=PATH, help="Write a page with histograms and thumbnails.")
 @layout_option
 def check(
@@ -391,7 +424,6 @@ def check(
     study: Path | None,
     secret: Path | None,
     site: Path | None,
-    as_json: bool,
     page: Path | None,
     layout: Layout | None,
 ) -> None:
@@ -411,70 +443,7 @@ def check(
 
     own, folder = own_choices(site, folder)
     own = replace(own, layout=layout or own.layout, secret=read_secret(secret) or own.secret)
-    sys.exit(checks.check(folder, study, as_json, page, own))
-
-
-@main.command(short_help="Copy DICOM images without the patient.")
-@click.argument("source", metavar="IN", type=PATH)
-@click.argument("target", metavar="OUT", type=PATH)
-@click.option(
-    "--secret",
-    type=PATH,
-    help="The file with the site's secret, so that later exports use the same pseudonyms.",
-)
-@click.option(
-    "--dates",
-    type=click.Choice(["shift", "remove"]),
-    default="shift",
-    show_default=True,
-    help="How to treat dates: shift all of a patient's by the same interval, or remove.",
-)
-@click.option(
-    "--descriptors",
-    type=click.Choice(["clean", "remove"]),
-    default="clean",
-    show_default=True,
-    help="How to treat descriptions: keep only words of an imaging vocabulary (clean), or remove.",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["remove", "keep"]),
-    default="remove",
-    show_default=True,
-    help="Whether the device's identity is kept.",
-)
-def deidentify(
-    source: Path, target: Path, secret: Path | None, dates: str, descriptors: str, device: str
-) -> None:
-    """Write the DICOM images in IN to OUT without identifying attributes (PS3.15 Basic Profile).
-
-    \b
-    medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
-    """
-    import secrets
-
-    import msgspec
-
-    from medfed.data import deidentify as deidentification
-    from medfed.pipeline.progress_bar import ProgressBar
-    from medfed.pipeline.secret_file import read_secret
-
-    given = read_secret(secret)
-    choices = {"dates": dates, "descriptors": descriptors, "device": device}
-    with ProgressBar() as bar:
-        export = deidentification.deidentify(
-            source,
-            target,
-            site_secret=given or secrets.token_bytes(32),
-            options=msgspec.convert(choices, deidentification.Options),
-            on_progress=bar.update,
-        )
-    click.echo(f"{export.files} files of {export.series} series and {export.patients} patients written")
-    for reason, count in export.left_out:
-        click.echo(f"left out: {count} x {reason}")
-    if given is None:
-        click.echo("no --secret was given: a later export will give the same patients other identifiers")
-    click.echo("not checked: the pixels themselves. Heads can show a face; `medfed check` flags them")
+    sys.exit(checks.check(folder, study, answer, page, own))
 
 
 main.add_command(demo)
@@ -483,6 +452,7 @@ main.add_command(kinds)
 main.add_command(new)
 main.add_command(fingerprint)
 main.add_command(purge)
+main.add_command(deidentify)
 main.add_command(audit)
 main.add_command(approvals)
 main.add_command(enrol)

@@ -1,4 +1,4 @@
-"""`medfed fingerprint` and `medfed purge`: statistics of a hospital's data, and its prepared images."""
+"""`medfed fingerprint`, `purge`, `deidentify`: statistics of a folder, its prepared images, a copy of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from medfed.cli.error_handling import Commands
+from medfed.cli.messages import answer, say
 from medfed.cli.options import PATH
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def make(
         tell=click.echo,
     )
     out.write_bytes(prints.to_json(result))
+    counts = {"cases": result.cases, "patients": result.patients, "withheld": result.withheld}
+    if answer({"fingerprint": out, **counts, "min_patients": min_patients}):
+        return
     click.echo(f"{out}: counts and sums over {result.cases} training cases of {result.patients} patients")
     click.echo(f"withheld for fewer than {min_patients} patients: {result.withheld} classes or histograms")
     click.echo("Nothing in it is about a single patient. It is not sent: give the file to the coordinator.")
@@ -184,9 +188,11 @@ def merge(files: tuple[Path, ...], voxels: int, normalise: Literal["auto", "zsco
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
     merged = prints.merge(parts)
-    click.echo(f"# from {merged.sites} hospitals, {merged.patients} patients, {merged.cases} cases")
+    counts = {"sites": merged.sites, "patients": merged.patients, "cases": merged.cases}
+    say(f"# from {merged.sites} hospitals, {merged.patients} patients, {merged.cases} cases")
     section = propose_settings(merged, voxels=voxels, normalise=normalise)
-    click.echo(yaml.safe_dump({"data": section}, sort_keys=False, default_flow_style=None), nl=False)
+    answer({**counts, "data": section})
+    say(yaml.safe_dump({"data": section}, sort_keys=False, default_flow_style=None), nl=False)
 
 
 @click.command(short_help="Delete prepared images on disk.")
@@ -220,9 +226,79 @@ def purge(folder: Path | None, site_file: Path | None) -> None:
         data, places = [folder], [folder]
     else:
         data, places = [], shared_caches()
+    deleted = []
     for place in (*map(data_cache_folder, data), *places):
-        click.echo(f"{place}: {purged(place)} prepared cases deleted")
+        deleted.append({"folder": place, "cases": purged(place)})
+        say(f"{place}: {deleted[-1]['cases']} prepared cases deleted")
+    answer({"deleted": deleted})
     for one in data:
         remove_if_empty(one)
     if not data:
-        click.echo("A site's images inside its data folder: medfed purge FOLDER, or --site site.yaml")
+        say("A site's images inside its data folder: medfed purge FOLDER, or --site site.yaml")
+
+
+@click.command(short_help="Copy DICOM images without the patient.")
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
+@click.option(
+    "--secret",
+    type=PATH,
+    help="The file with the site's secret, so that later exports use the same pseudonyms.",
+)
+@click.option(
+    "--dates",
+    type=click.Choice(["shift", "remove"]),
+    default="shift",
+    show_default=True,
+    help="How to treat dates: shift all of a patient's by the same interval, or remove.",
+)
+@click.option(
+    "--descriptors",
+    type=click.Choice(["clean", "remove"]),
+    default="clean",
+    show_default=True,
+    help="How to treat descriptions: keep only words of an imaging vocabulary (clean), or remove.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["remove", "keep"]),
+    default="remove",
+    show_default=True,
+    help="Whether the device's identity is kept.",
+)
+def deidentify(
+    source: Path, target: Path, secret: Path | None, dates: str, descriptors: str, device: str
+) -> None:
+    """Write the DICOM images in IN to OUT without identifying attributes (PS3.15 Basic Profile).
+
+    \b
+    medfed deidentify /archive/export /data/our-hospital --secret /etc/medfed/secret
+    """
+    import secrets
+
+    import msgspec
+
+    from medfed.data import deidentify as deidentification
+    from medfed.pipeline.progress_bar import ProgressBar
+    from medfed.pipeline.secret_file import read_secret
+
+    given = read_secret(secret)
+    choices = {"dates": dates, "descriptors": descriptors, "device": device}
+    with ProgressBar() as bar:
+        export = deidentification.deidentify(
+            source,
+            target,
+            site_secret=given or secrets.token_bytes(32),
+            options=msgspec.convert(choices, deidentification.Options),
+            on_progress=bar.update,
+        )
+    counts = {"files": export.files, "series": export.series, "patients": export.patients}
+    left_out = [{"reason": reason, "count": count} for reason, count in export.left_out]
+    if answer({**counts, "left_out": left_out, "same_pseudonyms_later": given is not None}):
+        return
+    click.echo(f"{export.files} files of {export.series} series and {export.patients} patients written")
+    for reason, count in export.left_out:
+        click.echo(f"left out: {count} x {reason}")
+    if given is None:
+        click.echo("no --secret was given: a later export will give the same patients other identifiers")
+    click.echo("not checked: the pixels themselves. Heads can show a face; `medfed check` flags them")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medfed.cli._output import end_on_signals, show_progress
+from medfed.cli.messages import answer, say
 from medfed.cli.options import PATH, RunOptions, run_options
 from medfed.errors import MedfedError
 
@@ -36,7 +37,8 @@ def describe(study: Path, enrolment: Path | None, broker: bool, options: RunOpti
         raise MedfedError("describe: trains nothing, so there is nothing to retrain; omit --without")
     with show_progress(options.quiet) as progress:
         folder = _described(study, enrolment, broker, options, progress)
-    click.echo(f"table: {folder.table_one}")
+    answer({"run": folder.path, "table": folder.table_one, "csv": folder.table_one_csv})
+    say(f"table: {folder.table_one}")
 
 
 def _described(

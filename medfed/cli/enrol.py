@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from medfed.cli.error_handling import Commands
+from medfed.cli.messages import answer, is_asked, say
+
+if TYPE_CHECKING:
+    from medfed.deployment.enrolment.participants import Participant
 
 # The default folders of the coordinator's and a hospital's credentials.
 COORDINATOR, HOSPITAL = "enrolment", "credentials"
@@ -79,10 +84,12 @@ def init(
         disk,
         CLUSTER_PORT if members else None,
     )
+    kept = [{"host": host, "folder": folder / f"broker-{number}"} for number, host in enumerate(members, 1)]
+    answer({"federation": name, "folder": folder, "fingerprint": fingerprint, "brokers": kept})
     for number, host in enumerate(members, 1):
-        click.echo(f"Copy {folder / f'broker-{number}'} to {host}; there it is run by `medfed broker`.")
-    click.echo(f"federation {name} is created. Back up {folder}: its authority.key signs every certificate.")
-    click.echo(f"The authority's fingerprint, to read out to the hospitals:\n  {fingerprint}")
+        say(f"Copy {folder / f'broker-{number}'} to {host}; there it is run by `medfed broker`.")
+    say(f"federation {name} is created. Back up {folder}: its authority.key signs every certificate.")
+    say(f"The authority's fingerprint, to read out to the hospitals:\n  {fingerprint}")
 
 
 @enrol.command(short_help="Hospital: create a key and a request.")
@@ -93,8 +100,9 @@ def site(name: str, folder: Path) -> None:
     from medfed.deployment.enrolment import enrol as work
 
     path, fingerprint = work.request(folder, name)
-    click.echo(f"Send this file to the coordinator: {path}")
-    click.echo(f"Its fingerprint, to read out to the coordinator:\n  {fingerprint}")
+    answer({"site": name, "request": path, "fingerprint": fingerprint})
+    say(f"Send this file to the coordinator: {path}")
+    say(f"Its fingerprint, to read out to the coordinator:\n  {fingerprint}")
 
 
 @enrol.command(short_help="Coordinator: answer a request with a kit.")
@@ -116,15 +124,15 @@ def sign(request: Path, days: int, yes: bool, out: Path | None, folder: Path) ->
     from medfed.deployment.enrolment import enrol as work
 
     name, fingerprint = work.request_fingerprint(request)
-    click.echo(f"site {name} asks for a certificate; its fingerprint is\n  {fingerprint}")
+    if not (yes and is_asked()):  # what is to be compared is shown beside a document, too
+        click.echo(f"site {name} asks for a certificate; its fingerprint is\n  {fingerprint}")
     if not yes:
         click.confirm("Does the hospital read out the same?", abort=True)
     kit = out or Path(f"{name}.kit")
     signed = work.sign(folder, request, kit, days)
-    click.echo(
-        f"Send this file to {name}: {kit} (it contains no secret; the certificate is valid until "
-        f"{signed.expires:%Y-%m-%d})"
-    )
+    expires = f"{signed.expires:%Y-%m-%d}"
+    answer({"site": name, "fingerprint": fingerprint, "kit": kit, "expires": expires})
+    say(f"Send this file to {name}: {kit} (it contains no secret; the certificate is valid until {expires})")
 
 
 @enrol.command(short_help="Hospital: install the kit.")
@@ -137,9 +145,11 @@ def accept(kit: Path, authority: str, folder: Path) -> None:
     from medfed.wire.credentials import broker_urls
 
     accepted = work.accept(folder, kit, authority)
-    click.echo(f"site {accepted.site} is enrolled until {accepted.expires:%Y-%m-%d}; it reaches the hub at")
-    for url in broker_urls(folder):
-        click.echo(f"  {url}")
+    urls = list(broker_urls(folder))
+    answer({"site": accepted.site, "expires": f"{accepted.expires:%Y-%m-%d}", "urls": urls})
+    say(f"site {accepted.site} is enrolled until {accepted.expires:%Y-%m-%d}; it reaches the hub at")
+    for url in urls:
+        say(f"  {url}")
 
 
 @enrol.command(short_help="Coordinator: revoke a certificate.")
@@ -150,8 +160,10 @@ def revoke(name: str, serial: str, folder: Path) -> None:
     """Coordinator: revoke a site's certificates; a running hub and broker apply it at once."""
     from medfed.deployment.enrolment import enrol as work
 
-    for one in work.revoke(folder, name, serial):
-        click.echo(f"revoked: site {one.site}, serial {one.serial}")
+    revoked = work.revoke(folder, name, serial)
+    answer({"revoked": [{"site": one.site, "serial": one.serial} for one in revoked]})
+    for one in revoked:
+        say(f"revoked: site {one.site}, serial {one.serial}")
 
 
 @enrol.command(short_help="Coordinator: sign the list of revoked certificates anew.")
@@ -161,9 +173,8 @@ def refresh(folder: Path) -> None:
     from medfed.deployment.enrolment import enrol as work
 
     until = work.refresh(folder)
-    click.echo(
-        f"the list of revoked certificates is valid until {until:%Y-%m-%d}; hospitals get it with the models"
-    )
+    answer({"valid_until": f"{until:%Y-%m-%d}"})
+    say(f"the list of revoked certificates is valid until {until:%Y-%m-%d}; hospitals get it with the models")
 
 
 @enrol.command(short_help="Coordinator: let enrolled hospitals take part in a study.")
@@ -182,12 +193,9 @@ def study(study: Path, sites: tuple[str, ...], overrides: tuple[str, ...], folde
     from medfed.deployment.enrolment.studies import admit
 
     admitted = admit(folder, study, sites, overrides)
-    click.echo(
-        f"study {admitted.digest[:12]}: {', '.join(admitted.sites)} may take part; a running broker and"
-    )
-    click.echo(
-        "hub apply it within a minute. A hospital sees the study when its service runs, and approves it."
-    )
+    answer({"study": admitted.digest, "sites": admitted.sites})
+    say(f"study {admitted.digest[:12]}: {', '.join(admitted.sites)} may take part; a running broker and")
+    say("hub apply it within a minute. A hospital sees the study when its service runs, and approves it.")
 
 
 @enrol.command("list", short_help="Coordinator: list the certificates.")
@@ -199,8 +207,21 @@ def list_(folder: Path) -> None:
 
     read_federation(folder)
     every = participants(folder)
+    answer({"certificates": [_plain(one) for one in every]})
     if not every:
-        click.echo("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")
+        say("no site is enrolled yet; `medfed enrol sign` answers a hospital's request")
     for one in every:
         left = f", {one.days_left} days left" if one.status in ("valid", "expires soon") else ""
-        click.echo(f"{one.site:24} {one.status:12} until {one.expires:%Y-%m-%d}{left}  serial {one.serial}")
+        say(f"{one.site:24} {one.status:12} until {one.expires:%Y-%m-%d}{left}  serial {one.serial}")
+
+
+def _plain(one: Participant) -> dict[str, object]:
+    """Return a certificate as --json has it."""
+    is_valid = one.status in ("valid", "expires soon")
+    return {
+        "site": one.site,
+        "status": one.status,
+        "expires": f"{one.expires:%Y-%m-%d}",
+        "days_left": one.days_left if is_valid else None,
+        "serial": one.serial,
+    }

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import click
 
+from medfed.cli import messages
 from medfed.errors import (
     DeclinedError,
     EndedError,
@@ -31,7 +32,9 @@ from medfed.errors import (
     QuorumError,
     place_in_plugin,
 )
-from medfed.wire.untrusted_text import for_terminal
+
+# Where a context keeps whether its command line asks for JSON.
+_ASKED = "medfed.json"
 
 REFUSED, DECLINED, GIVEN_UP, ALARM, TRY_AGAIN, INTERRUPTED = 1, 3, 4, 5, 75, 130
 
@@ -65,17 +68,39 @@ class Commands(click.Group):
     """A group of commands that print medfed's errors without a traceback."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Register a command, with its errors handled; a group handles those of its own commands."""
+        """Register a command, with its errors handled and --json; a group does both for its own commands."""
         if cmd.callback is not None and not isinstance(cmd, click.Group):
             cmd.callback = _handle_errors(cmd.callback)
+            if (name or cmd.name) not in messages.WITHOUT_RESULT:
+                cmd.params.append(messages.json_option())
         super().add_command(cmd, name)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the group's own options; --json is looked for before anything else can be wrong."""
+        asked = messages.asks_json(args)
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except click.UsageError:
+            with messages.one_document(asked):
+                raise
+        context.meta.setdefault(_ASKED, asked)
+        return context
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named; an option of it may refuse its value before the command begins."""
-        try:
-            return super().invoke(ctx)
-        except MedfedError as error:
-            _refuse(error)
+        with messages.one_document(ctx.meta.get(_ASKED, False)):
+            try:
+                return super().invoke(ctx)
+            except MedfedError as error:
+                _refuse(error)
+            except click.ClickException as error:
+                from medfed.runs import json_log
+
+                if not json_log.is_active():
+                    raise
+                _end(error.format_message(), error.exit_code)
 
 
 def exit_code(error: MedfedError | OSError) -> int:
@@ -96,9 +121,8 @@ def _refuse(error: MedfedError) -> NoReturn:
     _end(str(error), exit_code(error))
 
 
-def _end(message: str, code: int) -> NoReturn:
-    click.secho("medfed: ", fg="red", nl=False, err=True)
-    click.echo(for_terminal(message), err=True)
+def _end(message: str, code: int, *, interrupted: bool = False) -> NoReturn:
+    messages.fail(message, code, interrupted=interrupted)
     sys.exit(code)
 
 
@@ -132,10 +156,19 @@ def _end_interrupted(end: BaseException, remedy: str) -> NoReturn:
     if not asked:
         raise end
     if any(isinstance(one, TimeLimit) for one in asked):
-        click.echo(f"\nmedfed: stopped before its time limit (SIGUSR1); {remedy}", err=True)
-        sys.exit(TRY_AGAIN)
-    click.echo(f"\nmedfed: interrupted; {remedy}", err=True)
-    sys.exit(INTERRUPTED)
+        _end(f"stopped before its time limit (SIGUSR1); {remedy}", TRY_AGAIN, interrupted=True)
+    _end(f"interrupted; {remedy}", INTERRUPTED, interrupted=True)
+
+
+def _end_unexpected(error: Exception) -> NoReturn:
+    """End a command with an error of the program: with its traceback or, in a log of JSON, with its place."""
+    from medfed.runs import json_log
+
+    of_click = isinstance(error, (click.ClickException, click.Abort, click.exceptions.Exit))
+    if of_click or not json_log.is_active():
+        raise error
+    json_log.log_failure(error)
+    _end(f"an error of the program: {type(error).__name__} ({TRACEBACK}=1 shows the traceback)", REFUSED)
 
 
 def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,8 +188,10 @@ def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             _end(_system_error(error, remedy), exit_code(error))
         except Exception as error:
             place = place_in_plugin(error)  # the error's text may hold a patient's data
-            if place is None or os.environ.get(TRACEBACK) == "1":
+            if os.environ.get(TRACEBACK) == "1":
                 raise
+            if place is None:
+                _end_unexpected(error)
             _end(f"{place}: {type(error).__name__}; correct it ({TRACEBACK}=1 shows the traceback)", REFUSED)
         except (KeyboardInterrupt, SystemExit) as end:
             _end_interrupted(end, remedy)

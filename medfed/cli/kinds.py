@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from medfed.cli.messages import answer
 from medfed.errors import MedfedError
 
 
@@ -19,11 +20,16 @@ def kinds(folder: str | None, schema: bool) -> None:
 
         from medfed.study.schema import schema as study_schema
 
-        click.echo(msgspec.json.format(msgspec.json.encode(study_schema()), indent=2).decode())
+        schema_now = study_schema()
+        if not answer(schema_now):
+            click.echo(msgspec.json.format(msgspec.json.encode(schema_now), indent=2).decode())
         return
     if folder is not None and folder not in registry.FOLDERS:
         raise MedfedError(f"kinds: no registry '{folder}'; there are {', '.join(registry.FOLDERS)}")
-    for name in [folder] if folder else registry.FOLDERS:
+    names = [folder] if folder else list(registry.FOLDERS)
+    if answer({"registries": {name: _plain(name) for name in names}}):
+        return
+    for name in names:
         click.secho(f"{name}", bold=True, nl=False)
         click.echo(f"  {registry.FOLDERS[name].description}")
         for kind, record in registry.kinds(name).items():
@@ -32,3 +38,14 @@ def kinds(folder: str | None, schema: bool) -> None:
             click.secho("  warning: ", fg="yellow", nl=False)
             click.echo(reason)
         click.echo()
+
+
+def _plain(name: str) -> dict[str, object]:
+    """Return a registry as --json has it."""
+    from medfed import registry
+
+    return {
+        "description": registry.FOLDERS[name].description,
+        "kinds": {kind: registry.summary(record) for kind, record in registry.kinds(name).items()},
+        "broken": list(registry.broken_entry_points(name).values()),
+    }

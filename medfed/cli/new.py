@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from medfed.cli.messages import answer
 from medfed.cli.options import folder_options
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def new(
             progress=bar.update,
         )
     write_draft(study, draft)
+    if answer({"study": study, "summaries": draft.summaries, "warnings": draft.warnings}):
+        return
     for line in draft.summaries:
         click.echo(line)
     for line in draft.warnings:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from medfed.cli.error_handling import Commands
+from medfed.cli.messages import answer
 from medfed.cli.options import PATH
 
 
@@ -29,6 +30,8 @@ def digest(folder: Path) -> None:
     from medfed.study.plugins import plugin_digest
 
     name, found = folder.resolve().name, plugin_digest(folder)
+    if answer({"name": name, "digest": found}):
+        return
     click.echo(found)
     click.echo("to allow it, write into the site file:", err=True)
     click.echo(f'plugins:\n  {name}: {{path: {folder}, digest: "{found}"}}', err=True)
@@ -45,7 +48,11 @@ def list_kinds(folder: Path) -> None:
     from medfed.registry import summary
     from medfed.study.plugins import load_plugin
 
-    for registry, kinds in load_plugin(folder.resolve().name, folder.resolve()).kinds.items():
+    added = load_plugin(folder.resolve().name, folder.resolve()).kinds
+    plain = {one: {name: summary(kind) for name, kind in kinds.items()} for one, kinds in added.items()}
+    if answer({"kinds": plain}):
+        return
+    for registry, kinds in added.items():
         click.secho(registry, bold=True)
         for name, record in kinds.items():
             click.echo(f"  {name:<20} {summary(record)}")

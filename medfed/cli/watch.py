@@ -8,17 +8,17 @@ from threading import Event
 
 import click
 
+from medfed.cli.messages import answer
 from medfed.cli.options import DEFAULT_PAGE, PATH, PageOptions, page_options
 
 
 @click.command(short_help="Serve the live page of a run folder.")
 @click.argument("run_folder", metavar="RUN", type=PATH)
 @page_options
-@click.option("--json", "as_json", is_flag=True, help="Print what the page shows as JSON, and end.")
-def watch(run_folder: Path, page: PageOptions, as_json: bool) -> None:
+def watch(run_folder: Path, page: PageOptions) -> None:
     """Serve the page of a run that goes on, has ended or died, from its folder, which is only read.
 
-    Ctrl-C ends the page, not the run.
+    Ctrl-C ends the page, not the run. With --json, print what the page shows, and end.
 
     \b
     medfed watch runs/our-study
@@ -32,8 +32,7 @@ def watch(run_folder: Path, page: PageOptions, as_json: bool) -> None:
     from medfed.deployment.live_page.view import read_view, summary
 
     view = read_view(run_folder)
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(summary(view)), indent=2).decode())
+    if answer(msgspec.to_builtins(summary(view))):
         return
     settings = page.settings(default=DEFAULT_PAGE)
     assert settings is not None  # there is a default

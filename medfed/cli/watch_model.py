@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medfed.cli.error_handling import ALARM
+from medfed.cli.messages import answer, say
 from medfed.cli.options import PATH, layout_option, own_choices, site_option
 from medfed.wire.untrusted_text import for_terminal
 
@@ -61,6 +62,8 @@ def watch_model(
     """
     from dataclasses import replace
 
+    import msgspec
+
     from medfed.errors import MedfedError
     from medfed.pipeline.watch.watch import Asked, describe, watch
 
@@ -69,7 +72,9 @@ def watch_model(
     own, place = own_choices(site, data)
     own = replace(own, layout=layout or own.layout)
     watched = watch(run_folder, place, name=name, own=own, asked=Asked(references, looks, labels))
-    click.echo(for_terminal(describe(watched)))
-    click.echo(f"page: {watched.page}")
+    look = msgspec.to_builtins(watched.look)
+    answer({"alarm": bool(watched.look.alarms), "look": look, "page": watched.page})
+    say(for_terminal(describe(watched)))
+    say(f"page: {watched.page}")
     if watched.look.alarms:
         sys.exit(ALARM)

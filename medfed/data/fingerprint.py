@@ -38,7 +38,7 @@ from medfed.data.screening import (
 )
 from medfed.data.settings import Images, Unreadable
 from medfed.data.volume import Volume
-from medfed.errors import DataError, ImageError, LabelError, TooFewPatientsError
+from medfed.errors import DECODING_ERRORS, DataError, ImageError, LabelError, TooFewPatientsError
 
 # Sums of intensities are whole multiples of 1/FIXED_POINT.
 FIXED_POINT = 1024
@@ -131,7 +131,7 @@ class _Sums:
         self.landmarks = [[0] * len(PERCENTILES) for _ in range(channels)]
 
     def add(self, case: Case, image: Volume, label: Volume | None) -> None:
-        self.geometry.append((case.patient, _geometry(image)))
+        self.geometry.append((case.patient, geometry_bins(image)))
         for channel, voxels in enumerate(image.array):
             finite = voxels if np.isfinite(voxels).all() else voxels[np.isfinite(voxels)]
             for rank, value in enumerate(_landmarks(finite)):
@@ -159,7 +159,7 @@ class _Sums:
         self.counted[channel] += values.size
 
 
-def _geometry(image: Volume) -> tuple[int, ...]:
+def geometry_bins(image: Volume) -> tuple[int, ...]:
     """Return the bins of spacing, size and extent along right, front, up."""
     order = image.axes_ras or (0, 1, 2)
     spacing = [image.spacing_mm[axis] for axis in order]
@@ -326,7 +326,7 @@ def from_json(text: bytes | str) -> Fingerprint:
     """
     try:
         result = msgspec.json.decode(text, type=Fingerprint)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"not a fingerprint: {error}") from None
     by_channel = (result.intensity, result.total, result.squares, result.counted, result.landmarks)
     lengths = {len(numbers) for numbers in by_channel}

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfed.data.case import Case
 from medfed.data.histogram import Whole, add_records
 from medfed.errors import DataError, TooFewPatientsError
 
@@ -161,3 +162,28 @@ def _shrink(z: _Floats, n: NDArray[np.int64], mean: _Floats, variance: _Floats) 
         if change < CONVERGED:
             break
     return shift, factor
+
+
+# From fewer patients than this, a mean and a deviation say more about who was chosen than about the hospital.
+MIN_SCALE_PATIENTS = 10
+
+
+def check_own_scale(cases: Sequence[Case], standardise: str) -> None:
+    """Check that a table that is not trained on has enough patients for means of its own.
+
+    With `standardise: site` the numbers of a single new patient would be their own means: all who come alone
+    would get the same prediction.
+
+    Raises:
+        DataError: saying what to do.
+    """
+    if standardise != "site":
+        return
+    patients = {case.patient for case in cases if case.split == "train"} or {one.patient for one in cases}
+    if len(patients) < MIN_SCALE_PATIENTS:
+        raise DataError(
+            "the study scales numbers by the means of the hospital's own training patients (standardise is "
+            f"'site'), and this table has fewer than {MIN_SCALE_PATIENTS} of them; add the new rows to the "
+            "table that trained and predict over it, or train with standardise: fixed, which scales all "
+            "hospitals alike"
+        )

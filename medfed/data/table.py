@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,8 +46,9 @@ class TableRows:
     """A table's rows in the index's order, before anything is computed from them.
 
     numbers: (N, numeric features) float64, NaN where empty.  words: (N, words of all categorical features), 0
-    or 1.  targets: (N,) int64 classes, or (N, 2) float32 of time and event.  warnings: what a person should
-    look at before the study trains.
+    or 1.  targets: (N,) int64 classes, or (N, 2) float32 of time and event; (0,) if they were not read.
+    warnings: what a person should look at before the study trains.  dropped: the rows that `missing: drop`
+    leaves out.
     """
 
     index: Index
@@ -54,6 +56,7 @@ class TableRows:
     words: NDArray[np.float32]
     targets: NDArray[Any]
     warnings: tuple[str, ...] = ()
+    dropped: tuple[Case, ...] = ()
 
     def in_split(self, split: str) -> NDArray[np.bool_]:
         """Return which rows are in a split, (N,)."""
@@ -101,12 +104,11 @@ def read_table(
     cells, cell_notes = study_cells(table, settings)
     request = _Request(settings, site_secret, classes)
     by_row = zip(table.lines, patients, parse_numbers(cells, settings), *cells.values(), strict=True)
-    rows = [
-        row
+    read = [
+        _read_row(line, patient, dict(zip(cells, named, strict=True)), parsed, request)
         for line, patient, parsed, *named in by_row
-        if (row := _read_row(line, patient, dict(zip(cells, named, strict=True)), parsed, request))
-        is not None
     ]
+    rows = [row for row in read if isinstance(row, _Row)]
     if not rows:
         raise DataError(
             f"{WHERE} has no row to learn from"
@@ -122,7 +124,28 @@ def read_table(
         [row.target for row in rows if row.target is not None], np.float32 if settings.time else np.int64
     )
     warnings = _warnings(settings, cells, cases, (numbers, words, targets))
-    return TableRows(Index(Path(path), "a table", cases, notes), numbers, words, targets, warnings)
+    dropped = tuple(row for row in read if isinstance(row, Case))
+    return TableRows(Index(Path(path), "a table", cases, notes), numbers, words, targets, warnings, dropped)
+
+
+def read_inputs(
+    path: str | Path, settings: Table, *, site_secret: bytes, own_headings: Mapping[str, str]
+) -> TableRows:
+    """Return the rows of a site's table without what the study predicts, whose columns it may lack.
+
+    New patients have no outcome yet. Whatever these columns hold is not read, and the site's own headings for
+    them need not be there.
+
+    Raises:
+        DataError: as `read_table`.
+    """
+    answers = {name.lower() for name in _target_columns(settings)}
+    return read_table(
+        path,
+        msgspec.structs.replace(settings, target=None, time=None, event=None),
+        site_secret=site_secret,
+        own_headings={name: word for name, word in own_headings.items() if name.lower() not in answers},
+    )
 
 
 def _check_survival(rows: Sequence[_Row]) -> None:
@@ -224,15 +247,15 @@ def _read_row(
     row: Mapping[str, str],
     numbers: Sequence[float] | None,
     request: _Request,
-) -> _Row | None:
-    """Return one row, or None if an empty cell drops it; its numbers are parsed here if they are None."""
+) -> _Row | Case:
+    """Return one row, or its case if an empty cell drops it; its numbers are parsed here if they are None."""
     settings = request.settings
     identity = f"{patient}/{line}"
     token = case_token(request.site_secret, identity)
     try:
         inputs = row_inputs(row, numbers, settings)
         if inputs is None:
-            return None
+            return Case(identity, patient, token, image=())
         target = _target(row, settings, request.classes)
         split = parse_split(row.get(settings.split.lower(), ""))
     except DataError as error:

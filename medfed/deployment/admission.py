@@ -65,6 +65,11 @@ def parse_offer(text: str, known: str, site: SiteFile) -> Study:
     except DeclinedError as error:
         _decline_code(text, known, site, str(error))
         raise
+    if study.trackers:
+        raise ExchangeError(
+            "the hub's study names trackers, to which this hospital's numbers would go; a hub that runs "
+            "this version of medfed sends none; ask the coordinator"
+        )
     start = study.given_start
     if start is not None and not is_digest(start.path):
         # A path here would let a hub have this site read any of its files, to compute the study's digest.

@@ -15,7 +15,7 @@ import msgspec
 
 from medfed.data.case import Case
 from medfed.data.splits import SPLITS
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.evaluation.inference import SiteCases
 from medfed.files import write_whole
 from medfed.pipeline.seen_cases import contents_of
@@ -56,7 +56,7 @@ def _read(path: Path) -> DataState | None:
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=DataState)
-    except msgspec.DecodeError as error:
+    except DECODING_ERRORS as error:
         raise RunError(
             f"{path.name}, by which changed data are noticed, is damaged ({error}); restore it from a "
             "back-up of the run folder, or delete it: the data that are there now then count as those before"

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import torch
 from torch import Tensor
 
 from medfed.deployment.background import run_periodically
 from medfed.deployment.site_file import give_up_s
-from medfed.deployment.site_session import SiteSession
-from medfed.errors import ExchangeError, MedfedError
+from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of
+from medfed.errors import DECODING_ERRORS, ExchangeError, MedfedError, RunError
 from medfed.exchange import DropOut, Exchange, HubSide
 from medfed.exchange._drop_out import detail_of, reason_of
 from medfed.federation.description import (
@@ -30,7 +33,8 @@ from medfed.federation.description import (
 )
 from medfed.federation.egress import Egress
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
-from medfed.files import private_folder
+from medfed.federation.site import log_ledger_refusals
+from medfed.files import private_folder, write_whole
 from medfed.pipeline.create_run import write_study
 from medfed.pipeline.describe import write_plan
 from medfed.pipeline.describing import (
@@ -47,7 +51,10 @@ from medfed.pipeline.describing import (
     statistics_of,
     total_of,
 )
+from medfed.pipeline.noised_statistics import Release, noise_of, noised_answer
 from medfed.pipeline.planning import needs_plan, plan_from, summary_of
+from medfed.privacy._patient_noise import PatientNoise
+from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.status import Status
@@ -64,6 +71,9 @@ RECEIVED_S = 600.0
 
 # The folder of the exchange's own files, in the hub's and in a site's.
 FOLDER = "statistics"
+
+# In that folder of a site: what it answers.
+ANSWER = "answer.json"
 
 
 # ------------------------------------------------------------------------------------------------- at the hub
@@ -190,7 +200,7 @@ def _exchanged(session: SiteSession) -> Tensor:
         session.status.update(state="counting its training data")
         session.progress.log(f"{session.name}: counts its training data, as the study asks for statistics")
         try:
-            vector = answer_of(session.study, session.hospital.data, session.site.policy.smallest_group)
+            vector = _answer(session)
         except MedfedError as error:
             tell_both(session, reason_of(error), detail_of(error))
             raise
@@ -198,9 +208,8 @@ def _exchanged(session: SiteSession) -> Tensor:
     side = open_side(session)
     try:
         connection = _connection(session, side)
-        total = answer_statistics(
-            connection, None if vector is None else lambda: vector, length_for(session.study)
-        )
+        send = None if vector is None else partial(_approved, session, vector)
+        total = answer_statistics(connection, send, length_for(session.study))
         _say_received(session, connection)
         return total
     except MedfedError as error:
@@ -211,6 +220,75 @@ def _exchanged(session: SiteSession) -> Tensor:
         raise
     finally:
         side.close()
+
+
+def _approved(session: SiteSession, vector: Tensor) -> Tensor:
+    """Return what is sent now: counting and waiting took a while, and the approval may have been revoked."""
+    check_still_approved(session, session.digest)
+    return vector
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this hospital answers: its numbers that are not 0 by their place, and the group they are for."""
+
+    least: int
+    numbers: dict[int, float]
+
+
+def _answer(session: SiteSession) -> Tensor:
+    """Return this hospital's statistics: those of before a restart, as long as its policy is the same.
+
+    The difference of two answers would be that of the patients who came or went in between, however few.
+
+    Raises:
+        DataError: if its data cannot be read.
+        RunError: if the answer that was kept is damaged.
+        LedgerError: if noised statistics would carry a patient over this hospital's ceiling.
+    """
+    if (noise := noise_of(session.study)) is not None:
+        return _noised_answer(session, noise)
+    path, least = session.folder.site(session.name) / FOLDER / ANSWER, session.site.policy.smallest_group
+    known = _kept_answer(path)
+    if known is not None and known.least == least:
+        session.progress.log(
+            f"{session.name}: sends the statistics that it counted before it was started again: from two "
+            "answers a reader would see what the patients changed who came or went since. If they must be "
+            f"counted anew, delete {path} while this site is stopped"
+        )
+        vector = torch.zeros(length_for(session.study), dtype=torch.float64)
+        vector[list(known.numbers)] = torch.tensor(list(known.numbers.values()), dtype=torch.float64)
+        return vector
+    vector = answer_of(session.study, session.hospital.data, least)
+    numbers = {place: number for place, number in enumerate(vector.tolist()) if number}
+    answer = msgspec.to_builtins(_Answer(least=least, numbers=numbers), str_keys=True)
+    private_folder(path.parent)
+    write_whole(path, msgspec.json.encode(answer), durable=True)
+    return vector
+
+
+def _noised_answer(session: SiteSession, noise: PatientNoise) -> Tensor:
+    """Return this hospital's noised statistics, which its ledger pays for once."""
+    hospital, folder = session.hospital, session.folder.site(session.name)
+    with log_ledger_refusals(session.audit, session.name):
+        release = Release(
+            session.digest,
+            data_set(hospital.data.patients("train"), hospital.secret),
+            ledger_of(session.site, hospital.secret),
+            folder,
+        )
+        return noised_answer(
+            session.study, noise, partial(answer_of, session.study, hospital.data, 1), release
+        )
+
+
+def _kept_answer(path: Path) -> _Answer | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Answer) if path.exists() else None
+    except DECODING_ERRORS as error:
+        raise RunError(
+            f"{FOLDER}/{path.name}: the statistics that this site counted before are damaged ({error}); "
+            "restore the file, or delete it to have them counted anew"
+        ) from None
 
 
 def _connection(session: SiteSession, side: Any) -> SiteConnection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -70,6 +70,7 @@ from medfed.runs.rounds import (
     unit_by,
 )
 from medfed.runs.status import FINISHED, Status, keep_status
+from medfed.runs.trackers import TrackedRun, Tracking
 from medfed.study.canonical import public_yaml, study_digest
 from medfed.study.reading import read_study
 from medfed.study.study import Study
@@ -141,7 +142,8 @@ def run_study(
     facts = create_run(folder, study, {})
     write_whole(folder.consent, describe_for_hub(study, exchange, digest))
     status = Status(folder.status, study=study.name, digest=digest, rounds=study.train.rounds)
-    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    tracked = Tracking(study.trackers, TrackedRun(folder.path, study.name, HUB))
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds), tracked)
     progress.opened(folder.path)
     audit = AuditLog(folder.audit, identity)
     start = {"start": facts.start.sha256} if facts.start else {}
@@ -149,7 +151,7 @@ def run_study(
     for line in facts.start.lines if facts.start else ():
         progress.log(line)
     with keep_status(status):
-        with show_warnings(progress), ExitStack() as stack:
+        with show_warnings(progress), closing(tracked), ExitStack() as stack:
             if broker and enrolment is not None:
                 refused = partial(audit.write, "broker refused")
                 stack.callback(Broker(enrolment, on_refused=lambda reason: refused(reason=reason)).stop)

@@ -17,8 +17,10 @@ from msgspec import Meta
 from medfed.data.settings import Unreadable
 from medfed.errors import StudyError
 from medfed.federation.egress import Egress
-from medfed.pipeline.describing import needs_description, protection_of
+from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.factory import egress_of
+from medfed.pipeline.noised_statistics import deviation_of, noise_of, within_95
+from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import kind_of, kinds
 from medfed.study.study import Study
 
@@ -38,7 +40,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     groups of fewer patients than this never leave, whatever the study says.  unreadable: how many cases may
     be left out because they cannot be used (`skip`, `max_share`); with more, the hospital does not take part.
     statistics: whether counts and sums over its training patients may leave before training, where a study
-    asks for them (`data.plan`, `describe`); no count is of fewer patients than `smallest_group`.
+    asks for them (`data.plan`, `describe`); no count is of fewer patients than `smallest_group`, or, under
+    `describe.noise`, the noise hides so few.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -100,13 +103,21 @@ def _epsilon_refusals(policy: Policy, study: Study) -> Iterator[str]:
     ceiling = policy.epsilon_ceiling
     if ceiling is None:
         return
+    if only_describes(study):  # nothing is trained, and the statistics have an epsilon of their own
+        return
     epsilon, delta = _study_epsilon(study), getattr(study.privacy, "delta", None)
     allows = f"this hospital allows at most {ceiling:g} (policy.epsilon_ceiling)"
     if epsilon is None:
         yield f"the study's privacy '{kind_of(study.privacy)}' states no epsilon, {allows}"
         return
+    noise = noise_of(study)
     if epsilon > ceiling:
         yield f"the study's epsilon is {epsilon:g}, {allows}"
+    elif noise is not None and noise.epsilon <= ceiling < epsilon + noise.epsilon:
+        yield (
+            f"the study's epsilon is {epsilon:g} and that of its statistics {noise.epsilon:g} "
+            f"(describe.noise), together {epsilon + noise.epsilon:g}, {allows}"
+        )
     if delta is not None and delta > policy.delta:
         yield (
             f"the study states its epsilon at a delta of {delta:g}, this hospital allows at most "
@@ -138,16 +149,42 @@ def _statistics_refusals(policy: Policy, study: Study) -> Iterator[str]:
     if not policy.statistics:
         yield f"{asks}, this hospital sends none (policy.statistics)"
         return
-    kind = kind_of(protection_of(study))
-    if policy.privacy and kind not in policy.privacy:
+    kind, noise = kind_of(protection_of(study)), noise_of(study)
+    # As under dp_sgd, what leaves each hospital is private for each of its patients, whoever sees it.
+    private = noise is not None and "dp_sgd" in policy.privacy
+    if policy.privacy and kind not in policy.privacy and not private:
         yield (
             f"{asks} under '{kind}' (describe.privacy), this hospital requires {_either(policy.privacy)} "
             "(policy.privacy)"
         )
-    if policy.epsilon_ceiling is not None:
+    if noise is not None:
+        yield from _noise_refusals(policy, study, noise)
+    elif policy.epsilon_ceiling is not None:
         yield (
             f"{asks} without an epsilon, this hospital allows at most {policy.epsilon_ceiling:g} "
             "(policy.epsilon_ceiling)"
+        )
+
+
+def _noise_refusals(policy: Policy, study: Study, noise: PatientNoise) -> Iterator[str]:
+    """Yield why the noise on statistics is not enough for this hospital."""
+    ceiling = policy.epsilon_ceiling
+    if ceiling is not None and noise.epsilon > ceiling:
+        yield (
+            f"the epsilon of the study's statistics is {noise.epsilon:g} (describe.noise), this hospital "
+            f"allows at most {ceiling:g} (policy.epsilon_ceiling)"
+        )
+    if ceiling is not None and noise.delta > policy.delta:
+        yield (
+            f"the study states the epsilon of its statistics at a delta of {noise.delta:g} (describe.noise), "
+            f"this hospital allows at most {policy.delta:g} (policy.delta)"
+        )
+    # No count is withheld before the noise, so that the noise must hide the small ones.
+    if (hides := within_95(deviation_of(study, noise))) < policy.smallest_group:
+        yield (
+            f"the noise on the study's statistics is ±{hides:.1f} patients (describe.noise), too little to "
+            f"hide groups of fewer than {policy.smallest_group} (policy.smallest_group); a smaller epsilon "
+            "would do"
         )
 
 

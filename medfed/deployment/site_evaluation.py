@@ -49,9 +49,9 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
     if session.site.policy.rows == "none" or not folder.cases.exists():
         return {}
     classes = getattr(study.task, "classes", ())
-    cases = read_cases(folder.cases)
+    predicted = cases = read_cases(folder.cases)
     if study.evaluation.temperature:
-        cases, _ = temperature_scaled(cases, classes)
+        cases, _ = temperature_scaled(predicted, classes)
     settings = SummarySettings(
         round=received.merges,
         seed=study.seed,
@@ -60,7 +60,7 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
         min_patients=max(session.site.policy.smallest_group, study.evaluation.smallest_group),
         draws=study.evaluation.draws,
     )
-    measured = aggregate(cases, settings) + _guarantees(session, cases, settings)
+    measured = aggregate(cases, settings) + _guarantees(session, predicted, settings)
     rows = [row for row in measured if row.site == session.name]
     if withheld := sum(one.is_suppressed and metric_of(one.metric).comparable for one in rows):
         progress.log(f"{withheld} results stay here: they are, or would give, those of too few patients")
@@ -68,7 +68,10 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
 
 
 def _guarantees(session: SiteSession, cases: list[CaseRow], settings: SummarySettings) -> list[Row]:
-    """Return this hospital's guaranteed thresholds, if the study asks for them."""
+    """Return this hospital's guaranteed thresholds, if the study asks for them.
+
+    `cases` are as predicted, without a temperature: `predict` decides on these.
+    """
     evaluation, path = session.study.evaluation, session.folder.scores
     if evaluation.guarantee is None:
         return []

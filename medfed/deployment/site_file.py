@@ -31,9 +31,10 @@ from medfed.exchange import Exchange
 from medfed.exchange.memory import Memory
 from medfed.files import private_folder
 from medfed.registry import using_kinds
+from medfed.runs.trackers import missing_packages, outside
 from medfed.study.plugins import Digest, PluginName, added_by
 from medfed.study.reading import load_all, parse_yaml, plugins_in, read_text
-from medfed.study.study import AnyExchange, Count, SiteName, Study
+from medfed.study.study import AnyExchange, AnyTracker, Count, SiteName, Study
 
 # HMAC-SHA256, which makes tokens and splits, cannot use more random bytes.
 SECRET_BYTES = 32
@@ -70,8 +71,13 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     this hospital's own copy: {age: {path: plugins/age, digest: "sha256:..."}}.
     labelled: the structures that this hospital draws, by the studies' names, if not all of them; what it does
     not draw is not measured here, and a study that would learn from it that there is none is refused.
+    trackers: where the numbers of this hospital's training go beside its run folder, such as [{kind: csv},
+    {kind: mlflow, url: https://mlflow.hospital.example}]: servers of the hospital, never the hub's.
     give_up_hours: the site stops after so many hours without a sign of life from the hub, or without a study
     that is offered; null waits for ever.
+    checkpoint_minutes: in a round of several epochs, a checkpoint is also written at an epoch's end, once the
+    last one is so many minutes old; a site that was killed goes on from there. 0 after each epoch, null after
+    merges only.
     """
 
     name: SiteName
@@ -92,7 +98,9 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     layout: AnyLayout | str | None = None
     plugins: dict[PluginName, AllowedPlugin] = {}
     labelled: list[str] = []
+    trackers: tuple[AnyTracker, ...] = ()
     give_up_hours: Annotated[float, msgspec.Meta(gt=0)] | None = 168.0
+    checkpoint_minutes: Annotated[float, msgspec.Meta(ge=0)] | None = 10.0
 
     @property
     def own_data(self) -> OwnData:
@@ -108,6 +116,11 @@ class SiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def give_up_s(site: SiteFile) -> float | None:
     """Return after how many seconds without a sign of life from the hub this site gives up."""
     return None if site.give_up_hours is None else site.give_up_hours * 3600
+
+
+def checkpoint_s(site: SiteFile) -> float | None:
+    """Return how old a checkpoint is, in seconds, when the next is written at the end of an epoch."""
+    return None if site.checkpoint_minutes is None else site.checkpoint_minutes * 60
 
 
 def as_read_here(study: Study, site: SiteFile) -> Study:
@@ -142,6 +155,8 @@ def read_site(path: str | Path) -> SiteFile:
             f"{path.name}: exchange.kind: 'memory' connects sites within one process; use 'nats' or 'folder' "
             "to reach a hub on another machine"
         )
+    for problem in (*missing_packages(site.trackers), *outside(site.trackers)):
+        raise StudyError(f"{path.name}: {problem}")
     try:
         with using_kinds(added):
             layout = site.given_layout

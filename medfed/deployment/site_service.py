@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from msgspec import UNSET, UnsetType
 
 from medfed.deployment import admission
 from medfed.deployment.admission import FOLDER_DIGITS, Ask
-from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.background import run_periodically
 from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
@@ -35,11 +34,11 @@ from medfed.deployment.site_evaluation import (
     site_config_under_policy,
     write_own_gallery,
 )
-from medfed.deployment.site_file import SiteFile, as_read_here, read_site, secret_of
-from medfed.deployment.site_session import SiteSession, ledger_of, open_audit_log
+from medfed.deployment.site_file import SiteFile, as_read_here, checkpoint_s, read_site, secret_of
+from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of, open_audit_log
 from medfed.deployment.study_choice import choose_study
 from medfed.deployment.waiting import WaitTold
-from medfed.errors import DataError, DeclinedError, ExchangeError
+from medfed.errors import DataError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
@@ -62,6 +61,7 @@ from medfed.pipeline.report import report_run
 from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import data_set
+from medfed.runs import json_log
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
@@ -69,6 +69,7 @@ from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import FINISHED, Status, keep_status
+from medfed.runs.trackers import TrackedRun, Tracking, logger_of
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
@@ -99,6 +100,7 @@ def take_part(
         _train_worker(site, secret)
         return None
     progress = progress or Progress()
+    json_log.set_site(site.name)
     admission.check_credentials(site)
     with show_warnings(progress), suppress_warnings():
         if exposed := describe_exposed(Path(site.out)):
@@ -251,10 +253,12 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
     exchange: Any = Rank0Exchange(side, session.folder.path, own_folder, data.left_out_tokens)
     with log_ledger_refusals(session.audit, name):
         ledger = ledger_of(site, session.hospital.secret)
+    tracked = Tracking(site.trackers, TrackedRun(session.folder.path, study.name, name))
     run = SiteRun(
         own_folder,
         resume=True,
         logger=True,
+        loggers=[logger_of(tracked)] if site.trackers else (),
         examples=data.examples,
         patients=ChargedPatients(
             session.digest,
@@ -267,15 +271,17 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         log=session.progress.log,
         on_final_model=partial(measure_final_model, session),
         scalars=data_scalars(data),
+        checkpoint_s=checkpoint_s(site),
     )
-    train_site(
-        name,
-        module_of(study, name),
-        data,
-        exchange,
-        site_config_under_policy(site, study, session.hospital),
-        run,
-    )
+    with closing(tracked):
+        train_site(
+            name,
+            module_of(study, name),
+            data,
+            exchange,
+            site_config_under_policy(site, study, session.hospital),
+            run,
+        )
     received: GlobalModel | None = exchange.received
     if received is None or not received.final:
         raise ExchangeError(f"site '{name}': training ended before the study did")
@@ -292,7 +298,7 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
     while not received.final:
         received = receive(connection, received.round + 1)
     _record_evaluated(session, received)
-    _check_still_approved(session, session.digest)
+    check_still_approved(session, session.digest)
     scalars = {**measure_final_model(session, received), **data_scalars(session.hospital.data)}
     send_update(connection, Update(session.name, received.round + 1, {}, 0, scalars), received.weights)
     return received
@@ -325,17 +331,6 @@ def _choice(study: Study, received: GlobalModel) -> ModelChoice | UnsetType:
     )
 
 
-def _check_still_approved(session: SiteSession, digest: str) -> None:
-    """Raise if someone revoked the approval of the study while this site takes part.
-
-    Raises:
-        DeclinedError: naming the site.
-    """
-    if not is_approved(Path(session.site.out), digest, head_of(Path(session.site.secret))):
-        session.audit.write("approval revoked", site=session.name, study=digest)
-        raise DeclinedError(f"site '{session.name}': this hospital revoked its approval of the study")
-
-
 class SiteProgress(pl.Callback):
     """Writes a site's progress to the display, the status file and rounds.jsonl."""
 
@@ -348,7 +343,7 @@ class SiteProgress(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if trainer.is_last_batch:  # before anything is sent
-            _check_still_approved(self._session, self._digest)
+            check_still_approved(self._session, self._digest)
         steps = int(trainer.num_training_batches)
         done = (trainer.current_epoch % self._epochs) * steps + batch_idx
         self._session.status.update(state="training")
@@ -393,7 +388,8 @@ def _train_worker(site: SiteFile, secret: bytes) -> None:
     hospital = _open_hospital(study, site, secret)
     own_folder = folder.site(site.name)
     hospital.data.leave_out_tokens(read_left_out(own_folder))
-    run = SiteRun(own_folder, resume=True, examples=hospital.data.examples)
+    # All processes of a site write a checkpoint together.
+    run = SiteRun(own_folder, resume=True, examples=hospital.data.examples, checkpoint_s=checkpoint_s(site))
     exchange: Any = WorkerExchange()  # it sends no messages: only `send_update` on rank 0 does
     config = site_config_under_policy(site, study, hospital)
     with suppress_warnings():

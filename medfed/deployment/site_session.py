@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.site_file import SiteFile, give_up_s
+from medfed.errors import DeclinedError
 from medfed.evaluation.inference import SiteCases
 from medfed.files import private_folder
 from medfed.privacy.accounting.ledger import LEDGER, Ledger
@@ -55,6 +57,17 @@ class SiteSession:
         side: Any = self.site.exchange.open_site(self.digest, self.name, self.folder.site(self.name))
         side.max_silence_s = give_up_s(self.site)
         return side
+
+
+def check_still_approved(session: SiteSession, digest: str) -> None:
+    """Raise if someone revoked the approval of the study while this site takes part.
+
+    Raises:
+        DeclinedError: naming the site.
+    """
+    if not is_approved(Path(session.site.out), digest, head_of(Path(session.site.secret))):
+        session.audit.write("approval revoked", site=session.name, study=digest)
+        raise DeclinedError(f"site '{session.name}': this hospital revoked its approval of the study")
 
 
 def ledger_of(site: SiteFile, secret: bytes) -> Ledger:

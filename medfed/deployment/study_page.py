@@ -28,7 +28,9 @@ from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
 from medfed.files import format_bytes
 from medfed.pipeline.describing import length_for, needs_description, only_describes, protection_of
+from medfed.pipeline.noised_statistics import deviation_of, noise_of, within_95
 from medfed.pipeline.planning import least_of, scope_of
+from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import start_digest
@@ -114,6 +116,7 @@ def describe(part: OwnPart, digest: str) -> str:
         data=_data(study),
         start=start_digest(study.start_path) if study.start_path else None,
         only=only_describes(study),
+        noised=noise_of(study) is not None,
         protection=protection_of(study) if needs_description(study) else study.privacy,
         before=list(_before(part)),
         duration=list(_duration(part)),
@@ -139,16 +142,43 @@ def _before(part: OwnPart) -> Iterator[str]:
         return
     numbers, protection = length_for(study), protection_of(study)
     size = format_bytes(numbers * 8)
-    yield f"once, {numbers:,} numbers ({size}): counts and sums over its training patients"
-    yield f"  none of fewer than {least} patients, nor what such a count would follow from; if it has"
-    yield "  fewer training patients in all, only that there are too few"
-    yield from _counted(scope_of(study), least)
+    if (noise := noise_of(study)) is not None:
+        yield from _noised(study, noise, f"once, {numbers:,} numbers ({size})")
+    else:
+        yield from _withheld(study, least, f"once, {numbers:,} numbers ({size})")
     yield (
         "  the hub sees this hospital's own numbers"
         if protection.reveals_each_update
         else f"  the hub learns only the sum over at least {protection.min_sites} hospitals (secure_sum)"
     )
     yield "  every hospital of the study receives the sum over all of them"
+
+
+def _withheld(study: Study, least: int, what: str) -> Iterator[str]:
+    """Yield what leaves as it was counted, small counts withheld."""
+    yield f"{what}: counts and sums over its training patients"
+    yield f"  none of fewer than {least} patients, nor what such a count would follow from; if it has"
+    yield "  fewer training patients in all, only that there are too few"
+    yield from _counted(scope_of(study), least)
+
+
+def _noised(study: Study, noise: PatientNoise, what: str) -> Iterator[str]:
+    """Yield what leaves under noise."""
+    scope, deviates = scope_of(study), within_95(deviation_of(study, noise))
+    yield f"{what}: counts of its training patients, to each of which"
+    yield f"  this hospital adds noise of ±{deviates:.3g} (95 %) before it leaves (describe.noise)"
+    yield f"  it spends epsilon {noise.epsilon:g} at delta {noise.delta:g} of each patient's privacy, once,"
+    yield "  on this hospital's ledger; which patients train is taken as given"
+    yield "  none is withheld for being small, as the noise hides small ones"
+    yield "  patients; age in bins, sex, and the scanner's maker (one of a fixed list)"
+    if scope.targets or scope.needs == "survival":
+        yield "  patients of each class, or with the event"
+    if scope.images is not None:
+        yield "  coarse histograms of spacing, size and extent of each patient's first case; no intensities"
+    if scope.structures:
+        yield f"  patients with each structure, and coarsely its volumes: {_quoted(scope.structures)}"
+    if scope.table is not None:
+        yield "  of each column: patients with and without a value, patients of each word; no sums"
 
 
 def _counted(scope: Scope, least: int) -> Iterator[str]:

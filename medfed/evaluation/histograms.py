@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from medfed.errors import DataError, RunError
+from medfed.errors import DECODING_ERRORS, DataError, RunError
 from medfed.evaluation.classification import check_binary
 from medfed.evaluation.intervals import Floats, wilson
 from medfed.evaluation.rows import ALL_SITES
@@ -235,5 +235,5 @@ def read(path: Path) -> list[ScoreHistogram]:
     """
     try:
         return [msgspec.json.decode(line, type=ScoreHistogram) for line in path.read_bytes().splitlines()]
-    except msgspec.MsgspecError as error:
+    except DECODING_ERRORS as error:
         raise RunError(f"{path.name}: not a file of histograms: {error}; restore the file") from error

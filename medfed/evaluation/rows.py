@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.files import write_whole
 from medfed.wire.untrusted_text import for_cell
 
@@ -222,20 +222,27 @@ def read_rows(path: Path) -> list[Row]:
     return _read(path, Row)
 
 
-def read_cases(path: Path) -> list[CaseRow]:
-    """Return the case rows of a JSON lines file: the last one per key, in order of first appearance."""
-    return _read(path, CaseRow)
+def read_cases(path: Path, model: str = "") -> list[CaseRow]:
+    """Return the case rows of a JSON lines file: the last one per key, in order of first appearance.
+
+    Given a `model`, only its rows are read, which is several times as fast where there are several models.
+    """
+    if not model:
+        return _read(path, CaseRow)
+    return [case for case in _read(path, CaseRow, msgspec.json.encode(model)) if case.model == model]
 
 
-def _read(path: Path, kind: type[Record]) -> list[Record]:
+def _read(path: Path, kind: type[Record], containing: bytes = b"") -> list[Record]:
     decoder = msgspec.json.Decoder(kind)
     records: dict[tuple[object, ...], Record] = {}
     lines = path.read_bytes().split(b"\n")
     # The text after the last newline is empty, or a line that a killed process left unfinished.
     for number, line in enumerate(lines[:-1], start=1):
+        if containing not in line:
+            continue
         try:
             record = decoder.decode(line)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (*DECODING_ERRORS, ValueError) as error:
             raise RunError(
                 f"{path.name}: line {number} is not a {kind.__name__}: {error}; restore the file"
             ) from error

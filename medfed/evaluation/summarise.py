@@ -83,7 +83,7 @@ def read_public_study(run: Path) -> PublicStudy:
         return PublicStudy({})
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"{path.name}: cannot be read: {type(error).__name__}; restore the file") from error
     return PublicStudy(sections if isinstance(sections, dict) else {})
 
@@ -113,7 +113,8 @@ def summarise(run: Path) -> list[rows.Row]:
     reported = rows.read_rows(folder.reported) if folder.reported.is_file() else []
     last = last_round(read_rounds(folder.rounds))
     settings = summary_settings(facts, study, facts.chosen.round if facts.chosen else last)
-    temperatures: dict[str, float] = {}
+    # A guarantee is of the probabilities that `predict` writes and decides on: without a temperature.
+    predicted, temperatures = rows.unperturbed(every), dict[str, float]()
     if study.section("evaluation").get("temperature"):
         every, temperatures = temperature_scaled(every, settings.classes)
     cases = rows.unperturbed(every)
@@ -123,7 +124,7 @@ def summarise(run: Path) -> list[rows.Row]:
         _temperature_row(model, value, cases, settings) for model, value in sorted(temperatures.items())
     ]
     summary += [row for row in fitted if (row.n or 0) >= settings.min_patients]
-    summary += _guarantees(cases, folder, settings, study)
+    summary += _guarantees(predicted, folder, settings, study)
     measured = {case.site for case in every}
     elsewhere = [row for row in reported if row.site not in measured]
     believed = _believable(elsewhere, run, study, settings.classes)
@@ -212,5 +213,6 @@ def _temperature_row(
         metric="temperature",
         value=value,
         n=len({(c.site, c.patient) for c in cases if c.model == model and c.split == "val"}),
-        method="most likely on validation patients (Guo 2017); every probability here is at it",
+        method="most likely on validation patients (Guo 2017); every probability here is at it, but those of "
+        "guarantees, which are as predicted",
     )

@@ -95,7 +95,7 @@ class LateUpdates:
         data = self._objects.get_site_object(site, "announced")
         if data is None:
             return None
-        if self._announced.get(site, (b"", None))[0] != data:
+        if self._announced.get(site, (None, None))[0] != data:  # which may be empty, too
             self._announced[site] = data, None
             try:
                 self._announced[site] = data, self._objects.open_manifest(data, site)

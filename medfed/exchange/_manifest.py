@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from medfed.errors import ExchangeError, WireError
+from medfed.errors import DECODING_ERRORS, ExchangeError, WireError
 from medfed.wire.signing import BROKER, HUB, Seal
 
 # The version of this protocol; parties refuse any other.
@@ -122,7 +122,7 @@ def _open(data: bytes, seal: Seal, party: str, study_digest: str | None) -> Mani
     text = seal.open(data, party)
     try:
         record: Manifest | ControlMessage = msgspec.json.decode(text, type=Manifest | ControlMessage)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODING_ERRORS as error:
         raise WireError(f"its manifest cannot be decoded: {error}") from None
     if record.protocol != PROTOCOL:
         raise WireError(

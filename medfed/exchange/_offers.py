@@ -16,7 +16,7 @@ from functools import partial
 
 import msgspec
 
-from medfed.errors import EndedError, WireError
+from medfed.errors import DECODING_ERRORS, EndedError, WireError
 from medfed.exchange._manifest import open_control
 from medfed.exchange._object_store import ObjectStore
 from medfed.exchange._protocol import OFFLINE_AFTER_HEARTBEATS, Retry, WarnOnce
@@ -48,7 +48,7 @@ def offered_digests(store: ObjectStore, seal: Seal, site: str) -> list[str]:
     message = open_control(data, seal, HUB, "offers", None)
     try:
         return msgspec.json.decode(message.text, type=list[str])[-MAX_OFFERS:]
-    except msgspec.DecodeError as error:
+    except DECODING_ERRORS as error:
         raise WireError(f"the list of the studies that are offered is not one: {error}") from None
 
 

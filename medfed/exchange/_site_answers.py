@@ -95,7 +95,7 @@ class SiteAnswers:
             data = self._objects.get_site_object(site, "announced")
             if data is None:
                 return False
-            is_new = data != self._announced.get(site, (b"", None))[0]
+            is_new = data != self._announced.get(site, (None, None))[0]  # which may be empty, too
             if is_new:
                 self._announced[site] = data, None
                 self._announced[site] = data, self._objects.open_manifest(data, site)

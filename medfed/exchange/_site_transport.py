@@ -323,7 +323,8 @@ class SiteTransport:
         data = self._objects.get_hub_object("state")
         if data is None:
             return
-        if data != self._opened.get("state", (b"",))[0]:
+        known = self._opened.get("state")
+        if known is None or data != known[0]:
             self._opened["state"] = data, self._objects.open_control(data, HUB, "state")
             self._hub_seen = time.monotonic()
         state = self._opened["state"][1]

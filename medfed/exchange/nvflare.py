@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import msgspec
 
-from medfed.errors import ExchangeError, StudyError
+from medfed.errors import DECODING_ERRORS, ExchangeError, StudyError
 from medfed.exchange._handoff import EXAMPLES, Answer, Task
 from medfed.exchange._record import Exchange, no_hub, no_study
 from medfed.files import write_whole
@@ -108,7 +108,7 @@ class _Attached:
             own = self._folder / "exchange" / "nvflare.json"
             write_whole(own, msgspec.json.encode(profile))
             return self._client.init(rank="0", config_file=str(own))
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, *DECODING_ERRORS) as error:
             if isinstance(error, TimeoutError):
                 raise
             raise StudyError(

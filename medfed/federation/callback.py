@@ -9,7 +9,6 @@ weights are validated, checkpointed and held by the hub.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,11 +19,12 @@ from torch import Tensor
 
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
-from medfed.federation import merged_scores, same_model
+from medfed.federation import merged_scores, same_model, within_round
 from medfed.federation.acceptance import MAX_GROWTH
 from medfed.federation.closing import (
     check_ended_whole,
     chosen_before_last,
+    closed_study,
     fetch_once,
     fetch_selected,
     report_numbers,
@@ -38,6 +38,7 @@ from medfed.federation.idle_memory import idle_memory
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.federation.training_seed import derived_seed, seed_epoch, training_seed
+from medfed.federation.within_round import RoundProgress
 from medfed.local_training import LocalMethod, LocalState
 from medfed.local_training._lightning import current_step, restore_step, train_evaluator, wrap_step
 from medfed.local_training._suitability import (
@@ -47,7 +48,6 @@ from medfed.local_training._suitability import (
     check_suits,
     gradients_of,
 )
-from medfed.local_training._train_pass import losses_before
 from medfed.local_training._weights import to_cpu
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.registry import kind_named
@@ -143,10 +143,11 @@ class FederatedCallback(pl.Callback):
         self._validation: merged_scores.ForwardWatch | None = None
         self._schedule: merged_scores.Schedule | None = None
         self._pass, self._first_count = Pass(), 0
-        self._restored, self._checks = False, True
+        self._restored, self._checks, self._unkept = False, True, False
         self._told: set[str] = set()
         self._replaced_bar, self._stopped = False, ""
-        self._begin_round()
+        self._progress = RoundProgress()
+        self._checkpoint: Mapping[str, Any] = {}
 
     # -- where Lightning calls
 
@@ -177,17 +178,7 @@ class FederatedCallback(pl.Callback):
         if changes_loss(self._local):
             wrap_step(pl_module, lambda module, own: self._local.loss(module, own, self._local_state))
         if self._restored:
-            # The checkpoint was written after the model of its round was received, so it holds that model.
-            # The hub may be a round further by now; what this site had not kept of that round it trains
-            # again, from the same weights, and the hub knows the update already.
-            self._restored = False
-            self._received = GlobalModel(self.round, self._weights(pl_module), sha256=self.model_sha256)
-            self._scored_weights = self._received.weights
-            if self._connection.privacy.follows_model:
-                self._follow(fetch_once(trainer, self._connection, self.round))
-            if not self._local_state:
-                self._local_state = self._local.start(pl_module, self._received, {})
-            self._begin_round()
+            self._resume(trainer, pl_module)
             return
         if self._received is not None:  # a second fit: scores of the first are not of the model now received
             self.scores, self._scored = {}, True
@@ -195,6 +186,9 @@ class FederatedCallback(pl.Callback):
         trainer.should_stop = self._join(trainer, pl_module, self.round).ends_training
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._unkept:
+            within_round.refuse_inside(trainer, self.site, self._local_epochs)
+            self._unkept = False
         check_suits(self._own_method, trainer, pl_module, self.site)
         check_evaluates(self._options.required_scalars, pl_module, self.site)
         same_model.check_optimisers(self.site, pl_module, trainer.optimizers)
@@ -209,22 +203,21 @@ class FederatedCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._connection.exchange.closed:
-            raise ExchangeError(
-                f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
-            )
+            raise closed_study(self.site, self.round + 1)
         if batch_idx == 0 and self._options.trained_only:
             assert self._received is not None
             same_model.check_still_trained(self.site, self._weights_in(pl_module), self._received)
         if self._own_method is not None:
             step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)
             self._local_state = self._local.step(step, self._local_state)
+        self._progress.under_way = True
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if optimizer.param_groups:  # a module without an optimiser steps one that has none
-            self._steps += 1
-            self._rates += float(optimizer.param_groups[0]["lr"])
+            self._progress.steps += 1
+            self._progress.rates += float(optimizer.param_groups[0]["lr"])
         if changes_gradients(self._local):
             with gradients_of(optimizer, pl_module):
                 self._local.gradient(pl_module, self._local_state)
@@ -234,7 +227,7 @@ class FederatedCallback(pl.Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
-            self._losses.append(loss.detach().float())
+            self._progress.losses.append(loss.detach().float())
         self._pass = (self._pass if batch_idx else Pass()).after(batch)
         if trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0:
             self._merge(trainer, pl_module)
@@ -253,18 +246,15 @@ class FederatedCallback(pl.Callback):
     ) -> None:
         # Here and not where a validation starts: callbacks that average weights put theirs in in between.
         if batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
-            own = self._weights_in(pl_module)
-            self._validation = merged_scores.ForwardWatch(pl_module, own, self._scored_weights)
+            own, watch = self._weights_in(pl_module), merged_scores.ForwardWatch
+            self._validation = watch(pl_module, own, self._scored_weights)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         watch, self._validation = self._validation, None
         if watch is not None and not watch.ends():
             self._unscored = merged_scores.OTHER_WEIGHTS if self._merged_now else self._unscored
-        elif watch is not None:
-            # What training logs under these names is measured by the callback itself.
-            scores = {
-                n: value for n, value in merged_scores.validated_scores(trainer).items() if n not in TRAINING
-            }
+        elif watch is not None:  # what training logs under these names, the callback itself measures
+            scores = merged_scores.validated_scores(trainer, without=TRAINING)
             self.scores, self._scored = self._only_declared(scores), True
             logged = self._connection.egress.scalars & {*trainer.callback_metrics} - TRAINING
             self._tell(merged_scores.only_trained(logged - {*scores}))
@@ -312,8 +302,6 @@ class FederatedCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         restore_step(pl_module)
-        if self._validation is not None:
-            self._validation.ends()
         # Whoever interrupts a site means to start it again: the hub waits for it as for one that was killed.
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         if trainer.is_global_zero and not isinstance(exception, ExchangeError) and not interrupted:
@@ -325,13 +313,18 @@ class FederatedCallback(pl.Callback):
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
         residual = {group: dict(tensors) for group, tensors in self._residual.items()}
         secret = {} if self.secret_seed is None else {"seed": self.secret_seed}
+        within: dict[str, Any] = {}
+        if self._received is not None and (self._progress.under_way or self._local.module_is_personal):
+            within = {"within": within_round.kept_of(self._progress, self._received.weights, self._pass)}
         return {
             "round": self.round,
             "model": self.model_sha256,
             "scores": dict(self.scores),
             "local": local,
             "residual": residual,
+            "accelerator": within_round.names_on_accelerator(self._local_state),
             "examples": self._first_count,
+            **within,
             **secret,
         }
 
@@ -342,7 +335,7 @@ class FederatedCallback(pl.Callback):
         self._residual = state_dict["residual"]
         self._seed = state_dict.get("seed", self._seed)
         self._first_count = state_dict.get("examples", 0)
-        self._restored = True
+        self._checkpoint, self._restored = state_dict, True
 
     @property
     def secret_seed(self) -> str | None:
@@ -378,27 +371,41 @@ class FederatedCallback(pl.Callback):
 
     # -- one round, seen from the site
 
-    def _begin_round(self) -> None:
-        self._losses: list[Tensor] = []
-        self._steps = 0
-        self._rates = 0.0
-        self._scalars_before: dict[str, float] = {}
-        self._began = time.monotonic()
+    def _resume(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Go on in the round of a checkpoint, from the model that the round began with.
+
+        The hub may be a round further by now; what this site had not kept of its round it trains again, from
+        the same weights, and the hub knows the update already.
+        """
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        kept, own = checkpoint.get("within"), self._weights(module)
+        self._restored, self._unkept = False, kept is None
+        # A checkpoint without a kept model was written before the round's first step: the module holds it.
+        weights = within_round.received_of(kept, self.site, self.round) if kept else own
+        self._received = GlobalModel(self.round, weights, classes=self._classes, sha256=self.model_sha256)
+        same_model.check_same_model(self.site, own, self._received, self._classes)
+        self._scored_weights = own if self._local.module_is_personal else weights
+        if self._connection.privacy.follows_model:
+            self._follow(fetch_once(trainer, self._connection, self.round))
+        if self._local_state:
+            there = checkpoint.get("accelerator", {})
+            self._local_state = within_round.on_device(self._local_state, there, module.device)
+        else:
+            self._local_state = self._local.start(module, self._received, {})
+        self._progress, self._pass = within_round.progress_of(kept) if kept else (RoundProgress(), Pass())
 
     def _evaluate_train(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Evaluate the received model on the training cases, as the rule and the local method need it."""
         seed = derived_seed(self._seed or 0, self.site, self.round, "look")
         evaluator = train_evaluator(trainer, module, self.site, seed)
-        self._scalars_before = losses_before(evaluator, self._options.required_scalars)
+        self._progress.measure_before(evaluator, self._options.required_scalars)
         self._local_state = self._local.evaluate_train(evaluator, self._local_state)
 
     def _merge(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Send this round's update and go on from the merged model."""
         assert self._received is not None
-        rate = self._rates / max(self._steps, 1)
-        self._local_state, groups = self._local.finish(
-            module, self._received, self._local_state, self._steps, rate
-        )
+        steps, rate = self._progress.steps, self._progress.mean_rate
+        self._local_state, groups = self._local.finish(module, self._received, self._local_state, steps, rate)
         self._tell_unscored(trainer)
         examples = self._count(trainer, module)  # all processes take part
         if trainer.is_global_zero:
@@ -424,14 +431,7 @@ class FederatedCallback(pl.Callback):
             self._schedule = merged_scores.validate_after_this_batch(trainer)
 
     def _update_scalars(self) -> dict[str, float]:
-        scalars = {"train/steps": float(self._steps), "train/seconds": time.monotonic() - self._began}
-        if self._losses:
-            scalars["train/loss"] = float(torch.stack(self._losses).mean())
-        if self._steps:
-            scalars["train/rate"] = self._rates / self._steps
-        measured = finite_scalars(
-            {**scalars, **self._scalars_before, **self._local.scalars(self._local_state)}
-        )
+        measured = finite_scalars({**self._progress.scalars(), **self._local.scalars(self._local_state)})
         accountant = self._options.accountant
         spent = accountant(self.round + 1) if accountant is not None else {}
         return {**self._only_declared(self.scores), **measured, **spent, **self._options.scalars}
@@ -481,7 +481,7 @@ class FederatedCallback(pl.Callback):
         self._received, self.round, self.model_sha256 = received, received.round, received.sha256
         self._local_state = self._local.start(module, received, self._local_state)
         self._scored_weights = self._weights(module) if self._local.module_is_personal else received.weights
-        self._begin_round()
+        self._progress = RoundProgress()
         return received
 
     def _follow(self, received: GlobalModel) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medfed.aggregation import State
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.federation import membership
 from medfed.federation.model_selection import NOT_JUDGED, Judged
 from medfed.files import replacing, write_whole
@@ -163,7 +163,7 @@ def unrecorded_report(folder: Path, round: int) -> RoundReport | None:
         return None
     try:
         report = msgspec.json.decode(path.read_bytes(), type=RoundReport)
-    except msgspec.DecodeError:
+    except DECODING_ERRORS:
         log.warning(
             "hub: %s is damaged: the record of the last round before it was stopped is lost", path.name
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from medfed.errors import StudyError
+from medfed.errors import ExchangeError, StudyError
 from medfed.federation.config import REACHED_MAX_EPOCHS
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.wire.update import GlobalModel, Update
@@ -35,13 +35,18 @@ def stop_reason(trainer: pl.Trainer) -> str:
     )
 
 
+def closed_study(site: str, round: int) -> ExchangeError:
+    """Return what ends the training of a site whose hub has closed the study."""
+    return ExchangeError(f"site '{site}' trains for round {round}, but the hub has closed the study")
+
+
 def check_ended_whole(trainer: pl.Trainer, site: str) -> None:
     """Check that an epoch after which weights are merged has had its last batch, where the merge is.
 
     Raises:
         StudyError: if it ended before, although training goes on.
     """
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     # Lightning takes a batch that was skipped by -1 for the last one, processes it and does not complete it.
     had_last = trainer.is_last_batch and progress.processed == progress.completed
     if had_last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:

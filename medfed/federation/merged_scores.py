@@ -74,11 +74,11 @@ def _is_compiled(module: nn.Module) -> bool:
     )
 
 
-def validated_scores(trainer: pl.Trainer) -> dict[str, float]:
+def validated_scores(trainer: pl.Trainer, without: Collection[str] = ()) -> dict[str, float]:
     """Return what the validation that has just ended logged, and nothing that training logged."""
     # `callback_metrics` holds training's, too, and those of a validation before this one.
     metrics = trainer._logger_connector.metrics["callback"]
-    return finite_scalars({name: float(value) for name, value in metrics.items()})
+    return finite_scalars({name: float(value) for name, value in metrics.items() if name not in without})
 
 
 # Why a validation gave no scores of the merged model.

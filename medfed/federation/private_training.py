@@ -17,6 +17,7 @@ loss, so a loss may combine the items of one patient freely. Opacus' accountants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -179,11 +180,13 @@ class PrivateTraining(pl.Callback):
         if steps < 1:
             return
         plan, privacy = MechanismSteps(0.0, self._sampler.rate, steps), self._privacy
+        # Inside a round: steps from before a restart, which the next update releases with those to come.
+        pending = self._spending.pending
         try:
             self.noise_multiplier = noise_for(
-                privacy.epsilon, privacy.delta, plan, privacy.accountant, self._spending.settled
+                privacy.epsilon, privacy.delta, plan, privacy.accountant, (*self._spending.settled, *pending)
             )
-            self._spending.begin(self._charge(steps))
+            self._spending.begin(self._charge(steps + sum(charge.steps for charge in pending)))
         except PrivacyError as error:
             raise PrivacyError(f"site '{self.site}': {error}") from None
 
@@ -206,7 +209,10 @@ class PrivateTraining(pl.Callback):
         self._leave(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the privacy parameters for a checkpoint; the ledger holds what was spent."""
+        """Return the privacy parameters for a checkpoint; the ledger holds what was spent.
+
+        `pending` are the steps of the round that the checkpoint is inside of, which are not spent yet.
+        """
         return {
             "epsilon": self.epsilon,
             "delta": self._privacy.delta,
@@ -214,7 +220,11 @@ class PrivateTraining(pl.Callback):
             "sample_rate": self._sampler.rate,
             "steps": sum(charge.steps for charge in self._spending.settled),
             "accountant": self._privacy.accountant,
+            "pending": [astuple(charge) for charge in self._spending.pending],
         }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._spending.resume_pending([MechanismSteps(*charge) for charge in state_dict.get("pending", ())])
 
     # -- spending
 

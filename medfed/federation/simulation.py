@@ -35,6 +35,7 @@ from medfed.federation.model_selection import ModelSelection
 from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
 from medfed.privacy import Privacy
 from medfed.registry import kind_named
+from medfed.runs.json_log import RUNNING_SITE
 from medfed.runs.notebook import notebook_progress
 from medfed.runs.rounds import RoundReport
 from medfed.wire.audit_log import AuditLog
@@ -269,7 +270,8 @@ class SiteFailures:
 
     def raised(self, site: str, error: BaseException) -> None:
         """Log what a site's function raised, and withdraw the site."""
-        log.error("site '%s' stopped: its function raised %s", site, type(error).__name__, exc_info=error)
+        raised, known = type(error).__name__, {"site": site}
+        log.error("site '%s' stopped: its function raised %s", site, raised, exc_info=error, extra=known)
         with self._lock:
             self._first = self._first or (site, error)
             if _is_interruption(error):
@@ -360,6 +362,7 @@ def _run_site(
     scheduler: SiteScheduler, failures: SiteFailures, bar: RoundsBar | None, site: str, function: SiteFunction
 ) -> None:
     _running_site.set(site)
+    RUNNING_SITE.set(site)
     use_rounds_bar(bar)
     try:
         # Each site builds its model when it is its turn to train from it, and not all of them before.

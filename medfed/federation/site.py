@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -59,15 +60,18 @@ class ChargedPatients:
 class SiteRun:
     """One site's run of a study: its files, and what is called on the way.
 
-    folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  resume: whether an
+    folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  loggers: Lightning's
+    further ones.  resume: whether an
     earlier run there goes on.  examples: as in FederatedCallback.  patients: required under differential
     privacy.  log: called with what a person should know.  on_final_model, scalars: as in
-    CallbackOptions.
+    CallbackOptions.  checkpoint_s: a checkpoint is also written inside a round, at the end of a local epoch,
+    once the last one is so many seconds old; None writes them after merges only.
     """
 
     folder: Path
     resume: bool = False
     logger: bool = False
+    loggers: Sequence[Any] = ()
     examples: int | None = None
     patients: ChargedPatients | None = None
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
@@ -75,6 +79,7 @@ class SiteRun:
     log: Callable[[str], None] = lambda text: None
     on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
+    checkpoint_s: float | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -117,7 +122,7 @@ def train_site(
         federated = _callback(name, exchange, config, run, tracker)
         resume = _resume(federated, module, run)
         saver = _CheckpointSaver(run, federated, config.local_epochs)
-        trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger)
+        trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger, more=run.loggers)
         connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
         received = receive(connection, 0)
         if received.scoring:
@@ -289,13 +294,14 @@ def trainer_of(
     callbacks: list[pl.Callback],
     logger: bool = False,
     validate: bool = True,
+    more: Sequence[Any] = (),
 ) -> pl.Trainer:
     """Return the Trainer of a site; validation runs where a merge is, on the merged weights."""
-    loggers: Any = False
+    loggers: list[Any] = [*more]
     if logger:
         from pytorch_lightning.loggers import TensorBoardLogger
 
-        loggers = TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
+        loggers.insert(0, TensorBoardLogger(save_dir=folder, name="", version="tensorboard"))
     return pl.Trainer(
         max_epochs=config.epochs,
         check_val_every_n_epoch=config.local_epochs,
@@ -304,7 +310,7 @@ def trainer_of(
         gradient_clip_val=config.clip,
         accumulate_grad_batches=config.accumulate,
         callbacks=callbacks,
-        logger=loggers,
+        logger=loggers or False,
         accelerator=config.accelerator,
         devices=config.devices,
         default_root_dir=folder,
@@ -343,12 +349,19 @@ def _load_initial(initial: Path, module: pl.LightningModule) -> tuple[int, str, 
 
 
 class _CheckpointSaver(pl.Callback):
-    """Saves one checkpoint per site, replaced after every merge, from which training resumes bit for bit."""
+    """Saves one checkpoint per site, replaced after every merge, from which training resumes bit for bit.
+
+    With `SiteRun.checkpoint_s` it is also replaced inside a round, at the end of a local epoch and never
+    within one: what a loader's workers have drawn ahead, and from which random states, nobody can save.
+    """
 
     def __init__(self, run: SiteRun, federated: FederatedCallback, local_epochs: int) -> None:
         self._run, self._federated, self._local_epochs = run, federated, local_epochs
+        self._saved_s = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_s = time.monotonic()
+        self._tell_where(trainer)
         if trainer.is_global_zero and not self._run.checkpoint.exists():
             metadata = {"round": str(self._federated.round), "model": self._federated.model_sha256}
             if (secret := self._federated.secret_seed) is not None:
@@ -356,7 +369,7 @@ class _CheckpointSaver(pl.Callback):
             _save(self._run.initial, weights_of(pl_module), metadata)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self._local_epochs == 0:
+        if (trainer.current_epoch + 1) % self._local_epochs == 0 or self._is_due(trainer):
             # Every rank takes part in making a checkpoint; only the first writes it and renames it.
             path = self._run.checkpoint
             unfinished = path.with_suffix(UNFINISHED)
@@ -367,13 +380,29 @@ class _CheckpointSaver(pl.Callback):
                 free = format_bytes(shutil.disk_usage(path.parent).free)
                 raise RunError(
                     f"this site's checkpoint could not be written ({type(error).__name__}, {free} are free "
-                    "in the run folder); free disk space and start the site again: it resumes from the last "
-                    "round"
+                    "in the run folder); free disk space and start the site again: it goes on from the last "
+                    "one"
                 ) from None
             if trainer.is_global_zero:
                 # Lightning writes through fsspec, which sets the first umask that it ever saw.
                 unfinished.chmod(PRIVATE_FILE)
                 unfinished.replace(path)
+            self._saved_s = time.monotonic()
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """Return whether the last checkpoint is old enough; all processes of a site get the same answer."""
+        if self._run.checkpoint_s is None:
+            return False
+        due = time.monotonic() - self._saved_s >= self._run.checkpoint_s
+        return trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
+
+    def _tell_where(self, trainer: pl.Trainer) -> None:
+        """Log in which round, and where in it, a site goes on that was started again."""
+        if not self._run.resume or not (self._run.checkpoint.exists() or self._run.initial.exists()):
+            return
+        done, all_epochs = trainer.current_epoch % self._local_epochs, self._local_epochs
+        where = f"after {done} of its {all_epochs} local epochs" if done else "from its beginning"
+        self._run.log(f"site '{self._federated.site}' goes on in round {self._federated.round + 1}, {where}")
 
 
 def _budget_tracker(privacy: Privacy, run: SiteRun) -> BudgetTracker | None:
@@ -404,7 +433,8 @@ class _RoundCharges(pl.Callback):
         self._local_epochs = config.local_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        rounds = ((trainer.max_epochs or 0) - trainer.current_epoch) // self._local_epochs
+        # Rounded up: a site that goes on inside a round has a part of it left.
+        rounds = -((trainer.current_epoch - (trainer.max_epochs or 0)) // self._local_epochs)
         charge = self._privacy.round_cost()
         if charge is not None and rounds:
             try:

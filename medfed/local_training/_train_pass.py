@@ -8,7 +8,7 @@ pass over the training cases, made on demand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from medfed.errors import StudyError
 from medfed.local_training._weights import fork_rng, swapped_weights
-from medfed.wire.update import finite_scalars
 from medfed.wire.weights import Weights
 
 
@@ -106,16 +105,3 @@ def _restored_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         for name, buffer in module.named_buffers():
             buffer.copy_(saved[name])
-
-
-def losses_before(evaluator: TrainEvaluator, required: Collection[str]) -> dict[str, float]:
-    """Return the numbers of the received model on the training cases that a rule requires."""
-    numbers: dict[str, float] = {}
-    if "train/loss_before" in required:
-        numbers["train/loss_before"] = evaluator.loss()
-    if "train/class_loss" in required:
-        losses = finite_scalars(evaluator.class_losses())
-        numbers |= {f"train/class_loss/{name}": value for name, value in losses.items()}
-        if losses:
-            numbers["train/class_loss"] = sum(losses.values()) / len(losses)
-    return numbers

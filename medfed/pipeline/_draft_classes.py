@@ -135,9 +135,14 @@ def _by_number(present: Mapping[str, Mapping[int, str]]) -> tuple[list[str], lis
                 f"no case of {site} has {', '.join(lacking)}; what is present but not labelled there, say so "
                 "in task.labelled"
             )
+    # With gaps the draft says what each number means under site_overrides, by these very names.
+    where = (
+        "task.classes" if numbers == list(range(1, len(numbers) + 1)) else "task.classes and site_overrides"
+    )
     warnings.append(
-        "nothing names the numbers in the labels ('structure1' is label 1): write the structures' names into "
-        "task.classes, and make sure that each number means the same at every hospital"
+        f"nothing names the numbers in the labels ('{_numbered_name(numbers[0])}' is label {numbers[0]}): "
+        f"write the structures' names into {where}, and make sure that each number means the same at every "
+        "hospital"
     )
     return [BACKGROUND, *map(_numbered_name, numbers)], warnings
 

@@ -150,6 +150,8 @@ def add_column(name: str, tables: Tables, patients: Mapping[str, list[str]], col
     few = [word for word, whose in held.items() if len(whose) < MIN_PATIENTS]
     if all(map(is_number, held)):
         _add_numbers(name, held, few, tables, columns)
+    elif (len(held) > MAX_CATEGORIES or few) and (mixed := _word_among_numbers(name, tables)):
+        columns.warnings.append(mixed)
     elif len(held) > MAX_CATEGORIES:
         columns.warnings.append(f"column '{name}' holds {len(held)} different words and was left out")
     elif few:
@@ -161,6 +163,26 @@ def add_column(name: str, tables: Tables, patients: Mapping[str, list[str]], col
     else:
         columns.features.append(name)
         columns.categories[name] = sorted(held)
+
+
+def _word_among_numbers(name: str, tables: Tables) -> str:
+    """Return where a column of mostly numbers holds the first other cell, or '' if it is mostly words."""
+    words = [
+        (site, line)
+        for site, one in tables.items()
+        for line, cell in zip(one.lines, one.columns[name], strict=True)
+        if not is_empty(cell) and not is_number(cell.replace(",", ".", 1))
+    ]
+    filled = sum(not is_empty(cell) for one in tables.values() for cell in one.columns[name])
+    if not words or 2 * len(words) > filled:
+        return ""
+    site, line = words[0]
+    return (
+        f"column '{name}' was left out: {len(words)} of its {filled} filled cells are no numbers, the first "
+        f"of them in row {line} of {site}'s table; correct them, say in data.missing_values.{name} what "
+        f"stands for 'not measured', or list all words in data.categorical.{name}, and add the column to "
+        "data.features"
+    )
 
 
 def _add_numbers(
@@ -210,10 +232,26 @@ def _classes(tables: Tables, target: str) -> list[str]:
     numbers = {int(float(cell)) for cell in cells} if whole else set()
     if not numbers or numbers == {0} or max(numbers) >= MAX_CLASSES:
         raise StudyError(
-            f"column '{target}' does not hold classes 0, 1, ...: it has {len(cells)} different values, not "
-            f"all of them whole numbers from 0 to {MAX_CLASSES - 1}; number the classes"
+            f"column '{target}' does not hold classes 0, 1, ...: it has {len(cells)} different values"
+            f"{', all 0' if numbers == {0} else ''}, and classes are at least two whole numbers from 0 to "
+            f"{MAX_CLASSES - 1}{_first_no_class(tables, target)}; number the classes"
         )
     return [f"class{number}" for number in range(max(numbers) + 1)]
+
+
+def _first_no_class(tables: Tables, target: str) -> str:
+    """Return where the first cell that is no class is, if a word or fraction stands among whole numbers."""
+    lines = [
+        (site, line, is_number(cell) and float(cell).is_integer() and 0 <= float(cell) < MAX_CLASSES)
+        for site, one in tables.items()
+        for line, cell in zip(one.lines, one.columns[target], strict=True)
+        if not is_empty(cell)
+    ]
+    others = [(site, line) for site, line, is_class in lines if not is_class]
+    if not others or 2 * len(others) > len(lines):
+        return ""
+    site, line = others[0]
+    return f" ({len(others)} cells hold something else, the first in row {line} of {site}'s table)"
 
 
 def _text(answers: TargetColumns, tables: Tables, columns: DraftColumns) -> str:

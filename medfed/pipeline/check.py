@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -24,7 +24,6 @@ from medfed.data.settings import Images, Table, with_layout
 from medfed.data.splits import folder_secret, simulated_secret
 from medfed.data.table_file import is_table
 from medfed.errors import MedfedError, StudyError
-from medfed.pipeline.factory import classes_of, module_of, own_data_at, size_check
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.progress_bar import ProgressBar
 from medfed.registry import kind_of
@@ -39,11 +38,14 @@ UNUSABLE = 2
 def check(
     folder: Path,
     study_file: Path | None,
-    as_json: bool,
+    answer: Callable[[Mapping[str, Any]], bool],
     page: Path | None,
     own: OwnChoices | None = None,
 ) -> int:
-    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors."""
+    """Print a preflight of a folder and return the exit code: 0, 1 for warnings, 2 for errors.
+
+    `answer` takes the result as plain values, and returns whether it is not to be printed in words.
+    """
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
         preflight = _preflight(folder, study_file, own or OwnChoices(), thumbnails=page is not None)
@@ -53,11 +55,10 @@ def check(
         reason = str(error)
         if isinstance(error, OSError):
             reason = f"a file can't be read or written (errno {error.errno})"
-        verdict = json.dumps({"verdict": reason, "exit": UNUSABLE})
-        print(verdict if as_json else f"medfed: {for_terminal(reason)}")
+        if not answer({"error": reason, "exit": UNUSABLE}):
+            print(f"medfed: {for_terminal(reason)}")
         return UNUSABLE
-    if as_json:
-        print(json.dumps(to_plain(preflight), indent=2))
+    if answer(to_plain(preflight)):
         return preflight.exit_code
     show(_shown(preflight), console)
     if page is not None:
@@ -110,6 +111,9 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
         if is_table(folder):
             return check_table(folder, site_secret=own.secret)
         return _check_images(folder, None, own, thumbnails)
+    # Only with a study: networks bring Lightning, whose import takes longer than a small folder's check.
+    from medfed.pipeline.factory import module_of, own_data_at
+
     study = read_study(study_file)
     site = own.name or site_of_folder(study, folder)
     if own.secret is None:
@@ -144,6 +148,8 @@ def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> Stu
     settings = own.as_read_here(study).data
     assert isinstance(settings, Images)
     settings = with_layout(settings, own.layout or study.layout_at(site))
+    from medfed.pipeline.factory import classes_of, own_data_at, size_check
+
     naming = classes_of(study, site, own.words) or ClassNames(())
     return StudyRequirements(
         study.name,

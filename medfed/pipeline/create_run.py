@@ -188,11 +188,13 @@ def finish_run(folder: RunFolder, facts: RunFacts, began: float) -> None:
 
 
 def write_study(folder: RunFolder, study: Study) -> None:
-    """Write study.yaml, and study.json without the hospitals' folders, which the report may show."""
+    """Write study.yaml, and study.json without folders and addresses, which reports and dossiers may show."""
     plain = to_dict(study)
     write_whole(folder.study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     public = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
     if (start := study.given_start) is not None:
         public["start"] = study.starting_from(Path(start.path).name).start
+    del public["trackers"]  # addresses inside a hospital or a coordinator's network, as of the exchange
+    public["exchange"] = {"kind": kind_of(study.exchange)}
     public["plugins"] = {name: {"digest": plugin.digest} for name, plugin in study.plugins.items()}
     write_whole(folder.public_study, msgspec.json.encode(public))

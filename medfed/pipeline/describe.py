@@ -9,13 +9,14 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from medfed.data.datamodule import SiteDataModule
 from medfed.errors import MedfedError
+from medfed.evaluation.inference import SiteCases
 from medfed.exchange.memory import Memory
 from medfed.files import private_files, write_whole
 from medfed.pipeline.create_run import choose_folder, create_run, finish_run
 from medfed.pipeline.describing import describe_here, keep_statistics
 from medfed.pipeline.factory import bears_of, folders_of, hospital_of, require_training_cases, screen_hospital
+from medfed.pipeline.noised_statistics import simulated_releases
 from medfed.pipeline.planning import needs_plan, plan_from, summary_of
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
@@ -52,11 +53,12 @@ def describe_study(
     progress, began = progress or Progress(), time.monotonic()
     study = only_described(read_study(study_file, overrides))
     folder = choose_folder(study, out, False)
-    data = _opened(study, progress)
+    hospitals = _opened(study, progress)
+    data = {site: hospital.data for site, hospital in hospitals.items()}
     facts = create_run(folder, study, data)
     audit = AuditLog(folder.audit)
     audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=False)
-    statistics = describe_here(study, data, audit)
+    statistics = describe_here(study, data, audit, releases=simulated_releases(study, hospitals, folder))
     keep_statistics(folder, study, study_digest(study), statistics)
     if needs_plan(study):
         write_plan(folder, plan_from(study, statistics.total), progress)
@@ -77,9 +79,9 @@ def write_plan(folder: RunFolder, planned: Study, progress: Progress) -> None:
     progress.log(f"planned from the statistics: {summary_of(planned.data)}; in {folder.plan}")
 
 
-def _opened(study: Study, progress: Progress) -> dict[str, SiteDataModule]:
-    """Return the training hospitals' data that can be used."""
-    data: dict[str, SiteDataModule] = {}
+def _opened(study: Study, progress: Progress) -> dict[str, SiteCases]:
+    """Return the training hospitals whose data can be used."""
+    data: dict[str, SiteCases] = {}
     for site, path in folders_of(study).items():
         if site not in study.sites:
             continue
@@ -87,7 +89,7 @@ def _opened(study: Study, progress: Progress) -> dict[str, SiteDataModule]:
             hospital = hospital_of(study, site, path)
             screen_hospital(hospital, bears_of(study), prepare=False)
             require_training_cases(hospital)
-            data[site] = hospital.data
+            data[site] = hospital
         except MedfedError as error:
             progress.log(f"{error}; the table is made without this hospital")
     return data

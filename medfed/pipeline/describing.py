@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -24,9 +25,10 @@ from torch import Tensor
 from medfed.data.datamodule import SiteDataModule
 from medfed.data.describe.blocks import Block, Values, decode, encode, length_of
 from medfed.data.describe.gather import gather
+from medfed.data.describe.noised import count_once, noised_blocks
 from medfed.data.describe.scope import blocks_of
 from medfed.data.describe.table_one import Line, require_described, table_one
-from medfed.errors import DataError, RunError, StudyError
+from medfed.errors import DECODING_ERRORS, DataError, PrivacyError, RunError, StudyError
 from medfed.exchange import MemoryExchange
 from medfed.federation.config import HubConfig
 from medfed.federation.description import (
@@ -40,6 +42,14 @@ from medfed.federation.description import (
 from medfed.federation.egress import Egress
 from medfed.federation.round import SiteConnection
 from medfed.files import write_whole
+from medfed.pipeline.noised_statistics import (
+    Release,
+    asked_blocks,
+    deviation_of,
+    noise_of,
+    noised_answer,
+    noised_table,
+)
 from medfed.pipeline.planning import least_of, needs_plan, scope_of
 from medfed.privacy import NoPrivacy, Privacy
 from medfed.privacy.secure_sum import SecureSum
@@ -89,8 +99,11 @@ def request_of(study: Study) -> HubConfig:
 
     Raises:
         StudyError: as `protection_of`.
+        PrivacyError: if no usable noise gives the epsilon of the study's statistics.
     """
-    blocks = blocks_of(scope_of(study))
+    if (noise := noise_of(study)) is not None:
+        deviation_of(study, noise)  # refused before anybody answers
+    blocks = asked_blocks(study)
     return HubConfig(
         rounds=1,
         sites=tuple(sorted(study.sites)),
@@ -117,17 +130,38 @@ def check_vector(blocks: tuple[Block, ...], vector: Tensor) -> None:
 
 def length_for(study: Study) -> int:
     """Return how many numbers a hospital's statistics are."""
-    return length_of(blocks_of(scope_of(study)))
+    return length_of(asked_blocks(study))
 
 
 def answer_of(study: Study, data: SiteDataModule, least: int) -> Tensor:
     """Return a hospital's statistics, float64; counts of fewer than `least` patients are withheld.
 
+    Of a study with noise they are the true counts, none withheld, and must not leave (`answer_to_send`).
+
     Raises:
         DataError: if its data cannot be read.
     """
     scope = scope_of(study)
+    if noise_of(study) is not None:
+        return torch.from_numpy(encode(noised_blocks(scope), count_once(data, scope)))
     return torch.from_numpy(encode(blocks_of(scope), gather(data, scope, max(least, least_of(study)))))
+
+
+def answer_to_send(study: Study, data: SiteDataModule, least: int, release: Release | None) -> Tensor:
+    """Return the statistics that may leave a hospital: `answer_of`, with the study's noise if it has any.
+
+    `release` is needed under noise: it keeps the noised answer, and pays for it.
+
+    Raises:
+        DataError: if its data cannot be read.
+        LedgerError: if the noised answer would carry a patient over the hospital's ceiling.
+    """
+    count = partial(answer_of, study, data, least)
+    if (noise := noise_of(study)) is None:
+        return count()
+    if release is None:
+        raise PrivacyError("describe.noise: there is no ledger to charge; nothing was sent")
+    return noised_answer(study, noise, count, release)
 
 
 def decoded(study: Study, total: Tensor, sites: int) -> dict[str, list[int]]:
@@ -137,7 +171,7 @@ def decoded(study: Study, total: Tensor, sites: int) -> dict[str, list[int]]:
         DataError: if it is no sum of that many hospitals' statistics, or no hospital has enough patients.
     """
     try:
-        values = decode(blocks_of(scope_of(study)), _array(total), sites)
+        values = decode(asked_blocks(study), _array(total), sites)
     except DataError as error:
         raise DataError(f"the hospitals' summed statistics: {error}") from None
     require_described(values)
@@ -170,7 +204,7 @@ class StudyStatistics:
 
 def statistics_of(study: Study, described: Described) -> StudyStatistics:
     """Return what the hospitals answered, as whole numbers."""
-    blocks, sites = blocks_of(scope_of(study)), len(study.sites)
+    blocks, sites = asked_blocks(study), len(study.sites)
     single = {site: decode(blocks, _array(vector)) for site, vector in described.hospitals.items()}
     return StudyStatistics(decoded(study, described.total, sites), single)
 
@@ -180,7 +214,12 @@ def keep_statistics(folder: RunFolder, study: Study, digest: str, statistics: St
 
     `digest` is the study's, as its hospitals agreed to it.
     """
-    lines = table_one(scope_of(study), statistics.total, statistics.hospitals)
+    noise = noise_of(study)
+    lines = (
+        table_one(scope_of(study), statistics.total, statistics.hospitals)
+        if noise is None
+        else noised_table(study, noise, statistics.total, statistics.hospitals)
+    )
     sites = sorted(statistics.hospitals)
     write_whole(folder.table_one_csv, _csv(lines, sites))
     page = render(
@@ -191,6 +230,7 @@ def keep_statistics(folder: RunFolder, study: Study, digest: str, statistics: St
         lines=lines,
         summed=not protection_of(study).reveals_each_update,
         least=least_of(study),
+        noise=noise,
     )
     write_whole(folder.table_one, page)
     kept = Statistics(
@@ -212,18 +252,18 @@ def kept_statistics(folder: RunFolder, study: Study, digest: str) -> StudyStatis
         return None
     try:
         kept = msgspec.json.decode(folder.statistics.read_bytes(), type=Statistics)
-    except msgspec.DecodeError as error:
+    except DECODING_ERRORS as error:
         raise RunError(f"{folder.statistics.name}: is damaged: {error}; restore the file") from None
     if kept.digest != digest:
         raise RunError(f"{folder.statistics.name}: is of another study; restore the file")
-    blocks = blocks_of(scope_of(study))
+    blocks = asked_blocks(study)
     single = {site: _whole(blocks, values) for site, values in kept.hospitals.items()}
     return StudyStatistics(_whole(blocks, kept.total), single)
 
 
 def total_of(study: Study, statistics: StudyStatistics) -> Tensor:
     """Return the sum as the vector that every hospital receives."""
-    return torch.from_numpy(encode(blocks_of(scope_of(study)), statistics.total))
+    return torch.from_numpy(encode(asked_blocks(study), statistics.total))
 
 
 def _sparse(values: Values) -> dict[str, dict[int, int]]:
@@ -254,20 +294,27 @@ def _csv(lines: list[Line], sites: list[str]) -> str:
 
 
 def describe_here(
-    study: Study, data: Mapping[str, SiteDataModule], audit: AuditLog, least: int = 1
+    study: Study,
+    data: Mapping[str, SiteDataModule],
+    audit: AuditLog,
+    least: int = 1,
+    releases: Mapping[str, Release] = MappingProxyType({}),
 ) -> StudyStatistics:
     """Return the statistics of hospitals that are all in this process, over the memory exchange.
+
+    `releases` has each hospital's, where the study asks for noise.
 
     Raises:
         QuorumError: if too few hospitals sent valid statistics.
         DataError: if a hospital's data cannot be read, or none has enough patients.
+        LedgerError: if a noised answer would carry a patient over the ceiling.
     """
     config, length = request_of(study), length_for(study)
     answers: dict[str, Tensor] = {}
     for site in sorted(data):
         try:
-            answers[site] = answer_of(study, data[site], least)
-        except DataError as error:
+            answers[site] = answer_to_send(study, data[site], least, releases.get(site))
+        except (DataError, PrivacyError) as error:
             raise type(error)(f"site '{site}': {error}") from None
     exchange = MemoryExchange(config.study_digest, parties=config.sites)
 

@@ -24,7 +24,7 @@ from medfed.evaluation.guarantees import (
     Level,
     own_guarantee,
 )
-from medfed.evaluation.report.guarantees import title
+from medfed.evaluation.report.guarantees import caveat, title
 from medfed.evaluation.report.run import read_run
 from medfed.evaluation.rows import EVERY_SITE, FEDERATED, read_cases, read_rows
 from medfed.evaluation.summarise import read_public_study, read_run_facts, summary_settings
@@ -47,6 +47,7 @@ class Decision(NamedTuple):
     name: str
     threshold: float
     sentence: str
+    caveat: str = ""
 
     def mask(self, probabilities: NDArray[np.floating]) -> NDArray[np.integer]:
         """Return the labels (X, Y, Z) of the one structure, from probabilities (classes, X, Y, Z)."""
@@ -103,17 +104,22 @@ def decision_of(study: Study, folder: RunFolder, site: str, wanted: str) -> Deci
     threshold, source = _threshold(
         folder, site, (kind, of), Level(evaluation.guarantee, evaluation.confidence)
     )
-    said = title(read_run(folder.path), kind, of)
+    run = read_run(folder.path)
+    said, why = title(run, kind, of), caveat(run)
     sentence = f"{said}, at {site} at a threshold of {threshold:.2f} ({source})"
-    return Decision(kind, number, task.classes[number], threshold, sentence)  # type: ignore[attr-defined]
+    return Decision(kind, number, task.classes[number], threshold, sentence, why)  # type: ignore[attr-defined]
 
 
 def write_said(decision: Decision, out: Path) -> None:
     """Write beside the predictions what was guaranteed, and of whom."""
+    more = (
+        "" if decision.kind in OF_MASKS else "Of several images of a patient the mean probability counts.\n"
+    )
+    more += f"{decision.caveat}\n" if decision.caveat else ""
     (out / SAID).write_text(
         f"{decision.sentence}.\nIt holds for patients like those that the threshold was chosen on: the "
         "next ones of this hospital. Lower thresholds cost false positives, of which nothing is "
-        "guaranteed.\n",
+        f"guaranteed.\n{more}",
         encoding="utf-8",
     )
 

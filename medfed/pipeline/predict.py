@@ -26,19 +26,22 @@ from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
 from medfed.data.case import Case
 from medfed.data.case_table import case_inputs, with_table
 from medfed.data.channels import match_channels, with_own_names
+from medfed.data.datamodule import SiteDataModule
 from medfed.data.datamodules import DataModule
 from medfed.data.dataset import prepare_case
+from medfed.data.harmonise import check_own_scale
 from medfed.data.index import Index, index_folder
 from medfed.data.layouts import Layout, Survey, layouts
 from medfed.data.layouts.pattern import Pattern
 from medfed.data.own_dataset import OwnDataset, index_own
 from medfed.data.refusals import TableRowError, reason_of
 from medfed.data.samplers import collate
-from medfed.data.settings import Images
+from medfed.data.settings import Images, Table
 from medfed.data.splits import simulated_secret
+from medfed.data.table import read_inputs
 from medfed.data.transforms import Prepared, restore, whole_input
 from medfed.data.whole_images import check_whole_size, prepared_extent
-from medfed.errors import ImageError, MedfedError, RunError
+from medfed.errors import DataError, ImageError, MedfedError, RunError
 from medfed.evaluation.inference import SiteCases, batches, is_plane
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
@@ -46,7 +49,7 @@ from medfed.files import private_files, private_folder, write_whole
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
-from medfed.pipeline.factory import hospital_of, own_data_at, size_check
+from medfed.pipeline.factory import own_data_at, size_check
 from medfed.pipeline.guaranteed_threshold import Decision, decision_of, write_said
 from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
 from medfed.pipeline.own_choices import OwnChoices
@@ -57,6 +60,7 @@ from medfed.study.study import Study
 
 KEY = "stays-in-hospital.csv"
 TABLE = "predictions.csv"
+EMPTY_NUMBER = "not predicted: an empty number in the table"
 
 
 @private_files()
@@ -73,9 +77,9 @@ def predict(
 ) -> Path:
     """Write a run's predictions for every case of a hospital's folder into `out`, and return `out`.
 
-    Labels and targets are not needed, and ignored if they exist; a table needs its columns. A 2D study takes
-    a folder of pictures side by side, too: each is a case. One case is in memory at a time. `own` is what the
-    hospital says of its data in its site file; with it, tokens are those of the hospital's training.
+    Labels and targets are not needed, and ignored if they exist; a table needs the columns of its features.
+    A 2D study takes a folder of pictures side by side, too: each is a case. One case is in memory at a time.
+    `own` is what the hospital says of its data in its site file; with it, tokens are those of its training.
 
     With a `guarantee`, such as "found" or "found:liver", a mask is of one structure, and a class is called,
     at the threshold that hospital `name` may rely on; `guarantee.txt` says what it keeps.
@@ -108,9 +112,10 @@ def predict(
             cases = index_own(data, study.data, secret).cases
             lines = list(_predict_own(study, module, cases, out, decision))
         else:
-            hospital = hospital_of(study, name, str(data), secret, own=chosen.data)
-            cases = all_cases_of(hospital)
+            hospital, dropped = unlabelled_table(study, Path(data), name, chosen, secret)
+            cases = (*all_cases_of(hospital), *dropped)
             lines = list(_predict_rows(study, module, hospital, read_baselines(folder).get(model, {})))
+            lines += [{"case": case.token, "note": f"{EMPTY_NUMBER} (data.missing)"} for case in dropped]
     if decision is not None:
         lines = [decision.columns(line) for line in lines]
         write_said(decision, out)
@@ -136,6 +141,25 @@ def unlabelled_index(study: Study, data: Path, name: str, own: OwnChoices, secre
     words = own_data_at(study, name, str(data), own.data)
     index = match_channels(with_own_names(index, words.channels), settings)
     return with_table(index, settings.table, words)
+
+
+def unlabelled_table(
+    study: Study, data: Path, name: str, own: OwnChoices, secret: bytes
+) -> tuple[SiteCases, tuple[Case, ...]]:
+    """Return the patients of a hospital's table, whose outcomes do not matter, and those it drops.
+
+    Raises:
+        DataError: if the table cannot be used; it names the hospital.
+    """
+    settings = study.data
+    assert isinstance(settings, Table)
+    headings = own_data_at(study, name, str(data), own.data).headings
+    try:
+        rows = read_inputs(data, settings, site_secret=secret, own_headings=headings)
+        check_own_scale(rows.index.cases, settings.standardise)
+    except DataError as error:
+        raise type(error)(f"site '{name}': {error}") from None
+    return SiteCases(name, SiteDataModule(rows, settings, study.task.needs), secret), rows.dropped
 
 
 # The formats of pictures, as a survey of a folder calls them.
@@ -180,9 +204,11 @@ def _predict_images(
 ) -> Iterator[dict[str, object]]:
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
+    if settings.table is not None:
+        check_own_scale(index.cases, settings.table.standardise)
     beside, check_size = columns_beside(index, settings), size_check(study)
     for case in index.rows.dropped if index.rows is not None else ():
-        yield {"case": case.token, "note": "not predicted: an empty number in the table (data.table.missing)"}
+        yield {"case": case.token, "note": f"{EMPTY_NUMBER} (data.table.missing)"}
     for case in index.cases:
         try:
             if index.rows is not None:

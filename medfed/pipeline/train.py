@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from medfed.pipeline.factory import (
     started_network,
 )
 from medfed.pipeline.federate import StudyRun, federate
+from medfed.pipeline.noised_statistics import simulated_releases
 from medfed.pipeline.planning import PlanFiles, needs_plan, plan_study
 from medfed.pipeline.report import report_run
 from medfed.pipeline.suppress_warnings import suppress_warnings
@@ -44,11 +46,13 @@ from medfed.runs.progress import Progress
 from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import read_rounds
 from medfed.runs.status import FINISHED, Status, keep_status
+from medfed.runs.trackers import TrackedRun, Tracking
 from medfed.study.canonical import study_digest
 from medfed.study.plugins import loaded_plugin
 from medfed.study.reading import read_study, use_study
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
+from medfed.wire.signing import HUB
 from medfed.wire.weights import Weights, weights_of
 
 
@@ -101,9 +105,10 @@ def train(
         started_network(study)  # a start that cannot be used is refused before hours of reading cases
     folder = choose_folder(study, Path(out) if out is not None else None, resume)
     status = Status(folder.status, role="simulation", study=study.name, digest=study_digest(study))
-    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    tracked = Tracking(study.trackers, TrackedRun(folder.path, study.name, HUB))
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds), tracked)
     progress.opened(folder.path)
-    with suppress_warnings(), keep_status(status), record_warnings(status):
+    with suppress_warnings(), keep_status(status), record_warnings(status), closing(tracked):
         status.update(state="reading the hospitals' cases")
         run, facts = _open(study, folder, again, progress, resume)
         run, facts = _mark_seen(run, facts)
@@ -161,8 +166,11 @@ def _open(
     began = {"start": facts.start.sha256} if facts.start else {}
     run.audit.write("began", study=study_digest(study), sites=sorted(study.sites), resumed=resume, **began)
     if study.describe is not None and not folder.statistics.exists():
-        data = {site: hospital.data for site, hospital in hospitals.items() if site in study.sites}
-        keep_statistics(folder, study, study_digest(study), describe_here(study, data, run.audit))
+        training = {site: hospital for site, hospital in hospitals.items() if site in study.sites}
+        data = {site: hospital.data for site, hospital in training.items()}
+        releases = simulated_releases(study, training, folder)
+        statistics = describe_here(study, data, run.audit, releases=releases)
+        keep_statistics(folder, study, study_digest(study), statistics)
         progress.log(f"statistics of the hospitals' training data: {folder.table_one}")
     if needs_plan(study):
         run = _plan(run)

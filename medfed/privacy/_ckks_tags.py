@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from medfed.errors import PrivacyError
+from medfed.errors import DECODING_ERRORS, PrivacyError
 from medfed.privacy._key_exchange import derived
 
 # The random bits of a coefficient, and with them the probability that another ciphertext passes.
@@ -63,7 +63,7 @@ def open_tags(key: bytes, sealed: Mapping[str, bytes], round: int) -> list[Tag]:
         try:
             text = _cipher(key, round).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], None)
             tag = msgspec.msgpack.decode(text, type=Tag)
-        except (InvalidTag, ValueError, msgspec.MsgspecError):
+        except (InvalidTag, ValueError, *DECODING_ERRORS):
             raise PrivacyError(_no_tag(site, round)) from None
         if (tag.site, tag.round) != (site, round) or tag.examples < 1:
             raise PrivacyError(_no_tag(site, round))

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from medfed.errors import PrivacyError, WireError
+from medfed.errors import DECODING_ERRORS, PrivacyError, WireError
 from medfed.wire.messages import SiteChannel
 
 KEY_BYTES = 32
@@ -64,7 +64,7 @@ def parse(data: bytes, kind: type[C], party: str, step: str) -> C:
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODING_ERRORS as error:
         raise WireError(
             f"the message of '{party}' for step '{step}' cannot be decoded: {str(error)[:200]}"
         ) from None

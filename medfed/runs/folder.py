@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.files import private_folder, write_whole
 from medfed.runs.facts import RunFacts, Withdrawal
 
@@ -106,7 +106,7 @@ class RunFolder:
                 f"{self.path}: not a run folder: it has no {self.facts.name}; give the folder that medfed "
                 "train printed"
             ) from None
-        except msgspec.DecodeError as error:
+        except DECODING_ERRORS as error:
             raise RunError(f"{self.facts}: is damaged: {error}; restore the file") from None
 
     def write_facts(self, facts: RunFacts) -> None:

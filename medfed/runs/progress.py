@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
+from medfed.runs import json_log
 from medfed.runs.rounds import RoundReport
 from medfed.wire.untrusted_text import for_terminal
 
@@ -176,10 +177,11 @@ class ProgressTable:
 
 
 class PlainProgress(Progress):
-    """One line per round, for a log file or a pipe."""
+    """One line per round, for a log file or a pipe; `write` gets each line, and the round it is about."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[str, int | None], None] | None = None) -> None:
         self._table = ProgressTable()
+        self._write = write or _print_line
 
     def start(self, title: str, sites: Mapping[str, int], rounds: int, metric: str) -> None:
         self._table = ProgressTable.begin(title, sites, rounds, metric)
@@ -195,7 +197,7 @@ class PlainProgress(Progress):
     def round(self, report: RoundReport) -> None:
         table = self._table
         for line in table.update(report):
-            self.log(line)
+            self._write(line, report.round)
         named = table.metric_name
         parts = []
         for site, row in sorted(table.rows.items()):
@@ -208,13 +210,18 @@ class PlainProgress(Progress):
                 parts.append(f"{site} {row.status}")
         if report.scored is not None or report.round > table.rounds:
             model = f"model of round {report.scored}" if report.scored and not report.final else "final model"
-            self.log(f"{model}   {' | '.join(parts)}")
+            self._write(f"{model}   {' | '.join(parts)}", report.round)
             return
         left = "" if table.remaining_s is None else f", {_format_duration(table.remaining_s)} left"
-        self.log(f"round {report.round}/{table.rounds}   {' | '.join(parts)}   {report.seconds:.1f} s{left}")
+        text = f"round {report.round}/{table.rounds}   {' | '.join(parts)}   {report.seconds:.1f} s{left}"
+        self._write(text, report.round)
 
     def log(self, text: str) -> None:
-        print(for_terminal(text), flush=True)
+        self._write(text, None)
+
+
+def _print_line(text: str, round: int | None) -> None:
+    print(for_terminal(text), flush=True)
 
 
 class LiveProgress(Progress):
@@ -326,15 +333,20 @@ def _format_duration(seconds: float) -> str:
 
 
 def progress_display(quiet: bool = False) -> Progress:
-    """Return the display that suits standard output; one that shows nothing if `quiet`."""
+    """Return the display that suits standard output, or a log of JSON; one that shows nothing if `quiet`."""
     if quiet:
         return Progress()
+    if json_log.is_active():
+        return PlainProgress(json_log.write_progress)
     return LiveProgress() if sys.stdout.isatty() else PlainProgress()
 
 
 @contextmanager
 def show_warnings(display: Progress) -> Iterator[None]:
     """Show medfed's logged warnings in the display, such as a lost connection or a full disk."""
+    if json_log.is_active():  # which has them already, with level and logger
+        yield
+        return
 
     class ProgressHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -11,6 +11,7 @@ from medfed.files import utc_now
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import RoundLine, RoundReport, lines_of
 from medfed.runs.status import Status
+from medfed.runs.trackers import Tracking
 
 
 @contextmanager
@@ -43,9 +44,17 @@ class RecordedProgress(Progress):
         display: what a person looks at.
         status: the file.
         before: the rounds before this process resumed the run.
+        tracking: the trackers that get the study's rounds, too.
     """
 
-    def __init__(self, display: Progress, status: Status, before: Sequence[RoundLine] = ()) -> None:
+    def __init__(
+        self,
+        display: Progress,
+        status: Status,
+        before: Sequence[RoundLine] = (),
+        tracking: Tracking | None = None,
+    ) -> None:
+        self._tracking = tracking
         self._display, self._status, self._phases, self._before = display, status, 0, before
 
     def opened(self, folder: Path) -> None:
@@ -91,6 +100,8 @@ class RecordedProgress(Progress):
         if self._phases > 1:
             return
         self._status.take(lines_of(report))
+        if self._tracking is not None:
+            self._tracking.round(report)
         if report.scored is None and not report.final:
             self._status.update(round=report.round, last_round_s=round(report.seconds, 1))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.runs.facts import ModelChoice
 from medfed.wire.untrusted_text import for_log
 
@@ -154,7 +154,7 @@ def read_rounds(path: Path) -> list[RoundLine]:
     for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             line = msgspec.json.decode(text, type=RoundLine)
-        except msgspec.DecodeError as error:
+        except DECODING_ERRORS as error:
             raise RunError(f"{path.name}: line {number} is not a round: {error}; restore the file") from error
         latest[line.round, line.site] = line
     return [latest[key] for key in sorted(latest)]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from medfed.errors import MedfedError, RunError
+from medfed.errors import DECODING_ERRORS, MedfedError, RunError
 from medfed.files import utc_now, write_whole
 from medfed.runs.rounds import RoundLine
 from medfed.wire.untrusted_text import cleaned, for_log
@@ -250,7 +250,7 @@ def read_status(path: Path) -> RunStatus | None:
         return None
     try:
         status = msgspec.json.decode(path.read_bytes(), type=RunStatus)
-    except msgspec.DecodeError as error:
+    except DECODING_ERRORS as error:
         raise RunError(f"{path.name}: is damaged or of another medfed: {error}") from None
     if status.version > VERSION:
         raise RunError(

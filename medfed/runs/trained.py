@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.files import write_whole
 
 KEY_BYTES = 32
@@ -61,7 +61,7 @@ def read_trained(path: Path) -> TrainedCases | None:
     try:
         trained = msgspec.json.decode(path.read_bytes(), type=TrainedCases)
         bytes.fromhex(trained.key)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*DECODING_ERRORS, ValueError) as error:
         raise RunError(
             f"{path.name}, which says which cases trained, is damaged ({error}); restore it from a "
             "back-up of the run folder"

@@ -30,7 +30,8 @@ def study_digest(study: Study) -> str:
     """Return the SHA-256 of a study's canonical form, by which hospitals approve it.
 
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
-    cover the exchange: how a party reaches the hub is in its own file and does not change what is computed.
+    cover the exchange and the trackers: how a party reaches the hub, and where it watches, is in its own file
+    and does not change what is computed.
     Nor does it cover with what the federated model is compared (`COMPARISONS`): nobody else sees it, and it
     may change when a run is resumed.
     """
@@ -77,7 +78,7 @@ def is_digest(start: str) -> bool:
 def _canonical(study: Study) -> dict[str, Any]:
     plain = to_dict(study)
     plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
-    del plain["exchange"]
+    del plain["exchange"], plain["trackers"]
     if (start := study.given_start) is not None:
         # The content of the weights counts, not where a hospital stores them.
         digest = start_digest(start.path)
@@ -85,6 +86,8 @@ def _canonical(study: Study) -> dict[str, Any]:
     plain["plugins"] = _plugin_digests(study)
     if study.describe is None:  # a study without it keeps the digest by which it was approved
         del plain["describe"]
+    elif study.describe.noise is None:
+        del plain["describe"]["noise"]
     if not plain["data"].get("transforms", True):  # likewise, and so below
         del plain["data"]["transforms"]
     if not study.sampling.joining:

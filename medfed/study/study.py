@@ -20,6 +20,7 @@ from medfed.models.optimisers.adamw import AdamW
 from medfed.models.pretrained import Start
 from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
+from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
@@ -33,14 +34,16 @@ if TYPE_CHECKING:
     from medfed.models.schedules import Schedule as AnySchedule
     from medfed.models.tasks import Task as AnyTask
     from medfed.privacy import Privacy as AnyPrivacy
+    from medfed.runs.trackers import Tracker
     from medfed.wire.compression import Compression as AnyCompression
 
     AnyExchange = Exchange  # the site file's records use it, too
+    AnyTracker = Tracker
 else:
     AnyTask, AnyNetwork, AnyRule = union("tasks"), union("networks"), union("aggregation")
     AnyLocal, AnyExchange, AnyPrivacy = union("local_training"), union("exchange"), union("privacy")
     AnyOptimiser, AnySchedule = union("optimisers"), union("schedules")
-    AnyCompression = union("compression")
+    AnyCompression, AnyTracker = union("compression"), union("trackers")
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -127,16 +130,16 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     """What is measured at the end.
 
     temperature: report a classifier's probabilities after temperature scaling, fitted on its validation
-    patients.  robustness: also measure the federated model on perturbed test cases: shifted, noisy, with
-    dropped slices.  local_models: also train each site's own model on its own cases for as many epochs, and
-    compare.  pooled_model: also train one model on the cases of all sites in one place, where one person
-    has them all (a simulation), and compare.  draws: bootstrap draws per interval.  tolerance_mm: the
-    tolerance of the surface Dice; in pixels for images without a size in mm, whose metrics end in px instead
-    of mm (`nsd_voxel_2px`) and are not averaged with the others.  smallest_group: results of fewer patients
-    than this are withheld.  guarantee: the share of patients in whom a model is to succeed, such as 0.9:
-    each hospital's threshold that keeps it is chosen on its validation patients.  confidence: of this.
-    seeds: train the federation with so many seeds in a simulation and show how far
-    its results spread.
+    patients; predictions and guaranteed thresholds are without it.  robustness: also measure the federated
+    model on perturbed test cases: shifted, noisy, with dropped slices.  local_models: also train each
+    site's own model on its own cases for as many epochs, and compare.  pooled_model: also train one model
+    on the cases of all sites in one place, where one person has them all (a simulation), and compare.
+    draws: bootstrap draws per interval.  tolerance_mm: the tolerance of the surface Dice; in pixels for
+    images without a size in mm, whose metrics end in px instead of mm (`nsd_voxel_2px`) and are not
+    averaged with the others.  smallest_group: results of fewer patients than this are withheld.  guarantee:
+    the share of patients in whom a model is to succeed, such as 0.9: each hospital's threshold that keeps
+    it is chosen on its validation patients.  confidence: of this. seeds: train the federation with so many
+    seeds in a simulation and show how far its results spread.
 
     `local_models`, `pooled_model`, `robustness` and `seeds` may be changed when a run is resumed: they are no
     part of the study's digest, as no other party sees what they compute.
@@ -159,13 +162,17 @@ class Describe(_Section, frozen=True, kw_only=True):
 
     only: the study ends with them, and nothing is trained; `medfed describe` sets it.  privacy: `none`, with
     which the hub sees each hospital's statistics, or `secure_sum`, with which it learns only their sum; null
-    takes the study's own mechanism, which must then be one of these.
+    takes the study's own mechanism, which must then be one of these.  noise: differential privacy of single
+    patients, such as {epsilon: 1.0, delta: 0.00001}: each hospital adds noise to its counts, charges its
+    privacy ledger, and leaves out what one patient could change without a bound, so that no `data.plan`
+    follows.
 
     A study with `data.plan` is described before it trains, with or without this section.
     """
 
     only: bool = False
     privacy: AnyPrivacy | None = None
+    noise: PatientNoise | None = None
 
 
 class SiteOverride(_Section, frozen=True, kw_only=True):
@@ -202,6 +209,8 @@ class Study(_Section, frozen=True, kw_only=True):
     {path: ..., least: 0.9} where not all of the network is in it.  plugins: the folders of packages with
     kinds of one's own, relative to the file, such as [../parts]; their code runs here. Across hospitals only
     the digest of each is sent, and each site file says where the site's own copy is.
+    trackers: where the hub's record of each round goes beside the run folder, such as [{kind: csv}, {kind:
+    mlflow, url: https://mlflow.example.org}]; it is not sent to the sites, which name their own.
     """
 
     name: SiteName
@@ -222,6 +231,7 @@ class Study(_Section, frozen=True, kw_only=True):
     describe: Describe | None = None
     start: str | Start | None = None
     plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
+    trackers: tuple[AnyTracker, ...] = ()
 
     @property
     def trained_only(self) -> bool:

@@ -17,6 +17,7 @@ from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
 from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
+from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
 from medfed.study.joining import joining_refusals
 from medfed.study.own_hub import needs_own_hub
@@ -55,6 +56,10 @@ def _packages(study: Study) -> Iterator[str]:
                     f"{key}.kind: '{kind_of(part)}' needs the package {package}, which is not installed "
                     f'here; run `pip install "{extra}"`'
                 )
+
+
+def _trackers(study: Study) -> Iterator[str]:
+    yield from missing_packages(study.trackers)
 
 
 def _class_names(study: Study) -> Iterator[str]:
@@ -226,6 +231,24 @@ def _description(study: Study) -> Iterator[str]:
         )
     if (given := study.describe.privacy) is not None:
         yield from _too_few_sites(study, f"describe.privacy.kind: '{kind_of(given)}'", given.min_sites)
+    if study.describe.noise is not None:
+        yield from _noised_description(study)
+
+
+def _noised_description(study: Study) -> Iterator[str]:
+    """Yield why statistics cannot be noised here, or do not serve what they are asked for."""
+    if find_spec("opacus") is None:
+        yield (
+            "describe.noise: needs the package opacus, which counts epsilon and is not installed here; run "
+            '`pip install "medfed[privacy]"`'
+        )
+    beside = study.data.table if isinstance(study.data, Images) else None
+    for key, part in (("data.plan", study.data), ("data.table.plan", beside)):
+        if getattr(part, "plan", "given") != "given":
+            yield (
+                f"{key}: is made of means, spreads and intensities, which are left out under describe.noise; "
+                "give the settings in the study, or describe it without noise"
+            )
 
 
 def _too_few_sites(study: Study, kind: str, required: int) -> Iterator[str]:
@@ -361,6 +384,7 @@ _CHECKS = (
     _description,
     _rule,
     _compression,
+    _trackers,
     _local_training,
     _model_selection,
     _site_references,

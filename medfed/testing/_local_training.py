@@ -124,15 +124,19 @@ def federate(
     resume: bool = False,
     on_bytes: Callable[[bytes], None] = lambda data: None,
     accumulate: int = 1,
+    checkpoint_s: float | None = None,
 ) -> GlobalModel:
-    """Return the final model of a federation; 'south' fails in the given epoch."""
+    """Return the final model of a federation; 'south' fails in the given epoch.
+
+    `checkpoint_s` is that of `SiteRun`: 0 lets sites go on inside a round.
+    """
     settings = SiteConfig(
         ROUNDS * EPOCHS, EPOCHS, seed=3, local=method, accelerator="cpu", accumulate=accumulate
     )
 
     def site(name: str) -> Callable[[MemoryExchange], None]:
         failing = [Fail(failing_epoch)] if failing_epoch is not None and name == "south" else []
-        run = SiteRun(folder / name, resume, callbacks=failing)
+        run = SiteRun(folder / name, resume, callbacks=failing, checkpoint_s=checkpoint_s)
 
         def work(exchange: MemoryExchange) -> None:
             train_site(name, net(), Rows(name), exchange, settings, run)
@@ -174,11 +178,15 @@ def the_order_of_sites_changes_no_bit(method: LocalMethod) -> None:
 @check_local_method.check
 def a_failed_run_resumes_to_the_same_bits(method: LocalMethod) -> None:
     with TemporaryDirectory() as name:
-        whole, resumed = Path(name) / "whole", Path(name) / "resumed"
+        whole = Path(name) / "whole"
         expected = results(whole, federate(whole, method))
-        with raises(QuorumError, "south: absent"):
-            federate(resumed, method, failing_epoch=3)
-        assert results(resumed, federate(resumed, method, resume=True)) == expected
+        # From the round's beginning, and from its last local epoch.
+        for place, seconds in (("round", None), ("epoch", 0.0)):
+            resumed = Path(name) / place
+            with raises(QuorumError, "south: absent"):
+                federate(resumed, method, failing_epoch=3, checkpoint_s=seconds)
+            again = federate(resumed, method, resume=True, checkpoint_s=seconds)
+            assert results(resumed, again) == expected, place
 
 
 @check_local_method.check

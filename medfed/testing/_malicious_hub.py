@@ -27,7 +27,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import MedfedError, QuorumError
+from medfed.errors import DECODING_ERRORS, MedfedError, QuorumError
 from medfed.exchange import DropOut, MemoryExchange, ReceivedUpdate
 from medfed.federation.config import HubConfig
 from medfed.federation.round import RoundOutcome, SiteConnection, aggregate_round, receive, send_update
@@ -58,7 +58,7 @@ def forwarded_in(data: bytes) -> Forwarded | None:
     """Return the sites' messages that a message of the hub forwards, or None if it forwards none."""
     try:
         found = msgspec.json.decode(data, type=_Relaying).messages
-    except msgspec.MsgspecError:
+    except DECODING_ERRORS:
         return None
     return found or None
 
@@ -436,7 +436,7 @@ def lists_in(data: bytes) -> Lists:
     """Return the lists of sites in a message of the hub, by field; none if no list names a site."""
     try:
         content = msgspec.json.decode(data)
-    except msgspec.MsgspecError:
+    except DECODING_ERRORS:
         return {}
     lists = {
         field: value

@@ -31,7 +31,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from medfed.errors import AuditError, WireError
+from medfed.errors import DECODING_ERRORS, AuditError, WireError
 from medfed.files import lock, require_file_locks
 from medfed.wire.signing import check_issued, check_signature, common_name, serial_number
 from medfed.wire.untrusted_text import cleaned
@@ -263,7 +263,7 @@ def _verify_next(before: VerifiedLog, line: bytes, signers: _Signers) -> Verifie
     number = before.lines + 1
     try:
         entry = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except DECODING_ERRORS:
         raise AuditError(f"audit log, line {number}: not JSON; the line was cut or changed") from None
     if not continues(entry, before.head, before.lines):
         raise AuditError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import EnrolmentError
+from medfed.errors import DECODING_ERRORS, EnrolmentError
 
 # The broker's ports: NATS over TLS, and WebSocket over TLS for hospitals that let only 443 out; and the one
 # at which the brokers of a cluster reach each other.
@@ -122,7 +122,7 @@ def read_federation(folder: Path) -> Federation:
     """
     try:
         return msgspec.json.decode((folder / "federation.json").read_bytes(), type=Federation)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *DECODING_ERRORS) as error:
         raise EnrolmentError(
             f"this folder holds no federation ({type(error).__name__}); `medfed enrol init` makes one"
         ) from None

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from medfed.errors import WireError
+from medfed.errors import DECODING_ERRORS, WireError
 from medfed.wire.update import Encoded, GlobalModel, Update
 from medfed.wire.weights import Difference, Weights
 
@@ -351,7 +351,7 @@ def _header(described: dict[str, Any], expected: type[_H], study_digest: str) ->
         raise WireError(f"a header of {len(text)} characters; at most {MAX_HEADER_BYTES} are read")
     try:
         header: _UpdateHeader | _GlobalHeader = msgspec.json.decode(text, type=_UpdateHeader | _GlobalHeader)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODING_ERRORS as error:
         raise WireError(f"the header cannot be decoded: {_first_line(error)}") from None
     if header.format != FORMAT:
         raise WireError(

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from medfed.errors import ForgedError, MedfedError, PrivacyError, WireError
+from medfed.errors import DECODING_ERRORS, ForgedError, MedfedError, PrivacyError, WireError
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import BROKER, HUB, Seal
 from medfed.wire.update import GlobalModel, model_digest
@@ -89,7 +89,7 @@ def open_message(data: bytes, seal: Seal, party: str, study_digest: str, run: st
     text = seal.open(data, party)
     try:
         message = msgspec.json.decode(text, type=Message)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODING_ERRORS as error:
         raise WireError(f"a message of '{party}' cannot be decoded: {str(error)[:200]}") from None
     if message.format != FORMAT:
         raise WireError(
@@ -116,7 +116,7 @@ def unverified_data(sealed: bytes) -> bytes:
 def _statement(message: Message) -> Statement:
     try:
         return msgspec.json.decode(message.data, type=Statement)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODING_ERRORS as error:
         raise WireError(
             f"the message of '{message.party}' for step '{message.step[:20]}' cannot be decoded: "
             f"{str(error)[:200]}"

@@ -13,7 +13,6 @@ accepted as the hub's only under the role `hub`, and as a site's only under the 
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from medfed.errors import ExchangeError, ForgedError, WireError
+from medfed.errors import DECODING_ERRORS, ExchangeError, ForgedError, WireError
 from medfed.files import write_whole
 from medfed.wire import revocations
 from medfed.wire.revocations import RevocationList, check_newer, read_revocations
@@ -245,7 +244,7 @@ class Identity:
         try:
             certificate = x509.load_der_x509_certificate(base64.b64decode(proof.certificate, validate=True))
             signature = base64.b64decode(proof.signature, validate=True)
-        except ValueError:
+        except Exception:  # noqa: BLE001 - cryptography's errors have no common class
             raise WireError(
                 f"it should be signed by '{party}', but its certificate cannot be decoded"
             ) from None
@@ -307,7 +306,7 @@ class SessionSeal:
         try:
             known = self.keys[party].public_key()
             known.verify(base64.b64decode(proof.signature, validate=True), _CONTEXT + text)
-        except (KeyError, InvalidSignature, binascii.Error):
+        except (KeyError, InvalidSignature, ValueError):
             raise WireError(f"its signature by '{party}' is invalid") from None
         return text
 
@@ -327,6 +326,14 @@ def common_name(certificate: x509.Certificate) -> str:
     """Return the name of the party to which a certificate was issued."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""
+
+
+def _claimed_name(certificate: x509.Certificate) -> str:
+    """Return the name in a certificate that anybody may have made; '?' if it cannot be decoded."""
+    try:
+        return common_name(certificate)
+    except ValueError:
+        return "?"
 
 
 def role(certificate: x509.Certificate) -> str:
@@ -365,9 +372,9 @@ def check_issued(certificate: x509.Certificate, authority: x509.Certificate) -> 
     """
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except Exception:  # noqa: BLE001 - cryptography's errors have no common class
         raise WireError(
-            f"the certificate of '{common_name(certificate)}' is not from this federation's authority; was "
+            f"the certificate of '{_claimed_name(certificate)}' is not from this federation's authority; was "
             f"it made by another `medfed enrol init`?"
         ) from None
 
@@ -384,5 +391,5 @@ def _split(sealed: bytes) -> tuple[_Proof, bytes]:
         if not newline:
             raise msgspec.DecodeError("no second line")
         return msgspec.json.decode(head, type=_Proof), text
-    except msgspec.MsgspecError as error:
+    except DECODING_ERRORS as error:
         raise WireError(f"a sealed text of {len(sealed)} bytes cannot be decoded: {error}") from None

@@ -56,11 +56,13 @@ def test_distances_between_mixed_models_are_those_of_the_mixed_models(
     mixed = mixed_by_loops(rows, attackers)
     np.testing.assert_allclose(table.numpy() @ rows, mixed, rtol=1e-12, atol=1e-12)
     expected = squared(mixed)
-    found = mixed_distances(between, table).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * (expected.max() + 1))
+    result = mixed_distances(between, table).numpy()
+    np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-12 * (expected.max() + 1))
     # Averages without the huge update lose no precision to it.
     free = [i for i in range(9) if table[i, 2] == 0]
-    np.testing.assert_allclose(found[np.ix_(free, free)], expected[np.ix_(free, free)], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        result[np.ix_(free, free)], expected[np.ix_(free, free)], rtol=1e-9, atol=1e-12
+    )
 
 
 def test_a_site_at_an_infinite_distance_is_far_and_spoils_nothing() -> None:

@@ -121,9 +121,9 @@ class Federation:
 
 @pytest.fixture
 def federation(tmp_path):
-    found = Federation(tmp_path)
-    yield found
-    found.close()
+    result = Federation(tmp_path)
+    yield result
+    result.close()
 
 
 def sends(federation: Federation, data: bytes, monkeypatch) -> None:

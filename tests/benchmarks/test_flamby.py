@@ -62,8 +62,8 @@ def test_three_sums_of_each_hospital_give_the_normalisation_of_all_together(flam
     centres = flamby.heart(REAL)
     together = flamby.pooled(centres)
     middle, spread = flamby.of_all(centres)
-    found = (together.features - middle) / spread
-    assert found == pytest.approx(flamby.z_score(together)(together.features), abs=2e-4)
+    result = (together.features - middle) / spread
+    assert result == pytest.approx(flamby.z_score(together)(together.features), abs=2e-4)
 
 
 def test_brca_has_flambys_regions(flamby):
@@ -132,9 +132,9 @@ def test_the_cox_losss_minimum_is_lifelines_fit(flamby, ties):
         assert ours == pytest.approx(fitted.log_likelihood_, abs=1e-4)
     else:
         statsmodels = pytest.importorskip("statsmodels.duration.hazard_regression")
-        found = statsmodels.PHReg(answers[:, 0], features, status=answers[:, 1], ties="breslow").fit()
-        assert weights.detach().numpy()[:, 0] == pytest.approx(found.params, abs=1e-3)
-        assert ours == pytest.approx(found.llf, abs=1e-4)
+        result = statsmodels.PHReg(answers[:, 0], features, status=answers[:, 1], ties="breslow").fit()
+        assert weights.detach().numpy()[:, 0] == pytest.approx(result.params, abs=1e-3)
+        assert ours == pytest.approx(result.llf, abs=1e-4)
 
 
 def test_the_c_index_is_lifelines(flamby):
@@ -160,10 +160,10 @@ def test_the_loss_is_flambys_where_no_two_times_are_equal(flamby):
         order = np.argsort(-time)
         r, e = risk[order], event[order]
         theirs = np.mean([e[i] * np.log(np.exp(r[: i + 1] - r[i]).sum()) for i in range(8)])
-        found = Cox(per="examples", ties="breslow").build(1)(
+        result = Cox(per="examples", ties="breslow").build(1)(
             torch.tensor(risk)[:, None], torch.tensor(np.stack([time, event], 1))
         )
-        assert float(found) == pytest.approx(theirs, rel=1e-9)
+        assert float(result) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_a_method_of_the_table_is_a_study_that_medfed_accepts(flamby):

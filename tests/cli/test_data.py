@@ -77,10 +77,10 @@ def test_a_site_file_says_how_its_data_are_read(tmp_path: Path) -> None:
     code, output = run("fingerprint", "make", "--site", site, out, *words)
     assert code == 0, output
     assert "1 of 8 cases are left out, as they cannot be used: 1 image missing" in output
-    found = from_json(out.read_bytes())
+    result = from_json(out.read_bytes())
     # A cube of 5 voxels a side in each of seven cases, as class 2: no other number is in the labels.
-    assert found.holders == {0: 7, 2: 7}
-    assert found.voxels[2] == 7 * 125
+    assert result.holders == {0: 7, 2: 7}
+    assert result.voxels[2] == 7 * 125
     site.write_text(site.read_text() + "policy: {unreadable: {skip: false}}\n")
     code, output = run("fingerprint", "make", "--site", site, out, *words)
     assert (code, "this site leaves no case out" in output) == (1, True)

@@ -17,6 +17,8 @@ def test_across_machines_the_hub_runs_a_study_that_only_describes(tiny, tmp_path
         return RunFolder(tmp_path)
 
     monkeypatch.setattr(hub_service, "run_study", run_study)
+    # The command's handler of SIGTERM would stay in the tests' process.
+    monkeypatch.setattr("medfed.cli.describe.end_on_signals", lambda: None)
     words = ["describe", str(tiny / "tiny.yaml"), "--quiet", "--set", "seed=2", "--resume"]
     done = CliRunner().invoke(main, [*words, "--enrolment", str(tmp_path), "--broker"])
     assert done.output == f"table: {tmp_path / 'table1.html'}\n"

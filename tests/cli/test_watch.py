@@ -23,9 +23,9 @@ def call(*words: str):
 
 
 def test_it_prints_what_the_page_shows(run):
-    found = call("watch", str(run), "--json")
-    assert found.exit_code == 0, found.output
-    plain = json.loads(found.stdout)
+    result = call("watch", str(run), "--json")
+    assert result.exit_code == 0, result.output
+    plain = json.loads(result.stdout)
     assert (plain["run"], plain["life"], plain["round"], plain["rounds"]) == ("lungs", "finished", 10, 10)
 
 
@@ -37,18 +37,18 @@ def test_it_serves_until_ctrl_c_which_is_no_error(run, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(watch, "Event", Interrupted)
-    found = call("watch", str(run), "--page", "0")
-    assert found.exit_code == 0
-    first, second = found.stdout.splitlines()
+    result = call("watch", str(run), "--page", "0")
+    assert result.exit_code == 0
+    first, second = result.stdout.splitlines()
     assert first == "lungs: Finished"
     assert second.startswith("live page: http://127.0.0.1:")
     assert second.endswith("/ (Ctrl-C ends it, not the run)")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    found = call("watch", str(tmp_path))
-    assert found.exit_code == 1
-    assert "no run folder: it has neither status.json nor run.json" in found.stderr
+    result = call("watch", str(tmp_path))
+    assert result.exit_code == 1
+    assert "no run folder: it has neither status.json nor run.json" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 )
 def test_a_page_that_cannot_be_is_refused_first(words, message):
     """The study file does not even exist."""
-    found = call(*words)
-    assert found.exit_code == 1
-    assert message in found.stderr.replace("\n", " ")
+    result = call(*words)
+    assert result.exit_code == 1
+    assert message in result.stderr.replace("\n", " ")

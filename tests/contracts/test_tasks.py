@@ -59,12 +59,12 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "two.py"], check=True, capture_output=True, cwd=tmp_path, timeout=300)
     together = msgspec.json.decode((tmp_path / "scores.json").read_bytes())
     assert together.keys() == TASKS.keys()
-    for name, found in together.items():
+    for name, actual in together.items():
         task = example(name)
         loader = DataLoader(Cases(task.needs, 5, VOLUME))
         alone = trainer(tmp_path).validate(module_for(task), loader, verbose=False)[0]
-        assert found.keys() == alone.keys()
-        assert found == pytest.approx(alone, rel=1e-5)
+        assert actual.keys() == alone.keys()
+        assert actual == pytest.approx(alone, rel=1e-5)
 
 
 # Lightning starts the second process by running the script again.

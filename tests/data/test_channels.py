@@ -106,8 +106,8 @@ def test_a_sites_own_words_stand_for_the_studys_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no channel 'adc' .*such as channels: \{OWN WORD: NAME\}"):
         opened(tmp_path, study)
     requirements = StudyRequirements("s", study, "segment", ("b", "tumour"), own_data=own)
-    found = check(tmp_path, site_secret=SECRET, requirements=requirements, processes=1)
-    assert found.can_take_part
+    result = check(tmp_path, site_secret=SECRET, requirements=requirements, processes=1)
+    assert result.can_take_part
 
 
 def test_two_channels_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_items_follow_from_seed_and_number_not_from_workers(workers: int) -> Non
         return [batch["image"] for batch in loader]
 
     expected = batches(SETTINGS)
-    found = batches(msgspec.structs.replace(SETTINGS, workers=workers))
-    assert len(expected) == len(found)
-    for one, two in zip(expected, found, strict=True):
+    result = batches(msgspec.structs.replace(SETTINGS, workers=workers))
+    assert len(expected) == len(result)
+    for one, two in zip(expected, result, strict=True):
         assert torch.equal(one, two)
 
 
@@ -114,8 +114,8 @@ def test_caches_give_the_same(cache: str) -> None:
     import msgspec
 
     expected = site().dataset("val")[1]
-    found = site(settings=msgspec.structs.replace(SETTINGS, cache=cache)).dataset("val")[1]
-    assert torch.equal(found["image"], expected["image"])
+    result = site(settings=msgspec.structs.replace(SETTINGS, cache=cache)).dataset("val")[1]
+    assert torch.equal(result["image"], expected["image"])
 
 
 def test_original_and_restored_lie_on_the_files_grid(south: SiteDataModule) -> None:

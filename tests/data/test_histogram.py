@@ -45,9 +45,9 @@ def test_pooled_keeps_totals_and_tells_no_small_bin_whatever_comes() -> None:
     for _ in range(300):
         counts = {draw.randrange(-20, 20): draw.randrange(1, 9) for _ in range(draw.randrange(1, 25))}
         fewest = draw.randrange(1, 12)
-        found = suppress_small_bins(counts, fewest)
-        assert all(count >= fewest for count in found.values())
-        assert sum(found.values()) == (sum(counts.values()) if sum(counts.values()) >= fewest else 0)
+        result = suppress_small_bins(counts, fewest)
+        assert all(count >= fewest for count in result.values())
+        assert sum(result.values()) == (sum(counts.values()) if sum(counts.values()) >= fewest else 0)
 
 
 def test_quantile_by_hand() -> None:

@@ -223,18 +223,18 @@ def test_percentiles_of_whole_numbers_are_numpys_to_the_last_bit(dtype: type, si
     rng = np.random.default_rng(size)
     for low, high in ((0.5, 99.5), (0, 100), (33.3, 66.7), (1, 50)):
         values = (rng.random(size) ** 3 * np.iinfo(dtype).max).astype(dtype).astype(np.float32)
-        found = Percentile(low=low, high=high).channel(values.reshape(1, -1, 1))
+        result = Percentile(low=low, high=high).channel(values.reshape(1, -1, 1))
         bottom, top = np.percentile(values, [low, high])
         expected = np.zeros_like(values)
         if top > bottom:
             expected = ((values.clip(bottom, top) - bottom) / (top - bottom) * 2 - 1).astype(np.float32)
-        np.testing.assert_array_equal(found.reshape(-1), expected)
-        assert found.dtype == np.float32
+        np.testing.assert_array_equal(result.reshape(-1), expected)
+        assert result.dtype == np.float32
 
 
 def test_numbers_that_are_not_whole_are_not_rounded() -> None:
     from medfed.data.normalise.percentile import Percentile
 
     values = np.concatenate([np.arange(2000), [0.5]]).astype(np.float32).reshape(1, -1, 1)
-    found = Percentile(low=0, high=100).channel(values)
-    assert found[0, -1, 0] == pytest.approx(0.5 / 1999 * 2 - 1, abs=1e-7)
+    result = Percentile(low=0, high=100).channel(values)
+    assert result[0, -1, 0] == pytest.approx(0.5 / 1999 * 2 - 1, abs=1e-7)

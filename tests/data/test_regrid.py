@@ -137,9 +137,9 @@ def test_a_case_is_read_as_the_study_says(tmp_path):
     case = Case("c", "p", "token", (tmp_path / "one.nii",), label)
     with pytest.raises(LabelError, match=r"case token: .*data\.resample_labels"):
         read_case(case, settings(channels=1), 2)
-    found = read_case(case, settings(channels=1, resample_labels=True), 2)[1]
-    assert found is not None
-    np.testing.assert_array_equal(found.array[0], MASK)
+    result = read_case(case, settings(channels=1, resample_labels=True), 2)[1]
+    assert result is not None
+    np.testing.assert_array_equal(result.array[0], MASK)
     with pytest.raises(ImageError, match=r"case token: .*data\.read\.max_bytes"):
         read_case(case, settings(channels=1, read={"max_bytes": 1000}), 2)
 

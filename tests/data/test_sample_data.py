@@ -72,10 +72,10 @@ def test_the_hospitals_are_small() -> None:
 def test_a_survival_table_follows_nobody_longer_than_its_hospital_does() -> None:
     for hospital, longest in {"north": 84, "east": 60, "south": 48, "west": 72, "university": 72}.items():
         with (SAMPLES / "survival" / f"{hospital}.csv").open(encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
-        times = [float(row["months"]) for row in found]
+            result = list(csv.DictReader(file))
+        times = [float(row["months"]) for row in result]
         assert 0 < min(times) <= max(times) <= longest
-        assert 0.3 < sum(row["died"] == "1" for row in found) / len(found) < 0.7
+        assert 0.3 < sum(row["died"] == "1" for row in result) / len(result) < 0.7
 
 
 @pytest.mark.parametrize("hospital", ["north", "east"])

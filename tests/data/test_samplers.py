@@ -17,22 +17,22 @@ from medfed.federation.training_seed import seed_epoch
 
 
 def epochs(batches: FixedStepBatchSampler, numbers: range) -> list[list[int]]:
-    found = []
+    result = []
     for number in numbers:
         batches.sampler.set_epoch(number)
-        found += list(batches)
-    return found
+        result += list(batches)
+    return result
 
 
 def test_passes_visit_each_item_once_and_go_on_where_an_epoch_stopped():
     # 10 items in batches of 4 are passes of 4, 4 and 2; five epochs of 6 steps are ten passes.
-    found = epochs(FixedStepBatchSampler(10, 4, 6, "s"), range(5))
-    assert [len(batch) for batch in found] == [4, 4, 2] * 10
-    passes = [[item for batch in found[start : start + 3] for item in batch] for start in range(0, 30, 3)]
+    result = epochs(FixedStepBatchSampler(10, 4, 6, "s"), range(5))
+    assert [len(batch) for batch in result] == [4, 4, 2] * 10
+    passes = [[item for batch in result[start : start + 3] for item in batch] for start in range(0, 30, 3)]
     assert all(sorted(one) == list(range(10)) for one in passes)
     assert len({tuple(one) for one in passes}) == 10  # each in an order of its own
     # An epoch that does not divide a pass: the next one continues it.
-    assert epochs(FixedStepBatchSampler(10, 4, 5, "s"), range(6)) == found
+    assert epochs(FixedStepBatchSampler(10, 4, 5, "s"), range(6)) == result
 
 
 def test_an_epoch_follows_from_its_number_alone():

@@ -117,10 +117,10 @@ def test_missing_values_are_empty_cells(tmp_path: Path) -> None:
         indicate=True,
     )
     data = SiteDataModule.open(path, settings, "table", site_secret=SECRET)
-    found = [data.dataset("train")[i]["features"].tolist() for i in range(3)]  # type: ignore[index]
+    result = [data.dataset("train")[i]["features"].tolist() for i in range(3)]  # type: ignore[index]
     # The median of 40 and 60 fills: 50 is the mean, too, and the deviation is sqrt(200 / 3).
     step = 10 / np.sqrt(200 / 3)
-    np.testing.assert_allclose(found, [[0, 1, 1], [-step, 0, 0], [step, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(result, [[0, 1, 1], [-step, 0, 0], [step, 0, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize(

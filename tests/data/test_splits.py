@@ -92,8 +92,8 @@ def test_a_new_patient_moves_at_most_one_across_each_edge(count: int) -> None:
 )
 def test_quotas_by_hand(count: int, expected: tuple[int, int, int]) -> None:
     assert tuple(split_quotas(count, DEFAULT_FRACTIONS).values()) == expected
-    found = Counter(split_of(assign_splits(cases(count), SECRET, DEFAULT_FRACTIONS)).values())
-    assert tuple(found[split] for split in ("train", "val", "test")) == expected
+    result = Counter(split_of(assign_splits(cases(count), SECRET, DEFAULT_FRACTIONS)).values())
+    assert tuple(result[split] for split in ("train", "val", "test")) == expected
 
 
 def test_given_splits_count_towards_the_least() -> None:
@@ -102,9 +102,9 @@ def test_given_splits_count_towards_the_least() -> None:
 
 
 def test_splits_are_pieces_of_the_order_of_positions() -> None:
-    found = split_of(assign_splits(cases(60), SECRET, DEFAULT_FRACTIONS))
-    ranked = sorted(found, key=lambda patient: split_position(SECRET, patient))
-    assert [found[patient] for patient in ranked] == ["train"] * 42 + ["val"] * 9 + ["test"] * 9
+    result = split_of(assign_splits(cases(60), SECRET, DEFAULT_FRACTIONS))
+    ranked = sorted(result, key=lambda patient: split_position(SECRET, patient))
+    assert [result[patient] for patient in ranked] == ["train"] * 42 + ["val"] * 9 + ["test"] * 9
 
 
 def test_another_secret_splits_otherwise() -> None:

@@ -54,29 +54,29 @@ def site(path: Path, settings: Table, needs: Any = "table", **more: Any) -> Site
 
 def test_inputs_by_hand(tmp_path: Path) -> None:
     data = site(write(tmp_path), settings_of())
-    found = torch.stack([data.dataset("train")[i]["features"] for i in range(3)])  # type: ignore[index]
+    result = torch.stack([data.dataset("train")[i]["features"] for i in range(3)])  # type: ignore[index]
     # Ages 40, 60, 50: mean 50, deviation sqrt(200 / 3). Rates 100, empty, 130: the median 115 fills; mean
     # 115, deviation sqrt((225 + 0 + 225) / 3). Then typical, none.
     age, rate = np.sqrt(200 / 3), np.sqrt(150)
     expected = [[-10 / age, -15 / rate, 0, 1], [10 / age, 0, 1, 0], [0, 15 / rate, 0, 0]]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_other_splits_use_the_training_rows_numbers(tmp_path: Path) -> None:
     data = site(write(tmp_path), settings_of())
-    found = data.dataset("val")[0]  # type: ignore[index]
+    result = data.dataset("val")[0]  # type: ignore[index]
     np.testing.assert_allclose(
-        found["features"], [40 / np.sqrt(200 / 3), -45 / np.sqrt(150), 0, 1], rtol=1e-6
+        result["features"], [40 / np.sqrt(200 / 3), -45 / np.sqrt(150), 0, 1], rtol=1e-6
     )
-    assert found["target"].item() == 0
+    assert result["target"].item() == 0
 
 
 def test_indicate_says_what_was_empty(tmp_path: Path) -> None:
     settings = settings_of(indicate=True)
     rows = read_table(write(tmp_path), settings, site_secret=SECRET)
-    found = network_inputs(rows, fit_scaling(rows, settings)[0], settings)
-    assert found.shape == (4, settings.inputs)
-    np.testing.assert_array_equal(found[:, 2:4], [[0, 0], [0, 1], [0, 0], [0, 0]])
+    result = network_inputs(rows, fit_scaling(rows, settings)[0], settings)
+    assert result.shape == (4, settings.inputs)
+    np.testing.assert_array_equal(result[:, 2:4], [[0, 0], [0, 1], [0, 0], [0, 0]])
 
 
 def test_fixed_numbers_are_the_same_at_every_site(tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_drop_leaves_rows_with_empty_numbers_out(tmp_path: Path) -> None:
 
 def test_a_constant_column_becomes_zero(tmp_path: Path) -> None:
     text = "age,rate,disease,split\n" + "".join(f"{40 + i},0.3,{i % 2},train\n" for i in range(7))
-    found = site(write(tmp_path, text), settings_of(features=("age", "rate"), categorical={})).dataset(
+    result = site(write(tmp_path, text), settings_of(features=("age", "rate"), categorical={})).dataset(
         "train"
     )
-    assert [found[i]["features"][1].item() for i in range(7)] == pytest.approx([0] * 7, abs=1e-6)  # type: ignore[index]
+    assert [result[i]["features"][1].item() for i in range(7)] == pytest.approx([0] * 7, abs=1e-6)  # type: ignore[index]
 
 
 def test_a_site_without_training_rows_says_whence_its_numbers_are() -> None:

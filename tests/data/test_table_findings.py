@@ -34,10 +34,10 @@ def test_one_value_for_all_is_said() -> None:
 
 def test_short_ids_drawn_by_lot_are_asked_about_and_measurements_are_not() -> None:
     generator = np.random.default_rng(3)
-    (found,) = number_findings("key", generator.permutation(np.arange(1000, 10_000))[:150].astype(float))
-    assert "whole numbers of 4 digits, spread evenly" in found
-    (found,) = number_findings("key", generator.permutation(np.arange(100, 1000))[:120].astype(float))
-    assert "whole numbers of 3 digits, spread evenly" in found
+    (result,) = number_findings("key", generator.permutation(np.arange(1000, 10_000))[:150].astype(float))
+    assert "whole numbers of 4 digits, spread evenly" in result
+    (result,) = number_findings("key", generator.permutation(np.arange(100, 1000))[:120].astype(float))
+    assert "whole numbers of 3 digits, spread evenly" in result
     # Birth weights in g and brain volumes in ml heap up; too few rows, and values that many rows share.
     assert number_findings("weight", np.rint(generator.normal(3400, 500, 150))) == []
     assert number_findings("brain", np.rint(generator.normal(1400, 130, 150))) == []

@@ -197,8 +197,8 @@ def test_a_foreground_patch_holds_its_centre(seed: int) -> None:
 
 def test_patches_reach_every_place() -> None:
     rng = np.random.default_rng(0)
-    found = {place_patch((6, 4, 5), np.zeros((0, 3), np.int32), (4, 4, 4), 0.5, rng) for _ in range(300)}
-    assert found == set(itertools.product(range(3), range(1), range(2)))
+    result = {place_patch((6, 4, 5), np.zeros((0, 3), np.int32), (4, 4, 4), 0.5, rng) for _ in range(300)}
+    assert result == set(itertools.product(range(3), range(1), range(2)))
 
 
 def test_the_share_of_foreground_patches_is_the_settings() -> None:

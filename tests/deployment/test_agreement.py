@@ -26,12 +26,12 @@ def test_an_agreement_is_given_by_digests(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="site 'north': its record has no approval of study"):
         agreement_of(site, digest)
     approve(Path(site.out), study, "a person", head)
-    found = agreement_of(site, digest)
-    assert (found.site, found.study, found.revoked) == ("north", digest, False)
-    assert found.record == head.read_text().strip()
+    result = agreement_of(site, digest)
+    assert (result.site, result.study, result.revoked) == ("north", digest, False)
+    assert result.record == head.read_text().strip()
     revoke(Path(site.out), digest, "a person", head)
     assert agreement_of(site, digest).revoked
-    assert "a person" not in str(found)
+    assert "a person" not in str(result)
 
 
 def test_a_policys_digest_is_that_of_its_sorted_json() -> None:

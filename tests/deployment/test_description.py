@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import PROCESSES, Across, final, run
 from hospitals import STUDY
 
+from medfed.deployment import description
+from medfed.deployment.approvals import approve, head_of, revoke
+from medfed.deployment.description import describe_session
+from medfed.deployment.policy import Policy
+from medfed.deployment.site_session import SiteSession
+from medfed.errors import DeclinedError, RunError
+from medfed.exchange.folder import Folder
+from medfed.federation.description import STATISTICS, description_digest
 from medfed.pipeline import train as training
 from medfed.pipeline.describe import only_described
+from medfed.pipeline.describing import length_for
+from medfed.runs.folder import RunFolder
+from medfed.runs.progress import Progress
+from medfed.runs.status import Status
 from medfed.study.canonical import study_digest
-from medfed.study.reading import read_study
-from medfed.wire.audit_log import entries
+from medfed.study.reading import parse_study, read_study
+from medfed.wire.audit_log import AuditLog, entries
+from medfed.wire.update import GlobalModel
 
 PLANNED = (
     STUDY.format(rounds=1)
@@ -121,3 +135,83 @@ def test_a_killed_hub_and_a_killed_site_go_on_with_the_same_plan(across, tiny, t
         study_run.start(party, "" if party == "hub" else known)
     study_run.ended()
     assert study_run.final() == final(here.path)
+
+
+class Told(Progress):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A site whose study asks for statistics, how many patients it has, and what it is told."""
+    study = only_described(parse_study(PLANNED + "sites: [north, south]\n"))
+    site = SimpleNamespace(
+        name="north",
+        out=str(tmp_path / "runs"),
+        secret=str(tmp_path / "secret"),
+        policy=Policy(smallest_group=2),
+        exchange=Folder(url=str(tmp_path / "share"), poll_s=0.01),
+        give_up_hours=1,
+    )
+    patients = [4]
+
+    def counted(study, data, least):
+        vector = torch.zeros(length_for(study), dtype=torch.float64)
+        vector[0], vector[-1] = 1, patients[-1]
+        return vector
+
+    monkeypatch.setattr(description, "answer_of", counted)
+    approve(tmp_path / "runs", study, "m.muster", head_of(tmp_path / "secret"))
+    folder = RunFolder(tmp_path / "runs" / "run")
+    folder.path.mkdir(parents=True)
+    status = Status(folder.status, role="site")
+    hospital = SimpleNamespace(data=None)
+    session = SiteSession(site, study, hospital, folder, status, Told(), AuditLog(None))
+    return SimpleNamespace(session=session, patients=patients, folder=tmp_path)
+
+
+def test_a_site_that_is_started_again_answers_as_before(asked):
+    """Of two answers the difference would be one patient's."""
+    first = description._answer(asked.session)
+    assert (first[0], first[-1], first.sum()) == (1, 4, 5)
+    asked.patients.append(5)
+    assert torch.equal(description._answer(asked.session), first)
+    (path,) = asked.folder.rglob("answer.json")
+    assert any("sends the statistics that it counted before" in line for line in asked.session.progress.lines)
+    assert any(f"delete {path} while" in line for line in asked.session.progress.lines)
+    assert path.stat().st_mode & 0o777 == 0o600
+    # Another policy is an answer of its own, and so is one that a person asks for.
+    asked.session.site.policy = Policy(smallest_group=3)
+    assert description._answer(asked.session)[-1] == 5
+    path.write_bytes(b"\xff")
+    with pytest.raises(RunError, match=r"statistics/answer\.json: the statistics .* are damaged"):
+        description._answer(asked.session)
+    path.unlink()
+    assert description._answer(asked.session)[-1] == 5
+
+
+def test_a_hospital_that_revokes_while_it_counts_sends_no_statistics(asked, monkeypatch):
+    session = asked.session
+    digest = description_digest(session.digest)
+    hub = session.site.exchange.open_hub(digest, asked.folder / "hub")
+    zeros = torch.zeros(length_for(session.study), dtype=torch.float64)
+    hub.publish(GlobalModel(0, {STATISTICS: zeros}, study_digest=digest, rule=STATISTICS))
+    counted = description.answer_of
+
+    def slowly(*arguments):
+        revoke(asked.folder / "runs", session.digest, "m.muster", head_of(asked.folder / "secret"))
+        return counted(*arguments)
+
+    monkeypatch.setattr(description, "answer_of", slowly)
+    with pytest.raises(DeclinedError, match="site 'north': this hospital revoked its approval of the study"):
+        describe_session(session)
+    (received,) = hub.collect(1, ["north"], 10)
+    assert received.update is None
+    assert "no longer approves it" in str(received.error)
+    hub.close()

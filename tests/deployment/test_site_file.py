@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.deployment.site_file import read_site, secret_of
+from medfed.deployment.site_file import checkpoint_s, read_site, secret_of
 from medfed.errors import StudyError
 from medfed.exchange.folder import Folder
 
@@ -92,6 +92,15 @@ def test_a_secret_that_is_none_is_refused(tmp_path, mode, data, message):
     path.chmod(mode)
     with pytest.raises(StudyError, match=message):
         secret_of(path)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 600.0), ("0", 0.0), ("2.5", 150.0), ("null", None)])
+def test_how_old_a_checkpoint_may_be_inside_a_round(tmp_path, text, seconds):
+    key = f"checkpoint_minutes: {text}\n" if text else ""
+    (tmp_path / "site.yaml").write_text(
+        f"name: north\ndata: images\nexchange: {{kind: folder, url: share}}\n{key}"
+    )
+    assert checkpoint_s(read_site(tmp_path / "site.yaml")) == seconds
 
 
 def test_a_site_names_its_own_headings(tmp_path):

@@ -8,14 +8,21 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from commands import Across, final
 from hospitals import STUDY
 
+from medfed.deployment import site_service
+from medfed.deployment.ddp import RUN_FOLDER
+from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.rows import SITE_MEAN, read_rows
+from medfed.exchange.folder import Folder
 from medfed.pipeline import train as run
+from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
 from medfed.wire.audit_log import verify
@@ -227,3 +234,36 @@ def test_a_slurm_job_that_is_signalled_before_its_limit_is_requeued_and_gives_th
     assert not list(job.folder.rglob("hpc_ckpt*"))  # Lightning's own requeueing, in the middle of a round
     job.ended("hub", "south", "west")
     assert job.final() == final(simulated.path)
+
+
+class Captured(Exception):
+    """Ends a site's training before it begins, with the settings of its run."""
+
+
+@pytest.mark.parametrize("process", ["rank 0", "worker"])
+def test_the_age_of_a_checkpoint_reaches_all_processes_of_a_site(tmp_path, monkeypatch, process):
+    # Processes of one site write a checkpoint together: if one did not know when, the others would wait.
+    def capture(name, module, data, exchange, config, run):
+        raise Captured(run)
+
+    for name in ("module_of", "site_config_under_policy", "ledger_of", "data_scalars", "ChargedPatients"):
+        monkeypatch.setattr(site_service, name, lambda *args: {})
+    monkeypatch.setattr(site_service, "data_set", lambda *args: None)
+    monkeypatch.setattr(site_service, "train_site", capture)
+    site = SiteFile(name="north", data="images", exchange=Folder(url="share"), checkpoint_minutes=2.5)
+    data = MagicMock(examples=4)
+    hospital, folder = SimpleNamespace(data=data, secret=b""), RunFolder(tmp_path)
+    if process == "worker":
+        monkeypatch.setenv(RUN_FOLDER, str(tmp_path))
+        folder.study.write_text("")
+        monkeypatch.setattr(site_service, "parse_run_study", lambda *args: None)
+        monkeypatch.setattr(site_service, "_open_hospital", lambda *args: hospital)
+        monkeypatch.setattr(site_service, "read_left_out", lambda *args: ())
+        with pytest.raises(Captured) as captured:
+            site_service._train_worker(site, b"")
+    else:
+        session = MagicMock(site=site, hospital=hospital, folder=folder)
+        session.name = "north"
+        with pytest.raises(Captured) as captured:
+            site_service._train(session, MagicMock())
+    assert captured.value.args[0].checkpoint_s == 150.0

@@ -33,7 +33,7 @@ def case(
 
 
 def survivors(model, risks, times, events, *, curve=None, groups=None):
-    found = []
+    result = []
     for i, (risk, time, event) in enumerate(zip(risks, times, events, strict=True)):
         about = {
             "model": model,
@@ -45,10 +45,10 @@ def survivors(model, risks, times, events, *, curve=None, groups=None):
             "event": bool(event),
             "attributes": {"sex": groups[i]} if groups else {},
         }
-        found.append(CaseRow(metric="risk", value=float(risk), **about))
+        result.append(CaseRow(metric="risk", value=float(risk), **about))
         for at, chance in (curve or {}).items():
-            found.append(CaseRow(metric=f"survival@{at:g}", value=float(chance[i]), **about))
-    return found
+            result.append(CaseRow(metric=f"survival@{at:g}", value=float(chance[i]), **about))
+    return result
 
 
 def image_row(patient, value, metric="dice", *, site="north", image=0, note=None, split="test", **more):

@@ -36,7 +36,7 @@ def attributes(generator: np.random.Generator, site: str) -> dict[str, str]:
 
 def segmentation_cases(seed: int = 0, patients: int = 16) -> list[CaseRow]:
     generator = np.random.default_rng(seed)
-    found = []
+    result = []
     for site in (*SITES, HELD_OUT):
         for split, number in (("val", patients // 2), ("test", patients)):
             for index in range(number):
@@ -55,7 +55,7 @@ def segmentation_cases(seed: int = 0, patients: int = 16) -> list[CaseRow]:
                         "false_positives": (float(generator.poisson(0.4)), None),
                     }
                     for metric, (value, note) in values.items():
-                        found.append(
+                        result.append(
                             CaseRow(
                                 model=model,
                                 site=site,
@@ -69,14 +69,14 @@ def segmentation_cases(seed: int = 0, patients: int = 16) -> list[CaseRow]:
                                 attributes=about,
                             )
                         )
-    return found
+    return result
 
 
 def classification_cases(
     seed: int = 0, patients: int = 60, classes: tuple[str, ...] = ("healthy", "disease")
 ) -> list[CaseRow]:
     generator = np.random.default_rng(seed)
-    found = []
+    result = []
     for site in (*SITES, HELD_OUT):
         for split, number in (("val", patients // 2), ("test", patients)):
             for index in range(number):
@@ -89,7 +89,7 @@ def classification_cases(
                     logits[target] += strength
                     p = np.exp(logits) / np.exp(logits).sum()
                     for place, name in enumerate(classes):
-                        found.append(
+                        result.append(
                             CaseRow(
                                 model=model,
                                 site=site,
@@ -103,7 +103,7 @@ def classification_cases(
                                 attributes=about,
                             )
                         )
-    return found
+    return result
 
 
 def write(

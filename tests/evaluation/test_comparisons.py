@@ -132,18 +132,18 @@ def test_models_of_survival_are_compared_by_c_index_and_brier_score():
     flat, good = np.full(60, 0.5), {at: np.exp(-at * np.exp(risks)) for at in (0.3, 0.8)}
     cases = survivors("federated", risks, times, events, curve=good)
     cases += survivors("pooled", -risks, times, events, curve=dict.fromkeys((0.3, 0.8), flat))
-    found = {row.metric: row for row in compare(cases, SummarySettings(round=1, seed=0, draws=200))}
-    assert set(found) == {"c_index", "integrated_brier"}
+    result = {row.metric: row for row in compare(cases, SummarySettings(round=1, seed=0, draws=200))}
+    assert set(result) == {"c_index", "integrated_brier"}
     # The pooled model ranks the other way round: what one gets right the other gets wrong.
     ours = float(survival.c_index_of(risks, times, events)(np.ones((1, 60)))[0])
-    assert found["c_index"].value == pytest.approx(2 * ours - 1)
-    assert found["c_index"].p < 0.01
-    assert found["c_index"].method.endswith("jackknife z, Holm over 1 tests")
+    assert result["c_index"].value == pytest.approx(2 * ours - 1)
+    assert result["c_index"].p < 0.01
+    assert result["c_index"].method.endswith("jackknife z, Holm over 1 tests")
     expected = survival.integrated_terms(good, times, events) - survival.integrated_terms(
         dict.fromkeys((0.3, 0.8), flat), times, events
     )
-    assert found["integrated_brier"].value == pytest.approx(expected.mean())
-    assert found["integrated_brier"].low < expected.mean() < found["integrated_brier"].high
+    assert result["integrated_brier"].value == pytest.approx(expected.mean())
+    assert result["integrated_brier"].low < expected.mean() < result["integrated_brier"].high
     few = [event and i < 5 for i, event in enumerate(events)]
     rare = survivors("federated", risks, times, few) + survivors("pooled", -risks, times, few)
     assert compare(rare, SummarySettings(round=1, seed=0, min_patients=6, draws=20)) == []

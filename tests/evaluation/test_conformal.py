@@ -61,11 +61,11 @@ def test_on_average_nine_patients_are_needed_for_nine_tenths():
 
 
 def test_a_model_that_never_finds_it_gets_no_threshold_of_zero():
-    found = with_confidence(RiskCurve.of([0.0] * 40), 0.9, 0.95)
-    assert (found.threshold, found.failures) == (None, 40)
+    result = with_confidence(RiskCurve.of([0.0] * 40), 0.9, 0.95)
+    assert (result.threshold, result.failures) == (None, 40)
     assert (
         "40 of 40 patients fail at every threshold, at most 0 may for 90 % with 95 % confidence"
-        in found.why_not
+        in result.why_not
     )
 
 

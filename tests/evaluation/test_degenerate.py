@@ -81,10 +81,10 @@ def test_shares_and_p_values_that_cannot_be_are_refused():
 
 def test_everything_of_nobody_is_a_reason_and_never_a_number():
     for classes in (["a", "b"], ["a", "b", "c"]):
-        found = estimates(ClassGroup.of(np.zeros((0, len(classes))), [], classes, Resampling(0, draws=10)))
-        assert all(one.interval.value is None and one.interval.note for one in found)
-    found = survival_of([], [], [])
-    assert found["c_index"].value is None
+        result = estimates(ClassGroup.of(np.zeros((0, len(classes))), [], classes, Resampling(0, draws=10)))
+        assert all(one.interval.value is None and one.interval.note for one in result)
+    result = survival_of([], [], [])
+    assert result["c_index"].value is None
     empty = np.zeros((0, 4, 4), int)
     for one in measure_masks(empty, empty, (1, 1, 1), {1: "a"}):
         assert one.value in (None, 0.0)

@@ -99,7 +99,7 @@ def case(model, site, number, metric, value, structure, attributes=None, split="
 def segmentations(seed, presence):
     """Case rows of two structures, present in some of the patients, of two models at three hospitals."""
     generator = np.random.default_rng(seed)
-    found = []
+    result = []
     for site in SITES:
         for number in range(int(generator.integers(1, 13))):
             about = {"sex": str(generator.choice(["F", "M"])), "scanner": str(generator.choice(["A", "B"]))}
@@ -113,14 +113,14 @@ def segmentations(seed, presence):
                         "volume_difference_ml": float(generator.normal()),
                     }
                     for metric, value in values.items():
-                        found.append(case(model, site, number, metric, value, name, about))
-    return found
+                        result.append(case(model, site, number, metric, value, name, about))
+    return result
 
 
 def classifications(seed, prevalence):
     """Case rows of two classes, of two models at three hospitals."""
     generator = np.random.default_rng(seed)
-    found = []
+    result = []
     for site, split in itertools.product(SITES, ("val", "test")):
         for number in range(int(generator.integers(1, 15))):
             positive = generator.random() < prevalence
@@ -129,8 +129,8 @@ def classifications(seed, prevalence):
                 p = float(generator.random())
                 for name, chance, hit in (("no", 1 - p, not positive), ("yes", p, positive)):
                     more = {"target": float(hit), "split": split}
-                    found.append(case(model, site, number, "probability", chance, name, about, **more))
-    return found
+                    result.append(case(model, site, number, "probability", chance, name, about, **more))
+    return result
 
 
 def written(folder: Path, cases, classes) -> dict[str, str]:

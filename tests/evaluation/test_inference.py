@@ -55,12 +55,16 @@ def test_scores_are_of_probabilities_inside_the_reference_and_none_where_it_is_e
     settings = MeasurementSettings("federated", "val")
     rows = list(measure_scores(study.task, module_of(study), cases, labels, settings))
     assert {row.case for row in rows} == {cases[0].token}
-    found, covered, *missed = rows
+    result, covered, *missed = rows
     shares = {float(row.metric.removeprefix("missed@")): row.value for row in missed}
     assert shares[0.01] == 0.0
     assert min(at for at in shares if at > 0.01) == 0.21  # the least is .2
     assert all(share == (given.astype(np.float64) < at).mean() for at, share in shares.items())
-    assert (found.metric, found.value, found.structure) == ("found", float(given[-1]), study.task.classes[1])
+    assert (result.metric, result.value, result.structure) == (
+        "found",
+        float(given[-1]),
+        study.task.classes[1],
+    )
     assert covered.metric == "covered"
     assert (given >= covered.value).mean() >= 0.9 > (given > covered.value).mean() - 1 / len(given)
-    assert (found.split, found.site) == ("val", "north")
+    assert (result.split, result.site) == ("val", "north")

@@ -26,8 +26,8 @@ def coverage(draw, truth, patients, runs=600, kind="bca", strata=None):
     generator = np.random.default_rng(5)
     held = 0
     for run in range(runs):
-        found = Resampling(run, strata, draws=500).interval(mean_of(draw(generator)), patients, kind=kind)
-        held += found.low <= truth <= found.high
+        result = Resampling(run, strata, draws=500).interval(mean_of(draw(generator)), patients, kind=kind)
+        held += result.low <= truth <= result.high
     return held / runs
 
 

@@ -90,3 +90,21 @@ def test_nan_is_refused_since_json_would_turn_it_into_null():
 def test_a_value_that_is_missing_needs_a_reason():
     with pytest.raises(ValueError, match="no value, and no note"):
         msgspec.structs.replace(ROW, value=None)
+
+
+def test_cases_of_one_model_are_read_alone(tmp_path):
+    about = {
+        "site": "federated",
+        "split": "test",
+        "case": "c",
+        "patient": "p",
+        "metric": "dice",
+        "value": 0.5,
+    }
+    rows.write(
+        tmp_path / "cases.jsonl", [rows.CaseRow(model=name, **about) for name in ("federated", "pooled")]
+    )
+    assert [one.model for one in rows.read_cases(tmp_path / "cases.jsonl", model="federated")] == [
+        "federated"
+    ]
+    assert len(rows.read_cases(tmp_path / "cases.jsonl")) == 2

@@ -184,12 +184,12 @@ def test_no_lesion_in_the_reference_leaves_sensitivity_undefined():
 def test_structures_are_measured_apart():
     prediction = np.array([[1, 1, 2, 2, 0]], np.int16)
     reference = np.array([[1, 1, 1, 2, 2]], np.int16)
-    found = {
+    result = {
         (item.structure, item.metric): item.value
         for item in measure_masks(prediction, reference, (1.0, 1.0), {1: "liver", 2: "tumour"})
     }
-    assert found["liver", "dice"] == pytest.approx(4 / 5)
-    assert found["tumour", "dice"] == pytest.approx(2 / 4)
+    assert result["liver", "dice"] == pytest.approx(4 / 5)
+    assert result["tumour", "dice"] == pytest.approx(2 / 4)
 
 
 def test_an_unknown_label_value_is_an_error_not_background():

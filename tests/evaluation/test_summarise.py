@@ -129,6 +129,26 @@ def test_a_temperature_is_a_row_with_its_validation_patients(tmp_path):
     ]
 
 
+def test_a_temperature_leaves_guaranteed_thresholds_on_what_is_predicted(tmp_path):
+    """`predict --guarantee` compares the network's own probabilities with them."""
+    asked = {"draws": 20, "smallest_group": 1, "guarantee": 0.5, "confidence": 0.5}
+    study = {"task": {"classes": ["healthy", "disease"]}, "evaluation": asked}
+    cases = [
+        row for split in ("val", "test") for i in range(12)
+        for row in class_rows(f"{split}{i}", 0.95 if i % 3 else 0.1, int(i > 5), split=split)
+    ]  # fmt: skip
+    found = []
+    for scaled in (False, True):
+        asked["temperature"] = scaled
+        results = summarise(write_run(tmp_path, cases, study=study))
+        assert scaled == any(row.metric == "temperature" and row.value > 1.2 for row in results)
+        found.append([row for row in results if row.metric.startswith(("guarantee_", "held_", "risk_"))])
+    assert found[0] == found[1]
+    # Of the six who have it four have 0.95 and two 0.1 and two may fail of six, so 0.95 keeps it.
+    (row,) = [row for row in found[1] if row.metric == "guarantee_sensitivity" and row.site == "north"]
+    assert row.value == 0.95
+
+
 def test_a_reported_row_that_no_hospital_can_have_measured_is_named_and_left_out(tmp_path, caplog):
     """The file of an earlier medfed, or an edited one: the hub's checks on arrival are made again."""
     honest = Row(round=4, site="south", split="test", model="federated", metric="dice", value=0.2, n=9)

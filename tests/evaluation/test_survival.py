@@ -41,8 +41,8 @@ def test_c_index_of_two_times_is_the_auroc():
     generator = np.random.default_rng(0)
     early = generator.random(80) < 0.4
     risks = generator.random(80) + 0.5 * early
-    found = once(s.c_index_of(risks, np.where(early, 1.0, 2.0), early), 80)
-    assert found == pytest.approx(roc_auc_score(early, risks))
+    result = once(s.c_index_of(risks, np.where(early, 1.0, 2.0), early), 80)
+    assert result == pytest.approx(roc_auc_score(early, risks))
 
 
 def test_a_resample_equals_the_statistic_of_repeated_patients_apart_from_pairs_of_one_patient():
@@ -57,8 +57,8 @@ def test_a_resample_equals_the_statistic_of_repeated_patients_apart_from_pairs_o
 def test_brier_without_censoring_is_the_plain_one():
     generator = np.random.default_rng(2)
     times, predicted = generator.exponential(1, 60) + 0.01, generator.random(60)
-    found = once(s.brier_of(predicted, times, np.ones(60), 0.7), 60)
-    assert found == pytest.approx(brier_score_loss(times > 0.7, predicted))
+    result = once(s.brier_of(predicted, times, np.ones(60), 0.7), 60)
+    assert result == pytest.approx(brier_score_loss(times > 0.7, predicted))
 
 
 def test_brier_weighs_by_the_chance_of_not_being_censored():
@@ -81,11 +81,11 @@ def test_measure_gives_intervals():
     risks = generator.normal(0, 1, 60)
     times, events = generator.exponential(np.exp(-risks)) + 1e-3, generator.random(60) < 0.7
     curves = {at: np.exp(-at * np.exp(risks)) for at in (0.5, 1.0)}
-    found = measured(risks, times, events, curves, draws=200)
-    assert list(found) == ["c_index", "brier@0.5", "brier@1", "integrated_brier", "events"]
-    assert found.pop("events").value == events.sum()
-    assert all(interval.low <= interval.value <= interval.high for interval in found.values())
-    assert found["c_index"].low > 0.5
+    result = measured(risks, times, events, curves, draws=200)
+    assert list(result) == ["c_index", "brier@0.5", "brier@1", "integrated_brier", "events"]
+    assert result.pop("events").value == events.sum()
+    assert all(interval.low <= interval.value <= interval.high for interval in result.values())
+    assert result["c_index"].low > 0.5
 
 
 def test_a_time_of_zero_is_a_time():
@@ -99,12 +99,12 @@ def test_the_integrated_brier_score_is_the_mean_of_its_patients_parts():
     generator = np.random.default_rng(4)
     times, events = generator.exponential(1, 50) + 0.01, generator.random(50) < 0.7
     curves = {at: generator.random(50) for at in (0.3, 0.6, 1.2)}
-    found = measured(np.zeros(50), times, events, curves, draws=10)
-    one, two, three = (found[f"brier@{at:g}"].value for at in (0.3, 0.6, 1.2))
-    assert found["integrated_brier"].value == pytest.approx(
+    result = measured(np.zeros(50), times, events, curves, draws=10)
+    one, two, three = (result[f"brier@{at:g}"].value for at in (0.3, 0.6, 1.2))
+    assert result["integrated_brier"].value == pytest.approx(
         ((one + two) / 2 * 0.3 + (two + three) / 2 * 0.6) / 0.9
     )
-    assert s.integrated_terms(curves, times, events).mean() == pytest.approx(found["integrated_brier"].value)
+    assert s.integrated_terms(curves, times, events).mean() == pytest.approx(result["integrated_brier"].value)
 
 
 def pair_of(generator, n, noise=1.0):
@@ -143,8 +143,8 @@ def test_two_models_of_one_order_differ_by_nothing():
 def test_breslow_by_hand():
     """Times 1 (event), 2 (censored), 3 (event) at relative risks 1, 2, 4: jumps 1 / 7 and 1 / 4."""
     risks = [0.0, math.log(2), math.log(4)]
-    found = s.baseline_hazard(risks, [1.0, 2.0, 3.0], [1, 0, 1], [0.5, 1.0, 2.5, 3.0])
-    assert found == pytest.approx([0.0, 1 / 7, 1 / 7, 1 / 7 + 1 / 4])
+    result = s.baseline_hazard(risks, [1.0, 2.0, 3.0], [1, 0, 1], [0.5, 1.0, 2.5, 3.0])
+    assert result == pytest.approx([0.0, 1 / 7, 1 / 7, 1 / 7 + 1 / 4])
 
 
 def test_breslow_equals_lifelines():
@@ -161,5 +161,5 @@ def test_breslow_equals_lifelines():
     at = sorted(table["time"][table["event"]])[10:120:40]
     expected = model.predict_survival_function(table, times=at).to_numpy()
     hazard = s.baseline_hazard(risks, table["time"], table["event"], at)
-    found = np.exp(-np.array(hazard)[:, None] * np.exp(risks)[None])
-    assert found == pytest.approx(expected, abs=1e-6)
+    result = np.exp(-np.array(hazard)[:, None] * np.exp(risks)[None])
+    assert result == pytest.approx(expected, abs=1e-6)

@@ -44,6 +44,7 @@ class Synchroniser:
                 [job for job in self.jobs if job[0] > now],
             )
             self.random.shuffle(due)
+            due.sort(key=lambda job: not job[3])  # what ends as half a file for ever is no synchronisation
             for _, source, target, half in due:
                 self.copy(source, target, half)
 

@@ -76,8 +76,8 @@ def test_a_trainer_that_stopped_for_good_is_not_waited_for_until_one_starts_agai
     lock = Handoff(tmp_path).become_trainer("north")
     task = new_task("r", "train", 1)
     asked = Asked(tmp_path, task)
-    found = Handoff(tmp_path).wait_for_task("", 60)
-    assert found is not None
+    result = Handoff(tmp_path).wait_for_task("", 60)
+    assert result is not None
     Handoff(tmp_path).reply(task, Answer(numbers={"num-examples": 1}))
     assert asked.answer().numbers == {"num-examples": 1}
     lock.close()

@@ -108,6 +108,46 @@ def test_an_update_from_before_its_round_is_not_taken_when_the_round_comes(hub_a
     assert "'north', round 3: it was sent before the round began" in str(received.error)
 
 
+HOSTILE = {
+    "no UTF-8 in the proof": b'{"certificate": "\xff"}\n{}',
+    "no UTF-8 in the text": b'{}\n{"is": "\xff"}',
+    "too deep a proof": b"[" * 100_000 + b"\n{}",
+    "too deep a text": b"{}\n" + b"[" * 100_000,
+    "nothing": b"",
+    "a line": b"\n",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_whatever_bytes_a_site_stores_the_hub_goes_on(hub_and_north, data):
+    """Before any signature is checked: whoever can write to a share can store these."""
+    hub, north = hub_and_north
+    for what in ("announced", "heartbeat", "dropped_out"):
+        north._store.put(north._objects.site_object("south", what), data)
+    north._store.put(f"{north._objects.update_prefix('south', 1)}/m", data)
+    north.send(filled_update(1.5))
+    received = {one.site: one for one in hub.collect(1, ["north", "south"], 2)}
+    assert digest(received["north"].update.delta.minuend) == digest(filled(1.5))
+    assert "south" not in received or received["south"].update is None
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_whatever_bytes_a_site_stores_a_hub_without_rounds_goes_on(folder_exchange, tmp_path, data):
+    hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
+    hub.publish(GlobalModel(0, filled(0.0), study_digest=STUDY, asynchronous=True))
+    north = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    north.fetch("north", 0)
+    for what in ("announced", "heartbeat", "dropped_out"):
+        north._store.put(north._objects.site_object("south", what), data)
+    north._store.put(f"{north._objects.update_prefix('south', 1)}/m", data)
+    north.send(filled_update(1.5))
+    received = {one.site: one for one in hub.collect_async(1, ["north", "south"], 1, 2)}
+    assert digest(received["north"].update.delta.minuend) == digest(filled(1.5))
+    assert "south" not in received or received["south"].update is None
+    north.close()
+    hub.close()
+
+
 def test_what_is_refused_outside_a_round_reaches_the_audit_log_once(hub_and_north):
     hub, north = hub_and_north
     told: list[str] = []

@@ -225,6 +225,15 @@ def test_a_site_takes_part_in_one_run_of_a_study_per_folder(hub_and_north, folde
     )
 
 
+def test_a_state_of_the_hub_that_has_arrived_as_an_empty_file_is_waited_for(hub_and_north, tmp_path):
+    hub, north = hub_and_north
+    hub._presence.stop()
+    (tmp_path / "share" / "glob" / STUDY[:16] / "state" / "m").write_bytes(b"")
+    north.max_wait_s = 0.3
+    with pytest.raises(ExchangeError, match=r"no model came from the hub within 0\.3 s"):
+        north.fetch("north", 1)
+
+
 def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started_again_does_not(
     folder_exchange, hub_and_north, tmp_path, caplog
 ):

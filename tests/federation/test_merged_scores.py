@@ -67,8 +67,8 @@ def federated(rounds=3, epochs=1, *, callbacks=(), module=Scale, **settings):
 
 def assert_scored(sent, models, rounds):
     """Check that the scores of these rounds' models were sent, each its own, and no others."""
-    found = {number: scalars["val/score"] for number, scalars in sent.items() if "val/score" in scalars}
-    assert found == pytest.approx({number: score(models[number]) for number in rounds})
+    result = {number: scalars["val/score"] for number, scalars in sent.items() if "val/score" in scalars}
+    assert result == pytest.approx({number: score(models[number]) for number in rounds})
     assert len({float(model["w"]) for model in models.values()}) == len(models)
 
 

@@ -184,10 +184,10 @@ def test_several_at_once_are_each_alone():
     torch.manual_seed(0)
     model = Logged()
     batches = [(torch.randn(3, 2),) for _ in range(4)]
-    found, losses = many_gradients(model, batches)
+    result, losses = many_gradients(model, batches)
     for number, batch in enumerate(batches):
         alone, loss = single_gradient(model, batch)
-        torch.testing.assert_close(found[0][number : number + 1], alone[0])
+        torch.testing.assert_close(result[0][number : number + 1], alone[0])
         torch.testing.assert_close(losses[number], loss)
 
 
@@ -376,6 +376,14 @@ def test_over_the_ceiling_no_step_is_taken(tmp_path, no_noise):
 ROUNDS = 3
 
 
+class DiesInside(pl.Callback):
+    """Ends south in the middle of its first round of two epochs, after the first."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("killed")
+
+
 class Dies(pl.Callback):
     """Ends south when a round's update has been sent and nothing of the next is on its disk."""
 
@@ -384,7 +392,9 @@ class Dies(pl.Callback):
             raise RuntimeError("killed")
 
 
-def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda data: None, **settings):
+def federation(
+    folder, *, privacy=None, resume=False, dies=False, seen=lambda data: None, local_epochs=1, **settings
+):
     reports = []
 
     def site(name):
@@ -395,8 +405,8 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
                 Rows(TABLE),
                 exchange,
                 SiteConfig(
-                    ROUNDS,
-                    1,
+                    ROUNDS * local_epochs,
+                    local_epochs,
                     batch=2,
                     privacy=privacy or DPSGD(epsilon=4, accountant="rdp"),
                     accelerator="cpu",
@@ -407,7 +417,8 @@ def federation(folder, *, privacy=None, resume=False, dies=False, seen=lambda da
                     resume,
                     examples=6,
                     patients=ChargedPatients("study", PATIENTS, ITEMS),
-                    callbacks=[Dies()] if dies and name == "south" else [],
+                    callbacks=[dies()] if dies and name == "south" else [],
+                    checkpoint_s=0.0,
                 ),
             )
 
@@ -450,7 +461,7 @@ def test_scores_leave_where_the_study_says_so(tmp_path):
 
 def test_a_resumed_run_counts_the_round_it_repeats_draws_new_noise_and_keeps_the_target(tmp_path):
     with pytest.raises(medfed.QuorumError, match="south: absent"):
-        federation(tmp_path, dies=True)
+        federation(tmp_path, dies=Dies)
     before = Ledger(tmp_path / "south").accounts("study")[-1]
     # Two rounds left south; its checkpoint is of the first. The second is trained again, and
     # both releases count.
@@ -464,11 +475,47 @@ def test_a_resumed_run_counts_the_round_it_repeats_draws_new_noise_and_keeps_the
     assert epsilon(after.spent, 1e-5, "rdp") <= 4
 
 
+def test_inside_a_round_every_step_that_leaves_is_charged_and_each_once(tmp_path):
+    with pytest.raises(medfed.QuorumError, match="south: absent"):
+        federation(tmp_path, dies=DiesInside, local_epochs=2)
+    (before,) = Ledger(tmp_path / "south").accounts("study")
+    assert before.spent == ()
+    federation(tmp_path, resume=True, local_epochs=2)
+    (after,) = Ledger(tmp_path / "south").accounts("study")
+    # Two steps in each of 3 x 2 epochs; those before the kill left with the first update.
+    assert sum(charge.steps for charge in after.spent) == 2 * 2 * ROUNDS
+    assert after.id == before.id
+    assert after.reserved is None
+    assert 3.95 < epsilon(after.spent, 1e-5, "rdp") <= 4
+    assert after.spent[0].noise_multiplier == before.reserved.noise_multiplier
+
+
+def test_a_site_inside_a_round_reserves_that_round_too(tmp_path):
+    privacy = ClientDP(clip=0.5, noise_multiplier=2.0, accountant="rdp")
+    reserved = []
+    real = Ledger.reserve
+
+    def noted(self, study, data, plan, account=""):
+        reserved.append(plan.steps)
+        return real(self, study, data, plan, account)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "reserve", noted)
+        with pytest.raises(medfed.QuorumError, match="south: absent"):
+            federation(tmp_path, privacy=privacy, dies=DiesInside, local_epochs=2)
+        assert reserved == [ROUNDS, ROUNDS]
+        reserved.clear()
+        federation(tmp_path, privacy=privacy, resume=True, local_epochs=2)
+    assert reserved[-1] == ROUNDS
+    (account,) = Ledger(tmp_path / "south").accounts("study")
+    assert sum(charge.steps for charge in account.spent) == ROUNDS
+
+
 def test_each_rounds_clip_reaches_the_sites_before_and_after_a_resume(tmp_path):
     adaptive = Adaptive(count_noise=0.03, rate=1.0)
     privacy = ClientDP(clip=0.05, noise_multiplier=0.05, accountant="rdp", adaptive=adaptive)
     with pytest.raises(medfed.QuorumError, match="south: absent"):
-        federation(tmp_path, privacy=privacy, dies=True)
+        federation(tmp_path, privacy=privacy, dies=Dies)
     _, reports = federation(tmp_path, privacy=privacy, resume=True)
     merged = [[one.status for one in report.results] for report in reports]
     assert [len(one) for one in merged] == [2] * len(merged)

@@ -159,7 +159,7 @@ def test_private_training_without_a_ledger_is_refused_before_the_hub_is_asked(
 class Global:
     """What the checkpoint saver asks of the callback."""
 
-    round, model_sha256, secret_seed = 4, "ab" * 32, "a secret"
+    site, round, model_sha256, secret_seed = "north", 4, "ab" * 32, "a secret"
 
 
 def saver(run: SiteRun, local_epochs: int = 1):
@@ -183,6 +183,38 @@ def test_the_model_that_a_site_began_with_is_kept_until_its_first_checkpoint(tmp
     run.initial.unlink()
     trainer_of(config(2), tmp_path, [saver(run)]).fit(Quadratic(), datamodule=Steps())
     assert not run.initial.exists()
+
+
+@pytest.mark.parametrize(("seconds", "saved_after"), [(None, [1, 3]), (0.0, [0, 1, 2, 3]), (3600.0, [1, 3])])
+def test_inside_a_round_a_checkpoint_is_saved_once_the_last_is_old(tmp_path, seconds, saved_after) -> None:
+    run, epochs = SiteRun(tmp_path, checkpoint_s=seconds), []
+    trainer = trainer_of(config(4, local_epochs=2), tmp_path, [saver(run, 2)])
+    real = trainer.save_checkpoint
+
+    def noted(*args, **settings):
+        epochs.append(trainer.current_epoch)
+        real(*args, **settings)
+
+    trainer.save_checkpoint = noted  # type: ignore[method-assign]
+    trainer.fit(Quadratic(), datamodule=Steps())
+    assert epochs == saved_after
+
+
+@pytest.mark.parametrize(
+    ("epochs", "where"), [(1, "after 1 of its 2 local epochs"), (2, "from its beginning")]
+)
+def test_a_site_that_goes_on_says_where(tmp_path, epochs, where) -> None:
+    told: list[str] = []
+    first = SiteRun(tmp_path, checkpoint_s=0.0, log=told.append)
+    trainer_of(config(epochs, local_epochs=2), tmp_path, [saver(first, 2)]).fit(
+        Quadratic(), datamodule=Steps()
+    )
+    assert told == []
+    again = SiteRun(tmp_path, resume=True, log=told.append)
+    trainer_of(config(4, local_epochs=2), tmp_path, [saver(again, 2)]).fit(
+        Quadratic(), datamodule=Steps(), ckpt_path=again.checkpoint
+    )
+    assert told == [f"site 'north' goes on in round 5, {where}"]
 
 
 def test_a_full_disk_is_told_with_what_is_free_and_leaves_no_part(tmp_path: Path, monkeypatch) -> None:

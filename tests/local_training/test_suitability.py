@@ -232,9 +232,9 @@ def test_a_training_step_without_an_index_is_called_without_one(local):
     ],
 )
 def test_a_half_without_the_other_is_refused_before_training(local, rule, message):
-    found = refusal(Line, local, rule)
-    assert re.search(message, found)
-    assert "nothing was trained" in found
+    result = refusal(Line, local, rule)
+    assert re.search(message, result)
+    assert "nothing was trained" in result
 
 
 @pytest.mark.parametrize("local, rule", [(Scaffold(), ScaffoldRule()), (FedDyn(), FedDynRule())])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,9 @@ def test_check_and_new_refuse_a_patch_of_which_a_plug_in_network_leaves_nothing(
         write_draft(tmp_path / "draft.yaml", Draft(text, (), ()))
     assert str(drafted.value) == str(trained.value)
     assert not (tmp_path / "draft.yaml").exists()
+
+
+def test_a_folder_is_checked_without_lightning() -> None:
+    """Its import takes longer than the check of a small folder."""
+    words = "import sys, medfed.pipeline.check; sys.exit('pytorch_lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from medfed.data.splits import folder_secret, simulated_secret, site_name
@@ -33,24 +31,25 @@ def place(tmp_path):
     return tmp_path
 
 
-def checked(capsys, *arguments):
-    check(*arguments, as_json=True, page=None)
-    return json.loads(capsys.readouterr().out)
+def checked(*arguments):
+    documents = []
+    check(*arguments, answer=lambda document: documents.append(document) or True, page=None)
+    return documents[0]
 
 
-def test_the_same_answer_twice(place, capsys):
+def test_the_same_answer_twice(place):
     for study in (None, place / "seed3.yaml"):
-        first, second = (checked(capsys, place / "north.csv", study) for _ in range(2))
+        first, second = (checked(place / "north.csv", study) for _ in range(2))
         assert first == second
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_the_splits_of_check_are_those_of_training(place, capsys, seed):
+def test_the_splits_of_check_are_those_of_training(place, seed):
     study = read_study(place / f"seed{seed}.yaml")
     data = hospital_of(study, "north", str(place / "north.csv")).data
-    found = checked(capsys, place / "north.csv", place / f"seed{seed}.yaml")
+    result = checked(place / "north.csv", place / f"seed{seed}.yaml")
     trained = ", ".join(f"{len(data.cases(split))} {split}" for split in ("test", "train", "val"))
-    assert found["facts"]["splits"] == trained == "6 test, 28 train, 6 val"
+    assert result["facts"]["splits"] == trained == "6 test, 28 train, 6 val"
 
 
 def test_a_folder_without_a_study_is_the_site_that_new_names(place):

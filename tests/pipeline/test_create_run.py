@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from medfed.errors import RunError
+from medfed.exchange.folder import Folder
 from medfed.models.pretrained.load import LoadedStart, TensorLine
 from medfed.pipeline.create_run import (
     _other_classes,
@@ -68,11 +69,13 @@ def test_the_facts_name_the_study_and_its_sites_in_order(study):
 def test_the_public_study_has_no_folder_of_a_hospital(study):
     folder = RunFolder(Path("run"))
     folder.path.mkdir()
-    write_study(folder, msgspec.structs.replace(study, start="/secret/old.ckpt"))
+    exchange = Folder(url="/secret/share", credentials="/secret/north")
+    write_study(folder, msgspec.structs.replace(study, start="/secret/old.ckpt", exchange=exchange))
     assert "secret" in folder.study.read_text()
     public = folder.public_study.read_text()
     assert "secret" not in public
     plain = json.loads(public)
+    assert plain["exchange"] == {"kind": "folder"}
     assert (plain["sites"], plain["held_out"], plain["start"]) == (["north", "south"], ["west"], "old.ckpt")
 
 
@@ -164,7 +167,7 @@ def test_a_last_layer_of_other_classes_is_told(what, names, told):
     """A shape that fits may mean something else: the bundle says what its outputs are."""
     lines = (TensorLine("encoder.weight", "loaded", (1,)), TensorLine("out.weight", what, (2,)))
     loaded = LoadedStart(file="b", sha256="", share=1.0, classes=names, tensors=lines)
-    found = list(_other_classes(loaded, ("background", "lesion"), "out"))
-    assert bool(found) == told
+    result = list(_other_classes(loaded, ("background", "lesion"), "out"))
+    assert bool(result) == told
     if told:
-        assert "outputs: background, spleen; the study's classes: background, lesion" in found[0]
+        assert "outputs: background, spleen; the study's classes: background, lesion" in result[0]

@@ -62,6 +62,16 @@ def test_of_numbers_with_gaps_those_that_there_are_become_structures():
     assert structures(labels(north={1: "liver", 3: ""}))[0][-1] == "structure3"
 
 
+def test_the_note_on_numbers_calls_them_as_the_draft_does():
+    names, (warning,) = structures(labels(north={255: ""}, south={255: ""}))
+    assert names == ["background", "structure255"]
+    assert (
+        "('structure255' is label 255): write the structures' names into task.classes and site_ov" in warning
+    )
+    _, (warning,) = structures(labels(north={1: ""}))
+    assert "('structure1' is label 1): write the structures' names into task.classes, and" in warning
+
+
 def test_one_numbered_structure_is_taken_for_the_only_named_one_with_a_warning():
     names, (warning,) = structures(labels(north={4: "tumour"}, south={1: ""}))
     assert names == ["background", "tumour"]

@@ -54,6 +54,30 @@ def test_a_column_of_more_words_than_a_category_has_is_left_out(tmp_path: Path) 
     assert added(tmp_path, [""] * ROWS).warnings == ["column 'x' is empty and was left out"]
 
 
+def test_a_word_among_numbers_is_told_by_its_row(tmp_path: Path) -> None:
+    cells: list[object] = [50 + row for row in range(30)]
+    cells[7] = "Meier"  # the heading is row 1
+    (warning,) = added(tmp_path, cells).warnings
+    assert warning.startswith(
+        "column 'x' was left out: 1 of its 30 filled cells are no numbers, the first of them in row 9 of "
+        "north's table; correct them, say in data.missing_values.x what stands for 'not measured'"
+    )
+    assert "Meier" not in warning
+    # Also where few different values would be a category; two words of enough patients still are.
+    few = added(tmp_path, [1, 2] * ROWS + ["Meier"]).warnings
+    assert few[0].startswith(f"column 'x' was left out: 1 of its {2 * ROWS + 1} filled cells are no numbers")
+    assert added(tmp_path, [1, "2+"] * ROWS).categories == {"x": ["1", "2+"]}
+
+
+def test_a_word_among_classes_is_told_by_its_row(tmp_path: Path) -> None:
+    paths = {"north": table(tmp_path, age=list(range(40, 60)), y=[0, 1] * 5 + ["Meier"] + [1] * 9)}
+    with pytest.raises(
+        StudyError, match=r"\(1 cells hold something else, the first in row 12 of north's"
+    ) as one:
+        draft_tables(paths, TargetColumns(target="y"))
+    assert "Meier" not in str(one.value)
+
+
 def test_numbers_that_look_like_codes_are_categories_if_enough_patients_have_each(tmp_path: Path) -> None:
     columns = added(tmp_path, [1, 2, 4] * MIN_PATIENTS, "pain_type")
     assert columns.categories == {"pain_type": ["1", "2", "4"]}

@@ -49,8 +49,8 @@ def test_the_model_is_the_mean_by_hand_and_is_saved(tmp_path: Path) -> None:
     progress = Noted()
     run = replace(opened(tmp_path), progress=progress)
     weights = federate(run).weights
-    found = [float(tensor) for _, tensor in sorted(weights.items(), reverse=True)]
-    assert found == pytest.approx(merged_by_hand(run.study, CASES), abs=1e-6)
+    result = [float(tensor) for _, tensor in sorted(weights.items(), reverse=True)]
+    assert result == pytest.approx(merged_by_hand(run.study, CASES), abs=1e-6)
     saved = torch.load(run.folder.checkpoint("federated"), weights_only=True)["state_dict"]
     assert {name: tensor.tolist() for name, tensor in saved.items()} == {
         name: tensor.tolist() for name, tensor in weights.items()

@@ -16,6 +16,7 @@ from medfed.errors import RunError, StudyError
 from medfed.evaluation import rows
 from medfed.evaluation.rows import CaseRow, Row
 from medfed.pipeline import predict
+from medfed.pipeline.guaranteed_threshold import Decision, write_said
 from medfed.runs.folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -68,6 +69,18 @@ def test_a_mask_is_of_the_voxels_that_reach_the_hospitals_own_threshold(masks, t
     )
     (line,) = csv.DictReader((out / "predictions.csv").open())
     assert line["threshold"] == "0.31"
+
+
+def test_what_is_said_beside_predictions_names_what_weakens_it(tmp_path):
+    decision = Decision("sensitivity", 1, "ill", 0.3, "It holds", "Chosen by the same patients.")
+    write_said(decision, tmp_path)
+    last = (tmp_path / "guarantee.txt").read_text().splitlines()[-2:]
+    assert last == [
+        "Of several images of a patient the mean probability counts.",
+        "Chosen by the same patients.",
+    ]
+    write_said(Decision("found", 1, "lesion", 0.3, "It holds"), tmp_path)
+    assert (tmp_path / "guarantee.txt").read_text().endswith("nothing is guaranteed.\n")
 
 
 def test_without_its_patients_the_rows_threshold_is_taken_and_the_terminal_says_so(masks, tmp_path):

@@ -23,14 +23,14 @@ def done(tiny, tmp_path_factory):
 
 
 def test_changed_images_are_measured_with_the_hospitals_own_layers(done):
-    found = [row for row in read_cases(done.cases) if row.model == "federated"]
-    assert {row.site for row in found} == {"north", "south"}
-    assert {row.condition for row in found} > {None, "noise of 10 %"}
+    result = [row for row in read_cases(done.cases) if row.model == "federated"]
+    assert {row.site for row in result} == {"north", "south"}
+    assert {row.condition for row in result} > {None, "noise of 10 %"}
     # A shift is undone by normalisation, so any difference would be other layers than the
     # unchanged images had.
-    plain = {(r.site, r.case, r.metric): r.value for r in found if r.condition is None}
+    plain = {(r.site, r.case, r.metric): r.value for r in result if r.condition is None}
     shifted = {
-        (r.site, r.case, r.metric): r.value for r in found if (r.condition or "").startswith("intensity")
+        (r.site, r.case, r.metric): r.value for r in result if (r.condition or "").startswith("intensity")
     }
     assert set(shifted) == set(plain)
     for key, value in plain.items():

@@ -253,8 +253,8 @@ def test_a_table_beside_images_is_scaled_by_the_means_of_all_hospitals(fused, tm
 
 @pytest.mark.parametrize("given", ["fused", "study_file"])
 def test_the_sum_of_statistics_plans_the_same_as_one_process(given, request, tmp_path):
-    found = request.getfixturevalue(given)
-    study = read_study(found) if given == "study_file" else found
+    result = request.getfixturevalue(given)
+    study = read_study(result) if given == "study_file" else result
     # In one process the plan's min_patients decides alone; across machines the higher of both does.
     evaluation = msgspec.structs.replace(study.evaluation, smallest_group=1)
     study = msgspec.structs.replace(study, evaluation=evaluation)

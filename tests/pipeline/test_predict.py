@@ -16,13 +16,15 @@ import torch
 from hospitals import make_hospital
 
 from medfed.data.datamodule import SiteDataModule
+from medfed.data.own_data import OwnData
 from medfed.data.read import read, read_label
 from medfed.data.splits import simulated_secret
-from medfed.errors import RunError
+from medfed.errors import DataError, RunError
 from medfed.pipeline import predict
 from medfed.pipeline.create_run import create_run
 from medfed.pipeline.factory import module_of
 from medfed.pipeline.measure_models import saved_models
+from medfed.pipeline.own_choices import OwnChoices
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import read_study
@@ -37,15 +39,15 @@ def untrained_run(folder: Path, config: Path, overrides: tuple[str, ...] = ()) -
     the same every time.
     """
     study = read_study(config, overrides)
-    found = RunFolder(folder)
-    create_run(found, study, {})
+    result = RunFolder(folder)
+    create_run(result, study, {})
     weights = weights_of(module_of(study))
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: value + 0.2 * torch.randn(value.shape, generator=generator) for name, value in weights.items()
     }
-    save_checkpoint(found.checkpoint("federated"), weights, 1)
-    return found
+    save_checkpoint(result.checkpoint("federated"), weights, 1)
+    return result
 
 
 def hospital_of(folder: Path, target: Path, cases: int) -> Path:
@@ -168,3 +170,60 @@ def test_what_cannot_be_predicted_is_refused(dicom, tmp_path):
         predict.predict(done, data, tmp_path / "other", model="nobody")
     with pytest.raises(RunError, match="is not empty; give another folder"):
         predict.predict(done, data, out)
+
+
+def new_patients(folder: Path, rows: int) -> Path:
+    """The first rows of a sample table without the column that the study predicts."""
+    with (SAMPLES / "tabular" / "university.csv").open() as file:
+        lines = list(csv.DictReader(file))[:rows]
+    path = folder / f"new{rows}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in lines[0] if name != "disease"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def test_a_table_without_its_outcome_gets_the_predictions_of_the_table_with_it(tmp_path):
+    done = untrained_run(tmp_path / "run", CONFIGS / "tabular.yaml")
+    whole = SAMPLES / "tabular" / "university.csv"
+    rows = len(whole.read_text().splitlines()) - 1
+    with_outcome = predict.predict(done, whole, tmp_path / "with")
+    # A site file's heading for the outcome, which the new table lacks like the column itself.
+    own = OwnChoices(data=OwnData(headings={"disease": "diagnosis"}))
+    without = predict.predict(done, new_patients(tmp_path, rows), tmp_path / "without", own=own)
+    assert table(with_outcome) == table(without)
+    assert len(table(without)) == rows
+
+
+def test_a_row_that_the_study_drops_is_listed_and_not_predicted(tmp_path):
+    overrides = ("data.missing=drop", "data.standardise=none", "data.features=[age,cholesterol,sex]")
+    categorical = ("data.categorical={sex: [F, M]}",)
+    done = untrained_run(tmp_path / "run", CONFIGS / "tabular.yaml", overrides + categorical)
+    path = new_patients(tmp_path, 12)
+    heading, first, *others = path.read_text().splitlines()
+    column = heading.split(",").index("age")
+    cells = first.split(",")
+    cells[column] = ""
+    path.write_text("\n".join([heading, ",".join(cells), *others]) + "\n")
+    written = list(csv.DictReader(path.open()))
+    empty = {row["patient"] for row in written if not row["age"] or not row["cholesterol"]}
+    assert cells[heading.split(",").index("patient")] in empty
+    out = predict.predict(done, path, tmp_path / "out")
+    patients = {line["token"]: line["patient"] for line in csv.DictReader((out / predict.KEY).open())}
+    assert sorted(patients.values()) == sorted(row["patient"] for row in written)
+    for line in table(out):
+        note = "not predicted: an empty number in the table (data.missing)"
+        assert (line["note"] == note) == (patients[line["case"]] in empty)
+        assert (line["probability of disease"] == "") == (patients[line["case"]] in empty)
+
+
+def test_few_new_patients_are_not_scaled_by_themselves(tmp_path):
+    by_site = ("data.standardise=site", "data.plan=given")
+    done = untrained_run(tmp_path / "run", CONFIGS / "tabular.yaml", by_site)
+    with pytest.raises(DataError, match=r"site 'evaluated': .*fewer than 10 of them; add the new rows"):
+        predict.predict(done, new_patients(tmp_path, 1), tmp_path / "one")
+    # Where numbers are not scaled, who else is in the table does not matter.
+    alone = untrained_run(tmp_path / "alone", CONFIGS / "tabular.yaml", ("data.standardise=none",))
+    (line,) = table(predict.predict(alone, new_patients(tmp_path, 1), tmp_path / "two"))
+    assert line in table(predict.predict(alone, new_patients(tmp_path, 12), tmp_path / "three"))

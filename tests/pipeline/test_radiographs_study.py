@@ -98,8 +98,8 @@ def test_white_is_high_and_x_runs_along_the_columns(tmp_path: Path, kind: str) -
     write(tmp_path / "film", film)
     (volume,) = read(tmp_path / f"film{suffix}")
     assert volume.array.shape == (1, 32, 32, 1)
-    found = [float(volume.array[0, x, y, 0]) for x, y in ((0, 0), (31, 0), (0, 31))]
-    assert found == pytest.approx(VALUES[kind], abs=2 if "JPEG" in kind else 1e-3)
+    actual = [float(volume.array[0, x, y, 0]) for x, y in ((0, 0), (31, 0), (0, 31))]
+    assert actual == pytest.approx(VALUES[kind], abs=2 if "JPEG" in kind else 1e-3)
     assert volume.spacing_mm == ((0.1, 0.2, 1) if suffix == ".dcm" else (1, 1, 1))
 
 

@@ -59,8 +59,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def values_of(folder: RunFolder, path: Path | None = None) -> np.ndarray:
     """The values of single cases, without short ones such as 0.5, which any file holds by chance."""
-    found = {abs(case.value) for case in read_cases(path or folder.cases) if case.value is not None}
-    return np.sort(np.array([value for value in found if value * 4096 % 1 and round(value, 3) != value]))
+    result = {abs(case.value) for case in read_cases(path or folder.cases) if case.value is not None}
+    return np.sort(np.array([value for value in result if value * 4096 % 1 and round(value, 3) != value]))
 
 
 def assert_none_in(files: list[Path], values: np.ndarray) -> None:
@@ -79,12 +79,12 @@ def contents(path: Path) -> list[tuple[str, bytes]]:
 
 def binary_values(content: bytes) -> np.ndarray:
     """What a file would hold as numbers of its own: its bytes as float64 and float32, at every place."""
-    found = []
+    result = []
     for kind, size in (("<f8", 8), ("<f4", 4)):
         for start in range(size):
             usable = (len(content) - start) // size * size
-            found.append(np.frombuffer(content[start : start + usable], kind).astype(np.float64))
-    return np.concatenate(found)
+            result.append(np.frombuffer(content[start : start + usable], kind).astype(np.float64))
+    return np.concatenate(result)
 
 
 def assert_none_of(values: np.ndarray, name: str, content: bytes) -> None:
@@ -133,8 +133,10 @@ def test_no_file_of_a_segmentation_nor_of_its_bundle_holds_one(tiny: Path, tmp_p
     asked = ["evaluation.smallest_group=5", "evaluation.guarantee=0.5", "evaluation.confidence=0.5"]
     done = run.train(tiny / "tiny.yaml", out=tmp_path / "run", overrides=asked)
     bundle = export(done.path, tmp_path / "bundle", format="bundle")
+    dossier = write_dossier(done, tmp_path / "dossier")
     values = np.union1d(values_of(done), values_of(done, done.scores))
     assert len(values) > 10
-    files = [path for path in [*done.path.rglob("*"), *bundle.rglob("*")] if path.is_file()]
+    places = [*done.path.rglob("*"), *bundle.rglob("*"), *dossier.iterdir()]
+    files = [path for path in places if path.is_file()]
     assert {"metadata.json", "inference.json", "model.pt", "report.html"} <= {path.name for path in files}
     assert_none_in([path for path in files if path.name not in (*STAYS, "cases.html")], values)

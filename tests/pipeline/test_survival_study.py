@@ -22,26 +22,26 @@ TABLE = ROOT / "sample_data" / "survival" / "university.csv"
 def test_a_survival_study_from_its_tables_to_its_report(tmp_path):
     short = ["train.rounds=3", "train.epochs=4", "evaluation.pooled_model=false", "evaluation.draws=200"]
     done = run.train(ROOT / "configs" / "survival.yaml", out=tmp_path / "run", overrides=short)
-    found = {
+    result = {
         (row.site, row.metric, row.model, row.against): row
         for row in read_rows(done.rows)
         if row.group is None and row.split == "test"
     }
-    whole = found["university", "c_index", "federated", None]
+    whole = result["university", "c_index", "federated", None]
     with TABLE.open(newline="") as file:
         patients = list(csv.DictReader(file))
     assert whole.n == len(patients)
     assert whole.low < whole.value < whole.high
     died = sum(row["died"] == "1" for row in patients)
-    assert found["university", "events", "federated", None].value == died
+    assert result["university", "events", "federated", None].value == died
 
     # Brier scores at three times and over them, and both against a hospital's own model, paired by patient.
     times = [float(at) for at in json.loads((done.path / "baselines.json").read_text())["federated"]]
-    assert all(0 < found["university", f"brier@{at:g}", "federated", None].value < 0.3 for at in times)
+    assert all(0 < result["university", f"brier@{at:g}", "federated", None].value < 0.3 for at in times)
     for metric in ("c_index", "integrated_brier"):
-        alone = found["university", metric, "federated", "local:east"]
-        theirs = found["university", metric, "local:east", None].value
-        assert alone.value == pytest.approx(found["university", metric, "federated", None].value - theirs)
+        alone = result["university", metric, "federated", "local:east"]
+        theirs = result["university", metric, "local:east", None].value
+        assert alone.value == pytest.approx(result["university", metric, "federated", None].value - theirs)
         assert 0 <= alone.p <= 1
     groups = {row.group for row in read_rows(done.rows) if row.site == "university" and row.value is not None}
     assert {"sex=F", "sex=M", "age_band=60-79"} <= groups

@@ -128,24 +128,24 @@ def test_the_same_study_gives_the_same_bytes(done, tiny, tmp_path):
 
 
 def test_the_library_and_the_command_do_the_same(done, tiny, tmp_path):
-    found = medfed.evaluate(done.path, tiny / "west", name="ours", all_cases=True)
+    result = medfed.evaluate(done.path, tiny / "west", name="ours", all_cases=True)
     rows = [
         row
-        for row in read_cases(found.cases)
+        for row in read_cases(result.cases)
         if row.site == "ours" and row.model == "federated" and row.condition is None
     ]
     before = [
         row
-        for row in read_cases(found.cases)
+        for row in read_cases(result.cases)
         if row.site == "west" and row.model == "federated" and row.condition is None
     ]
     assert sorted(row.value or 0 for row in rows) == pytest.approx(sorted(row.value or 0 for row in before))
 
 
 def test_images_that_trained_are_not_measured_under_another_name(done, tiny):
-    found = medfed.evaluate(done.path, tiny / "north", name="another", all_cases=True)
-    assert len({row.case for row in read_cases(found.cases) if row.site == "another"}) == 1
-    assert found.read_facts().seen["another"] == 5  # four trained, one chose the model
+    result = medfed.evaluate(done.path, tiny / "north", name="another", all_cases=True)
+    assert len({row.case for row in read_cases(result.cases) if row.site == "another"}) == 1
+    assert result.read_facts().seen["another"] == 5  # four trained, one chose the model
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(done, tiny):

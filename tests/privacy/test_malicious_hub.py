@@ -571,12 +571,12 @@ def test_no_part_of_a_ring_can_be_cut_off_and_unmasked(colluding):
 
 def parts(sites: set[str], around: Mapping[str, list[str]]) -> list[set[str]]:
     """Return the connected parts of these sites."""
-    rest, found = set(sites), []
+    rest, result = set(sites), []
     while rest:
         part, edge = set(), {min(rest)}
         while edge:
             part |= edge
             edge = {other for site in edge for other in around[site] if other in sites} - part
         rest -= part
-        found.append(part)
-    return found
+        result.append(part)
+    return result

@@ -108,13 +108,13 @@ def test_a_kind_of_public_names_passes_its_contract(check, kind):
 
 def private_imports(text: str) -> list[str]:
     """Return the modules and names with a leading underscore that a text imports from medfed."""
-    found = []
+    result = []
     for node in ast.walk(ast.parse(text)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{name}" for name in names]
-        found += [name for name in names if re.match(r"medfed\b.*\._[a-z]", name, re.IGNORECASE)]
-    return found
+        result += [name for name in names if re.match(r"medfed\b.*\._[a-z]", name, re.IGNORECASE)]
+    return result
 
 
 # The examples of kinds from outside: a layout, a metric, a normalisation and a task among them.

@@ -77,6 +77,25 @@ def resealed(sealed: bytes, **changed: str) -> bytes:
     return json.dumps({**json.loads(line), **changed}).encode() + b"\n" + text
 
 
+def certificate_of(sealed: bytes) -> bytes:
+    return base64.b64decode(json.loads(sealed.split(b"\n", 1)[0])["certificate"])
+
+
+def of_version(sealed: bytes, version: int) -> str:
+    """Return the certificate as one of an X.509 version that there is not."""
+    der = certificate_of(sealed)
+    given = b"\xa0\x03\x02\x01\x02"  # [0] INTEGER 2: version 3
+    assert der.count(given) == 1
+    return base64.b64encode(der.replace(given, given[:-1] + bytes([version]))).decode()
+
+
+def misnamed(sealed: bytes) -> str:
+    """Return the certificate with names that are no UTF-8."""
+    der = certificate_of(sealed)
+    assert b"\x0c\x05north" in der  # a UTF8String of 5 bytes
+    return base64.b64encode(der.replace(b"\x0c\x05north", b"\x0c\x05nort\xff")).decode()
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -90,11 +109,22 @@ def resealed(sealed: bytes, **changed: str) -> bytes:
         ),
         (lambda sealed: sealed.partition(b"\n")[0], r"cannot be decoded: no second line"),
         (lambda sealed: b"", "a sealed text of 0 bytes cannot be decoded"),
+        (lambda sealed: b'{"certificate": "\xff"}\n', "a sealed text of 21 bytes cannot be decoded: 'utf-8'"),
+        (lambda sealed: b"[" * 100_000 + b"\n", "a sealed text of 100001 bytes cannot be decoded"),
+        (lambda sealed: resealed(sealed, signature="\u00e9"), "its certificate cannot be decoded"),
+        (lambda sealed: resealed(sealed, certificate=of_version(sealed, 9)), "certificate cannot be decoded"),
+        (lambda sealed: resealed(sealed, certificate=misnamed(sealed)), "certificate of '.*' is not from"),
     ],
 )
 def test_a_sealed_text_that_was_changed_is_refused(north, change, message):
     with pytest.raises(WireError, match=message):
         north.open(change(north.seal(TEXT)), "north")
+
+
+def test_between_parties_of_one_process_a_signature_that_is_none_is_refused():
+    seal = SessionSeal("north", {})
+    with pytest.raises(WireError, match="its signature by 'north' is invalid"):
+        seal.open(resealed(seal.seal(TEXT), signature="\u00e9"), "north")
 
 
 def test_one_party_cannot_pose_as_another(north, folders):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +30,7 @@ from medfed.data.describe.scope import (
     volume_bin,
 )
 from medfed.data.describe.suppress import bins_of, countable, with_small_withheld
-from medfed.data.fingerprint import Fingerprint, fingerprint
+from medfed.data.fingerprint import Fingerprint, fingerprint, geometry_bins
 from medfed.data.harmonise import FIXED_POINT
 from medfed.data.settings import Images, Table
 from medfed.data.volume import Volume
@@ -42,11 +43,14 @@ MAX_AGE_YEARS = 130
 AGE_STEPS = 10
 
 
-def gather(data: SiteDataModule, scope: Scope, least: int) -> dict[str, list[int]]:
+def gather(
+    data: SiteDataModule, scope: Scope, least: int, *, each_once: bool = False
+) -> dict[str, list[int]]:
     """Return the numbers that describe a hospital's training cases, for `blocks_of(scope)`.
 
     Counts of fewer than `least` patients are withheld, and those from which they would follow. A hospital
-    with fewer training patients answers with zeros, so that nobody waits for it.
+    with fewer training patients answers with zeros, so that nobody waits for it. With `each_once`, spacing,
+    size and extent are those of each patient's first case.
 
     Raises:
         ImageError, LabelError: for a case that is refused, by its token.
@@ -60,7 +64,7 @@ def gather(data: SiteDataModule, scope: Scope, least: int) -> dict[str, list[int
     values = {"hospitals": [1, 1], "patients": [len(first)], "cases": [len(cases)]}
     values |= _people(first, least) | _answers(first, data, scope, least)
     if scope.images is not None:
-        values |= _of_images(data, scope, scope.images, least)
+        values |= _of_images(data, scope, scope.images, least, each_once)
     if scope.table is not None:
         values |= _of_columns(_rows_of(data, cases), scope.table, least)
     return values
@@ -154,8 +158,28 @@ class _Structures:
         return result
 
 
-def _of_images(data: SiteDataModule, scope: Scope, images: Images, least: int) -> dict[str, list[int]]:
-    structures = _Structures(scope.structures)
+@dataclass
+class _Geometry:
+    """The bins of spacing, size and extent of each patient's first case."""
+
+    bins: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def values(self) -> dict[str, list[int]]:
+        """Return the patients in each bin, for every axis of each."""
+        names = [f"{what}.{axis}" for what in GEOMETRY for axis in AXES]
+        axes = (Counter(one[place] for one in self.bins.values()) for place, _ in enumerate(names))
+        return {name: _dense(counts, 0, LENGTH_BINS) for name, counts in zip(names, axes, strict=True)}
+
+
+def _of_images(
+    data: SiteDataModule, scope: Scope, images: Images, least: int, each_once: bool
+) -> dict[str, list[int]]:
+    structures, geometry = _Structures(scope.structures), _Geometry()
+
+    def also(case: Case, image: Volume, label: Volume | None) -> None:
+        structures.add(case, image, label)
+        geometry.bins.setdefault(case.patient, geometry_bins(image))
+
     try:
         sums = fingerprint(
             replace(data.index, cases=data.cases("train")),
@@ -163,11 +187,12 @@ def _of_images(data: SiteDataModule, scope: Scope, images: Images, least: int) -
             classes=data.label_classes if data.needs == "segment" else None,
             settings=images,
             min_count=least,
-            also=structures.add,
+            also=also,
         )
     except TooFewPatientsError:
         return {}
-    return {**_fingerprint_values(sums), **(structures.values(least) if scope.structures else {})}
+    values = {**_fingerprint_values(sums), **(structures.values(least) if scope.structures else {})}
+    return {**values, **geometry.values()} if each_once else values
 
 
 def _fingerprint_values(sums: Fingerprint) -> dict[str, list[int]]:

@@ -410,8 +410,7 @@ def _enhanced_keys(
         content.text(0x00209056),
     )
     image_type = tuple(frame_type.split(b"\\")) if frame_type else header.texts(tags.IMAGE_TYPE)
-    uid = header.text(tags.SOP_UID) + b"#%d" % index
-    return _Keys(uid, image_type, hard_key, soft_attributes, echo_ms)
+    return _Keys(header.text(tags.SOP_UID) + b"#%d" % index, image_type, hard_key, soft_attributes, echo_ms)
 
 
 def _position(header: Elements) -> Triple | None:

@@ -58,6 +58,8 @@ def study_findings(
     good = {number: facts for number, facts in examined.items() if facts.read}
     yield from _split_findings(requirements, listing)
     yield from _class_findings(requirements, listing, good)
+    if settings.plan != "given":
+        return  # spacing, patch and normalisation are computed from these images before training
     yield from _grid_findings(settings, listing, good)
     if isinstance(settings.normalise, Window):
         for number, facts in good.items():

@@ -19,7 +19,7 @@ import msgspec
 from cryptography import x509
 
 from medfed.deployment.enrolment.participants import participant, participants
-from medfed.errors import EnrolmentError
+from medfed.errors import DECODING_ERRORS, EnrolmentError
 from medfed.exchange._admitted import admitted_studies, record_admitted
 from medfed.exchange._study_store import OFFERS
 from medfed.files import lock, write_whole
@@ -206,7 +206,7 @@ def read_member(folder: Path) -> Member:
     """
     try:
         return msgspec.json.decode((folder / MEMBER).read_bytes(), type=Member)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *DECODING_ERRORS) as error:
         raise EnrolmentError(
             f"this is no folder of a broker ({type(error).__name__}): `medfed enrol init --brokers` makes "
             "one for each broker of a cluster, such as enrolment/broker-1; a federation with one broker runs "

@@ -25,7 +25,7 @@ from medfed.deployment.enrolment.configuration import (
     take_rights,
     write_configuration,
 )
-from medfed.errors import ExchangeError, WireError
+from medfed.errors import DECODING_ERRORS, ExchangeError, WireError
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
 from medfed.wire.signing import HUB, Identity
@@ -42,7 +42,7 @@ def open_rights(data: bytes, identity: Identity) -> Rights:
     """
     try:
         return msgspec.json.decode(identity.open(data, HUB), type=Rights)
-    except msgspec.MsgspecError as error:
+    except DECODING_ERRORS as error:
         raise WireError(f"expected who may do what at the brokers: {error}") from None
 
 

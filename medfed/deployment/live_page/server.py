@@ -14,10 +14,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfed.errors import MedfedError
 from medfed.files import PRIVATE_FILE, private_folder
@@ -33,7 +33,8 @@ LOOPBACK = "127.0.0.1"
 # The fewest characters of a token: 192 bits, as `secrets.token_urlsafe` writes them.
 MIN_TOKEN_CHARACTERS = 32
 
-# How long the server may take to start and to end, and how many connections it has at once.
+# How long the server may take to start and to end, and how many connections it has at once: each is an open
+# file of the hub's or the site's process, which needs those for its study.
 START_S, STOP_S, MAX_CONNECTIONS = 15.0, 5.0, 64
 
 _PACKAGES = ("starlette", "uvicorn", "prometheus_client")
@@ -142,7 +143,6 @@ def _server(app: object, settings: PageSettings) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=1,
         ssl_certfile=settings.certificate,
@@ -161,6 +161,27 @@ def _wait_started(server: uvicorn.Server, thread: threading.Thread) -> None:
         raise MedfedError(f"--page: the server did not start within {START_S:g} s; choose another port")
 
 
+class _Gate(socket.socket):
+    """A listening socket that has few connections at once: a new one ends the oldest.
+
+    Whoever opens many and sends nothing, even before TLS, neither keeps others from the page nor takes the
+    process's files; refusing the new ones would keep the slow ones. asyncio takes only a real socket.
+    """
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(listening.family, listening.type, fileno=listening.detach())
+        self._open: list[socket.socket] = []
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().accept()
+        self._open = [one for one in self._open if one.fileno() >= 0]
+        while len(self._open) >= MAX_CONNECTIONS:
+            with suppress(OSError):  # the client was quicker
+                self._open.pop(0).shutdown(socket.SHUT_RDWR)
+        self._open.append(accepted)
+        return accepted, address
+
+
 @contextmanager
 def _listening(settings: PageSettings) -> Iterator[socket.socket]:
     where = f"--page {settings.host}:{settings.port}"
@@ -168,7 +189,7 @@ def _listening(settings: PageSettings) -> Iterator[socket.socket]:
         family, _, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        opened = socket.create_server(address[:2], family=family)
+        opened = _Gate(socket.create_server(address[:2], family=family))
     except OSError as error:
         raise MedfedError(
             f"{where}: this address cannot be used: {error.strerror}; choose another, such as --page "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -156,9 +156,11 @@ def seconds_of(time_utc: str | None) -> float | None:
     60.0
     """
     try:
-        return datetime.fromisoformat(time_utc or "").timestamp()
-    except ValueError:
+        seconds = datetime.fromisoformat(time_utc or "").timestamp()
+        datetime.fromtimestamp(seconds, UTC)  # in another zone the year may be one that there is not
+    except (ValueError, OverflowError):
         return None
+    return seconds
 
 
 def _life(status: RunStatus | None, facts: RunFacts, now_s: float) -> tuple[Life, float | None]:

@@ -16,10 +16,12 @@ import msgspec
 from medfed.data.histogram import Whole, suppress_small_bins
 from medfed.errors import DataError
 
-# number: bins of 0.12 % on both sides of zero.  share: 200 bins from 0 to 1.  words: a bin for each word.
+# number: bins of 0.12 % on both sides of zero.  share: bins of 2 % of the odds, 0.005 wide at one half and
+# finer towards 0 and 1, where the probabilities of a rare or a sure class lie.  words: a bin for each word.
 Grid = Literal["number", "share", "words"]
-BINS_PER_DECADE, MIN_SIZE, MAX_SIZE = 2000, 1e-3, 1e7
-SHARE_BINS = 200
+# From a diffusion coefficient in m2/s to cells per litre, so that no unit puts all values into one bin.
+BINS_PER_DECADE, MIN_SIZE, MAX_SIZE = 2000, 1e-12, 1e15
+BINS_PER_LOGIT, MAX_LOGIT = 50, 16.0
 
 # What a variable's values are: a number, a word, or None where it is missing.
 Value = float | str | None
@@ -76,7 +78,12 @@ def bin_of(value: Value, variable: Variable) -> int | None:
     if math.isnan(number):
         return None
     if variable.grid == "share":
-        return min(int(min(max(number, 0.0), 1.0) * SHARE_BINS), SHARE_BINS - 1)
+        logit = (
+            math.log(number) - math.log1p(-number)
+            if 0 < number < 1
+            else math.copysign(MAX_LOGIT, number - 0.5)
+        )
+        return math.floor(min(max(logit, -MAX_LOGIT), MAX_LOGIT) * BINS_PER_LOGIT)
     if abs(number) < MIN_SIZE:
         return 0
     size = math.log10(min(abs(number), MAX_SIZE) / MIN_SIZE)

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import FEDERATED, CaseRow, read_cases, unperturbed
 from medfed.evaluation.segmentation import FALSE_POSITIVE, MISSED
@@ -75,7 +75,7 @@ def read_outlines(folder: RunFolder) -> list[Outlined]:
         return []
     try:
         return msgspec.json.decode(folder.outlines.read_bytes(), type=list[Outlined])
-    except msgspec.MsgspecError as error:
+    except DECODING_ERRORS as error:
         raise RunError(f"{folder.outlines.name}: cannot be read: {error}; restore the file") from error
 
 

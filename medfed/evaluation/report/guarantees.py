@@ -54,6 +54,16 @@ def title(run: Run, kind: str, structure: str | None) -> str:
     return f"In at least {share:.0%} of {patients} {succeeds}, {sure}".replace("% of ", " % of ", 1)
 
 
+def caveat(run: Run) -> str:
+    """Return what weakens every guarantee of a run: that its validation patients also chose the model."""
+    return (
+        "The model was chosen by its scores in the same validation patients, so a guarantee may hold "
+        "somewhat less often than stated."
+        if run.facts.chosen
+        else ""
+    )
+
+
 def relied_on(run: Run, place: str) -> list[str]:
     """Return what may be relied on at a place, and at each hospital of the study, as sentences."""
     found = []

@@ -78,6 +78,30 @@ def compare_methods(
     return MethodTable(study, dict(methods), against, scores, places, rows)
 
 
+def to_plain(table: MethodTable) -> dict[str, object]:
+    """Return the table as plain values, for JSON: each method, its cost and its score at each hospital."""
+    return {
+        "study": table.study,
+        "metric": table.metric,
+        "against": table.against,
+        "methods": {name: _plain_method(table, name, cost) for name, cost in table.methods.items()},
+    }
+
+
+def _plain_method(table: MethodTable, name: str, cost: Cost) -> dict[str, object]:
+    scores = {place: table.score(name, place) for place in table.places}
+    return {
+        "refused": cost.refused or None,
+        "bytes_up": cost.bytes_up,
+        "seconds": cost.seconds,
+        "scores": {
+            place: {"value": row.value, "low": row.low, "high": row.high, "n": row.n, "note": row.note}
+            for place, row in scores.items()
+            if row is not None
+        },
+    }
+
+
 def text(table: MethodTable) -> str:
     """Return the table as lines for a terminal."""
     shown = table.places[:MAX_TERMINAL_PLACES]

@@ -21,6 +21,7 @@ from medfed.evaluation.report.headline import sentence
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.report.templates import render
 from medfed.evaluation.rows import FEDERATED, CaseRow
+from medfed.evaluation.segmentation import FALSE_POSITIVE
 
 # Limits of agreement of fewer patients would be those patients.
 MIN_LIMITS = 10
@@ -85,6 +86,8 @@ def _label(metric: str) -> str:
 
 
 def _outcome(case: CaseRow) -> str:
+    if case.note == FALSE_POSITIVE:
+        return ", has it not"  # in no mean of the report: no overlap can be measured in such a patient
     if case.metric == RISK:
         return ", event" if case.event else ", censored"
     return "" if case.target is None else ", has it" if case.target else ", has it not"

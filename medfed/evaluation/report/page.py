@@ -24,7 +24,7 @@ from medfed.evaluation.report.headline import sentence
 from medfed.evaluation.report.limits import limits
 from medfed.evaluation.report.own_report import own_page
 from medfed.evaluation.report.run import Run, read_run
-from medfed.evaluation.rows import personal, read_cases, unperturbed, without
+from medfed.evaluation.rows import FEDERATED, personal, read_cases, unperturbed, without
 from medfed.evaluation.summarise import summarise
 from medfed.files import write_whole
 from medfed.runs.folder import RunFolder
@@ -54,7 +54,7 @@ def write_report(run: Path) -> Path:
     contents = read_run(run)
     write_whole(folder.report, render(contents), durable=True)
     if folder.cases.is_file():
-        cases = unperturbed(read_cases(folder.cases))
+        cases = unperturbed(read_cases(folder.cases, model=FEDERATED))
         write_whole(folder.own_report, own_page(contents, cases, read_outlines(folder)), durable=True)
     return folder.report
 
@@ -75,6 +75,7 @@ def render(run: Run) -> str:
         facts=facts.key_figures(run, focus),
         summary=summary.summary(run, focus),
         guarantees=guarantees.guarantees(run),
+        guarantee_caveat=guarantees.caveat(run),
         operation=readers.operation(run),
         departures=readers.departures(run),
         methods=readers.methods(run),

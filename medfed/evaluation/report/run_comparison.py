@@ -22,7 +22,7 @@ from medfed.evaluation.report import charts
 from medfed.evaluation.report.formatting import interval, is_small_sample, number, site_name
 from medfed.evaluation.report.run import Run, read_run
 from medfed.evaluation.report.templates import render
-from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row
+from medfed.evaluation.rows import ALL_SITES, FEDERATED, SITE_MEAN, CaseRow, Row
 from medfed.files import private_folder, write_whole
 from medfed.runs.folder import RunFolder
 
@@ -120,7 +120,8 @@ def _table(
     """Return one metric's table: each run's row at each hospital, and its difference to the first run."""
     rows_of_metric = [row for row in rows_shown if (row.metric, row.structure) == (metric, structure)]
     measured = {row.site for row in rows_of_metric if row.value is not None}
-    sites = sorted(measured, key=lambda site: (site == ALL_SITES, site))
+    last = [SITE_MEAN, ALL_SITES]
+    sites = sorted(measured, key=lambda site: (last.index(site) + 1 if site in last else 0, site))
     by = {(row.model, row.site, row.against): row for row in rows_of_metric}
     lines = [
         (name, [(by.get((name, site, None)), by.get((name, site, names[0]))) for site in sites])

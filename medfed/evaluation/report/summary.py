@@ -10,7 +10,7 @@ from typing import Any
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report.focus import Focus, FocusRows
 from medfed.evaluation.report.formatting import interval, is_narrow, model_name, number, site_name
-from medfed.evaluation.report.guarantees import relied_on
+from medfed.evaluation.report.guarantees import caveat, relied_on
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import FEDERATED, POOLED, Row
 
@@ -164,5 +164,11 @@ def _may_not(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
         sentences.append("That it works at yet another hospital, with other scanners or other patients.")
     if focus.split != "test":
         sentences.append("That it does as well in new patients: these were seen while it was chosen.")
+    if relied_on(run, focus.places[0]):
+        sentences.append("That false alarms are rare at these thresholds: of them nothing is guaranteed.")
+        if caveat(run):
+            sentences.append(
+                "That these thresholds hold quite as often as stated: the same patients chose the model."
+            )
     sentences.append("That using it helps or is safe: no decision was made with it. It is no medical device.")
     return sentences

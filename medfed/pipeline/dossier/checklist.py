@@ -7,12 +7,20 @@ reader. The items are in `evaluation/report/dossier_checklists.yaml`, in our wor
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 
 import msgspec
 
 from medfed.evaluation.report.templates import FOLDER
-from medfed.pipeline.dossier.records import Answer, Dossier, Framework
+from medfed.pipeline.dossier.records import (
+    MAX_TELLING,
+    Answer,
+    Dossier,
+    Framework,
+    LeakageFigure,
+    PrivacyStatement,
+)
 
 FILE = "dossier_checklists.yaml"
 
@@ -125,13 +133,37 @@ def _log(dossier: Dossier) -> str:
     return f"audit.jsonl: {log.lines} chained lines of what crossed a wall, {by}; `medfed audit verify`"
 
 
+def _bound(privacy: PrivacyStatement) -> str:
+    """Return the largest epsilon; '' where a hospital's is unknown, or one is too large to bound anything."""
+    spent = max((one.epsilon for one in privacy.spent), default=None)
+    if spent is None or privacy.unknown or spent > MAX_TELLING:
+        return ""
+    each = f"{privacy.unit}, at every hospital that trained"
+    return f"epsilon {spent:.2f} at delta {privacy.delta:g} for each {each}"
+
+
+def _audit(figures: Sequence[LeakageFigure]) -> str:
+    """Return what the leakage audits found at worst: that there was an audit says nothing of its result."""
+    if not figures:
+        return ""
+    recovered = max((one for one in figures if one.recovered is not None), key=_recovered, default=None)
+    members = max((one.members for one in figures if one.members is not None), default=None)
+    worst = [] if recovered is None else [
+        f"{recovered.recovered} % of a case recovered at worst ({recovered.chance} % by guessing)"
+    ]  # fmt: skip
+    worst += [] if members is None else [f"{members} of 100 patients told rightly as members or not"]
+    attacked = ", ".join(sorted({one.site for one in figures}))
+    return f"leakage audits at {attacked}: {', '.join(worst)} (section Leakage audit)"
+
+
+def _recovered(figure: LeakageFigure) -> int:
+    return figure.recovered or 0
+
+
 def _protection(dossier: Dossier) -> dict[str, str]:
     """Return what protects patients: suppression, privacy, the leakage audit, agreements."""
     privacy = dossier.privacy
-    spent = max((one.epsilon for one in privacy.spent), default=None)
-    bound = "" if spent is None else f"epsilon {spent:.2f} at delta {privacy.delta:g} for each {privacy.unit}"
-    attacked = sorted({one.site for one in dossier.leakage})
-    audit = f"leakage audits at {', '.join(attacked)} (section Leakage audit)" if attacked else ""
+    bound, audit = _bound(privacy), _audit(dossier.leakage)
     both = "; ".join(one for one in (bound, audit) if one)
     approved = [one.site for one in dossier.agreements if one.approved and not one.revoked]
     fewest = dossier.smallest_group

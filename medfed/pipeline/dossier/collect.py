@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
-from medfed.errors import AuditError, RunError
+from medfed.errors import DECODING_ERRORS, AuditError, RunError
 from medfed.evaluation.report import checklists as reporting
 from medfed.evaluation.report.facts import case_table
 from medfed.evaluation.report.focus import focus_of
@@ -20,6 +20,7 @@ from medfed.evaluation.rows import FEDERATED
 from medfed.pipeline.dossier.checklist import checklists
 from medfed.pipeline.dossier.manifest import digest_file
 from medfed.pipeline.dossier.records import (
+    MAX_TELLING,
     Agreement,
     Contribution,
     DataFacts,
@@ -39,6 +40,8 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.provenance import check_heads, check_provenance, check_sent
 from medfed.wire.audit_log import entries, verify
 from medfed.wire.weights import digest
+
+WEAK = f"an epsilon above {MAX_TELLING:g} is no protection in practice; it is shown, and is no evidence"
 
 # A leakage audit's file is at most this large.
 MAX_LEAKAGE_BYTES = 1 << 20
@@ -178,13 +181,16 @@ def _privacy(run: Run) -> PrivacyStatement:
     facts = run.facts.privacy
     kind = run.study.kind("privacy") or facts.kind
     if facts.sites:
+        spent = [SpentEpsilon(site, one.epsilon) for site, one in sorted(facts.sites.items())]
+        weak = any(one.epsilon > MAX_TELLING for one in spent)
         return PrivacyStatement(
             kind=kind,
-            notes=facts.notes,
+            notes=[*facts.notes, *([WEAK] if weak else [])],
             delta=facts.delta or None,
             unit=facts.unit or "",
             accountant=facts.accountant or "",
-            spent=[SpentEpsilon(site, one.epsilon) for site, one in sorted(facts.sites.items())],
+            spent=spent,
+            unknown=sorted(set(run.trained) - set(facts.sites)),
         )
     why = f"'{kind}' is no differential privacy: nothing bounds what the weights tell of one patient"
     if "delta" in run.study.section("privacy"):
@@ -213,7 +219,7 @@ def _leakage(folder: RunFolder, run: Run) -> tuple[list[LeakageFigure], str]:
             if path.stat().st_size > MAX_LEAKAGE_BYTES:
                 raise msgspec.DecodeError(f"more than {MAX_LEAKAGE_BYTES} bytes")
             found = msgspec.json.decode(path.read_bytes(), type=_Leakage)
-        except msgspec.MsgspecError as error:
+        except DECODING_ERRORS as error:
             raise RunError(
                 f"leakage audit of '{site}': its leakage.json is damaged ({error}); run `medfed audit "
                 "leakage` again"
@@ -285,7 +291,9 @@ def _logged_agreements(log: Path, study: str) -> Iterator[Agreement]:
 
 
 def _agreements_note(agreements: Sequence[Agreement], run: Run) -> str:
-    missing = sorted(set(run.trained) - {one.site for one in agreements if not one.revoked})
+    # Where the records do not say who trained, those who were planned to must have approved.
+    asked = run.trained or run.facts.sites
+    missing = sorted(set(asked) - {one.site for one in agreements if not one.revoked})
     if not missing:
         return ""
     return (
@@ -308,8 +316,10 @@ def _data(run: Run) -> DataFacts:
     )
 
 
-def _differing(recorded: Mapping[str, str]) -> list[str]:
-    """Return the packages whose version here is another than the one that the run recorded."""
+def _differing(recorded: Mapping[str, str]) -> list[str] | None:
+    """Return the packages whose version here is another than the run recorded, None if it recorded none."""
+    if not recorded:
+        return None
     here = package_versions()
     return [
         f"{name}: {version} in training, {here.get(name, 'not installed')} here"

@@ -19,10 +19,9 @@ from typing import Literal
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from medfed.errors import AuditError, WireError
+from medfed.errors import DECODING_ERRORS, AuditError, WireError
 from medfed.files import write_whole
 from medfed.pipeline.dossier.records import FileDigest
 from medfed.wire.audit_log import VerifiedLog
@@ -158,7 +157,7 @@ def verify_dossier(folder: Path, authority: x509.Certificate | None = None) -> V
     text = _small(folder, MANIFEST)
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except DECODING_ERRORS as error:
         raise AuditError(f"dossier: {MANIFEST} is none of a dossier: {error}") from None
     _check_files(folder, manifest)
     verified = VerifiedDossier(manifest=manifest, sha256=hashlib.sha256(text).hexdigest())
@@ -209,7 +208,7 @@ def _signer(proof: bytes, text: bytes, authority: x509.Certificate | None) -> x5
         certificate = x509.load_der_x509_certificate(base64.b64decode(signature.certificate, validate=True))
         given = base64.b64decode(signature.signature, validate=True)
         check_signature(certificate, CONTEXT, text, given)
-    except (msgspec.MsgspecError, ValueError, TypeError, InvalidSignature):
+    except Exception:  # noqa: BLE001 - cryptography's errors have no common class
         raise AuditError(
             f"dossier: {SIGNATURE} is no signature of {MANIFEST}: one of them was changed"
         ) from None

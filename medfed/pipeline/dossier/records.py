@@ -9,6 +9,9 @@ from msgspec import Meta
 
 Text = Annotated[str, Meta(max_length=4000)]
 
+# An epsilon above this lets an update be e^20 times likelier with a patient than without: it bounds nothing.
+MAX_TELLING = 20.0
+
 
 class Statements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What only a person can say, from the file that `--statements` names; '' where nobody has said it.
@@ -94,6 +97,8 @@ class PrivacyStatement(msgspec.Struct, frozen=True, kw_only=True):
     spent: list[SpentEpsilon] = []
     # Why there is no epsilon, '' if there is one.
     no_epsilon: str = ""
+    # Hospitals that trained and of which no epsilon is recorded.
+    unknown: list[str] = []
 
 
 class LeakageFigure(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,8 +195,8 @@ class Dossier(msgspec.Struct, frozen=True, kw_only=True):
     start: str
     statements: Statements
     packages: int
-    # Packages whose version here differs from the one that the run recorded.
-    differing: list[str]
+    # Packages whose version here differs from the one that the run recorded, None if it recorded none.
+    differing: list[str] | None
     withheld_values: int
     smallest_group: int
     checklists: list[Framework] = []

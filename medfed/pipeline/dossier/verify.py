@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from medfed.errors import AuditError
-from medfed.pipeline.dossier.manifest import Manifest
+from medfed.errors import DECODING_ERRORS, AuditError
+from medfed.pipeline.dossier.manifest import SIGNATURE, Manifest
 from medfed.pipeline.dossier.records import Contribution, Dossier
 from medfed.runs.folder import RunFolder
 from medfed.runs.provenance import Merges, check_provenance
@@ -28,6 +30,7 @@ def check_claims(folder: Path, manifest: Manifest) -> bool:
         if dossier.provenance or dossier.log is not None:
             raise AuditError("dossier: dossier.json says who trained, and the audit log of it is missing")
         return False
+    _check_study(run, dossier.digest)
     merges = check_provenance(run)
     _check_provenance(merges, dossier.provenance)
     if dossier.weights.round is not None:
@@ -44,10 +47,46 @@ def check_claims(folder: Path, manifest: Manifest) -> bool:
     return True
 
 
+def page_made_by(folder: Path, page: Callable[[Dossier, bool], str]) -> str:
+    """Return '' if dossier.html is what `page` makes of dossier.json, else which medfed must be asked.
+
+    Raises:
+        AuditError: if it is another page, although this medfed's version made it.
+    """
+    dossier, path = _dossier(folder), folder / "dossier.html"
+    expected = page(dossier, (folder / SIGNATURE).exists())
+    if path.is_file() and path.read_bytes() == expected.encode():
+        return ""
+    if (made := _version(folder)) != version("medfed"):
+        return made
+    raise AuditError(
+        "dossier: dossier.html is not the page of dossier.json: one of them was edited; believe neither, and "
+        "ask for the dossier again"
+    )
+
+
+def _version(folder: Path) -> str:
+    """Return which medfed made a dossier, by its bill of materials."""
+    try:
+        bill = msgspec.json.decode((folder / "sbom.cdx.json").read_bytes())
+        return str(bill["metadata"]["component"]["version"])[:40]
+    except (OSError, *DECODING_ERRORS, KeyError, TypeError):
+        raise AuditError("dossier: sbom.cdx.json is missing or damaged; ask for the dossier again") from None
+
+
+def _check_study(run: RunFolder, claimed: str) -> None:
+    began = {entry.get("study") for entry in entries(run.audit) if entry.get("event") == "began"}
+    if began and claimed not in began:
+        raise AuditError(
+            "dossier: dossier.json is of another study than the one that the audit log began; the log is the "
+            "record"
+        )
+
+
 def _dossier(folder: Path) -> Dossier:
     try:
         return msgspec.json.decode((folder / "dossier.json").read_bytes(), type=Dossier)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *DECODING_ERRORS) as error:
         raise AuditError(f"dossier: dossier.json is missing or damaged ({type(error).__name__})") from None
 
 

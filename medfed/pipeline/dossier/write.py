@@ -17,7 +17,7 @@ from medfed.pipeline.dossier.collect import Sources, collect
 from medfed.pipeline.dossier.manifest import discard, pack, verify_dossier, write_manifest
 from medfed.pipeline.dossier.records import Dossier, Statements
 from medfed.pipeline.dossier.sbom import bill_of_materials, installed_closure
-from medfed.pipeline.dossier.verify import check_claims
+from medfed.pipeline.dossier.verify import check_claims, page_made_by
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import parse_yaml, read_text
 from medfed.wire.signing import Identity
@@ -67,6 +67,7 @@ def write_dossier(
         _write_files(folder, whole, sources, identity)
         # As its reader will: a run that went on meanwhile has a log that is newer than what is said of it.
         check_claims(whole, verify_dossier(whole).manifest)
+        page_made_by(whole, page)
         private_folder(out.parent)
         try:
             if out.suffix == ".zip":
@@ -95,7 +96,7 @@ def _write_files(folder: RunFolder, whole: Path, sources: Sources, identity: Ide
     bill = msgspec.json.encode(bill_of_materials(packages, made))
     write_whole(whole / SBOM, msgspec.json.format(bill, indent=1))
     write_whole(whole / CONTENT, msgspec.json.format(msgspec.json.encode(dossier), indent=2))
-    write_whole(whole / PAGE, page(dossier, signed=identity is not None))
+    write_whole(whole / PAGE, page(dossier, identity is not None))
     write_manifest(
         whole,
         study=dossier.digest,
@@ -105,6 +106,6 @@ def _write_files(folder: RunFolder, whole: Path, sources: Sources, identity: Ide
     )
 
 
-def page(dossier: Dossier, *, signed: bool) -> str:
+def page(dossier: Dossier, signed: bool) -> str:
     """Return the dossier's page for people."""
     return templates.render("dossier.html.jinja", dossier=dossier, signed=signed)

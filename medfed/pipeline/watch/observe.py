@@ -25,7 +25,7 @@ from medfed.data.planes import in_pixels
 from medfed.data.refusals import TableRowError
 from medfed.data.screening import image_digest
 from medfed.data.settings import Images, Table
-from medfed.data.table import fit_scaling, network_inputs, read_table
+from medfed.data.table import fit_scaling, network_inputs, read_inputs
 from medfed.data.transforms import prepare, restore, whole_input
 from medfed.data.volume import Volume
 from medfed.errors import DataError, ImageError, RunError
@@ -135,10 +135,10 @@ def _rows(
     settings = study.data
     assert isinstance(settings, Table)
     try:
-        # Without the column to predict, which new patients may lack; the network never sees it. And with the
-        # rows that the study drops for an empty cell: that there are more of them is a change, too.
-        plain = msgspec.structs.replace(settings, target=None, time=None, event=None, missing="median")
-        rows = read_table(place, plain, site_secret=secret, own_headings=own.data.headings)
+        # Without the column to predict; the network never sees it. And with the rows that the study drops for
+        # an empty cell: that there are more of them is a change, too.
+        plain = msgspec.structs.replace(settings, missing="median")
+        rows = read_inputs(place, plain, site_secret=secret, own_headings=own.data.headings)
     except DataError as error:
         raise type(error)(f"site '{name}': {error}") from None
     scaling, _ = fit_scaling(rows, plain)

@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from medfed.errors import RunError
+from medfed.errors import DECODING_ERRORS, RunError
 from medfed.evaluation.drift.compare import Compared, Level
 from medfed.evaluation.drift.sketch import Sketch
 from medfed.files import lock, private_folder, write_whole
@@ -114,7 +114,7 @@ class WatchFolder:
         lines = self.looks.read_bytes().split(b"\n")[:-1]
         try:
             return [msgspec.json.decode(line, type=Look) for line in lines]
-        except msgspec.MsgspecError as error:
+        except DECODING_ERRORS as error:
             raise RunError(
                 f"{self.looks.name}: damaged ({error}); restore it from a back-up: it says how many looks "
                 "there were"
@@ -138,7 +138,7 @@ def read_sketch(path: Path) -> Sketch:
 def _decoded(path: Path, record: type[_T]) -> _T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=record)
-    except msgspec.MsgspecError as error:
+    except DECODING_ERRORS as error:
         raise RunError(
             f"{path.name}: damaged, or of another medfed ({error}); restore it, or make it anew"
         ) from None

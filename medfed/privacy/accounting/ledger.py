@@ -275,7 +275,8 @@ class BudgetTracker:
     """Tracks what one run of a study spends at a site, in its ledger and as the reported epsilon.
 
     The order of calls: `begin` with the plan of all remaining steps, `add` for every step, `commit_round`
-    before a round's update is sent, `end`. A resumed run continues its open account.
+    before a round's update is sent, `end`. A resumed run continues its open account; if it goes on inside a
+    round, `resume_pending` gives back what was `pending` when that checkpoint was written.
     """
 
     def __init__(
@@ -306,6 +307,15 @@ class BudgetTracker:
     def settled(self) -> tuple[MechanismSteps, ...]:
         """What this run has released so far, according to the ledger."""
         return self._settled
+
+    @property
+    def pending(self) -> tuple[MechanismSteps, ...]:
+        """What was trained since the last update: nothing of it has left yet."""
+        return self._pending
+
+    def resume_pending(self, charges: Sequence[MechanismSteps]) -> None:
+        """Count again what the next update will release of steps from before a restart."""
+        self._pending = compose(charges)
 
     @property
     def epsilon(self) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from medfed.errors import LedgerError
+from medfed.errors import DECODING_ERRORS, LedgerError
 from medfed.files import lock, private_folder, require_file_locks, utc_now, write_whole
 from medfed.wire.audit_log import GENESIS, continues
 
@@ -140,7 +140,7 @@ class LedgerFile:
         for number, line in enumerate(whole.splitlines()):
             try:
                 entry = msgspec.json.decode(line)
-            except msgspec.DecodeError:
+            except DECODING_ERRORS:
                 entry = None
             if not continues(entry, previous, number):
                 raise LedgerError(
@@ -187,7 +187,7 @@ class LedgerFile:
             self._check_signature(_HEAD, text, "the head")
         try:
             return msgspec.json.decode(text, type=Head)
-        except msgspec.DecodeError:
+        except DECODING_ERRORS:
             raise LedgerError(f"privacy ledger, the head: is damaged. {_RESTORE}") from None
 
     def _signed(self, context: bytes, text: bytes) -> bytes:

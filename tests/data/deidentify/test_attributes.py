@@ -96,9 +96,9 @@ def test_a_makers_private_b_value_becomes_the_public_one(tmp_path, maker, syntax
         (tmp_path / "in").mkdir(exist_ok=True)
         hard_series.write(ds, tmp_path / "in" / f"{b}.dcm")
     deidentify(tmp_path / "in", tmp_path / "out", site_secret=SECRET, options=Options())
-    found = [pydicom.dcmread(path) for path in (tmp_path / "out").rglob("*.dcm")]
-    assert sorted(ds.DiffusionBValue for ds in found) == [0, 800]
-    assert not any(element.tag.is_private for ds in found for element in ds)
+    result = [pydicom.dcmread(path) for path in (tmp_path / "out").rglob("*.dcm")]
+    assert sorted(ds.DiffusionBValue for ds in result) == [0, 800]
+    assert not any(element.tag.is_private for ds in result for element in ds)
 
 
 def test_kernels_still_differ_and_say_nothing(tmp_path):

@@ -256,8 +256,8 @@ def test_uids_are_made_by_the_secret_and_agree_within_and_between_runs(
     deidentify(marked, tmp_path / "other", site_secret=b"another secret, 16 bytes or more")
 
     def told(folder: Path) -> set[tuple[str, str, str]]:
-        found = [pydicom.dcmread(path) for path in folder.rglob("*.dcm")]
-        return {(ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.PatientID) for ds in found}
+        actual = [pydicom.dcmread(path) for path in folder.rglob("*.dcm")]
+        return {(ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.PatientID) for ds in actual}
 
     assert told(clean) == told(tmp_path / "again")
     assert not {uid for row in told(clean) for uid in row} & {

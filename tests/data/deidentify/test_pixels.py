@@ -21,9 +21,9 @@ def test_spare_bits_and_what_follows_the_pixels_go(tmp_path) -> None:
     ds.save_as(tmp_path / "in" / "a.dcm", enforce_file_format=True)
     deidentify(tmp_path / "in", tmp_path / "out", site_secret=SECRET)
     after = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")))
-    found = np.frombuffer(after.PixelData, "<u2")
-    np.testing.assert_array_equal(found[: len(words)], words)
-    assert len(found) - len(words) in (0, 1)
+    result = np.frombuffer(after.PixelData, "<u2")
+    np.testing.assert_array_equal(result[: len(words)], words)
+    assert len(result) - len(words) in (0, 1)
 
 
 def test_comments_of_a_codestream_go_and_the_rest_stays() -> None:

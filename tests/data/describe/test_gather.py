@@ -44,13 +44,13 @@ TABLE_SCOPE = Scope(TABLE, "table", ("no", "yes"))
 @pytest.fixture
 def tables(tmp_path):
     rows = {name: list(patients(name, count, count)) for name, count in (("a", 40), ("b", 25))}
-    found = {}
+    result = {}
     for name, listed in rows.items():
         write_table(tmp_path / f"{name}.csv", listed)
-        found[name] = SiteDataModule.open(
+        result[name] = SiteDataModule.open(
             tmp_path / f"{name}.csv", TABLE, "table", site_secret=SECRET, classes=2
         )
-    return rows, found
+    return rows, result
 
 
 def summed(scope, parts):
@@ -59,8 +59,8 @@ def summed(scope, parts):
 
 
 def test_the_sum_of_tables_is_that_of_all_rows_together(tables):
-    rows, found = tables
-    values = summed(TABLE_SCOPE, [gather(one, TABLE_SCOPE, 2) for one in found.values()])
+    rows, result = tables
+    values = summed(TABLE_SCOPE, [gather(one, TABLE_SCOPE, 2) for one in result.values()])
     pooled = [row for listed in rows.values() for row in listed]
     ages = np.array([row[1] for row in pooled], float)
     crp = np.array([float(row[3]) for row in pooled if row[3]])
@@ -79,8 +79,8 @@ def test_the_sum_of_tables_is_that_of_all_rows_together(tables):
 
 
 def test_the_plan_of_a_table_is_the_pooled_mean_and_the_deviation_within_hospitals(tables):
-    rows, found = tables
-    values = summed(TABLE_SCOPE, [gather(one, TABLE_SCOPE, 2) for one in found.values()])
+    rows, result = tables
+    values = summed(TABLE_SCOPE, [gather(one, TABLE_SCOPE, 2) for one in result.values()])
     centre, scale = centre_and_scale(table_sums_of(TABLE_SCOPE, values))
     crp = [np.array([float(row[3]) for row in listed if row[3]]) for listed in rows.values()]
     within = sum(((one - one.mean()) ** 2).sum() for one in crp) / sum(map(len, crp))
@@ -102,10 +102,10 @@ def test_few_missing_values_cannot_be_told_by_a_difference(tmp_path):
 
 
 def test_a_hospital_with_few_patients_answers_that_it_has_few(tables):
-    _, found = tables
-    assert gather(found["b"], TABLE_SCOPE, 26) == {"hospitals": [1, 0]}
+    _, result = tables
+    assert gather(result["b"], TABLE_SCOPE, 26) == {"hospitals": [1, 0]}
     blocks = blocks_of(TABLE_SCOPE)
-    vector = encode(blocks, gather(found["b"], TABLE_SCOPE, 26))
+    vector = encode(blocks, gather(result["b"], TABLE_SCOPE, 26))
     assert (vector.sum(), vector[0]) == (1, 1)
 
 
@@ -132,14 +132,14 @@ def write_images(folder, sides, spacing):
 def test_the_sum_of_images_is_the_merged_fingerprint_and_the_volumes_are_those_of_the_boxes(tmp_path):
     scope = Scope(Images(), "segment", ("background", "cyst"), "hu")
     made = {"a": ((4, 4, 4, 0, 0), (1, 1, 2)), "b": ((5, 5, 5, 5, 5), (1, 1, 1))}
-    found = [
+    result = [
         SiteDataModule.open(
             write_images(tmp_path / name, *given), Images(), "segment", site_secret=SECRET, classes=2
         )
         for name, given in made.items()
     ]
-    values = summed(scope, [gather(one, scope, 2) for one in found])
-    prints = [fingerprint(one.index, grid="hu", classes=2, min_count=2) for one in found]
+    values = summed(scope, [gather(one, scope, 2) for one in result])
+    prints = [fingerprint(one.index, grid="hu", classes=2, min_count=2) for one in result]
     expected = merge(prints)
     merged = fingerprint_of(scope, values)
     for name in ("spacing", "size", "extent", "intensity", "total", "squares", "counted", "landmarks"):

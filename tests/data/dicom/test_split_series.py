@@ -25,12 +25,12 @@ def several(folder, series, edits):
 
 def offsets(volumes):
     """Return the difference of each volume from the first, which must be the same for all voxels."""
-    found = []
+    result = []
     for volume in volumes:
         difference = volume.array - volumes[0].array
         assert np.ptp(difference) < 1, "a volume mixes slices of several"
-        found.append(round(float(difference.mean())))
-    return found
+        result.append(round(float(difference.mean())))
+    return result
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,11 @@ def test_a_case_without_a_class_is_a_case_without_a_class(tmp_path: Path, empty:
         write_nifti(tmp_path / f"{name}.nii.gz", np.zeros((3, 3, 3), np.uint8))
     rows = ("case,image,label,target", f"a,a.nii.gz,l.nii.gz,{empty}", "b,b.nii.gz,l.nii.gz,1")
     (tmp_path / "cases.csv").write_text("\n".join(rows))
-    found = index_folder(tmp_path, site_secret=SECRET)
-    assert [case.target for case in found.cases] == [None, 1]
-    cases, notes = usable_cases(found, "classify", 2)
+    result = index_folder(tmp_path, site_secret=SECRET)
+    assert [case.target for case in result.cases] == [None, 1]
+    cases, notes = usable_cases(result, "classify", 2)
     assert ([case.id for case in cases], notes) == (["b"], ("1 cases have no target and are left out",))
-    assert len(usable_cases(found, "segment", 2)[0]) == 2
+    assert len(usable_cases(result, "segment", 2)[0]) == 2
 
 
 @pytest.mark.parametrize("column", ["image", "label"])

@@ -49,10 +49,10 @@ def table(folder: Path, rows: list[str], columns: str = "case,image,target") -> 
 
 def groups(cases) -> list[list[str]]:
     """Return the cases' ids by patient."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for case in cases:
-        found.setdefault(case.patient, []).append(case.id)
-    return sorted(sorted(ids) for ids in found.values())
+        result.setdefault(case.patient, []).append(case.id)
+    return sorted(sorted(ids) for ids in result.values())
 
 
 TWO_EACH = ["A", "A", "B", "B", "C", "C"]

@@ -98,6 +98,6 @@ def test_a_folder_named_on_a_mac_is_named_in_its_files(tmp_path):
     for n in range(3):
         for role in ("t1", "flair", "seg"):
             write(tmp_path, f"Mu\u0308ller{n}/M\u00fcller{n}_{role}.nii.gz")
-    found = index_folder(tmp_path, site_secret=SECRET)
-    assert found.channels == ("flair", "t1")
-    assert [(len(case.image), case.label is not None) for case in found.cases] == [(2, True)] * 3
+    result = index_folder(tmp_path, site_secret=SECRET)
+    assert result.channels == ("flair", "t1")
+    assert [(len(case.image), case.label is not None) for case in result.cases] == [(2, True)] * 3

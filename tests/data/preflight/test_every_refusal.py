@@ -45,7 +45,8 @@ OTHER_ROOMS = {
     "deidentify/": "medfed deidentify, which is no part of a study",
     "fingerprint.py": "planning, after the data were opened",
     "histogram.py": "planning, after the data were opened",
-    "harmonise.py": "planning, after the data were opened",
+    "harmonise.py": "planning and predicting, after the data were opened",
+    "describe/": "sums of other hospitals, after the data were opened (tests/data/describe)",
     "image_transforms/gamma.py": "a study's settings, as the study is read",
     "own_dataset.py": "data modules of one's own: tests/contracts/test_datamodules.py",
     "datamodules/": "prepared arrays, which are no images (tests/contracts/test_datamodules.py)",
@@ -181,18 +182,18 @@ def of_table(folder: Path, one: BrokenTable) -> tuple[str, Preflight | None]:
 @pytest.mark.parametrize("name", BROKEN_IMAGES)
 def test_check_calls_what_training_refuses_of_images_an_error(tmp_path: Path, name: str) -> None:
     with recording():
-        refusal, found = of_images(tmp_path / f"{MARK}_export", BROKEN_IMAGES[name])
-    held(refusal, found)
+        refusal, result = of_images(tmp_path / f"{MARK}_export", BROKEN_IMAGES[name])
+    held(refusal, result)
 
 
 @pytest.mark.parametrize("name", BROKEN_TABLES)
 def test_check_calls_what_training_refuses_of_tables_an_error(tmp_path: Path, name: str) -> None:
     with recording():
-        refusal, found = of_table(tmp_path / f"{MARK}_export", BROKEN_TABLES[name])
-    if found is None:
+        refusal, result = of_table(tmp_path / f"{MARK}_export", BROKEN_TABLES[name])
+    if result is None:
         assert refusal
     else:
-        held(refusal, found)
+        held(refusal, result)
 
 
 def held(refusal: str, found: Preflight) -> None:

@@ -6,7 +6,7 @@ import re
 
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.study_checks import StudyRequirements
-from medfed.data.settings import Images
+from medfed.data.settings import Images, PlanSettings
 
 from .conftest import Hospital, ball
 
@@ -47,3 +47,22 @@ def test_a_label_with_a_class_that_the_study_lacks(hospital: Hospital) -> None:
     row = hospital.add(label=ball() * 3)
     preflight = check(hospital.write(), site_secret=SECRET, requirements=requirements(), processes=1)
     assert rows(preflight, "label_classes") == {row}
+
+
+def test_what_a_plan_computes_is_not_held_against_the_hospital(hospital: Hospital) -> None:
+    for _ in range(4):
+        hospital.add()
+    folder = hospital.write()
+
+    def said(**changes: object) -> str:
+        settings = Images(patch=(96, 96, 96), spacing_mm=(50, 50, 50), **changes)
+        wanted = StudyRequirements("liver", settings, "segment", ("background", "a"))
+        found = check(folder, site_secret=SECRET, requirements=wanted, processes=1)
+        return " ".join(detail for problem in found.problems for _, detail in problem.cases)
+
+    assert "resampled to 50.00 x 50.00 x 50.00 mm" in said()
+    assert "4 images are smaller than the study's patch" in said()
+    # Spacing and patch are computed from these very images before training.
+    planned = said(plan=PlanSettings())
+    assert "resampled" not in planned
+    assert "patch" not in planned

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,39 @@ def test_over_tls_it_asks_for_the_token(shown_run, tls, tmp_path):
             get(url, old, Authorization=f"Bearer {token}")
 
 
+def is_closed(client: socket.socket) -> bool:
+    """Return whether the other side has ended the connection."""
+    client.setblocking(False)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_whoever_opens_many_connections_and_says_nothing_keeps_nobody_out(
+    shown_run, tls, tmp_path, monkeypatch, over_tls
+):
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
+    context = ssl.create_default_context(cafile=str(tls[0])) if over_tls else None
+    protected = PageSettings("127.0.0.1", 0, *tls, tmp_path / "token")
+    with ExitStack() as stack:
+        url = stack.enter_context(serve(protected if over_tls else PageSettings(port=0), lambda: shown_run))
+        port = int(url.rsplit(":", 1)[1].strip("/"))
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(12)]
+        for client in slow[8:]:
+            client.sendall(b"\x16\x03" if over_tls else b"GET / HTTP/1.1\r\nHost: 127")
+        token = (tmp_path / "token").read_text().strip() if over_tls else ""
+        assert b"lungs" in get(url, context, Authorization=f"Bearer {token}")
+        # Of 12 and then 1 more, the process holds at most 4 open at once: the 9 oldest were ended.
+        for client in slow[:9]:
+            client.settimeout(10)
+            assert client.recv(1) == b""
+        assert not any(is_closed(client) for client in slow[9:])
+
+
 def test_a_key_that_cannot_be_used_is_refused(shown_run, tls, tmp_path):
     (tmp_path / "key.pem").write_text("no key")
     with (
@@ -249,15 +283,15 @@ def test_chromium_shows_a_hostile_run_without_running_it_and_refreshes(tmp_path)
         return run
 
     with serve(PageSettings(port=0), find) as url:
-        found = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
-    assert found.returncode == 0, found.stderr[-2000:]
+        result = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
+    assert result.returncode == 0, result.stderr[-2000:]
     assert len(asked) > 1
-    assert '<p class="state finished" role="status">Finished' in found.stdout
-    assert "<title>4/10 finished" in found.stdout
-    assert 'id="stale" role="alert" hidden' in found.stdout
-    assert "owned" not in found.stdout.split("</head>")[0]
-    assert "Refused to" not in found.stderr
-    assert "CONSOLE" not in found.stderr
+    assert '<p class="state finished" role="status">Finished' in result.stdout
+    assert "<title>4/10 finished" in result.stdout
+    assert 'id="stale" role="alert" hidden' in result.stdout
+    assert "owned" not in result.stdout.split("</head>")[0]
+    assert "Refused to" not in result.stderr
+    assert "CONSOLE" not in result.stderr
 
 
 @pytest.mark.slow
@@ -270,9 +304,9 @@ def test_a_page_whose_server_has_ended_says_that_it_is_old(tmp_path):
         return run if len(asked) == 1 else None
 
     with serve(PageSettings(port=0), find) as url:
-        found = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
-    assert 'id="stale" role="alert">Not refreshed since <span id="refreshed">' in found.stdout
-    assert "Running: round 5 of 10" in found.stdout
+        result = chromium(tmp_path, url, "--virtual-time-budget=15000", "--dump-dom")
+    assert 'id="stale" role="alert">Not refreshed since <span id="refreshed">' in result.stdout
+    assert "Running: round 5 of 10" in result.stdout
 
 
 @pytest.mark.slow
@@ -296,6 +330,6 @@ def test_it_fits_a_phone(tmp_path):
         f'<iframe src="{probe.name}" width="360" height="800"></iframe><script>onload = () => '
         "{ document.title = frames[0].document.title }</script>"
     )
-    found = chromium(tmp_path, frame.as_uri(), "--allow-file-access-from-files", "--dump-dom")
+    result = chromium(tmp_path, frame.as_uri(), "--allow-file-access-from-files", "--dump-dom")
     # Without, or with, a scroll bar of 15 pixels beside it.
-    assert re.search("<title>3(60|45) of 360</title>", found.stdout), found.stdout[:300]
+    assert re.search("<title>3(60|45) of 360</title>", result.stdout), result.stdout[:300]

@@ -67,6 +67,26 @@ def test_a_damaged_file_is_told_and_hides_nothing_else(tmp_path):
     assert not any(str(tmp_path) in text for text in view.unreadable)
 
 
+DAMAGED = {
+    "no UTF-8": b'{"study": "\xff"}',
+    "nested too deep": b'{"more": ' + b"[" * 100_000,
+    "no time there is": b'{"since": "0001-01-01T00:00:00+14:00", "moved": "9999-12-31T23:59:59-14:00"}',
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_a_status_of_any_bytes_takes_neither_the_page_nor_the_metrics(tmp_path, data):
+    from medfed.deployment.live_page.metrics import metrics
+    from medfed.deployment.live_page.page import page
+
+    run = make_run(tmp_path / "run")
+    for name in ("status.json", "study.json"):
+        (run / name).write_bytes(data)
+    view = read_view(run)
+    assert "lungs" in page(view) or view.unreadable
+    assert b"medfed_round 4.0" in metrics(view)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"no run folder: it has neither status\.json nor run\.json; give the"):
         read_view(tmp_path)

@@ -42,6 +42,22 @@ def test_groups_hold_enough_patients_and_part_no_equal_values() -> None:
     assert group_edges(np.array([1] * 90 + [2] * 10)).tolist() == [1.5]
 
 
+@pytest.mark.parametrize(
+    ("variable", "before", "now"),
+    [(AGE, 8e-4, 6e-4), (AGE, 8e-10, 6e-10), (AGE, 2.5e11, 1.5e11), (SCORE, 3e-4, 3e-3),
+     (SCORE, 0.9997, 0.997)],
+    ids=["diffusion in mm2/s", "diffusion in m2/s", "platelets per litre", "a rare class", "a sure class"],
+)  # fmt: skip
+def test_a_shift_is_seen_in_any_unit_and_of_rare_and_sure_classes(
+    variable, before: float, now: float
+) -> None:
+    near = np.linspace(0.9999, 1.0001, 60)
+    old, new = (numbers(1 - (1 - x) * near if x > 0.5 and variable is SCORE else x * near, variable)
+                for x in (before, now))  # fmt: skip
+    (one,) = compare(old, new, ONE_LOOK)
+    assert one.state == "alarm"
+
+
 def test_numbers_are_tested_by_kolmogorov_and_smirnov() -> None:
     generator = np.random.default_rng(1)
     old, new = generator.uniform(20, 90, 60), generator.uniform(40, 90, 30)

@@ -16,24 +16,37 @@ WORDS = Variable(name="sex", kind="input", grid="words", words=("f", "m"))
 
 @pytest.mark.parametrize(
     ("value", "place"),
-    [(1.0, 6001), (10.0, 8001), (-1.0, -6001), (0.0, 0), (0.0009, 0),
-     (1e9, 20001), (None, None), (math.nan, None)],
+    [(1.0, 24001), (10.0, 26001), (-1.0, -24001), (0.0, 0), (9e-13, 0), (0.001, 18001), (2e-12, 603),
+     (1e16, 54001), (None, None), (math.nan, None)],
 )  # fmt: skip
 def test_a_number_lies_in_its_bin_of_a_2000th_of_a_decade(value, place) -> None:
     assert bin_of(value, NUMBER) == place
 
 
 def test_shares_and_words_have_their_bins() -> None:
-    assert [bin_of(x, SHARE) for x in (0.0, 0.0049, 0.005, 1.0, 1.2, -0.1)] == [0, 0, 1, 199, 199, 0]
+    # The logit of 0.75 is ln 3 = 1.0986, of 0.001 -6.9068; 50 bins each.
+    shares = {
+        0.0: -800,
+        1e-9: -800,
+        0.001: -346,
+        0.5: 0,
+        0.504: 0,
+        0.506: 1,
+        0.75: 54,
+        1.0: 800,
+        1.2: 800,
+        -0.1: -800,
+    }
+    assert {x: bin_of(x, SHARE) for x in shares} == shares
     assert [bin_of(x, WORDS) for x in ("f", "m", None)] == [0, 1, None]
     with pytest.raises(DataError, match="'sex' holds a word that is none of the study's"):
         bin_of("Anna", WORDS)
 
 
 def test_patients_are_counted_and_what_they_lack_is_missing() -> None:
-    found = sketch_of([NUMBER, WORDS], [{"age": 10.0, "sex": "f"}, {"age": None, "sex": "f"}, {"sex": "m"}])
-    age, sex = found.columns
-    assert (age.counts, age.missing, age.patients) == ({8001: 1}, 1, 2)
+    result = sketch_of([NUMBER, WORDS], [{"age": 10.0, "sex": "f"}, {"age": None, "sex": "f"}, {"sex": "m"}])
+    age, sex = result.columns
+    assert (age.counts, age.missing, age.patients) == ({26001: 1}, 1, 2)
     assert (sex.counts, sex.missing) == ({0: 2, 1: 1}, 0)
 
 

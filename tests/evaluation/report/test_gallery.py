@@ -36,8 +36,8 @@ CASES = [
 
 
 def test_worst_median_best_and_failures_are_chosen():
-    found = {choice.why: choice.token for choice in choose_cases(CASES)}
-    assert found == {"worst; lesion missed": "e", "median": "c", "best": "f"}
+    result = {choice.why: choice.token for choice in choose_cases(CASES)}
+    assert result == {"worst; lesion missed": "e", "median": "c", "best": "f"}
     assert choose_cases([case("x", 0.5, model="pooled")]) == []
 
 
@@ -73,13 +73,13 @@ def test_the_outline_lies_on_the_pixels_edges():
 
 
 def test_planes_have_true_proportions_and_the_patients_right_on_the_left():
-    found = dict(planes(shown(), "x", {1: "lesion"}))
-    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', found["axial"]).groups())
+    result = dict(planes(shown(), "x", {1: "lesion"}))
+    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', result["axial"]).groups())
     assert width / height == pytest.approx(12 * 1 / (10 * 2), rel=0.01)
-    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', found["coronal"]).groups())
+    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', result["coronal"]).groups())
     assert width / height == pytest.approx(12 * 1 / (8 * 3), rel=0.01)
     # The lesion is at x 2 to 5 of 12, so seen from the feet it is in the picture's right half.
-    points = re.search(r'class="reference-line" points="([^"]+)"', found["axial"]).group(1)
+    points = re.search(r'class="reference-line" points="([^"]+)"', result["axial"]).group(1)
     across = [float(point.split(",")[0]) for point in points.split()]
     scale = 300 / 20
     assert min(across) == pytest.approx((12 - 5) * scale, abs=0.55 * scale)

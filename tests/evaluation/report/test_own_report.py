@@ -68,6 +68,13 @@ def test_each_patient_is_a_dot_at_the_mean_of_its_images():
     assert "north: 2 patients; south: 1 patients" in one["figure"]
 
 
+def test_a_patient_without_the_structure_is_in_no_median_of_an_overlap():
+    """The report's Dice is over those who have it; what was invented in another patient has no overlap."""
+    cases = [case("a", 0.6), case("b", 0.8), case("c", 0.0, note="false positive")]
+    (one,) = swarms(cases)
+    assert "north: 2 patients; north, has it not: 1 patients" in one["figure"]
+
+
 def test_dots_at_one_place_stand_on_each_other():
     (one,) = swarms([case(str(n), 0.5) for n in range(4)])
     assert len(set(dots(one["figure"]))) == 4

@@ -99,18 +99,18 @@ def test_the_headline_names_metric_interval_hospital_patients_and_the_best_singl
 
 
 def test_the_tables_are_the_rows(run):
-    found = {
+    result = {
         (r.model, r.site): r
         for r in rows.read_rows(run / "rows.jsonl")
         if r.metric in ("dice", "auroc") and r.split == "test" and r.group is None and r.against is None
     }
     matrix = next(table for table in page_of(run).tables if table[0][:2] == ["Model", "north"])
-    names = {model_name(model): model for model, _ in found}
+    names = {model_name(model): model for model, _ in result}
     sites = [heading.removesuffix("held out").strip() for heading in matrix[0][1:]]
     assert len(matrix) == 7
     for line in matrix[1:]:
         for site, cell in zip(sites, line[1:], strict=True):
-            row = found[names[line[0]], site]
+            row = result[names[line[0]], site]
             assert cell == f"{row.value:.2f}{row.low:.2f} to {row.high:.2f}"
 
 
@@ -411,12 +411,14 @@ def test_a_request_of_a_page_would_be_seen(tmp_path):
 def test_chromium_opens_it_without_an_error_and_without_a_request(run, tmp_path):
     path = report.write_report(run)
     log = tmp_path / "net.json"
-    found = chromium(tmp_path, "--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom", path.as_uri())
-    assert found.returncode == 0, found.stderr[-2000:]
-    assert "CONSOLE" not in found.stderr
+    result = chromium(
+        tmp_path, "--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom", path.as_uri()
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "CONSOLE" not in result.stderr
     assert not asked_by_the_page(log)
     # What the browser built has the same tables as what was written: nothing was dropped as malformed.
-    assert Page(found.stdout).tables == Page(path.read_text(encoding="utf-8")).tables
+    assert Page(result.stdout).tables == Page(path.read_text(encoding="utf-8")).tables
 
 
 @pytest.mark.slow

@@ -40,10 +40,10 @@ def two(tmp_path_factory):
 
 
 def test_the_difference_is_paired_and_its_interval_as_narrow_as_the_pairs(two, tmp_path):
-    found = run_comparison.comparison_rows(two)
+    actual = run_comparison.comparison_rows(two)
     difference = next(
         row
-        for row in found
+        for row in actual
         if (row.model, row.against, row.site, row.metric) == ("better", "plain", "west", "dice")
     )
     assert difference.value == pytest.approx(0.01)
@@ -51,7 +51,7 @@ def test_the_difference_is_paired_and_its_interval_as_narrow_as_the_pairs(two, t
     assert difference.low is None or difference.high - difference.low < 1e-9
     own = {
         row.model: row.value
-        for row in found
+        for row in actual
         if row.site == "west" and row.metric == "dice" and not row.against
     }
     assert own["better"] - own["plain"] == pytest.approx(0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medfed.evaluation.report.focus import focus_of
 from medfed.evaluation.report.summary import summary
-from medfed.runs.facts import RunFacts
+from medfed.runs.facts import ModelChoice, RunFacts
 from medfed.runs.rounds import RoundLine
 
 from .result_rows import result, run_of
@@ -99,3 +99,16 @@ def test_an_auroc_is_no_mean_over_patients():
     assert page["asked"].startswith("Can one model tell who has disease at each of these hospitals")
     assert page["may"] == ["In patients like those tested at north, expect an AUROC of 0.70 to 0.90."]
     assert dict(page["counts"])["sensitivity, of those who have it"] == ["0.85 (0.76 to 0.91)"]
+
+
+def test_thresholds_say_nothing_of_false_alarms_and_less_where_their_patients_chose_the_model():
+    kept = result(0.3, site="each hospital", metric="guarantee_found", split="val", structure="lesion")
+    study = {"evaluation": {"guarantee": 0.9, "confidence": 0.95}}
+    alarms = "That false alarms are rare at these thresholds: of them nothing is guaranteed."
+    chosen = "That these thresholds hold quite as often as stated: the same patients chose the model."
+    dice = result(0.7, structure="lesion", low=0.6, high=0.8)
+    plain = page_of(dice, kept, study=study)["may_not"]
+    assert (alarms in plain, chosen in plain) == (True, False)
+    best = ModelChoice(round=3, merged=5, rounds=5, keep="best", best=3)
+    assert {alarms, chosen} <= set(page_of(dice, kept, study=study, chosen=best)["may_not"])
+    assert alarms not in page_of(dice, study=study)["may_not"]

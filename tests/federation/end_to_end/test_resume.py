@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -86,6 +91,7 @@ def run(
     resume: bool = False,
     state: str = "keep",
     names=("north", "south"),
+    checkpoint_s: float | None = None,
     **shared,
 ):
     def site(name):
@@ -103,6 +109,7 @@ def run(
                     folder / name,
                     resume,
                     callbacks=[how(dies)] if dies is not None and name == "south" else [],
+                    checkpoint_s=checkpoint_s,
                 ),
             )
 
@@ -193,3 +200,66 @@ def test_a_full_disk_at_the_hub_is_an_error_and_the_run_resumes(tmp_path, undist
         run(tmp_path)
     monkeypatch.setattr(checkpoints.encoding, "safetensors_pieces", real)
     assert digest(run(tmp_path, resume=True).weights) == undisturbed
+
+
+# ------------------------------------------------------------------------- a checkpoint inside a round
+
+
+class Counts(pl.Callback):
+    """Notes the epochs that a site begins."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.begun.append(trainer.current_epoch)
+
+
+def resumed_inside(folder, dies: int, **shared) -> str:
+    """Return the digest of a run whose site was killed and went on without the epochs that it had kept."""
+    counts = Counts()
+    final = run(folder, how=lambda _: counts, dies=dies, resume=True, checkpoint_s=0.0, **shared)
+    assert counts.begun == list(range(dies, ROUNDS * EPOCHS))
+    return digest(final.weights)
+
+
+@pytest.mark.parametrize("dies", [1, 3, 7])
+def test_a_site_goes_on_after_its_last_local_epoch_with_the_same_bits(tmp_path, undisturbed, dies):
+    with pytest.raises(medfed.QuorumError, match="south: absent"):
+        run(tmp_path, dies=dies, checkpoint_s=0.0)
+    assert resumed_inside(tmp_path, dies) == undisturbed
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import test_resume
+
+class Dies(test_resume.Dies):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == self.epoch and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+test_resume.run(Path(sys.argv[1]), how=Dies, dies=3, checkpoint_s=0.0)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_inside_a_round_goes_on_there(tmp_path, undisturbed):
+    places = [str(Path(__file__).parent), *sys.path]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert resumed_inside(tmp_path, 3) == undisturbed
+
+
+def test_inside_a_round_a_sum_goes_on_with_its_own_secret(tmp_path, monkeypatch):
+    secrets_drawn(monkeypatch, "first")
+    undisturbed = digest(run(tmp_path / "a", **THREE).weights)
+    secrets_drawn(monkeypatch, "first")
+    with pytest.raises(medfed.QuorumError, match="2 of 3 sites showed keys"):
+        run(tmp_path / "b", dies=3, checkpoint_s=0.0, **THREE)
+    secrets_drawn(monkeypatch, "another")
+    assert resumed_inside(tmp_path / "b", 3, **THREE) == undisturbed

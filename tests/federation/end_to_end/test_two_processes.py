@@ -45,19 +45,19 @@ def test_two_processes_of_a_sum_train_from_one_secret_that_no_second_run_has():
         )
         for _ in range(2)
     ]
-    found = []
+    result = []
     for run in runs:
         out, err = run.communicate(timeout=300)
         assert run.returncode == 0, err[-3000:]
         ranks = [json.loads(line) for line in out.splitlines() if line.startswith('{"rank"')]
-        found.append(sorted(ranks, key=lambda one: one["rank"]))
-    for first, second in found:
+        result.append(sorted(ranks, key=lambda one: one["rank"]))
+    for first, second in result:
         assert first["secret"] == second["secret"]
         assert len(first["seen"]) == len(second["seen"]) == 3
         for one, other in zip(first["seen"], second["seen"], strict=True):
             assert sorted(one + other) == list(range(12))
         # Each rank's own draws (augmentation, dropout) differ from the other's.
         assert not set(first["drawn"]) & set(second["drawn"])
-    (one, _), (other, _) = found
+    (one, _), (other, _) = result
     assert one["secret"] != other["secret"]
     assert one["drawn"] != other["drawn"]

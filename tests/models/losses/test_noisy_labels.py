@@ -22,14 +22,14 @@ def chosen() -> np.ndarray:
 
 @pytest.mark.parametrize("q", [0.1, 0.7, 1.0])
 def test_generalised_cross_entropy_is_the_papers_formula(q: float) -> None:
-    found = GeneralisedCrossEntropy(q=q).build(3)(LOGITS, TARGET)
-    assert float(found) == pytest.approx(float(((1 - chosen() ** q) / q).mean()), rel=1e-12)
+    result = GeneralisedCrossEntropy(q=q).build(3)(LOGITS, TARGET)
+    assert float(result) == pytest.approx(float(((1 - chosen() ** q) / q).mean()), rel=1e-12)
 
 
 def test_generalised_cross_entropy_weighs_classes() -> None:
     each = (1 - chosen() ** 0.7) / 0.7
-    found = GeneralisedCrossEntropy(weights=(1, 1, 3)).build(3)(LOGITS, TARGET)
-    assert float(found) == pytest.approx((each[0] + 3 * each[1]) / 4, rel=1e-12)
+    result = GeneralisedCrossEntropy(weights=(1, 1, 3)).build(3)(LOGITS, TARGET)
+    assert float(result) == pytest.approx((each[0] + 3 * each[1]) / 4, rel=1e-12)
 
 
 def test_its_limits_are_cross_entropy_and_the_mean_absolute_error() -> None:

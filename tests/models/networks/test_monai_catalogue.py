@@ -82,8 +82,8 @@ def test_an_argument_is_refused_with_what_it_may_be(catalogue, name, arguments, 
 
 
 def test_a_bundle_s_channels_axes_and_old_arguments_are_left_to_the_study():
-    found = {"spatial_dims": 3, "in_channels": 1, "out_channels": 14, "img_size": 96, "feature_size": 48}
-    assert as_arguments("SwinUNETR", SEGMENTERS["SwinUNETR"], found) == {"feature_size": 48}
+    result = {"spatial_dims": 3, "in_channels": 1, "out_channels": 14, "img_size": 96, "feature_size": 48}
+    assert as_arguments("SwinUNETR", SEGMENTERS["SwinUNETR"], result) == {"feature_size": 48}
 
 
 @pytest.mark.parametrize("name", ["Unet", "os.system", "DenseNet121", "__doc__", ""])

@@ -23,9 +23,9 @@ def definition(tmp_path, network: object, **more: object):
     "target", ["SegResNet", "monai.networks.nets.SegResNet", "monai.networks.nets.segresnet.SegResNet"]
 )
 def test_a_network_is_read_by_its_class(tmp_path, target):
-    found = definition(tmp_path, {**SEGRESNET, "_target_": target})
-    assert found.name == "SegResNet"
-    assert found.arguments == {key: value for key, value in SEGRESNET.items() if key != "_target_"}
+    result = definition(tmp_path, {**SEGRESNET, "_target_": target})
+    assert result.name == "SegResNet"
+    assert result.arguments == {key: value for key, value in SEGRESNET.items() if key != "_target_"}
 
 
 def test_references_to_literals_are_followed(tmp_path):
@@ -35,9 +35,9 @@ def test_references_to_literals_are_followed(tmp_path):
         "blocks_down": "$@blocks",
         "blocks_up": ["@sizes::list::0"],
     }
-    found = definition(tmp_path, network, sizes={"first": "@eight", "list": [1]}, eight=8, blocks=[1, 1])
-    assert (found.arguments["init_filters"], found.arguments["blocks_down"]) == (8, [1, 1])
-    assert found.arguments["blocks_up"] == [1]
+    result = definition(tmp_path, network, sizes={"first": "@eight", "list": [1]}, eight=8, blocks=[1, 1])
+    assert (result.arguments["init_filters"], result.arguments["blocks_down"]) == (8, [1, 1])
+    assert result.arguments["blocks_up"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_file_that_is_no_bundle_defines_no_network(tmp_path):
 
 def test_metadata_that_say_nothing_or_nonsense_describe_nothing(tmp_path):
     folder = write_bundle(tmp_path / "b", {"a": torch.ones(1)})
-    found = describe_bundle(find_source(folder))
-    assert found == ("Spleen 0.2.0", "Apache-2.0", ("background", "spleen"))
+    result = describe_bundle(find_source(folder))
+    assert result == ("Spleen 0.2.0", "Apache-2.0", ("background", "spleen"))
     nonsense = {**METADATA, "license": ["x"], "name": "a\n\x1b[0mb" + "c" * 999, "network_data_format": []}
     (folder / "configs" / "metadata.json").write_text(json.dumps(nonsense))
-    found = describe_bundle(find_source(folder))
-    assert (found.licence, found.classes) == ("", ())
-    assert found.title.startswith("a  [0mbccc")
-    assert len(found.title) < 220
+    result = describe_bundle(find_source(folder))
+    assert (result.licence, result.classes) == ("", ())
+    assert result.title.startswith("a  [0mbccc")
+    assert len(result.title) < 220

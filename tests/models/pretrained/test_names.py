@@ -14,8 +14,8 @@ NET = {"encoder.0.weight": (4, 1), "encoder.0.bias": (4,), "out.weight": (2, 4)}
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "net.network.", "module.model.net."])
 def test_a_wrapper_s_prefix_is_found(prefix):
-    found = {prefix + name: shape for name, shape in NET.items()}
-    matching = match_names(NET, found)
+    result = {prefix + name: shape for name, shape in NET.items()}
+    matching = match_names(NET, result)
     assert (matching.stripped, matching.added) == (prefix, "")
     assert matching.source == {name: prefix + name for name in NET}
 
@@ -28,17 +28,17 @@ def test_an_encoder_alone_gets_the_prefix_it_has_in_the_network():
 
 
 def test_a_shape_decides_between_prefixes_and_a_differing_head_is_still_named():
-    found = {"a." + name: shape for name, shape in NET.items()} | {"b.encoder.0.weight": (5, 1)}
-    found["a.out.weight"] = (14, 4)
-    matching = match_names(NET, found)
+    result = {"a." + name: shape for name, shape in NET.items()} | {"b.encoder.0.weight": (5, 1)}
+    result["a.out.weight"] = (14, 4)
+    matching = match_names(NET, result)
     assert matching.stripped == "a."
     assert matching.source["out.weight"] == "a.out.weight"  # of another shape, which `load` says
 
 
 def test_renamed_parts_are_whole_dotted_ones():
     own = {"mlp.linear1.weight": (3, 3), "mlp.linear1x.weight": (2, 2)}
-    found = {"mlp.fc1.weight": (3, 3), "mlp.fc1x.weight": (2, 2)}
-    matching = match_names(own, found, {"mlp.fc1": "mlp.linear1"})
+    result = {"mlp.fc1.weight": (3, 3), "mlp.fc1x.weight": (2, 2)}
+    matching = match_names(own, result, {"mlp.fc1": "mlp.linear1"})
     assert matching.source == {"mlp.linear1.weight": "mlp.fc1.weight"}
 
 

@@ -57,8 +57,8 @@ def test_of_a_teacher_and_a_student_none_is_guessed(tmp_path):
 def test_safetensors_are_read_as_they_were_written(tmp_path):
     written = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([1.5], dtype=torch.bfloat16)}
     save_file(written, tmp_path / "a.safetensors")
-    found = read(tmp_path / "a.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in written.items())
+    result = read(tmp_path / "a.safetensors")
+    assert all(torch.equal(result[name], tensor) for name, tensor in written.items())
     with pytest.raises(StudyError, match=r"start.part: a.safetensors is a safetensors file"):
         read(tmp_path / "a.safetensors", part="model")
 

@@ -41,8 +41,8 @@ def test_the_marginal_loss_is_cross_entropy_of_added_probabilities(seed: int, ke
     for row, label in zip(p, target, strict=True):
         unlabelled = [k for k in range(4) if k not in kept]
         losses.append(-np.log(row[label] if label in kept else row[unlabelled].sum()))
-    found = marginal(CrossEntropy(), 4, kept)(torch.from_numpy(logits), torch.from_numpy(target))
-    assert float(found) == pytest.approx(float(np.mean(losses)), rel=1e-9)
+    result = marginal(CrossEntropy(), 4, kept)(torch.from_numpy(logits), torch.from_numpy(target))
+    assert float(result) == pytest.approx(float(np.mean(losses)), rel=1e-9)
 
 
 def test_added_probabilities_are_a_softmax_of_the_merged_logits() -> None:
@@ -69,10 +69,10 @@ def test_class_weights_follow_their_classes() -> None:
         torch.randn(6, 3, generator=torch.Generator().manual_seed(1)),
         torch.tensor([0, 2, 2, 0, 0, 2]),
     )
-    found = marginal(CrossEntropy(weights=(1.0, 5.0, 3.0)), 3, (2,))(logits, target)
+    result = marginal(CrossEntropy(weights=(1.0, 5.0, 3.0)), 3, (2,))(logits, target)
     merged = torch.stack([torch.logsumexp(logits[:, :2], 1), logits[:, 2]], 1)
     expected = nn.functional.cross_entropy(merged, (target == 2).long(), weight=torch.tensor([1.0, 3.0]))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
 def test_a_hospital_that_labels_everything_has_the_loss_it_always_had() -> None:

@@ -271,9 +271,9 @@ def test_a_volume_smaller_than_the_patch_is_padded_as_in_training_with_its_darke
     image = torch.arange(64.0).reshape(1, 1, 4, 4, 4) - 100
     padded = torch.full((1, 1, 6, 6, 6), -100.0)
     padded[..., 1:5, 1:5, 1:5] = image
-    found = module_for(Segment(classes=("background", "lesion")), Spread(), (6, 6, 6))(image)
-    assert found.shape == (1, 2, 4, 4, 4)
-    assert float(found[0, 0, 0, 0, 0]) == pytest.approx(float(padded.std()), rel=1e-6)
+    result = module_for(Segment(classes=("background", "lesion")), Spread(), (6, 6, 6))(image)
+    assert result.shape == (1, 2, 4, 4, 4)
+    assert float(result[0, 0, 0, 0, 0]) == pytest.approx(float(padded.std()), rel=1e-6)
 
 
 def test_a_2d_network_segments_volumes_slice_by_slice() -> None:
@@ -282,12 +282,12 @@ def test_a_2d_network_segments_volumes_slice_by_slice() -> None:
     task = Segment(classes=("background", "a", "b"), windows=2, overlap=0.0, blend="constant")
     training = Training(SGD(lr=0.1), Constant(), epochs=2, spatial_dims=2)
     image = torch.randn(2, 1, 8, 12, 5)
-    found = task.module(network, training)(image)
-    assert found.shape == (2, 3, 8, 12, 5)
+    result = task.module(network, training)(image)
+    assert result.shape == (2, 3, 8, 12, 5)
     for case in range(2):
         for z in range(5):
             expected = network(image[case : case + 1, ..., z])[0]
-            assert torch.allclose(found[case, ..., z], expected, atol=1e-6)
+            assert torch.allclose(result[case, ..., z], expected, atol=1e-6)
     # In windows of a patch, too; a pointwise network does not see their borders.
     pointwise = nn.Conv2d(1, 3, 1)
     windowed = task.module(pointwise, replace(training, patch=(4, 4)))(image)
@@ -311,8 +311,8 @@ def test_a_slice_smaller_than_the_patch_is_padded_with_the_darkest_value_of_its_
     image[..., 1] = -7.0
     task = Segment(classes=("background", "a"))
     training = Training(SGD(lr=0.1), Constant(), epochs=1, patch=(8, 8), spatial_dims=2)
-    found = task.module(Smallest(), training)(image)
-    assert found[0, 0, 0, 0].tolist() == pytest.approx([-7.0, -7.0])
+    result = task.module(Smallest(), training)(image)
+    assert result[0, 0, 0, 0].tolist() == pytest.approx([-7.0, -7.0])
 
 
 def test_a_2d_network_trains_and_validates(tmp_path: Path) -> None:

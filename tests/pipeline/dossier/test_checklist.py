@@ -43,7 +43,7 @@ def test_no_word_claims_that_something_is_fulfilled(dossier: Dossier) -> None:
 
 
 def test_without_statements_privacy_audit_or_approval_these_items_are_not_covered(dossier: Dossier) -> None:
-    found = answers(dossier)
+    result = answers(dossier)
     for item in (
         "SATR 3.1.4",
         "SATR 3.3.5",
@@ -52,10 +52,10 @@ def test_without_statements_privacy_audit_or_approval_these_items_are_not_covere
         "EU A 1(a)",
         "EU A 9",
     ):
-        assert found[item].status == "not covered by medfed", item
+        assert result[item].status == "not covered by medfed", item
     for item in ("SATR 3.3.3", "SATR 3.1.10", "EHDS Article 61(4)", "EU A 1(c)", "EU A 2(g)"):
-        assert found[item].status == "supports", item
-    assert found["EU A 1(c)"].evidence == "sbom.cdx.json: 7 packages with versions and licences"
+        assert result[item].status == "supports", item
+    assert result["EU A 1(c)"].evidence == "sbom.cdx.json: 7 packages with versions and licences"
 
 
 def test_each_kind_of_evidence_supports_its_items(dossier: Dossier) -> None:
@@ -68,21 +68,21 @@ def test_each_kind_of_evidence_supports_its_items(dossier: Dossier) -> None:
         ],
         statements=Statements(intended_use="Research", purpose="Permit 7", monitoring="Monthly"),
     )
-    found = answers(more)
-    assert found["SATR 3.1.4"].evidence == "the approvals of north, by digest"
-    assert "leakage audits at north" in found["SATR 3.3.5"].evidence
-    assert found["EHDS Article 53"].evidence == "stated by the exporter: Permit 7"
-    assert found["EU A 1(a)"].evidence == "stated by the exporter: Research"
-    assert found["EU A 9"].evidence.startswith("stated by the exporter: Monthly; `medfed watch-model`")
+    result = answers(more)
+    assert result["SATR 3.1.4"].evidence == "the approvals of north, by digest"
+    assert "leakage audits at north" in result["SATR 3.3.5"].evidence
+    assert result["EHDS Article 53"].evidence == "stated by the exporter: Permit 7"
+    assert result["EU A 1(a)"].evidence == "stated by the exporter: Research"
+    assert result["EU A 9"].evidence.startswith("stated by the exporter: Monthly; `medfed watch-model`")
 
 
 def test_without_a_log_the_log_supports_nothing(dossier: Dossier, tmp_path: Path) -> None:
-    found = answers(msgspec.structs.replace(dossier, log=None, provenance=[]))
+    result = answers(msgspec.structs.replace(dossier, log=None, provenance=[]))
     for item in ("SATR 3.1.10", "EHDS Article 73, logs", "EHDS Article 61(2)"):
-        assert found[item].status == "not covered by medfed", item
+        assert result[item].status == "not covered by medfed", item
 
 
 def test_groups_of_one_are_no_disclosure_control(dossier: Dossier) -> None:
-    found = answers(msgspec.structs.replace(dossier, smallest_group=1))
+    result = answers(msgspec.structs.replace(dossier, smallest_group=1))
     for item in ("SATR 3.3.3", "SATR 3.3.6", "SATR 3.3.7", "EHDS Article 61(3)"):
-        assert found[item].status == "not covered by medfed", item
+        assert result[item].status == "not covered by medfed", item

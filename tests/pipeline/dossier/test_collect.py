@@ -11,11 +11,13 @@ import pytest
 from pipeline.dossier_run import DIGEST, WEIGHTS, dossier_run
 
 from medfed.errors import AuditError, RunError
+from medfed.pipeline.dossier.checklist import evidence
 from medfed.pipeline.dossier.collect import Sources, collect
 from medfed.pipeline.dossier.records import Agreement, Dossier
+from medfed.pipeline.dossier.write import page
 from medfed.pipeline.leakage.findings import Findings, Inversion, Membership, to_json
 from medfed.runs.checkpoints import save_checkpoint
-from medfed.runs.facts import Mechanism, PrivacyFacts, SitePrivacy
+from medfed.runs.facts import Mechanism, PrivacyFacts, SitePrivacy, package_versions
 from medfed.runs.folder import RunFolder
 from medfed.wire.audit_log import AuditLog
 
@@ -36,16 +38,16 @@ def of(run: RunFolder, **sources) -> Dossier:
 
 
 def test_who_trained_is_what_the_log_says(run: RunFolder) -> None:
-    found = of(run)
-    assert {one.site: one.rounds for one in found.provenance} == {
+    result = of(run)
+    assert {one.site: one.rounds for one in result.provenance} == {
         "coast": [1, 2],
         "east": [1, 2, 3],
         "north": [1, 2, 3],
         "south": [1, 2, 3],
     }
-    assert found.provenance[2].cases == 40
-    assert (found.log.lines, found.log.signed, found.packages) == (4, 0, 7)
-    assert found.provenance_note.startswith("Recomputed")
+    assert result.provenance[2].cases == 40
+    assert (result.log.lines, result.log.signed, result.packages) == (4, 0, 7)
+    assert result.provenance_note.startswith("Recomputed")
 
 
 def test_the_weights_are_tied_to_their_merge_and_others_are_not(run: RunFolder) -> None:
@@ -72,9 +74,10 @@ def test_a_changed_log_is_refused(run: RunFolder) -> None:
 
 def test_without_a_log_nobody_is_said_to_have_trained(run: RunFolder) -> None:
     run.audit.unlink()
-    found = of(run)
-    assert (found.provenance, found.never_merged, found.log, found.weights.round) == ([], [], None, None)
-    assert "cannot be shown" in found.provenance_note
+    result = of(run)
+    assert result.agreements_note.startswith("No approval of ")
+    assert (result.provenance, result.never_merged, result.log, result.weights.round) == ([], [], None, None)
+    assert "cannot be shown" in result.provenance_note
 
 
 def test_a_hospitals_own_log_is_compared(run: RunFolder, tmp_path: Path) -> None:
@@ -94,13 +97,41 @@ def test_the_epsilon_is_what_was_spent_or_why_there_is_none(run: RunFolder) -> N
     spent = {"north": SitePrivacy(2.5, [Mechanism(1.0, 0.1, 3)])}
     privacy = PrivacyFacts("dp_sgd", ["a note"], 1e-5, "patient", "prv", spent)
     run.write_facts(msgspec.structs.replace(facts, privacy=privacy))
-    found = of(run)
-    assert [(one.site, one.epsilon) for one in found.privacy.spent] == [("north", 2.5)]
-    assert (found.privacy.delta, found.privacy.no_epsilon) == (1e-5, "")
+    result = of(run)
+    assert [(one.site, one.epsilon) for one in result.privacy.spent] == [("north", 2.5)]
+    assert (result.privacy.delta, result.privacy.no_epsilon) == (1e-5, "")
+    # Of the others nothing is known, so no epsilon bounds what the weights tell of their patients.
+    assert result.privacy.unknown == ["coast", "east", "south"]
+    assert "not recorded, and it trained" in page(result, False)
+    assert evidence(result)["statistical"].startswith("values over fewer")
+    assert "epsilon" not in evidence(result)["statistical"]
     study = json.loads(run.public_study.read_text())
     run.public_study.write_text(json.dumps({**study, "privacy": {"kind": "dp_sgd", "delta": 1e-5}}))
     run.write_facts(msgspec.structs.replace(facts, privacy=PrivacyFacts("dp_sgd")))
     assert "in the hospitals' own ledgers" in of(run).privacy.no_epsilon
+
+
+@pytest.mark.parametrize(("largest", "is_evidence"), [(7.25, True), (5000.0, False)])
+def test_an_epsilon_is_evidence_if_it_bounds_something(run: RunFolder, largest: float, is_evidence: bool):
+    mechanisms = [Mechanism(1.0, 0.1, 3)]
+    spent = {site: SitePrivacy(largest, mechanisms) for site in ("coast", "east", "north", "south")}
+    privacy = PrivacyFacts("dp_sgd", ["a note"], 1e-5, "patient", "prv", spent)
+    run.write_facts(msgspec.structs.replace(run.read_facts(), privacy=privacy))
+    found = of(run)
+    assert found.privacy.unknown == []
+    said = f"epsilon {largest:.2f} at delta 1e-05 for each patient, at every hospital that trained"
+    assert evidence(found)["leakage_or_epsilon"] == (said if is_evidence else "")
+    assert ("is no protection in practice" in page(found, False)) != is_evidence
+
+
+def test_versions_that_were_not_recorded_are_not_said_to_be_the_same(run: RunFolder) -> None:
+    facts = run.read_facts()
+    run.write_facts(msgspec.structs.replace(facts, versions={}))
+    assert of(run).differing is None
+    assert "not known: the run recorded no versions" in page(of(run), False)
+    run.write_facts(msgspec.structs.replace(facts, versions=package_versions()))
+    assert of(run).differing == []
+    assert "yes, by the versions that the run recorded" in page(of(run), False)
 
 
 def leakage(run: RunFolder, digest: str) -> None:
@@ -114,19 +145,23 @@ def leakage(run: RunFolder, digest: str) -> None:
 
 def test_leakage_is_in_whole_percent_without_attacks_on_too_few(run: RunFolder) -> None:
     leakage(run, DIGEST)
-    found = of(run)
-    assert [(one.recovered, one.chance, one.members, one.cases) for one in found.leakage] == [
+    result = of(run)
+    assert [(one.recovered, one.chance, one.members, one.cases) for one in result.leakage] == [
         (99, 20, None, 1),
         (None, None, 74, 100),
     ]
-    assert found.leakage_note == ""
+    assert result.leakage_note == ""
+    assert evidence(result)["leakage_or_epsilon"] == (
+        "leakage audits at north: 99 % of a case recovered at worst (20 % by guessing), "
+        "74 of 100 patients told rightly as members or not (section Leakage audit)"
+    )
 
 
 def test_leakage_of_another_study_is_not_shown(run: RunFolder) -> None:
     leakage(run, "cd" * 32)
-    found = of(run)
-    assert found.leakage == []
-    assert found.leakage_note == "The audits at north are of another study than this one, and are not shown"
+    result = of(run)
+    assert result.leakage == []
+    assert result.leakage_note == "The audits at north are of another study than this one, and are not shown"
     (run.site("north") / "leakage" / "leakage.json").write_text("{")
     with pytest.raises(RunError, match=r"leakage audit of 'north': its leakage\.json is damaged"):
         of(run)

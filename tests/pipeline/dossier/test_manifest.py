@@ -35,19 +35,19 @@ def dossier(folder: Path, identity: Identity | None = None) -> Path:
 
 
 def test_the_manifest_lists_each_file_by_size_and_digest(tmp_path: Path) -> None:
-    found = json.loads((dossier(tmp_path / "d") / "manifest.json").read_text())
-    assert found["files"][1] == {
+    result = json.loads((dossier(tmp_path / "d") / "manifest.json").read_text())
+    assert result["files"][1] == {
         "name": "rows.jsonl",
         "bytes": 4,
         "sha256": hashlib.sha256(b"one\n").hexdigest(),
     }
-    assert len(found["files"]) == 2
+    assert len(result["files"]) == 2
 
 
 def test_a_signed_dossier_names_its_signer(tmp_path: Path, hubs: tuple[Identity, Identity]) -> None:
     folder = dossier(tmp_path / "d", hubs[0])
-    found = verify_dossier(folder, hubs[0].authority)
-    assert (found.signer, found.manifest.study) == ("hub", "s" * 64)
+    result = verify_dossier(folder, hubs[0].authority)
+    assert (result.signer, result.manifest.study) == ("hub", "s" * 64)
     # By the library alone: Ed25519 over the context that is written here, and the file.
     import base64
 

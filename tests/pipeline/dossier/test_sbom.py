@@ -41,8 +41,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_closure_follows_requirements_extras_and_markers(installed: Path) -> None:
-    found = installed_closure("alpha-tool", extras=("more",))
-    assert {name: (one.required, sorted(one.needs)) for name, one in found.items()} == {
+    result = installed_closure("alpha-tool", extras=("more",))
+    assert {name: (one.required, sorted(one.needs)) for name, one in result.items()} == {
         "alpha-tool": (True, ["beta-lib", "gamma"]),
         "beta-lib": (True, ["delta"]),
         "delta": (True, []),
@@ -87,8 +87,8 @@ def test_the_bill_holds_each_package_with_its_url_and_the_digest_of_its_record(i
 
 
 def test_medfeds_own_bill_has_what_it_always_needs() -> None:
-    found = installed_closure()
-    assert {name for name in ("torch", "monai", "pydicom", "numpy") if found[name].required} == {
+    result = installed_closure()
+    assert {name for name in ("torch", "monai", "pydicom", "numpy") if result[name].required} == {
         "torch", "monai", "pydicom", "numpy",
     }  # fmt: skip
-    assert "pytest" not in found
+    assert "pytest" not in result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -13,8 +14,8 @@ from pipeline.dossier_run import dossier_run
 from medfed.errors import AuditError
 from medfed.pipeline.dossier.manifest import verify_dossier, write_manifest
 from medfed.pipeline.dossier.records import Contribution, Dossier
-from medfed.pipeline.dossier.verify import check_claims
-from medfed.pipeline.dossier.write import write_dossier
+from medfed.pipeline.dossier.verify import check_claims, page_made_by
+from medfed.pipeline.dossier.write import page, write_dossier
 
 replace = msgspec.structs.replace
 
@@ -61,6 +62,34 @@ def test_a_false_claim_is_found(whole: Path, tmp_path: Path, change, match: str)
     folder = forged(whole, tmp_path / "d", change)
     with pytest.raises(AuditError, match=match):
         check_claims(folder, verify_dossier(folder).manifest)
+
+
+def _other_study(dossier: Dossier) -> Dossier:
+    return replace(dossier, digest="cd" * 32)
+
+
+def test_a_study_that_the_log_did_not_begin_is_found(whole: Path, tmp_path: Path) -> None:
+    folder = forged(whole, tmp_path / "d", _other_study)
+    (folder / "manifest.json").unlink()
+    sha256 = msgspec.json.decode((folder / "dossier.json").read_bytes(), type=Dossier).weights.file.sha256
+    write_manifest(folder, study="cd" * 32, weights_sha256=sha256, made="2026", identity=None)
+    with pytest.raises(AuditError, match="of another study than the one that the audit log began"):
+        check_claims(folder, verify_dossier(folder).manifest)
+
+
+def test_a_page_that_says_something_else_than_its_record_is_found(whole: Path, tmp_path: Path) -> None:
+    assert page_made_by(whole, page) == ""
+    folder = forged(whole, tmp_path / "d", lambda one: one)
+    path = folder / "dossier.html"
+    path.write_text(path.read_text().replace("<b>No epsilon.</b>", "<b>Epsilon 0.1.</b>"))
+    with pytest.raises(AuditError, match=r"dossier\.html is not the page of dossier\.json"):
+        page_made_by(folder, page)
+    bill = folder / "sbom.cdx.json"
+    bill.write_text(bill.read_text().replace(f'"version": "{version("medfed")}"', '"version": "9.9"', 1))
+    assert page_made_by(folder, page) == "9.9"
+    bill.write_text("{}")
+    with pytest.raises(AuditError, match=r"sbom\.cdx\.json is missing or damaged"):
+        page_made_by(folder, page)
 
 
 def test_a_log_that_was_left_out_is_missed(whole: Path, tmp_path: Path) -> None:

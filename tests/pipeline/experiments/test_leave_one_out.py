@@ -39,11 +39,11 @@ def test_each_model_is_that_of_the_study_without_the_hospital(done, tmp_path):
     study = read_study(TABULAR, SHORT)
     smaller = {name: where for name, where in study.sites.items() if name != "east"}
     alone = run.train(msgspec.structs.replace(study, sites=smaller), out=tmp_path / "run")
-    expected, found = (
+    expected, result = (
         torch.load(path, weights_only=True)["state_dict"]
         for path in (alone.checkpoint("federated"), done.checkpoint("without:east"))
     )
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

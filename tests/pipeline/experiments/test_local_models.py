@@ -36,8 +36,8 @@ def test_each_hospital_trains_on_its_own_cases_for_as_long_as_the_federation(tmp
     assert sorted(models) == ["local:north", "local:south"]
     for site, cases in CASES.items():
         weights = models[f"local:{site}"]
-        found = [float(tensor) for _, tensor in sorted(weights.items(), reverse=True)]
-        assert found == pytest.approx(descent(initial(run.study), cases, ROUNDS * EPOCHS), abs=1e-6)
+        result = [float(tensor) for _, tensor in sorted(weights.items(), reverse=True)]
+        assert result == pytest.approx(descent(initial(run.study), cases, ROUNDS * EPOCHS), abs=1e-6)
         saved = torch.load(run.folder.checkpoint(f"local:{site}"), weights_only=True)["state_dict"]
         assert {name: t.tolist() for name, t in saved.items()} == {n: t.tolist() for n, t in weights.items()}
     assert lines == [f"{site}: its own model, for comparison" for site in ("north", "south")]

@@ -45,9 +45,9 @@ def test_one_full_step_a_round_pooled_is_federated_averaging(done):
     """
     pooled, federated = (weights(done.checkpoint(model)) for model in (POOLED, "federated"))
     started = weights_of(module_of(read_study(TABULAR, ONE_STEP)))
-    for name, found in pooled.items():
-        assert torch.allclose(found, federated[name], atol=1e-6), name
-        assert not torch.allclose(found, started[name], atol=1e-3), name
+    for name, result in pooled.items():
+        assert torch.allclose(result, federated[name], atol=1e-6), name
+        assert not torch.allclose(result, started[name], atol=1e-3), name
 
 
 def test_it_is_measured_everywhere_and_compared(done):

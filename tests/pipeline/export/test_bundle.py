@@ -164,18 +164,18 @@ def test_monais_run_gives_the_probabilities_that_medfed_predicts(classify, tmp_p
     up as in training.
     """
     data = make_hospital(tmp_path / "west", 3)
-    images, found = tmp_path / "images", tmp_path / "found"
+    images, actual = tmp_path / "images", tmp_path / "found"
     images.mkdir()
     for path in data.glob("*-image.nii.gz"):
         (images / path.name).symlink_to(path)
     bundle = export(classify, tmp_path / "bundle")
     monai(
         "run", "--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle),
-        "--dataset_dir", str(images), "--output_dir", str(found),
+        "--dataset_dir", str(images), "--output_dir", str(actual),
     )  # fmt: skip
     theirs = {
         Path(line[0]).name: [float(p) for p in line[1:]]
-        for line in csv.reader((found / "predictions.csv").open())
+        for line in csv.reader((actual / "predictions.csv").open())
     }
     ours = predict.predict(classify, data, tmp_path / "ours")
     cases = {row["token"]: row["case"] for row in csv.DictReader((ours / predict.KEY).open())}

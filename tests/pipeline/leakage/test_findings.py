@@ -34,8 +34,8 @@ def test_the_worst_is_of_the_studys_own_privacy(members, worst):
 
 
 def test_the_text_names_each_attack_with_its_protection():
-    found = Membership("client_dp", 9, 12, 0.7, 0.75, 0.02, 0.11)
-    text = describe(findings([found], notes=("Not tried: x.",)))
+    result = Membership("client_dp", 9, 12, 0.7, 0.75, 0.02, 0.11)
+    text = describe(findings([result], notes=("Not tried: x.",)))
     assert "models trained without; 2% of the patients found with 0.1 % false alarms, 11% with 1 %" in text
     assert "without protection, 1 case in the step: 90% of the best reconstructed case, 80% on" in text
     assert "with client_dp, 2 cases in the step: 30%" in text

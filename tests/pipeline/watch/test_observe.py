@@ -30,19 +30,19 @@ def seen(run, place: Path) -> list[Observation]:
 
 def test_a_row_gives_its_cells_and_the_models_probability(runs, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("patient,x,sex\na,0.5,f\nb,,m\nc,-1,\n")
-    found = {one.patient: one.values for one in seen(runs["table"], tmp_path / "new.csv")}
-    cells = {patient: (one["column x"], one["column sex"]) for patient, one in found.items()}
+    result = {one.patient: one.values for one in seen(runs["table"], tmp_path / "new.csv")}
+    cells = {patient: (one["column x"], one["column sex"]) for patient, one in result.items()}
     assert cells == {"a": (0.5, "f"), "b": (None, "m"), "c": (-1.0, None)}
     for patient, x in (("a", 0.5), ("c", -1.0)):
-        assert found[patient]["probability of ill"] == pytest.approx(1 / (1 + math.exp(-2 * x)))
+        assert result[patient]["probability of ill"] == pytest.approx(1 / (1 + math.exp(-2 * x)))
 
 
 def test_rows_that_the_study_drops_are_seen_without_an_output(tmp_path: Path) -> None:
     run = run_of(tmp_path / "drop", TABLE.replace("target: ill,", "target: ill, missing: drop,"))
     (tmp_path / "new.csv").write_text("patient,x,sex\na,0.5,f\nb,,m\n")
-    found = {one.patient: one.values for one in seen(run, tmp_path / "new.csv")}
-    assert found["b"] == {"column x": None, "column sex": "m"}
-    assert "probability of ill" in found["a"]
+    result = {one.patient: one.values for one in seen(run, tmp_path / "new.csv")}
+    assert result["b"] == {"column x": None, "column sex": "m"}
+    assert "probability of ill" in result["a"]
 
 
 def test_the_variables_of_a_study_are_its_inputs_and_outputs(runs) -> None:
@@ -58,13 +58,13 @@ def test_the_variables_of_a_study_are_its_inputs_and_outputs(runs) -> None:
 
 
 def test_an_image_gives_its_values_and_a_spoiled_one_says_so(runs, tmp_path: Path) -> None:
-    found = seen(runs["images"], images(tmp_path / "new", 3, 1, spoiled=[2]))
-    assert [one.values["files"] for one in sorted(found, key=lambda one: one.patient)] == [
+    result = seen(runs["images"], images(tmp_path / "new", 3, 1, spoiled=[2]))
+    assert [one.values["files"] for one in sorted(result, key=lambda one: one.patient)] == [
         "can be used",
         "can be used",
         "cannot be used",
     ]
-    usable = [one for one in found if one.content is not None]
+    usable = [one for one in result if one.content is not None]
     names = {one.name for one in variables_of(read_run_study(runs["images"].study))}
     assert all(set(one.values) == names for one in usable)
     # 16 voxels of 2 mm along each side are 32.8 ml.

@@ -44,7 +44,7 @@ def test_results_stand_beside_the_studys_own(tmp_path) -> None:
         state.rows,
         [row("north", 2, None, note="fewer than 5 patients"), row("north", 1, 0.75, low=0.7, high=0.8)],
     )
-    (found,) = over_time(folder, state, "north")
-    assert found.title == "AUROC"
-    assert found.study == "0.80, n 30, all"
-    assert found.looks == [(1, "0.75 (0.70 to 0.80), n 30"), (2, "fewer than 5 patients")]
+    (result,) = over_time(folder, state, "north")
+    assert result.title == "AUROC"
+    assert result.study == "0.80, n 30, all"
+    assert result.looks == [(1, "0.75 (0.70 to 0.80), n 30"), (2, "fewer than 5 patients")]

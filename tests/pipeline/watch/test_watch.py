@@ -33,9 +33,9 @@ def test_a_reference_is_made_once_from_what_is_named(run: RunFolder, tmp_path: P
     before, new = table(tmp_path / "before.csv", 80, 1), table(tmp_path / "new.csv", 30, 2)
     with pytest.raises(RunError, match="there is no reference yet; name with --reference"):
         look(run, new)
-    found = look(run, new, before, looks=6)
-    assert (found.reference.patients, found.reference.unseen, found.reference.level.looks) == (80, 80, 6)
-    assert (found.look.number, found.look.patients, found.look.alarms) == (1, 30, [])
+    result = look(run, new, before, looks=6)
+    assert (result.reference.patients, result.reference.unseen, result.reference.level.looks) == (80, 80, 6)
+    assert (result.look.number, result.look.patients, result.look.alarms) == (1, 30, [])
     with pytest.raises(RunError, match=r"its reference was made on .* of 80 patients; omit --reference"):
         look(run, new, before)
     assert look(run, new).look.number == 2
@@ -68,10 +68,10 @@ def test_a_scanner_shift_of_images_is_found(tmp_path: Path, change: dict[str, fl
 
 def test_images_that_cannot_be_used_are_a_change_of_their_own(tmp_path: Path) -> None:
     run = run_of(tmp_path / "made", IMAGES)
-    found = look(run, images(tmp_path / "new", 16, 2, spoiled=range(9)), images(tmp_path / "before", 24, 1))
-    assert "files" in {one.name for one in found.look.alarms}
-    assert found.look.unusable == 9
-    assert "9 cases cannot be used" in describe(found)
+    result = look(run, images(tmp_path / "new", 16, 2, spoiled=range(9)), images(tmp_path / "before", 24, 1))
+    assert "files" in {one.name for one in result.look.alarms}
+    assert result.look.unusable == 9
+    assert "9 cases cannot be used" in describe(result)
 
 
 def test_patients_of_the_reference_are_not_looked_at_again(run: RunFolder, tmp_path: Path) -> None:
@@ -81,26 +81,26 @@ def test_patients_of_the_reference_are_not_looked_at_again(run: RunFolder, tmp_p
     both = tmp_path / "both.csv"
     new = table(tmp_path / "new.csv", 20, 2).read_text().splitlines()[1:]
     both.write_text(before.read_text() + "\n".join(new) + "\n")
-    found = look(run, both)
+    result = look(run, both)
     # The look that was refused counts for nothing.
-    assert (found.look.number, found.look.patients, found.look.known) == (1, 20, 60)
+    assert (result.look.number, result.look.patients, result.look.known) == (1, 20, 60)
 
 
 def test_patients_who_trained_count_for_inputs_alone(run: RunFolder, tmp_path: Path) -> None:
     before = table(tmp_path / "before.csv", 80, 1, target=True)
     study = read_run_study(run.study)
     record_trained(run, {"north": hospital_of(study, "north", str(before))})
-    found = look(run, table(tmp_path / "new.csv", 20, 2, target=True), before)
-    by_name = {one.name: one for one in found.look.compared}
+    result = look(run, table(tmp_path / "new.csv", 20, 2, target=True), before)
+    by_name = {one.name: one for one in result.look.compared}
     # Of four patients one trained and one was validated on.
     assert (by_name["column x"].reference, by_name["probability of ill"].reference) == (80, 40)
-    assert (found.reference.unseen, found.reference.note) == (40, "")
+    assert (result.reference.unseen, result.reference.note) == (40, "")
 
 
 def test_what_cannot_be_known_of_training_is_said(run: RunFolder, tmp_path: Path) -> None:
-    found = look(run, table(tmp_path / "new.csv", 20, 2), table(tmp_path / "before.csv", 60, 1))
-    assert found.reference.note == UNCHECKED
-    assert UNCHECKED in describe(found)
+    result = look(run, table(tmp_path / "new.csv", 20, 2), table(tmp_path / "before.csv", 60, 1))
+    assert result.reference.note == UNCHECKED
+    assert UNCHECKED in describe(result)
 
 
 def test_too_few_patients_say_nothing_and_count_as_no_look(run: RunFolder, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_too_few_patients_say_nothing_and_count_as_no_look(run: RunFolder, tmp_p
 def test_the_hospitals_own_policy_on_small_groups_holds(run: RunFolder, tmp_path: Path) -> None:
     new, before = table(tmp_path / "new.csv", 20, 2), table(tmp_path / "before.csv", 60, 1)
     own = OwnChoices(smallest_group=15)
-    found = watch(run, new, name="north", own=own, asked=Asked([before]))
-    assert found.reference.level.min_patients == 15
+    result = watch(run, new, name="north", own=own, asked=Asked([before]))
+    assert result.reference.level.min_patients == 15
     # A call without the site file keeps to it.
     with pytest.raises(TooFewPatientsError, match="10 new patients, and at least 15 are needed"):
         look(run, table(tmp_path / "few.csv", 10, 3))
@@ -142,13 +142,13 @@ def test_another_hospitals_sketch_is_a_reference_without_its_patients(run: RunFo
     sketch = WatchFolder(run.path, "north").sketch
     for column in read_sketch(sketch).columns:
         assert all(number >= 5 for number in column.counts.values())
-    found = watch(
+    result = watch(
         run,
         table(tmp_path / "newer.csv", 30, 3),
         name="south",
         asked=Asked([sketch, tmp_path / "before.csv"]),
     )
-    assert found.reference.patients == 100
+    assert result.reference.patients == 100
     alone = watch(run, tmp_path / "newer.csv", name="east", asked=Asked([sketch]))
     assert (alone.reference.patients, alone.look.alarms) == (40, [])
 
@@ -157,12 +157,12 @@ def test_labels_give_rows_over_time(run: RunFolder, tmp_path: Path) -> None:
     look(
         run, table(tmp_path / "a.csv", 40, 2, target=True), table(tmp_path / "before.csv", 60, 1), labels=True
     )
-    found = look(run, table(tmp_path / "b.csv", 40, 3, target=True), labels=True)
+    result = look(run, table(tmp_path / "b.csv", 40, 3, target=True), labels=True)
     state = WatchFolder(run.path, "north")
     rows = [msgspec.json.decode(line) for line in state.rows.read_bytes().splitlines()]
     assert {(row["round"], row["value"]) for row in rows if row["metric"] == "patients"} == {(1, 40), (2, 40)}
     assert {row["round"] for row in rows if row["metric"] == "auroc"} == {1, 2}
-    assert "With labels" in found.page.read_text()
+    assert "With labels" in result.page.read_text()
 
 
 def test_the_page_and_the_sketch_hold_no_value_of_a_single_patient(run: RunFolder, tmp_path: Path) -> None:
