@@ -22,7 +22,9 @@ from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation import merged_scores, same_model, within_round
 from medfed.federation.acceptance import MAX_GROWTH
 from medfed.federation.closing import (
+    check_ended_whole,
     chosen_before_last,
+    closed_study,
     fetch_once,
     fetch_selected,
     report_numbers,
@@ -137,8 +139,8 @@ class FederatedCallback(pl.Callback):
         self._received: GlobalModel | None = None
         # The weights on which a validation measures this round's scores, and whether one has or does.
         self._scored_weights: Weights = {}
-        self._scored, self._on_merged, self._merged_now = True, False, False
-        self._unscored = ""
+        self._scored, self._merged_now, self._unscored = True, False, ""
+        self._validation: merged_scores.ForwardWatch | None = None
         self._schedule: merged_scores.Schedule | None = None
         self._pass, self._first_count = Pass(), 0
         self._restored, self._checks, self._unkept = False, True, False
@@ -189,6 +191,7 @@ class FederatedCallback(pl.Callback):
             self._unkept = False
         check_suits(self._own_method, trainer, pl_module, self.site)
         check_evaluates(self._options.required_scalars, pl_module, self.site)
+        same_model.check_optimisers(self.site, pl_module, trainer.optimizers)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch % self._local_epochs == 0:
@@ -200,9 +203,7 @@ class FederatedCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._connection.exchange.closed:
-            raise ExchangeError(
-                f"site '{self.site}' trains for round {self.round + 1}, but the hub has closed the study"
-            )
+            raise closed_study(self.site, self.round + 1)
         if batch_idx == 0 and self._options.trained_only:
             assert self._received is not None
             same_model.check_still_trained(self.site, self._weights_in(pl_module), self._received)
@@ -231,6 +232,10 @@ class FederatedCallback(pl.Callback):
         if trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0:
             self._merge(trainer, pl_module)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self._local_epochs == 0:
+            check_ended_whole(trainer, self.site)
+
     def on_validation_batch_start(
         self,
         trainer: pl.Trainer,
@@ -241,24 +246,22 @@ class FederatedCallback(pl.Callback):
     ) -> None:
         # Here and not where a validation starts: callbacks that average weights put theirs in in between.
         if batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
-            self._on_merged = merged_scores.holds(self._weights_in(pl_module), self._scored_weights)
-            if self._merged_now and not self._on_merged:
-                self._unscored = "validation ran on other weights, such as a moving average's"
+            own, watch = self._weights_in(pl_module), merged_scores.ForwardWatch
+            self._validation = watch(pl_module, own, self._scored_weights)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._on_merged:
-            # What training logs under these names is measured by the callback itself.
-            scores = {
-                n: value for n, value in merged_scores.validated_scores(trainer).items() if n not in TRAINING
-            }
+        watch, self._validation = self._validation, None
+        if watch is not None and not watch.ends():
+            self._unscored = merged_scores.OTHER_WEIGHTS if self._merged_now else self._unscored
+        elif watch is not None:  # what training logs under these names, the callback itself measures
+            scores = merged_scores.validated_scores(trainer, without=TRAINING)
             self.scores, self._scored = self._only_declared(scores), True
             logged = self._connection.egress.scalars & {*trainer.callback_metrics} - TRAINING
             self._tell(merged_scores.only_trained(logged - {*scores}))
-        self._merged_now = self._on_merged = False
+        self._merged_now = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Not on_train_end: Lightning leaves that out where a resumed fit has no epoch left to train.
-        restore_step(pl_module)
+        restore_step(pl_module)  # not on_train_end: a resumed fit with no epoch left to train has none
         if self._schedule is not None:
             merged_scores.restore_schedule(trainer, self._schedule)
             self._schedule = None
@@ -450,11 +453,7 @@ class FederatedCallback(pl.Callback):
 
     def _tell_unscored(self, trainer: pl.Trainer) -> None:
         if trainer.enable_validation and not self._scored:
-            why = self._unscored or "no validation ran between that merge and the next step"
-            self._tell(
-                f"a merged model has no scores of this site: {why}. They are missing at the hub; validate "
-                "after each merge, or know that only the final model is scored"
-            )
+            self._tell(merged_scores.unscored(self._unscored))
 
     @property
     def _reported(self) -> frozenset[str]:
@@ -475,6 +474,7 @@ class FederatedCallback(pl.Callback):
         if self._checks:
             same_model.check_same_model(self.site, self._weights_in(module), received, self._classes)
             same_model.check_halves(self.site, self._own_method, self._reported, received)
+            same_model.check_privacy(self.site, self._connection.privacy, received)
             self._checks = False
         load(module, received.weights)
         self._follow(received)

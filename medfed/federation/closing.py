@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from medfed.errors import ExchangeError, StudyError
 from medfed.federation.config import REACHED_MAX_EPOCHS
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.wire.update import GlobalModel, Update
@@ -31,6 +32,30 @@ def stop_reason(trainer: pl.Trainer) -> str:
     return (
         f"its Trainer stopped in epoch {trainer.current_epoch} of {trainer.max_epochs}, for example "
         "by EarlyStopping, max_steps or max_time, before the study's last round"
+    )
+
+
+def closed_study(site: str, round: int) -> ExchangeError:
+    """Return what ends the training of a site whose hub has closed the study."""
+    return ExchangeError(f"site '{site}' trains for round {round}, but the hub has closed the study")
+
+
+def check_ended_whole(trainer: pl.Trainer, site: str) -> None:
+    """Check that an epoch after which weights are merged has had its last batch, where the merge is.
+
+    Raises:
+        StudyError: if it ended before, although training goes on.
+    """
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    # Lightning takes a batch that was skipped by -1 for the last one, processes it and does not complete it.
+    had_last = trainer.is_last_batch and progress.processed == progress.completed
+    if had_last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
+        return
+    raise StudyError(
+        f"site '{site}': epoch {trainer.current_epoch + 1} ended after {progress.completed} of "
+        f"{trainer.num_training_batches} batches, and weights are merged after the last one. Either a loader "
+        "yields fewer batches than its length says (correct the dataset's or sampler's __len__, or leave "
+        "it out), or on_train_batch_start returned -1 (return None from training_step to skip a batch)"
     )
 
 

@@ -30,7 +30,6 @@ class HubConfig:
     waits for every site.  outlier: an update this many times as long as the round's others is refused; None
     refuses none.  evaluating: sites that train nothing and report the final model's scores on their cases.
     max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
-    max_examples: the most examples that a site may state, if not None.  classes: the names of the model's
     outputs, in order, which each site's callback compares with its own.  selection: which merged
     model the study ends with, and when it ends early; None is the last of all rounds.  joins: the first round
     of each of `sites` that joins later than in the first.  joining: whether the exchange may bring further

@@ -115,7 +115,8 @@ def distinct_cases(dataset: Any) -> int | None:
     if (declared := _declared(dataset)) is not None:
         return declared
     if isinstance(dataset, ConcatDataset):
-        parts = [distinct_cases(part) for part in dataset.datasets]
+        # One dataset several times is a way to draw its cases more often.
+        parts = [distinct_cases(part) for part in {id(part): part for part in dataset.datasets}.values()]
         return None if any(part is None for part in parts) else sum(part or 0 for part in parts)
     if isinstance(dataset, Subset):
         inner, chosen = distinct_cases(dataset.dataset), len(set(dataset.indices))

@@ -34,8 +34,9 @@ from medfed.federation.checkpoints import (
 )
 from medfed.federation.config import HubConfig
 from medfed.federation.membership import record_joins, recorded_joins
-from medfed.federation.model_selection import NOT_JUDGED, Judged, choice_of, judge, stops
+from medfed.federation.model_selection import NOT_JUDGED, Judged, choice_of, judge, stops, unjudged
 from medfed.federation.round import RoundOutcome, aggregate_round, log_result, require_own
+from medfed.privacy import NoPrivacy
 from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire.audit_log import AuditLog
@@ -230,6 +231,8 @@ class _Study:
             merged = self.current.round - (self.current.chosen is not None)
             choice = choice_of(config.selection, self.best, merged, config.rounds)
             self.audit.write("chosen", round=choice.round, reason=choice.sentence)
+            if not choice.best:
+                log.warning("hub: %s", unjudged(config.selection, max(1, config.minimum)))
         began = time.monotonic()
         groups = _broadcast(config, self.state)
         self.current = replace(self.current, groups=groups, classes=config.classes)
@@ -331,6 +334,7 @@ def _addressed(config: HubConfig, current: GlobalModel, state: State, sites: Seq
         rule=kind_of(config.rule),
         needs_local=config.rule.needs_local,
         needs_scalars=config.rule.needs_scalars,
+        privacy="" if isinstance(config.privacy, NoPrivacy) else kind_of(config.privacy),
         asynchronous=config.rule.asynchronous,
     )
 

@@ -111,6 +111,15 @@ def stops(selection: ModelSelection | None, best: Judged) -> bool:
     return selection is not None and selection.patience is not None and best.waited >= selection.patience
 
 
+def unjudged(selection: ModelSelection, minimum: int) -> str:
+    """Return a sentence for a study in which no model could be judged, so that the last one is its result."""
+    return (
+        f"no round was judged by '{selection.score}': in none did {minimum} or more sites send it, measured "
+        "on the merged model. The last merged model is the result, and nothing was chosen. Log "
+        f"'{selection.score}' in validation_step and validate after each merge, or leave the selection out"
+    )
+
+
 def choice_of(selection: ModelSelection, best: Judged, merged: int, rounds: int) -> ModelChoice:
     """Return what a run's facts say of the choice, after `merged` of `rounds` rounds."""
     chosen = best.round if selection.keep == "best" and best.round else merged

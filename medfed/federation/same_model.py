@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
+from torch.optim import Optimizer
 
 from medfed.errors import StudyError
 from medfed.federation.round import SiteConnection
 from medfed.local_training import LocalMethod
+from medfed.privacy import NoPrivacy, Privacy
 from medfed.registry import kind_of
 from medfed.study.own_hub import needs_own_hub
 from medfed.wire.untrusted_text import for_log
@@ -49,6 +51,46 @@ def check_same_model(site: str, own: Weights, received: GlobalModel, classes: Se
             f"site '{site}': the classes of its model are {_listed(classes)}, the hub's are "
             f"{_listed(received.classes)}; give the same names in the same order to "
             "FederatedCallback(classes=) and run_federation or HubConfig (classes=...); nothing is trained"
+        )
+
+
+def check_privacy(site: str, own: Privacy, received: GlobalModel) -> None:
+    """Check that hub and site run both halves of one privacy mechanism, before either waits for the other.
+
+    A mechanism that is the site's alone, such as DP-SGD, holds under a hub without one, too.
+
+    Raises:
+        StudyError: with what both sides run and where to give it.
+    """
+    kind = kind_of(own)
+    hub = received.privacy or kind_of(NoPrivacy())
+    if not received.rule or kind == hub or (own.site_only and not received.privacy):
+        return
+    raise StudyError(
+        f"site '{site}': its privacy mechanism is '{kind}', the hub's is '{for_log(hub)}'; give the same to "
+        "FederatedCallback(privacy=...) and to run_federation or HubConfig (privacy=...); nothing was trained"
+    )
+
+
+def check_optimisers(site: str, module: nn.Module, optimisers: Iterable[Optimizer]) -> None:
+    """Check that what the optimisers train are the module's own parameters: no other tensor is exchanged.
+
+    Layers in a plain list or dict are not registered in a module, and copies that an optimiser trains in
+    place of the parameters do not follow a merge.
+
+    Raises:
+        StudyError: with how many there are and their shapes.
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    trained = [one for optimiser in optimisers for group in optimiser.param_groups for one in group["params"]]
+    others = [tuple(one.shape) for one in trained if one.requires_grad and id(one) not in own]
+    if others:
+        shapes = ", ".join(map(str, others[:MAX_NAMED])) + (", ..." if len(others) > MAX_NAMED else "")
+        raise StudyError(
+            f"site '{site}': its optimisers train {len(others)} tensors that are none of the module's "
+            f"parameters, of shapes {shapes}; they would never be exchanged. Register layers as attributes "
+            "or in an nn.ModuleList (a list or dict registers nothing), and give optimisers the module's own "
+            "parameters; nothing was trained"
         )
 
 

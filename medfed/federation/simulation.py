@@ -142,8 +142,9 @@ def run_federation(
     A site's function runs a Trainer with a `FederatedCallback`. `rule` may be the name of a kind, for its
     defaults. If a function raises, its traceback is logged and its site drops out; so does the site of a
     function that returns before the last round. The rounds go on as long as `minimum` sites are left, by
-    default all. A round waits for its sites at most `deadline_s`, by default 24 hours. A KeyboardInterrupt at
-    any site ends all. `settings` are those of `HubConfig`; `simulate` takes every setting of a hub.
+    default all. A round waits for its sites, which train in turn, at most `deadline_s`, by default 24 hours;
+    then functions that still run are given a minute, and at the study's end `deadline_s`. A KeyboardInterrupt
+    at any site ends all. `settings` are those of `HubConfig`; `simulate` takes every setting of a hub.
 
     Raises:
         QuorumError: as soon as too few sites are left; its cause is the exception of the first that

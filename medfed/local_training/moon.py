@@ -102,8 +102,8 @@ def last_layer(module: nn.Module, name: str) -> nn.Module:
         if f".{prefix}".endswith(f".{name}"):
             return child
     raise StudyError(
-        f"local 'moon': {type(module).__name__} has no submodule '{name}'; set train.local.head to "
-        f"the name of its last layer"
+        f"local 'moon': {type(module).__name__} has no submodule '{name}'; set train.local.head, "
+        "or Moon(head=...), to the name of its last layer"
     )
 
 

@@ -70,6 +70,7 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     rule: str = ""
     needs_local: list[str] = msgspec.field(default_factory=list)
     needs_scalars: list[str] = msgspec.field(default_factory=list)
+    privacy: str = ""
     scoring: bool = False
     chosen: int | None = None
     asynchronous: bool = False
@@ -136,6 +137,7 @@ def global_pieces(sent: GlobalModel) -> Iterator[bytes | memoryview]:
         rule=sent.rule,
         needs_local=list(sent.needs_local),
         needs_scalars=list(sent.needs_scalars),
+        privacy=sent.privacy,
         scoring=sent.scoring,
         chosen=sent.chosen,
         asynchronous=sent.asynchronous,
@@ -248,6 +250,7 @@ def _global(header: _GlobalHeader, parts: dict[str, Weights]) -> GlobalModel:
         rule=header.rule,
         needs_local=tuple(header.needs_local),
         needs_scalars=tuple(header.needs_scalars),
+        privacy=header.privacy,
         scoring=header.scoring,
         chosen=header.chosen,
         asynchronous=header.asynchronous,

@@ -86,9 +86,9 @@ class GlobalModel:
     are the names of the model's outputs, in order, if the hub pins them. `sha256` is what a site measured of
     it as it arrived (`model_digest`), before anything in it was decrypted; an exchange never copies it from
     what was sent. `rule` is the kind of the hub's rule, `needs_local` the local methods of which it merges
-    sites only, `needs_scalars` the numbers that it needs of every site. `asynchronous` says that the hub
-    also merges updates for earlier rounds. `audit_head` is the digest of the last line of the hub's audit
-    log, which sites keep.
+    sites only, `needs_scalars` the numbers that it needs of every site, `privacy` the kind of the hub's
+    privacy mechanism, '' without one. `asynchronous` says that the hub also merges updates for earlier
+    rounds. `audit_head` is the digest of the last line of the hub's audit log, which sites keep.
     """
 
     round: int
@@ -102,6 +102,7 @@ class GlobalModel:
     rule: str = ""
     needs_local: tuple[str, ...] = ()
     needs_scalars: tuple[str, ...] = ()
+    privacy: str = ""
     scoring: bool = False
     chosen: int | None = None
     asynchronous: bool = False

@@ -5,14 +5,20 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 
+from medfed.errors import QuorumError
 from medfed.exchange import MemoryExchange
+from medfed.federation.callback import FederatedCallback
 from medfed.federation.closing import chosen_before_last, fetch_once, report_numbers, stop_reason
 from medfed.federation.egress import Egress
 from medfed.federation.round import SiteConnection
+from medfed.federation.simulation import run_federation
 from medfed.wire.compression.int8 import Int8
 from medfed.wire.update import GlobalModel
+from medfed.wire.weights import weights_of
 
 MODEL = GlobalModel(
     6, {"w": torch.tensor([1.5])}, final=True, groups={"g": {"w": torch.tensor([2.0])}}, chosen=2
@@ -64,3 +70,55 @@ def test_rank_0_receives_and_the_others_get_every_field_by_broadcast():
 )
 def test_why_a_site_stopped(epoch, reason):
     assert reason in stop_reason(SimpleNamespace(max_epochs=6, current_epoch=epoch))
+
+
+class Fewer(torch.utils.data.IterableDataset):
+    """Says 40 rows, and yields 4."""
+
+    def __len__(self):
+        return 40
+
+    def __iter__(self):
+        return iter(torch.ones(4, 2))
+
+
+class Skipping(pl.LightningModule):
+    """Skips the rest of an epoch after two batches, as Lightning allows."""
+
+    def __init__(self, skips: bool) -> None:
+        super().__init__()
+        self.layer, self.skips = torch.nn.Linear(2, 1), skips
+
+    def on_train_batch_start(self, batch, index):
+        return -1 if self.skips and index == 2 else None
+
+    def training_step(self, batch, index):
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("rows, skips, message", [
+    (Fewer(), False, "epoch 1 ended after 4 of 40 batches"),
+    (torch.ones(6, 2), True, "epoch 1 ended after 2 of 6 batches"),
+])  # fmt: skip
+def test_an_epoch_that_ends_before_its_merge_says_so_and_is_not_trained_for_nothing(rows, skips, message):
+    with pytest.raises(QuorumError, match=f"site 'a': {message}.* are merged after the last one"):
+        federate(lambda: Skipping(skips), rows)
+
+
+def test_a_trainer_that_stops_within_an_epoch_is_no_such_epoch():
+    with pytest.raises(QuorumError, match="its Trainer stopped in epoch 1 of 2"):
+        federate(lambda: Skipping(False), torch.ones(6, 2), max_steps=3)
+
+
+def federate(make, rows, **settings):
+    def fit(exchange):
+        trainer = pl.Trainer(
+            max_epochs=2, callbacks=[FederatedCallback("a", exchange)], logger=False, accelerator="cpu",
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **settings,
+        )  # fmt: skip
+        trainer.fit(make(), DataLoader(rows, 1))
+
+    return run_federation({"a": fit}, weights_of(make()), rule="fedavg", rounds=2)

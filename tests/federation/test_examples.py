@@ -130,6 +130,8 @@ def grid(image):
             9,
         ),
         (lambda: DataLoader(ConcatDataset([rows(3), rows(4)]), 2), {}, 7),
+        # One dataset five times: its cases are drawn more often, and are no more of them.
+        (lambda: DataLoader(ConcatDataset([rows(3)] * 5), 3), {}, 3),
         (lambda: DataLoader(Declaring(), 4), {}, 3),
         # Crops are no cases: each batch of 2 holds 4 rows.
         (lambda: DataLoader(Crops(), 2, collate_fn=torch.cat), {}, 7),

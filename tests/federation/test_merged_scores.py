@@ -120,3 +120,66 @@ def test_what_training_logs_is_no_score(caplog):
     sent, _ = federated()
     assert "train/own of the module's `scores` are logged by training" in caplog.text
     assert not any("train/own" in scalars for scalars in sent.values())
+
+
+class Layered(Scale):
+    """Learns (w x)^2 with w in a layer, as networks have their weights."""
+
+    swaps_in = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.w
+        self.net = nn.Linear(1, 1, bias=False)
+        self.net.weight.data.fill_(1.0)
+
+    def training_step(self, batch, index):
+        return self.net(batch[0]).square().mean()
+
+    def swap(self, where: str) -> None:
+        if self.swaps_in == where:
+            self.net.weight.data.mul_(0.5)
+
+    def restore(self, where: str) -> None:
+        if self.swaps_in == where:
+            self.net.weight.data.mul_(2.0)
+
+    def on_validation_batch_start(self, batch, index, loader=0):
+        self.swap("hook")
+
+    def on_validation_batch_end(self, outputs, batch, index, loader=0):
+        self.restore("hook")
+
+    def validation_step(self, batch, index):
+        self.swap("step")
+        self.log("val/score", self.net(batch[0]).square().mean())
+        self.restore("step")
+
+
+def layered_scores(where: str) -> list:
+    """Return what is sent as the score of each round's model, over its weight: 5 is the merged model's."""
+
+    def fit(exchange):
+        module = Layered()
+        module.swaps_in = where
+        trainer = pl.Trainer(
+            max_epochs=2, callbacks=[FederatedCallback("a", exchange)], logger=False, accelerator="cpu",
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, DataLoader(ROWS, 2), DataLoader(HELD_OUT, 2))
+        assert not module.net._forward_pre_hooks
+
+    models, reports = {}, []
+    simulated(
+        {"a": fit}, weights_of(Layered()), rule=FedAvg(), rounds=2, on_round=reports.append,
+        on_model=lambda model: models.setdefault(model.round, float(model.weights["net.weight"])),
+    )  # fmt: skip
+    sent = [report.results[0].scalars.get("val/score") for report in reports[1:]]
+    return [None if one is None else one / models[1 + at] ** 2 for at, one in enumerate(sent)]
+
+
+def test_a_module_that_validates_other_weights_by_itself_has_no_scores(caplog):
+    assert layered_scores("") == [pytest.approx(5), pytest.approx(5)]
+    assert layered_scores("hook") == [None, None]
+    assert layered_scores("step") == [None, None]
+    assert "validation ran on other weights" in caplog.text

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
 
+import medfed
 from medfed.aggregation.cyclic import Cyclic
 from medfed.aggregation.fedavg import FedAvg
 from medfed.aggregation.fedbuff import FedBuff
@@ -115,3 +119,32 @@ def test_the_choice_in_words():
     last = choice_of(ModelSelection("val/dice", "higher", "last", 2), best, 6, 10)
     assert (last.round, last.best) == (6, 4)
     assert last.sentence.endswith("the model is that of round 6, the last one merged.")
+
+
+def test_a_selection_that_could_judge_nothing_says_so(caplog):
+    def fit(exchange):
+        trainer = pl.Trainer(
+            max_epochs=2, callbacks=[medfed.FederatedCallback("a", exchange)], logger=False,
+            accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Unscored(), DataLoader(torch.ones(2, 2), 1))
+
+    best = ModelSelection("val/loss", "lower", keep="best", patience=1)
+    final = medfed.run_federation(
+        {"a": fit}, medfed.weights_of(Unscored()), rule="fedavg", rounds=2, selection=best
+    )
+    assert final.chosen == 2
+    assert "no round was judged by 'val/loss': in none did 1 or more sites send it" in caplog.text
+
+
+class Unscored(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch, index):
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
 from medfed.aggregation.fedavg import FedAvg
-from medfed.errors import QuorumError, StudyError
+from medfed.errors import MedfedError, QuorumError, StudyError
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.same_model import check_same_model, refuse_shards
+from medfed.federation.same_model import (
+    check_optimisers,
+    check_privacy,
+    check_same_model,
+    refuse_shards,
+)
+from medfed.privacy import NoPrivacy
+from medfed.privacy.dp_sgd import DPSGD
+from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.encoding import decode_global, encode_global
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import load, weights_of
@@ -175,3 +184,67 @@ class Linear(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("hub, site", [(SecureSum(), NoPrivacy()), (NoPrivacy(), SecureSum())])
+def test_one_half_of_a_privacy_mechanism_is_refused_before_anyone_waits(hub, site):
+    received = decode_global(
+        encode_global(GlobalModel(0, {}, rule="fedavg", privacy="" if hub == NoPrivacy() else "secure_sum"))
+    )
+    with pytest.raises(
+        StudyError, match=r"its privacy mechanism is '(none|secure_sum)', the hub's is '(?!\1)"
+    ):
+        check_privacy("north", site, received)
+    check_privacy("north", hub, received)
+
+
+def test_a_mechanism_that_is_the_sites_alone_needs_no_hub():
+    check_privacy("north", DPSGD(epsilon=8.0), GlobalModel(0, {}, rule="fedavg"))
+    check_privacy("north", SecureSum(), GlobalModel(3, {}, final=True))  # says nothing of training
+
+
+@pytest.mark.parametrize("hub, site", [(SecureSum(), NoPrivacy()), (NoPrivacy(), SecureSum())])
+def test_a_federation_of_one_half_ends_at_once_and_not_at_its_deadline(hub, site):
+    def function(name):
+        return lambda exchange: train(FederatedCallback(name, exchange, privacy=site), nn.Linear(2, 1))
+
+    sites, start = {name: function(name) for name in "abc"}, weights_of(Own(nn.Linear(2, 1)))
+    with pytest.raises(MedfedError) as raised:
+        medfed.run_federation(sites, start, rule="fedavg", rounds=1, privacy=hub, deadline_s=3600)
+    assert "its privacy mechanism is" in str(raised.value.__cause__)
+
+
+class Own(pl.LightningModule):
+    """Trains a layer that is registered, and one that is not."""
+
+    def __init__(self, layer: nn.Module, hidden: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.hidden = layer, [hidden] if hidden else []
+
+    def training_step(self, batch, index):
+        return sum(one(batch[0]).square().mean() for one in (self.layer, *self.hidden))
+
+    def configure_optimizers(self):
+        hidden = [parameter for one in self.hidden for parameter in one.parameters()]
+        return torch.optim.SGD([*self.layer.parameters(), *hidden], lr=0.1)
+
+
+def train(callback, layer, hidden=None):
+    trainer = pl.Trainer(
+        max_epochs=1, callbacks=[callback], logger=False, enable_checkpointing=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Own(layer, hidden), DataLoader(TensorDataset(torch.ones(4, 2)), 2))
+
+
+def test_an_optimiser_that_trains_what_is_no_parameter_of_the_module_is_refused():
+    def fit(exchange):
+        train(FederatedCallback("a", exchange), nn.Linear(2, 1), hidden=nn.Linear(2, 3))
+
+    with pytest.raises(QuorumError, match=r"train 2 tensors .* of shapes \(3, 2\), \(3,\); they would never"):
+        medfed.run_federation({"a": fit}, weights_of(Own(nn.Linear(2, 1))), rule="fedavg", rounds=1)
+
+
+def test_what_an_optimiser_holds_and_does_not_train_is_no_matter():
+    layer, fixed = nn.Linear(2, 1), nn.Parameter(torch.ones(1), requires_grad=False)
+    check_optimisers("a", layer, [torch.optim.SGD([*layer.parameters(), fixed], lr=0.1)])
