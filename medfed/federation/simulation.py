@@ -364,6 +364,8 @@ def _run_site(
     _running_site.set(site)
     RUNNING_SITE.set(site)
     use_rounds_bar(bar)
+    # Else oneDNN's layers take OpenMP's default here, whatever the caller set, and sums have other bits.
+    torch.set_num_threads(torch.get_num_threads())
     try:
         # Each site builds its model when it is its turn to train from it, and not all of them before.
         failures.exchange.wait_for_model(failures.first_model(site))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import random
 import threading
@@ -17,6 +18,7 @@ import medfed
 from medfed.aggregation.fedavg import FedAvg
 from medfed.errors import QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange
+from medfed.exchange._idle_threads import _openmp_libraries
 from medfed.federation import simulation
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import HubConfig
@@ -363,3 +365,20 @@ def test_a_trainer_with_too_few_epochs_says_so():
     sites = {"a": fit("a", rounds=3), "b": fit("b", rounds=2)}
     with pytest.raises(QuorumError, match="round 3: its Trainer reached max_epochs before"):
         medfed.run_federation(sites, weights_of(Net()), rule=FedAvg(), rounds=3)
+
+
+def test_a_site_computes_with_the_callers_number_of_threads():
+    """oneDNN asks OpenMP itself, and a sum over other threads has other bits."""
+    before, seen = torch.get_num_threads(), []
+    libraries = [ctypes.CDLL(path) for path in _openmp_libraries()]
+
+    def site(exchange):
+        seen.extend(one.omp_get_max_threads() for one in libraries if hasattr(one, "omp_get_max_threads"))
+
+    torch.set_num_threads(before + 1)
+    try:
+        with pytest.raises(QuorumError, match="round 1: 0 of 1 sites"):
+            medfed.run_federation({"a": site}, WEIGHTS, rule="fedavg", rounds=1)
+    finally:
+        torch.set_num_threads(before)
+    assert before + 1 in seen
