@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from medfed.deployment.enrolment.configuration import write_configuration
+from medfed.deployment.enrolment.configuration import configuration, write_configuration
 from medfed.deployment.enrolment.refusals import RefusalLog
 from medfed.errors import ExchangeError
 from medfed.exchange._admitted import STUDIES
@@ -77,6 +77,7 @@ class Broker:
         self._lock = (self._folder / "server.lock").open("w")
         self._refusals = RefusalLog(self._log, on_refused)
         self._process: subprocess.Popen[bytes] | None = None
+        self._applied: tuple[tuple[int, int], ...] = ()
         if not self._take_over():
             log.warning(
                 "the broker of this enrolment is run by another hub already; this one uses it, and runs it "
@@ -170,9 +171,13 @@ class Broker:
         """Write the configuration anew if a hub has admitted sites to its study since."""
         if self._enrolment is None:
             return
-        studies = self._folder / STUDIES
-        if studies.exists() and studies.stat().st_mtime_ns > self._configuration.stat().st_mtime_ns:
+        # Taken before the list is read: what is admitted while the configuration is written is seen next time.
+        stamps = (_stamp(self._folder / STUDIES), _stamp(self._configuration))
+        if stamps == self._applied:
+            return
+        if self._configuration.read_text() != f"{configuration(self._enrolment)}\n":
             write_configuration(self._enrolment)
+        self._applied = stamps
 
     def _restart(self, ended: subprocess.Popen[bytes]) -> None:
         with self._changing:
@@ -201,3 +206,12 @@ class Broker:
             process.wait()
         self._refusals.poll()
         self._pid_file.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what differs after a file is replaced, even within one tick of the clock; zeros if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns

@@ -167,3 +167,16 @@ def test_hospitals_that_joined_a_study_stay_admitted_when_its_hub_is_started_aga
     assert admitted_studies(enrolment.authority)["ab" * 8] == ["north", "west"]
     admit_study(enrolment.authority, "ab" * 32, ["north"])
     assert admitted_studies(enrolment.authority)["ab" * 8] == ["north"]
+
+
+def test_a_study_that_is_admitted_while_the_configuration_is_written_is_not_missed(enrolment):
+    """The list was read before, and the file is newer than the list."""
+    enrolment.start()
+    configured = enrolment.authority / "broker" / "nats.conf"
+    before = configured.read_text()
+    admit_study(enrolment.authority, "cd" * 32, ["north"])
+    assert "cd" * 8 not in before
+    configured.write_text(before)
+    end = time.time() + 3600
+    os.utime(configured, (end, end))
+    until(lambda: f"glob.{'cd' * 8}" in configured.read_text(), "the new study has rights")
