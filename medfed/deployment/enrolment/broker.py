@@ -171,7 +171,7 @@ class Broker:
         """Write the configuration anew if a hub has admitted sites to its study since."""
         if self._enrolment is None:
             return
-        # Taken before the list is read: what is admitted while the configuration is written is seen next time.
+        # Taken before the list is read, so that what is admitted during the writing is seen next time.
         stamps = (_stamp(self._folder / STUDIES), _stamp(self._configuration))
         if stamps == self._applied:
             return
@@ -209,7 +209,7 @@ class Broker:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Return what differs after a file is replaced, even within one tick of the clock; zeros if there is none."""
+    """Return what differs once a file is replaced, even within one tick of the clock; zeros without one."""
     try:
         status = path.stat()
     except FileNotFoundError:
