@@ -19,6 +19,7 @@ NOTE = "left-out"
 
 # What is said of files of a format, where that is more than that no case uses them.
 _REASONS: Mapping[str, str] = {
+    "arrays": "numpy's arrays, which data: {kind: arrays} of a study reads",
     "archive": "archives, which must be unpacked to be used",
     "unfinished": "unfinished copies by their names (.part, ...), which must be copied again",
 }

@@ -56,6 +56,10 @@ class LocalMethod(Kind, frozen=True):
         """Return the layers that this method keeps in the hospital, as `train.keep_local` names them."""
         return ()
 
+    def lacking(self, module: nn.Module) -> str:
+        """Return what a module lacks for this method, and what to do, as the end of a sentence; else ''."""
+        return ""
+
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         """Return the state at the start of a round; the module holds the received weights already."""
         return state

@@ -88,6 +88,8 @@ def _unsuited(method: LocalMethod, trainer: pl.Trainer, module: pl.LightningModu
     optimisers: list[Any] = list(trainer.optimizers)
     if method.one_optimiser and len(optimisers) != 1:
         return f"needs one optimiser, this module has {len(optimisers)}"
+    if lacking := method.lacking(module):
+        return lacking
     if not changes_gradients(method):
         return ""
     if any(isinstance(optimiser, LBFGS) for optimiser in optimisers):

@@ -41,6 +41,9 @@ class Moon(LocalMethod, tag="moon", frozen=True):
     temperature: Annotated[float, Meta(gt=0)] = 0.5
     head: str = "head"
 
+    def lacking(self, module: nn.Module) -> str:
+        return "" if _find_layer(module, self.head) is not None else _no_layer(module, self.head)
+
     def start(self, module: nn.Module, received: GlobalModel, state: LocalState) -> LocalState:
         if PREVIOUS not in state:
             return {}
@@ -97,13 +100,24 @@ def last_layer(module: nn.Module, name: str) -> nn.Module:
     Raises:
         StudyError: if there is none.
     """
+    layer = _find_layer(module, name)
+    if layer is None:
+        raise StudyError(f"local 'moon' {_no_layer(module, name)}")
+    return layer
+
+
+def _find_layer(module: nn.Module, name: str) -> nn.Module | None:
     child: nn.Module
     for prefix, child in module.named_modules():
         if f".{prefix}".endswith(f".{name}"):
             return child
-    raise StudyError(
-        f"local 'moon': {type(module).__name__} has no submodule '{name}'; set train.local.head, "
-        "or Moon(head=...), to the name of its last layer"
+    return None
+
+
+def _no_layer(module: nn.Module, name: str) -> str:
+    return (
+        f"needs the last layer, and {type(module).__name__} has no submodule '{name}'; set train.local.head, "
+        "or Moon(head=...), to its name"
     )
 
 

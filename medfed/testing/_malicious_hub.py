@@ -67,6 +67,10 @@ class _Relaying(RelayedMessages, frozen=True, forbid_unknown_fields=False):
     """`RelayedMessages`, whatever else is in the message."""
 
 
+# How long a round goes on for a site that was lied to and has not answered yet.
+LIED_TO_S = 2.0
+
+
 class MaliciousHub(MemoryExchange):
     """An exchange whose hub sends what `lie` returns, and to `deceived` sites the model `other_model` makes.
 
@@ -87,6 +91,7 @@ class MaliciousHub(MemoryExchange):
         self.lie, self.seals = lie, seals
         self.deceived, self.other_model = deceived, other_model
         self.sent: dict[str, dict[str, bytes]] = {}
+        self.lied_to: set[str] = set()
         self.steps: list[str] = []
         self.discarded, self.hidden = "", ""
         self._discards = True
@@ -109,9 +114,9 @@ class MaliciousHub(MemoryExchange):
         self, round: int, attempt: int, step: str, messages: Mapping[str, bytes]
     ) -> Mapping[str, bytes]:
         self.sent.setdefault(step, {}).update(messages)
-        super().send_messages(
-            round, attempt, step, {site: self.lie(site, step, data) for site, data in messages.items()}
-        )
+        lies = {site: self.lie(site, step, data) for site, data in messages.items()}
+        self.lied_to.update(site for site, data in messages.items() if lies[site] != data)
+        super().send_messages(round, attempt, step, lies)
         return messages
 
     def collect_messages(
@@ -379,6 +384,9 @@ def round_under(
         try:
             outcome = _aggregated(hub, config, current)
             found.outcome = outcome
+            # On a busy machine a site may not have read the lie yet, and would see the end of the round.
+            for site, thread in zip(sites, threads, strict=True):
+                thread.join(LIED_TO_S if site in hub.lied_to else 0)
             hub.publish(GlobalModel(1, outcome.weights, study_digest=STUDY))
         except MedfedError as error:
             found.outcome = error

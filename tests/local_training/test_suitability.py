@@ -150,6 +150,12 @@ def test_manual_optimisation_is_refused_where_a_method_runs_the_step(local):
     assert "takes its optimiser's steps itself" in refusal(ByHand, local, rule)
 
 
+def test_moon_without_its_last_layer_is_refused_before_the_first_round():
+    message = refusal(Line, Moon())
+    assert "needs the last layer, and Line has no submodule 'head'; set train.local.head" in message
+    assert message.endswith("nothing was trained")
+
+
 def test_manual_optimisation_is_refused_where_the_rule_needs_a_loss():
     message = refusal(ByHand, None, QFedAvg(), required_scalars=["train/loss_before"])
     assert "needs the training loss of the received model" in message

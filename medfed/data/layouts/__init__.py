@@ -53,7 +53,10 @@ def choose_layout(survey: Survey, given: Layout | None = None) -> Layout:
             f"the site's data folder ({survey.describe()}) fits several layouts: {listed}; {HOW_TO_SAY}"
         )
     listed = "; ".join(f"{kind_of(layout)}: {layout.needs}" for layout in layouts())
-    unpack = "unpack the archives; " if any(file.format == "archive" for file in survey.files) else ""
+    formats = {file.format for file in survey.files}
+    unpack = "unpack the archives; " if "archive" in formats else ""
+    if "arrays" in formats:  # of any layout
+        unpack += "numpy's arrays are read by a study with data: {kind: arrays}, or written as images first; "
     raise DataError(
         f"the site's data folder ({survey.describe()}) holds nothing that medfed knows for certain; "
         f"{unpack}{HOW_TO_SAY}. There are: {listed}"

@@ -6,6 +6,7 @@ import gzip
 import os
 import socket
 
+import numpy as np
 import pytest
 
 from medfed.data.index import index_folder
@@ -161,4 +162,10 @@ def test_archives_are_to_be_unpacked(tmp_path):
     (tmp_path / "d.xlsx").write_bytes(b"PK\x03\x04")
     assert Survey.of(tmp_path).describe() == "4 archive, 1 table"
     with pytest.raises(DataError, match=r"\(4 archive, 1 table\) holds nothing .*; unpack the archives; say"):
+        index_folder(tmp_path, site_secret=b"7" * 32)
+
+
+def test_arrays_of_numpy_are_named_with_what_reads_them(tmp_path):
+    np.savez(tmp_path / "pneumoniamnist.npz", train_images=np.zeros((2, 28, 28), np.uint8))
+    with pytest.raises(DataError, match=r"\(1 arrays\) holds nothing .*a study with data: \{kind: arrays\}"):
         index_folder(tmp_path, site_secret=b"7" * 32)
