@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def image_networks() -> list[tuple[str, str]]:
     return [
         (name, need)
         for name, kind in sorted(kinds("networks").items())
-        if issubclass(kind, Network)
+        if issubclass(kind, Network) and all(map(find_spec, kind.packages))
         for need in kind.serves
         if need in ("segment", "classify")
     ]

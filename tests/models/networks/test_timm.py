@@ -98,5 +98,7 @@ def test_what_is_refused_as_a_study_is_read(arguments: dict[str, Any], size: Any
 
 @pytest.mark.skipif(timm is not None, reason="here timm loads")
 def test_a_package_that_does_not_load_is_named() -> None:
-    with pytest.raises(StudyError, match="needs timm and a torchvision that is built for the torch"):
+    with pytest.raises(
+        StudyError, match="needs timm and a torchvision that is built for the installed torch"
+    ):
         Timm().build(1, 2, (64, 64))
