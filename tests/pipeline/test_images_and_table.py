@@ -238,9 +238,9 @@ def test_check_passes_what_the_site_file_says(tmp_path: Path, capsys: pytest.Cap
     study = written(tmp_path, "table")
     own = OwnData(str(tmp_path / "south" / "Klinik.csv"), {"age": "Alter", "case": "Fall"})
     shutil.copytree(tmp_path / "south", tmp_path / "elsewhere")
-    assert check(tmp_path / "elsewhere", study, False, None) == 2
+    assert check(tmp_path / "elsewhere", study, lambda _: False, None) == 2
     assert "the folder has none of clinical.csv" in capsys.readouterr().out
-    assert check(tmp_path / "elsewhere", study, False, None, OwnChoices(data=own)) < 2
+    assert check(tmp_path / "elsewhere", study, lambda _: False, None, OwnChoices(data=own)) < 2
     said = capsys.readouterr().out
     assert "has a row for 48 of 48 cases" in said
     assert "age, sex" in said
