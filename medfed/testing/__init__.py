@@ -31,6 +31,7 @@ from medfed.testing._readers import ReaderExample, check_reader
 from medfed.testing._rules import check_rule
 from medfed.testing._schedules import check_schedule
 from medfed.testing._tasks import check_task
+from medfed.testing._trackers import check_tracker
 from medfed.testing._transforms import check_transform
 
 # The contract of each registry of `medfed.registry`.
@@ -49,6 +50,7 @@ CONTRACTS: dict[str, Contract[Any]] = {
     "normalise": check_normalise,
     "layouts": check_layout,
     "transforms": check_transform,
+    "trackers": check_tracker,
     "datamodules": check_datamodule,
 }
 
@@ -76,5 +78,6 @@ __all__ = [
     "check_rule",
     "check_schedule",
     "check_task",
+    "check_tracker",
     "check_transform",
 ]

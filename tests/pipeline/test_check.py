@@ -50,19 +50,21 @@ def test_check_reads_the_site_files_headings(tmp_path: Path) -> None:
 
 
 def checked(capsys: pytest.CaptureFixture[str], *arguments: Any, **own: Any) -> tuple[int, dict[str, Any]]:
-    code = check(*arguments, True, None, OwnChoices(**own))
-    return code, json.loads(capsys.readouterr().out)
+    answers: list[dict[str, Any]] = []
+    code = check(*arguments, lambda answer: answers.append(dict(answer)) or True, None, OwnChoices(**own))
+    assert capsys.readouterr().out == ""
+    return code, json.loads(json.dumps(answers[0]))
 
 
 def test_a_folder_that_cannot_be_used_is_an_answer_and_names_no_file(tmp_path: Path, capsys) -> None:
     code, answer = checked(capsys, tmp_path / "Meier", None)
     assert code == answer["exit"] == 2
-    assert "Meier" not in answer["verdict"]
+    assert "Meier" not in answer["error"]
     study = write_tables(tmp_path)
     page = tmp_path / "north.csv" / "page.html"  # its folder is a file
-    assert check(tmp_path / "north.csv", study, True, page) == 2
-    answer = json.loads(capsys.readouterr().out)
-    assert answer == {"verdict": "a file can't be read or written (errno 17)", "exit": 2}
+    answers: list[Any] = []
+    assert check(tmp_path / "north.csv", study, lambda answer: answers.append(answer) or True, page) == 2
+    assert answers == [{"error": "a file can't be read or written (errno 17)", "exit": 2}]
 
 
 def test_a_simulated_sites_folder_is_known_by_its_place(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_check_and_new_refuse_a_patch_of_which_a_plug_in_network_leaves_nothing(
     with pytest.raises(StudyError, match="of an image of 8 x 8 voxels only one number is left") as trained:
         module_of(read_study(study))
     code, answer = checked(capsys, tmp_path / "north", study)
-    assert (code, answer["verdict"]) == (2, str(trained.value))
+    assert (code, answer["error"]) == (2, str(trained.value))
     with pytest.raises(StudyError) as drafted:
         write_draft(tmp_path / "draft.yaml", Draft(text, (), ()))
     assert str(drafted.value) == str(trained.value)
