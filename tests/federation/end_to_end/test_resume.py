@@ -233,7 +233,10 @@ def test_a_site_goes_on_after_its_last_local_epoch_with_the_same_bits(tmp_path, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import torch
 import test_resume
+
+torch.set_num_threads(int(sys.argv[2]))  # as the process that goes on, for the same bits
 
 class Dies(test_resume.Dies):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -248,7 +251,7 @@ test_resume.run(Path(sys.argv[1]), how=Dies, dies=3, checkpoint_s=0.0)
 def test_a_process_that_is_killed_inside_a_round_goes_on_there(tmp_path, undisturbed):
     places = [str(Path(__file__).parent), *sys.path]
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, check=False, timeout=120,
+        [sys.executable, "-c", KILLED, str(tmp_path), str(torch.get_num_threads())], capture_output=True, check=False, timeout=120,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
