@@ -251,7 +251,8 @@ test_resume.run(Path(sys.argv[1]), how=Dies, dies=3, checkpoint_s=0.0)
 def test_a_process_that_is_killed_inside_a_round_goes_on_there(tmp_path, undisturbed):
     places = [str(Path(__file__).parent), *sys.path]
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(torch.get_num_threads())], capture_output=True, check=False, timeout=120,
+        [sys.executable, "-c", KILLED, str(tmp_path), str(torch.get_num_threads())],
+        capture_output=True, check=False, timeout=120,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
