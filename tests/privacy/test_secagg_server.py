@@ -7,15 +7,18 @@ import threading
 
 import msgspec
 import pytest
+import torch
 from secure_round import EXAMPLES, PATIENCE_S, SITES, STEPS, Round, plainly, same, update
 
 from medfed.errors import QuorumError
 from medfed.exchange import MemoryExchange
 from medfed.privacy._key_exchange import to_bytes
 from medfed.privacy._secagg import Shares
+from medfed.privacy._secagg_server import HubAttempt, HubSum
 from medfed.privacy.secure_sum import SecureSum
 from medfed.wire.audit_log import AuditLog
-from medfed.wire.messages import Statement
+from medfed.wire.messages import HubChannel, Statement
+from medfed.wire.update import Update
 
 
 def test_a_site_that_falls_silent_is_not_waited_for_longer_than_the_patience():
@@ -95,3 +98,19 @@ def test_an_unmasked_update_is_refused_and_the_others_are_summed():
     assert answer.status == "refused"
     assert "expected masked numbers: torch.int64" in answer.reason
     same(round.given[0], plainly(["east", "north", "south"], privacy, 4))
+
+
+def test_an_update_that_comes_after_the_final_list_is_not_in_the_sum() -> None:
+    """A restarted hub has sent the list of who is in the sum already: sites unmask that sum and no other."""
+    exchange, sites = MemoryExchange("5e" * 32), ("east", "north", "south")
+    channel = HubChannel(exchange, sites, 1)
+    session = HubSum(HubAttempt(SecureSum()._settings, channel, 1), {}, sites)
+    channel.send(1, "members", dict.fromkeys(("east", "north"), b"x"))
+    for number, site in enumerate(sites, start=1):
+        count = {"secure_sum": {"examples": torch.tensor([number])}}
+        masked = {"w": torch.tensor([10**number])}
+        admitted = session.admit(Update(site, 1, masked, 0, groups=count), {"w": torch.zeros(1)})
+        assert (admitted.delta, admitted.groups) == ({}, {})
+    assert session.total.sites == session.total_examples.sites == ["east", "north"]
+    assert session.total.numbers["w"].tolist() == [110]
+    assert session.total_examples.numbers["examples"].tolist() == [3]
