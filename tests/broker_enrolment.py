@@ -13,6 +13,16 @@ from medfed.deployment.enrolment.broker import Broker
 from medfed.deployment.enrolment.participants import Participant
 from medfed.wire.credentials import OWN_HOST, read_federation
 
+# A study of a table with one hospital, as its file.
+TABLE_STUDY = """
+name: a
+task: {kind: tabular, classes: [healthy, ill]}
+network: {kind: fully_connected}
+data: {kind: table, target: ill, features: [age]}
+train: {rounds: 3}
+sites: [north]
+"""
+
 
 def free_ports(number: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]

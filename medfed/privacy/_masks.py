@@ -17,6 +17,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
+from medfed.errors import UpdateError
+
 Bits = Literal[32, 64]
 
 # Numbers that are encoded, masked or unmasked at once. Each buffer takes 512 KiB: small enough for the cache,
@@ -129,8 +131,13 @@ class MaskedSum:
         self.numbers: dict[str, Tensor] = {}
 
     def add(self, site: str, numbers: Mapping[str, Tensor]) -> None:
-        """Add a site's masked integers, each tensor to the one of its name."""
-        assert site not in self.sites
+        """Add a site's masked integers, each tensor to the one of its name.
+
+        Raises:
+            UpdateError: if the site is in the sum already.
+        """
+        if site in self.sites:
+            raise UpdateError(f"site '{site}': its update is in the sum already; a second one is not added")
         self.sites.append(site)
         for name, tensor in numbers.items():
             total = self.numbers.get(name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from broker_enrolment import TABLE_STUDY
 from click.testing import CliRunner
 
 from medfed.cli.enrol import enrol
@@ -49,26 +50,16 @@ def test_errors_are_told_in_one_line(said):
     assert "a site's name has 1 to 64 letters" in said("site", "hub", code=1)
 
 
-STUDY = """
-name: a
-task: {kind: tabular, classes: [healthy, ill]}
-network: {kind: fully_connected}
-data: {kind: table, target: ill, features: [age]}
-train: {rounds: 3}
-sites: [north]
-"""
-
-
 def test_a_hospital_is_admitted_to_a_study_that_lets_others_join(said, tmp_path):
     study = tmp_path / "study.yaml"
-    study.write_text(STUDY)
+    study.write_text(TABLE_STUDY)
     said("init", "lungs", "--host", "hub.example.org")
     for site in ("north", "west"):
         said("site", site, "--folder", site)
         said("sign", f"{site}/{site}.request.pem", "--yes")
     assert "north may take part" in said("study", "study.yaml")
     assert "'west' is none of its hospitals" in said_why(tmp_path, "study.yaml", "west")
-    study.write_text(f"{STUDY}sampling: {{joining: true}}\n")
+    study.write_text(f"{TABLE_STUDY}sampling: {{joining: true}}\n")
     assert "'south' has no valid certificate" in said_why(tmp_path, "study.yaml", "south")
     assert "west may take part" in said("study", "study.yaml", "--site", "west")
     said("study", "study.yaml")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from medfed.errors import UpdateError
 from medfed.privacy._masks import (
     _BLOCK,
     FixedPoint,
@@ -100,3 +101,6 @@ def test_a_running_sum_wraps_around_and_leaves_what_was_sent_as_it_is(dtype):
     # (2^(bits - 1) - 1) + 2 is -(2^(bits - 1)) + 1 modulo 2^bits.
     assert running.numbers["w"].tolist() == [-most, 4]
     assert (running.sites, first.tolist()) == (["north", "south"], [most, 1])
+    with pytest.raises(UpdateError, match="'north': its update is in the sum already"):
+        running.add("north", {"w": second})
+    assert running.numbers["w"].tolist() == [-most, 4]

@@ -1,24 +1,16 @@
 from __future__ import annotations
 
 import pytest
+from broker_enrolment import TABLE_STUDY
 
 from medfed.deployment.enrolment.studies import admit
 from medfed.errors import EnrolmentError, StudyError
 from medfed.exchange._admitted import admitted_studies
 
-STUDY = """
-name: a
-task: {kind: tabular, classes: [healthy, ill]}
-network: {kind: fully_connected}
-data: {kind: table, target: ill, features: [age]}
-train: {rounds: 3}
-sites: [north]
-"""
-
 
 def test_named_hospitals_are_admitted_and_others_only_where_the_study_lets_them_join(enrolment, tmp_path):
     study = tmp_path / "study.yaml"
-    study.write_text(STUDY)
+    study.write_text(TABLE_STUDY)
     first = admit(enrolment.authority, study, ())
     assert first.sites == ("north",)
     with pytest.raises(StudyError, match="'south' is none of its hospitals"):
