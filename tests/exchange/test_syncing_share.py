@@ -91,7 +91,7 @@ def test_a_piece_that_never_comes_is_told_at_once_and_refused_at_the_deadline(sy
 
 
 class LateShare:
-    """Two copies of a share: what the site wrote reaches the hub's copy when and in which order a test says."""
+    """Two copies of a share: a test says when, and in which order, the hub sees what the site wrote."""
 
     def __init__(self, folder) -> None:
         self.folder, self.copies = folder, {"hub": folder / "hub", "north": folder / "north"}
@@ -163,8 +163,9 @@ def test_without_rounds_an_update_that_never_comes_is_refused_by_name_and_the_ne
     late_share.train(1, to=12.0)
     late_share.show("announced", "r00002")
     (refused,) = late_share.hub.collect_async(2, ["north"], 5, 1)
-    assert "site 'north', round 1: its manifest is not there, and a later update says that it was sent" in str(
-        refused.error
+    assert (
+        "site 'north', round 1: its manifest is not there, and a later update says that it was sent"
+        in str(refused.error)
     )
     assert deltas(late_share.collect(2)) == [(2, 2.0)]
 
