@@ -207,7 +207,7 @@ def dominance(updates: Sequence[Update], state: State) -> Mapping[str, str]:
 
 
 def factor_dominance(updates: Sequence[Update], rule: Rule) -> Mapping[str, str]:
-    """Return a warning for each site whose number, by which the rule weights, outweighs all others' by far."""
+    """Return a warning for each site whose number, by which the rule weights, far outweighs the others'."""
     warnings = {}
     for name in rule.multiplies_by:
         total = sum(update.scalars[name] for update in updates)
