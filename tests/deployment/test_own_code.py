@@ -171,7 +171,7 @@ def test_an_agreed_study_trains_with_the_hospitals_own_copy(place):
 
 
 def test_what_changed_is_told_though_the_former_code_is_gone(place, tmp_path):
-    approve(tmp_path / "runs", place.study, "m.muster", tmp_path / "secret.approvals")
+    approve(tmp_path / "runs", place.study, "m.muster")
     parts = place.folder / "coordinator" / "parts"
     (parts / "mine.py").write_text(LOSS + "# version 2\n")
     changed = read_study(parts.parent / "study.yaml")
