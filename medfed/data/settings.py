@@ -46,6 +46,9 @@ _Number = TypeVar("_Number")
 # One number for each of two or three axes.
 PerAxis = Annotated[tuple[_Number, ...], Meta(min_length=2, max_length=3)]
 
+# The patient's axis along which a letter of an orientation points: left-right, front-back, up-down.
+PATIENT_AXES = {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}
+
 # The axis of the patient, by a letter of an orientation, across which each kind of slice is cut.
 _ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}
 
@@ -259,6 +262,23 @@ class Images(
             return None
         across = _ACROSS[self.slices]
         return "".join(sorted(self.orientation, key=lambda letter: letter in across))
+
+    @property
+    def image_letters(self) -> str:
+        """The directions in which the axes of an image grow that training sees, such as RAS."""
+        # A plane that keeps its columns and rows is flipped along them as x and y.
+        return (self.axes or "RA")[: self.spatial_dims]
+
+    @property
+    def patient_axes(self) -> tuple[str, ...]:
+        """The patient's axis, x, y or z, of each axis of an image that training sees.
+
+        >>> Images(orientation="PIR").patient_axes
+        ('y', 'z', 'x')
+        >>> Images(spatial_dims=2, spacing_mm="fit", patch=(64, 64)).patient_axes
+        ('x', 'y')
+        """
+        return tuple(PATIENT_AXES[letter] for letter in self.image_letters)
 
     @property
     def given_layout(self) -> Layout | None:

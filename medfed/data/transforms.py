@@ -19,7 +19,7 @@ from medfed.data import planes
 from medfed.data.image_transforms._transform import augment_all, prepare_all
 from medfed.data.label_regions import class_dtype
 from medfed.data.resample import resample
-from medfed.data.settings import Augment, Images
+from medfed.data.settings import PATIENT_AXES, Augment, Images
 from medfed.data.volume import PICTURE, Volume
 from medfed.errors import DataError, ImageError
 
@@ -245,7 +245,7 @@ def _has_study_spacing(settings: Images, image: Volume) -> bool:
 
 def _axis_of(letter: str) -> str:
     """Return the patient's axis, x, y or z, along which a letter of an orientation points."""
-    return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
+    return PATIENT_AXES[letter]
 
 
 def _centres(label: NDArray[np.integer[Any]] | None) -> NDArray[np.int32]:
