@@ -137,6 +137,8 @@ class Images(
     must have one size, or `train.batch` must be 1.
     samples: the patches that each visit takes from a volume (segmentation).
     foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
+    balance: which labelled voxel: `voxels` takes each as often, so that large structures are seen most;
+    `classes` first draws one of the image's structures, each as often.
     normalise: how intensities are normalised, after resampling; see `medfed kinds normalise`.
     channels: the channels of every image, by name in the study's order, such as `[t1c, t2f]`: a site whose
     folder names its channels gives these, in this order, or is refused. A number takes images whose channels
@@ -173,6 +175,7 @@ class Images(
     patch: PerAxis[Voxels] | None = (96, 96, 96)
     samples: Count = 1
     foreground: Probability = 0.67
+    balance: Literal["voxels", "classes"] = "voxels"
     normalise: AnyNormalise = Percentile()
     channels: Count | ChannelNames = 1
     findings: FindingWords | None = None

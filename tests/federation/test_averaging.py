@@ -17,7 +17,7 @@ from medfed.federation.averaging import averaged
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
 from medfed.federation.model_selection import ModelSelection
-from medfed.privacy.ckks import CKKS
+from medfed.privacy.ckks import Ckks
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel, Update
 
@@ -117,7 +117,7 @@ def test_the_mean_is_torchs_and_keeps_the_type():
             {"average": 2, "rule": Cyclic()},
             "with rule 'cyclic' a round's model is of the hospitals that answered",
         ),
-        ({"average": 2, "privacy": CKKS()}, "privacy 'ckks' encrypts a part of the model"),
+        ({"average": 2, "privacy": Ckks()}, "privacy 'ckks' encrypts a part of the model"),
         ({"average": 2, "selection": ModelSelection()}, "a selection ends with one round's model"),
     ],
 )

@@ -52,4 +52,5 @@ class Elastic(Transform, tag="elastic", frozen=True):
         points = torch.from_numpy(random.normal(0, self.voxels, (1, len(shape), *few)))
         linear = "trilinear" if len(shape) == 3 else "bilinear"
         displacements = interpolate(points, list(shape), mode=linear, align_corners=True)[0].numpy()
-        return np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) + displacements
+        own = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+        return np.asarray(own + displacements)

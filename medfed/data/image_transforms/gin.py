@@ -33,8 +33,8 @@ class GIN(Transform, tag="gin", frozen=True):
     interventional: two such networks, blended by a smooth random map instead of one share, so that neighbouring
     structures change differently (IPA).  spacing: the distance of the map's control points, in voxels.
 
-    Departures: the map is interpolated linearly instead of by B-splines, both images pass through networks of
-    their own in one draw, and every channel of an image with several is a channel of the network.
+    Departures: the map is interpolated linearly instead of by B-splines, every channel of an image with several
+    is a channel of the network, and the two images of a case train apart, without the paper's consistency loss.
     """
 
     probability: Probability = 0.5
@@ -72,8 +72,8 @@ class GIN(Transform, tag="gin", frozen=True):
             outputs = channels if layer == self.layers - 1 else self.features
             weights = random.standard_normal((outputs, result.shape[1], *(side,) * axes))
             shifts = random.standard_normal(outputs)
-            tensors = (torch.from_numpy(one).to(image.dtype) for one in (weights, shifts))
-            result = convolve(result, *tensors, padding=side // 2)
+            kernels, added = (torch.from_numpy(one).to(image.dtype) for one in (weights, shifts))
+            result = convolve(result, kernels, added, padding=side // 2)
             result = leaky_relu(result, SLOPE) if layer < self.layers - 1 else result
         share = float(random.random())
         return _with_norms(share * image + (1 - share) * result[0], image)

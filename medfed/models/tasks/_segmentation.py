@@ -79,9 +79,10 @@ class Segmentation(TaskModule):
 
     def mirrored_logits(self, image: Tensor) -> Tensor:
         """Return the mean of the logits (B, K, X, Y, Z) over an image and its mirrored images."""
-        image, total = plain(image), None
+        image = plain(image)
+        total: Tensor | None = None
         for axes in self._flips:
-            logits = self(image.flip(axes)).float().flip(axes)
+            logits: Tensor = self(image.flip(axes)).float().flip(axes)
             total = logits if total is None else total.add_(logits)
         assert total is not None
         return total if len(self._flips) == 1 else total.div_(len(self._flips))
