@@ -1,6 +1,7 @@
 """The mean of the models of a study's last rounds, which the study ends with on a key (`train.average`).
 
-Izmailov et al.: Averaging weights leads to wider optima and better generalization, UAI 2018, arXiv:1803.05407.
+Izmailov et al.: Averaging weights leads to wider optima and better generalization, UAI 2018,
+arXiv:1803.05407.
 Departure: the models are those that a hub merged, round by round, at whatever learning rate the schedule has.
 """
 

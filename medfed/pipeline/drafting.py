@@ -49,7 +49,7 @@ def draft_study(
         task: what to learn from images; it follows from the folders if None.
         columns: the columns to predict from tables.
         options: how the cases lie in every folder of images, and how these are read.
-        budget_s: the seconds that a run on this machine is to take; a segmentation of volumes is planned for it.
+        budget_s: the seconds that a run on this machine is to take, for which a segmentation is planned.
         progress: called with the number of a folder's cases that were read, and of all its cases.
 
     Raises:

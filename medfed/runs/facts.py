@@ -56,8 +56,8 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     round: whose model it is.  merged: how many rounds were merged, of `rounds` planned.  keep, patience: as
     the study says.  score: the validation score that decided.  best: the best round by it, 0 where none could
-    be judged.  mean, sites: its mean, and over which sites; a hospital's own run knows neither.  averaged: the
-    model is the mean of the models of so many last rounds.
+    be judged.  mean, sites: its mean, and over which sites; a hospital's own run knows neither.  averaged:
+    the model is the mean of the models of so many last rounds.
     """
 
     round: int

@@ -43,7 +43,7 @@ def plan(budget_s: float, cases: Cases = CASES, machine: Machine = MACHINE):
 def test_a_plan_is_what_the_seconds_buy() -> None:
     recipe = plan(600)
     # 15 steps at each hospital, 30 in all, and 59 patches: 30 x 0.3 + 59 x 0.01 = 9.59 s an epoch. Validation
-    # takes 10 x 0.03 = 0.3 s, less than 15 % of two epochs. Measuring: 20 cases, 7 times, 0.03 s and the voxels.
+    # takes 10 x 0.03 = 0.3 s, less than 15 % of two epochs. 20 cases are measured 7 times: 0.03 s and voxels.
     epoch_s, validation_s = 9.59, 0.3
     measuring_s = 20 * 7 * (0.03 + METRICS_S * 40**3)
     rounds = int((0.9 * 600 - measuring_s - validation_s) / (2 * epoch_s + validation_s))

@@ -30,11 +30,13 @@ class GIN(Transform, tag="gin", frozen=True):
 
     probability: that of changing a training image.  layers: those of the network.  features: its inner
     channels.  largest_kernel: a layer's kernel is 1 or this, which is odd, with equal probability.
-    interventional: two such networks, blended by a smooth random map instead of one share, so that neighbouring
-    structures change differently (IPA).  spacing: the distance of the map's control points, in voxels.
+    interventional: two such networks, blended by a smooth random map instead of one share, so that
+    neighbouring structures change differently (IPA).  spacing: the distance of the map's control points, in
+    voxels.
 
-    Departures: the map is interpolated linearly instead of by B-splines, every channel of an image with several
-    is a channel of the network, and the two images of a case train apart, without the paper's consistency loss.
+    Departures: the map is interpolated linearly instead of by B-splines, every channel of an image with
+    several is a channel of the network, and there is no consistency loss between two changed images of a
+    case.
     """
 
     probability: Probability = 0.5
