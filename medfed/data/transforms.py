@@ -316,7 +316,8 @@ def centres_of_one_class(
     if not len(centres):
         return centres
     classes = label[0][tuple(centres.T)]
-    return centres[classes == random.choice(np.unique(classes))]
+    drawn: NDArray[np.int32] = centres[classes == random.choice(np.unique(classes))]
+    return drawn
 
 
 def _triple(values: Iterable[int]) -> tuple[int, int, int]:

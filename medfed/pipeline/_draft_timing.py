@@ -9,19 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 import torch
+import yaml
 from torch import nn
 
 from medfed.data.image_transforms._transform import augment_all
 from medfed.data.proposal import propose_patch
-from medfed.data.settings import Augment, Images
+from medfed.data.settings import Images
 from medfed.data.transforms import augmentation
 from medfed.models.losses.dicece import DiceCE
-from medfed.models.networks import Network as NetworkKind
-from medfed.models.networks.dynunet import DynUNet
-from medfed.models.networks.unet import UNet
+from medfed.models.networks import Network as Record
 from medfed.pipeline._draft_recipe import BATCH, NETWORKS, Machine, Network, Timing
+from medfed.registry import union
 
 # Each is done once to warm up, and the least of so many further times counts.
 REPEATS = 2
@@ -49,11 +50,7 @@ def time_machine(
 
 def built(network: Network, inputs: int, classes: int, patch: tuple[int, ...]) -> nn.Module:
     """Return a network of the recipe."""
-    import msgspec
-    import yaml
-
-    kind: type[NetworkKind] = {"unet": UNet, "dynunet": DynUNet}[network.kind]
-    record = msgspec.convert(yaml.safe_load("\n".join(network.lines)), kind)
+    record: Record = msgspec.convert(yaml.safe_load("\n".join(network.lines)), union("networks"))
     return record.build(inputs, classes, patch)
 
 
@@ -76,7 +73,7 @@ def _time(
         levels = outputs.unbind(1) if outputs.ndim > image.ndim else (outputs,)
         loss = torch.stack([criterion(one, label) for one in levels]).sum()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimiser.step()
 
     step_s = _least(step, device)
@@ -90,8 +87,7 @@ def _item_seconds(inputs: int, patch: tuple[int, ...], settings: Images) -> floa
     """Return what one patch's augmentation takes, on average."""
     image = np.random.default_rng(0).normal(0, 1, (inputs, *patch)).astype(np.float32)
     label = (image[:1] > 1).astype(np.int64)
-    augment = settings.augment if isinstance(settings.augment, Augment) else "none"
-    change = augmentation(augment, True, "RAS")
+    change = augmentation(settings.augment, True, "RAS")
 
     def item(seed: int) -> None:
         data = {"image": torch.from_numpy(image.copy()), "label": torch.from_numpy(label.astype(np.float32))}
