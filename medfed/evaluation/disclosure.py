@@ -10,9 +10,9 @@ value over fewer is withheld, and so are others from which it would follow:
   for one model is withheld for all of them, and in their differences.
 - **The mean over structures.** With the mean of each structure it gives the sum over the patients who lack a
   structure (`patients_behind_mean`), so these must be none, or k.
-- **Counts beside means.** A missed structure has an overlap of 0 and no predicted volume, so a mean beside the
-  counts of missed and absent structures is of the others alone (`patients.is_open`): there must be none, or k.
-  This is decided for each model, so that one that missed nearly all does not hide the others.
+- **Counts beside means.** A missed structure has an overlap of 0 and no predicted volume, so a mean beside
+  the counts of missed and absent structures is of the others alone (`patients.is_open`): there must be none,
+  or k. This is decided for each model, so that one that missed nearly all does not hide the others.
 - **Nested groups.** Of two published groups, the patients in one and not in the other must be none, or k, as
   must those in neither (`conflict`).
 
@@ -94,7 +94,7 @@ def patients_behind_mean(known: ArrayLike, min_patients: int, open: ArrayLike | 
     incomplete = int((~complete).sum())
     of_complete = unsaid[:, complete].sum(axis=1)
     safe_rest = incomplete == 0 or incomplete >= min_patients
-    if safe_rest and (of_complete >= min_patients).all() or not patients:
+    if not patients or (safe_rest and (of_complete >= min_patients).all()):
         return patients
     patterns, place = np.unique(table, axis=1, return_inverse=True)
     counts = [unsaid[:, place.ravel() == one].sum(axis=1) for one in range(patterns.shape[1])]

@@ -22,6 +22,7 @@ from medfed.evaluation.metrics import (
 from medfed.evaluation.patients import (
     FINDING,
     PROBABILITY,
+    RIGHTLY_EMPTY,
     RISK,
     Patients,
     SummarySettings,
@@ -137,8 +138,8 @@ def open_patients(group: Group, metric: str, structure: str | None) -> int:
     0 if that is nobody, or the metric is no mean over patients; of a mean over structures, the fewest of any;
     of a difference of sizes and its limits, of the sizes too, which it gives beside the other one.
     """
-    if not isinstance(group, CaseGroup):
-        return 0
+    if not isinstance(group, CaseGroup) or metric == RIGHTLY_EMPTY:
+        return 0  # a share of patients is a count itself
     values = over_structures(group.patients)
     names = [key for key in values if key[1] in _sources(metric) and structure in (None, key[0])]
     counts = [int(is_open(group.patients, key[0], values[key]).sum()) for key in names]

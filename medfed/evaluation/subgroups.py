@@ -118,7 +118,7 @@ def _attribute(
     inside = {str(name): groups == name for name in sorted(set(groups))}
     if len(inside) < 2:
         return [], []
-    # A group is as small as the patients whose values its mean would tell: those missed are counted elsewhere.
+    # A group is as small as the patients whose values its mean tells: those missed are counted elsewhere.
     counts = {
         name: [int((mask & some).sum()) for some in (place.open, place.known)]
         for name, mask in inside.items()
