@@ -11,8 +11,7 @@ import pytest
 
 from medfed.data.screening import image_digest
 from medfed.errors import RunError
-from medfed.evaluation import rows
-from medfed.evaluation.rows import EVERY_SITE, CaseRow
+from medfed.evaluation.rows import EVERY_SITE
 from medfed.pipeline import predict
 from medfed.pipeline import train as run
 from medfed.pipeline.whose_patients import check_whose, guaranteed_name
@@ -106,8 +105,3 @@ def test_the_site_files_name_and_the_given_one_must_agree() -> None:
     assert guaranteed_name(EVERY_SITE, "north") == EVERY_SITE
     with pytest.raises(RunError, match="--name is 'south', and the site file is of 'north'"):
         guaranteed_name("south", "north")
-
-
-def test_own_rows_of_validation_choose_the_threshold(done: RunFolder) -> None:
-    some = [one for one in rows.read_cases(done.cases) if one.split == "val"]
-    assert {type(one) for one in some} == {CaseRow} and {one.site for one in some} == {"north", "south"}
