@@ -76,8 +76,8 @@ class MaliciousHub(MemoryExchange):
 
     `seals` gives each party's seal, for a test with certificates; by default each has a key of this object.
     `sent` holds what the honest hub would have sent to each site, by step, `said` what each site sent it, and
-    `steps` the steps it collected, with '' for the updates. It ignores the answers of the step `discarded` once,
-    then what `hidden` trains.
+    `steps` the steps it collected, with '' for the updates. It ignores the answers of the step `discarded`
+    once, then what `hidden` trains.
     """
 
     def __init__(
