@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from medfed.deployment.background import run_periodically
+from medfed.deployment.earlier_answers import check_earlier_answers, record_answer
 from medfed.deployment.site_file import give_up_s
 from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of
 from medfed.errors import DECODING_ERRORS, ExchangeError, MedfedError, RunError
@@ -52,7 +53,7 @@ from medfed.pipeline.describing import (
     total_of,
 )
 from medfed.pipeline.noised_statistics import Release, noise_of, noised_answer
-from medfed.pipeline.planning import needs_plan, plan_from, summary_of
+from medfed.pipeline.planning import least_of, needs_plan, plan_from, summary_of
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.folder import RunFolder
@@ -242,7 +243,8 @@ def _answer(session: SiteSession) -> Tensor:
 
     Raises:
         DataError: if its data cannot be read.
-        RunError: if the answer that was kept is damaged.
+        DeclinedError: if it would differ from another study's answer by a few patients.
+        RunError: if what was kept of earlier answers is damaged.
         LedgerError: if noised statistics would carry a patient over this hospital's ceiling.
     """
     if (noise := noise_of(session.study)) is not None:
@@ -258,7 +260,10 @@ def _answer(session: SiteSession) -> Tensor:
         vector = torch.zeros(length_for(session.study), dtype=torch.float64)
         vector[list(known.numbers)] = torch.tensor(list(known.numbers.values()), dtype=torch.float64)
         return vector
+    fewest = max(least, least_of(session.study))
+    check_earlier_answers(session, fewest)
     vector = answer_of(session.study, session.hospital.data, least)
+    record_answer(session, fewest)
     numbers = {place: number for place, number in enumerate(vector.tolist()) if number}
     answer = msgspec.to_builtins(_Answer(least=least, numbers=numbers), str_keys=True)
     private_folder(path.parent)
