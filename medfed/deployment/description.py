@@ -23,7 +23,7 @@ from medfed.deployment.earlier_answers import check_earlier_answers, record_answ
 from medfed.deployment.site_file import give_up_s
 from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of
 from medfed.errors import DECODING_ERRORS, ExchangeError, MedfedError, RunError
-from medfed.exchange import DropOut, Exchange, HubSide
+from medfed.exchange import DropOut, Exchange
 from medfed.exchange._drop_out import detail_of, reason_of
 from medfed.federation.description import (
     Described,
@@ -108,6 +108,7 @@ def described(run: HubRun) -> Iterator[Study]:
     digest = study_digest(run.study)
     side: Any = run.exchange.open_hub(description_digest(digest), run.folder.hub / FOLDER)
     side.on_refused(lambda reason: run.audit.write("refused", reason=reason))
+    side.awaited_as = "statistics"
     try:
         statistics = kept_statistics(run.folder, run.study, digest)
         if statistics is None:
@@ -159,8 +160,10 @@ def _show(side: Any, run: HubRun) -> None:
     )
 
 
-def _wait_received(run: HubRun, side: HubSide) -> None:
+def _wait_received(run: HubRun, side: Any) -> None:
     """Wait until the hospitals have the sum, or some time has passed."""
+    side.awaited_as = "word that it has the sum"
+    run.progress.log(f"waits until every hospital has the sum, for {RECEIVED_S / 60:g} minutes at most")
     for arrival in side.collect(2, sorted(run.study.sites), RECEIVED_S):
         if arrival.error is not None:
             run.progress.log(f"statistics: {arrival.site}: {arrival.error}")
@@ -320,6 +323,7 @@ def open_side(session: SiteSession) -> Any:
     private_folder(folder)
     side: Any = session.site.exchange.open_site(description_digest(session.digest), session.name, folder)
     side.max_silence_s = give_up_s(session.site)
+    side.awaited_as = "sum of all hospitals' statistics"
     return side
 
 
