@@ -39,6 +39,7 @@ from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.model_selection import mean_of_last
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
 from medfed.files import describe_exposed, private_files, utc_now, utc_time
@@ -328,6 +329,8 @@ def merged_rounds(received: GlobalModel) -> int:
 def _choice(study: Study, received: GlobalModel) -> ModelChoice | UnsetType:
     """Return which round's model the hub says the final one is, where the study lets it choose."""
     train = study.train
+    if train.average > 1:
+        return mean_of_last(train.average, train.rounds)
     if train.keep == "last" and train.patience is None:
         return UNSET
     return ModelChoice(
