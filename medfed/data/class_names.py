@@ -127,8 +127,8 @@ class ClassNames:
         if by_name is not None and by_code is not None and by_name != by_code:
             called, coded = self.classes[by_name], self.classes[by_code]
             raise LabelClassesError(
-                f"segment {structure.number} is called '{called}' by its label and '{coded}' by its code; say "
-                f"in the site file which is right: classes: {{{called}: {called}}} or {{{called}: {coded}}}"
+                f"segment {structure.number} is called '{called}' by its label and '{coded}' by its code; "
+                f"say in the site file which is right: classes: {{{called}: {called}}} or {{{called}: {coded}}}"
             )
         return by_code if by_name is None else by_name
 
