@@ -128,7 +128,8 @@ class ClassNames:
             called, coded = self.classes[by_name], self.classes[by_code]
             raise LabelClassesError(
                 f"segment {structure.number} is called '{called}' by its label and '{coded}' by its code; "
-                f"say in the site file which is right: classes: {{{called}: {called}}} or {{{called}: {coded}}}"
+                f"say in the site file which is right: classes: {{{called}: {called}}} or "
+                f"{{{called}: {coded}}}"
             )
         return by_code if by_name is None else by_name
 
