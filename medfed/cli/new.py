@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     metavar="COLUMN",
     help="For survival tables: the column with 1 where the event happened, else 0.",
 )
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Plan a segmentation of volumes for this machine: 30m, 2h or 1d for the whole run; takes a short "
+    "timing.",
+)
 @folder_options
 def new(
     study: Path,
@@ -48,6 +54,7 @@ def new(
     target: str | None,
     time: str | None,
     event: str | None,
+    budget: str | None,
     options: FolderOptions,
 ) -> None:
     """Inspect FOLDERS, one per hospital, and write STUDY with a task and fitting settings, for you to edit.
@@ -58,8 +65,10 @@ def new(
     medfed new our-study.yaml /data/north /data/south --held-out /data/west
     medfed new heart.yaml north=a.csv south=b.csv --target disease
     medfed new thin.yaml /data/north --set data.read.uneven=resample
+    medfed new quick.yaml /data/north /data/south --budget 2h
     """
     from medfed.errors import StudyError
+    from medfed.pipeline._draft_recipe import parse_budget
     from medfed.pipeline._draft_tables import TargetColumns
     from medfed.pipeline.drafting import draft_study, parse_sites, write_draft
     from medfed.pipeline.progress_bar import ProgressBar
@@ -78,6 +87,7 @@ def new(
             task=task,  # type: ignore[arg-type]
             columns=TargetColumns(target, time, event),
             options=options,
+            budget_s=None if budget is None else parse_budget(budget),
             progress=bar.update,
         )
     write_draft(study, draft)
