@@ -133,7 +133,7 @@ class SiteTransport:
     def send(self, update: Update) -> None:
         self._presence.raise_if_replaced()
         outgoing = OutgoingUpdate(self._outbox, update.round)
-        for old in range(max(0, update.round - MAX_CACHED_MODELS - 2), update.round - 1):
+        for old in self._sent_before(update.round)[:-1]:
             OutgoingUpdate(self._outbox, old).remove()
         if outgoing.delivered:
             return
@@ -359,8 +359,14 @@ class SiteTransport:
     def _measure(self, update: Update) -> Manifest:
         if self._measured is None or self._measured[0] is not update:
             pieces = encoding.update_pieces(update, self._study)
-            self._measured = update, self._objects.describe(self._run_id(), update.round, pieces)
+            previous = max(self._sent_before(update.round), default=0)
+            self._measured = update, self._objects.describe(self._run_id(), update.round, pieces, previous)
         return self._measured[1]
+
+    def _sent_before(self, round: int) -> list[int]:
+        """Return the rounds before this one for which its folder knows that it sent an update, in order."""
+        rounds = sorted(int(path.stem[1:]) for path in self._outbox.glob("r*.delivered"))
+        return [number for number in rounds if number < round]
 
     def _write_and_deliver(self, outgoing: OutgoingUpdate, update: Update) -> None:
         # An update from before a restart is resumed: a round's first update counts, and some of it
