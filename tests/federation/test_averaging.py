@@ -85,9 +85,10 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, rule, killed_in):
     assert torch.equal(resumed.weights["w"], whole.weights["w"])
 
 
-def test_a_mean_that_only_the_lost_checkpoint_held_is_not_begun_anew(tmp_path):
+@pytest.mark.parametrize("killed_in", [3, 5])  # the back-up is of before the rounds that count, or of one
+def test_a_mean_that_only_the_lost_checkpoint_held_is_not_begun_anew(tmp_path, killed_in):
     with pytest.raises(KeyboardInterrupt):
-        run(Squares(stop_in=5), average=3, folder=tmp_path)
+        run(Squares(stop_in=killed_in), average=3, folder=tmp_path)
     exchange = Squares()
     exchange.published.append(GlobalModel(5, {"w": torch.full((3,), 25.0)}))
     with pytest.raises(
