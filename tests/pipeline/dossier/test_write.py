@@ -21,8 +21,8 @@ from medfed.runs.folder import RunFolder
 from medfed.wire.signing import Identity
 
 FILES = {
-    "audit.jsonl", "curves.jsonl", "dossier.html", "dossier.json", "groups.jsonl", "manifest.json", "report.html",
-    "rounds.jsonl", "rows.jsonl", "run.json", "sbom.cdx.json", "study.json",
+    "audit.jsonl", "curves.jsonl", "dossier.html", "dossier.json", "groups.jsonl", "manifest.json",
+    "report.html", "rounds.jsonl", "rows.jsonl", "run.json", "sbom.cdx.json", "study.json",
 }  # fmt: skip
 
 
