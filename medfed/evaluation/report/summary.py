@@ -32,10 +32,10 @@ MAX_PLACES = 3
 MAX_STRUCTURES = 4
 # The headline metrics in plain words, of a value out of 100 pairs; 50 of them are right by chance alone.
 PAIRS = {
-    "auroc": "Of two patients, one with {what} and one without, it ranks the right one higher in about {of} of "
-    "100 such pairs; a coin's toss is right in 50.",
-    "c_index": "Of two patients it names the one with the earlier event in about {of} of 100 such pairs; a coin's "
-    "toss is right in 50.",
+    "auroc": "Of two patients, one with {what} and one without, it ranks the right one higher in about {of} "
+    "of 100 such pairs; a coin's toss is right in 50.",
+    "c_index": "Of two patients it names the one with the earlier event in about {of} of 100 such pairs; a "
+    "coin's toss is right in 50.",
 }
 CHANCE = 0.5
 ASKED = {
