@@ -7,7 +7,6 @@ from medfed.privacy import Privacy
 from medfed.registry import kinds
 from medfed.study.averaging import averaging_problems
 
-
 # Settings without which a mechanism cannot be made.
 NEEDED = {name: {"noise_multiplier": 1.0} for name in ("client_dp", "distributed_dp", "dp_sgd")}
 
