@@ -284,6 +284,8 @@ def _newest(exchange: HubSide, config: HubConfig, saved: Checkpoint, audit: Audi
         f"model of round {published.round}: the run folder is a back-up, or its newest checkpoint is damaged"
     )
     needed = sorted(group for group in saved.state if group != EXAMPLES)
+    if config.average > 1 and published.round > config.rounds - config.average and AVERAGE not in needed:
+        needed.append(AVERAGE)  # of models that were merged after this checkpoint
     if needed or config.selection is not None:
         raise RunError(
             f"{where}. What else this study's checkpoints hold "
