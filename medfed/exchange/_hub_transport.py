@@ -296,8 +296,9 @@ class HubTransport:
         if number is None:
             return None if answered else self._answers.drop_out(round, site)
         received = self._answers.receive(number, site, start, lambda: self._late.weights_of(number - 1))
-        if received is not None:
-            self._late.collected(site, number)
+        if received is None:  # some of it may still arrive
+            return None if answered else self._answers.drop_out(round, site)
+        self._late.collected(site, number)
         return received
 
     def close(self) -> None:

@@ -34,7 +34,9 @@ class SitePresence:
         deadline = time.monotonic() + OFFLINE_AFTER_HEARTBEATS * self._objects.store.heartbeat_s
         while self._is_of_another_process(first) and time.monotonic() < deadline:
             time.sleep(0.2)
-            if self._objects.get_site_object(self._site, "heartbeat") != first:
+            now = self._objects.get_site_object(self._site, "heartbeat")
+            # One that is gone is no sign of life: a store that was lost took it along.
+            if now != first and self._is_of_another_process(now):
                 raise ExchangeError(
                     f"site '{self._site}' already takes part from another folder or machine; only one "
                     f"process may. If this one should replace it, stop the other first"

@@ -428,4 +428,5 @@ def _write_csv(path: Path, lines: Sequence[dict[str, object]]) -> None:
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    write_whole(path, text.getvalue().encode())
+    # A case may be called as its file, whose name may hold bytes that are no UTF-8.
+    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))
