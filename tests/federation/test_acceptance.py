@@ -23,6 +23,8 @@ from medfed.federation.acceptance import (
     check_examples,
     check_needs,
     dominance,
+    factor_dominance,
+    factor_errors,
     first_examples,
     group_errors,
     keep_examples,
@@ -298,6 +300,61 @@ def test_a_site_that_leaves_out_what_the_rule_needs_stops_no_merge():
     evil, north = reports[0].results
     assert (evil.status, north.status) == ("refused", "merged")
     assert "has no finite scalar 'train/loss_before'" in evil.reason
+
+
+def weighed(name: str, *values: float) -> list[Update]:
+    """Return updates that state these numbers: the first one's is evil's."""
+    sites = ("evil", "north", "south")
+    return [update(site=site, scalars={name: value}) for site, value in zip(sites, values, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "rule, values, refused",
+    [
+        (QFedAvg(), (1e15, 1.0, 2.0), True),
+        (QFedAvg(), (2000.0, 1.0, 2.0), False),  # a thousand times the median 2, and no more
+        (QFedAvg(), (2001.0, 1.0, 2.0), True),
+        (QFedAvg(), (0.0, 1.0, 2.0), False),  # a site that fits perfectly weighs nothing
+        (QFedAvg(), (5.0, 0.0, 0.0), False),
+        (QFedAvg(q=0.0), (1e15, 1.0, 2.0), False),  # it is FedAvg, and does not look at it
+        (FedNova(), (1e15, 100.0, 50.0), True),
+        (FedNova(), (1.0, 1001.0, 1001.0), True),  # its own update would count a thousandfold
+        (FedNova(), (1.0, 1000.0, 1000.0), False),
+        (FedAvg(), (1e15, 1.0, 1.0), False),
+    ],
+    ids=str,
+)
+def test_a_number_by_which_the_rule_weights_is_compared_with_the_others(rule, values, refused):
+    name = (rule.needs_scalars or ("train/loss",))[0]
+    evil, *others = factor_errors(weighed(name, *values), rule, 1000.0)
+    assert others == [None, None]
+    assert (evil is not None) is refused
+    if refused:
+        assert re.search(
+            f"site 'evil' for round 2: states .* for '{name}', by which the rule weights", str(evil)
+        )
+
+
+def test_a_number_that_outweighs_all_others_is_told():
+    assert factor_dominance(weighed("train/loss_before", 30.0, 1.0, 2.0), QFedAvg()) == {}
+    assert factor_dominance(weighed("train/loss_before", 31.0, 1.0, 2.0), QFedAvg()) == {
+        "evil": "states 31 for 'train/loss_before', all other sites of this round together 3: the rule "
+        "weights updates by it"
+    }
+    assert factor_dominance(weighed("train/loss", 31.0, 1.0, 2.0), FedAvg()) == {}
+
+
+def test_no_site_multiplies_the_others_updates_by_its_number_of_steps():
+    """With 1e15 steps of one site, FedNova merged the others' updates times 1e13."""
+    reports: list = []
+    steps = {name: {"scalars": {"train/steps": count}} for name, count in
+             {"north": 10.0, "south": 10.0, "evil": 1e15}.items()}  # fmt: skip
+    sites = {name: lying(name, 1.0, (100,), **steps[name]) for name in steps}
+    final = simulate(sites, WEIGHTS, HubConfig(1, tuple(sorted(steps)), FedNova()), on_round=reports.append)
+    # By hand: the mean of north's and south's.
+    assert torch.equal(final.weights["b"], torch.tensor([1.0]))
+    assert [one.status for one in reports[0].results] == ["refused", "merged", "merged"]
+    assert "states 1e+15 for 'train/steps'" in reports[0].results[0].reason
 
 
 def controlled(site: str, *names: str) -> Update:
