@@ -34,7 +34,6 @@ from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
 from medfed.privacy.client_dp import ClientDP
 from medfed.runs.progress import PlainProgress
-from medfed.wire import encoding
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
 
