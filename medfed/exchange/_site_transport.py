@@ -32,10 +32,12 @@ from medfed.exchange._protocol import (
     Retry,
     WarnOnce,
     acquire_lock,
+    log,
     read_or_create,
     wait_for_object,
 )
 from medfed.exchange._study_store import StudyStore
+from medfed.exchange._waiting import WaitTold
 from medfed.wire import encoding
 from medfed.wire.messages import Message, open_message
 from medfed.wire.signing import HUB, Seal, Unsigned
@@ -79,7 +81,7 @@ class SiteTransport:
         self._presence = SitePresence(self._objects, session)
         self._mailbox = SiteMailbox(self._objects, self._folder / "letters")
         self._warn = WarnOnce(f"site '{site}'")
-        self._retry = Retry(self._warn, self._presence.raise_if_replaced)
+        self._retry = Retry(self._warn, self._presence.raise_if_replaced, lambda: self.max_silence_s)
         # The hub's last manifests and control messages, as opened: a signature is verified only once.
         self._opened: dict[str, tuple[bytes, Manifest | ControlMessage]] = {}
         # The last measured update and its manifest, so that `transmission` describes exactly
@@ -87,10 +89,11 @@ class SiteTransport:
         self._measured: tuple[Update, Manifest] | None = None
         # When the hub's state was last seen to change (time.monotonic).
         self._hub_seen = time.monotonic()
-        # What it waits for from the hub, and since when (seconds since 1970); for a display.
+        # What it waits for from the hub, and since when (seconds since 1970); `awaited_as` are other words.
         self.awaited: tuple[str, float] | None = None
-        # Whether it has compared its folder with what it sent.
-        self._age_checked = False
+        self.awaited_as = ""
+        self._told = WaitTold(site, log.warning)
+        self._age_checked = False  # whether it has compared its folder with what it sent
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
@@ -456,11 +459,12 @@ class SiteTransport:
     ) -> _T:
         """Return the first result of `attempt` that is not None, pausing longer as time passes."""
         began, backoff = time.monotonic(), Backoff(self._warn)
-        first, self.awaited = began, (what, time.time())
+        first, self.awaited = began, (self.awaited_as or what, time.time())
         try:
             while True:
                 self._presence.raise_if_replaced()
                 self._raise_if_too_long(what, first)
+                self._told.look(self.awaited, time.time())
                 try:
                     result = attempt()
                     if result is not None:
