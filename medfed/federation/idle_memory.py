@@ -14,6 +14,16 @@ from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 
+def _users(storage: torch.UntypedStorage) -> int:
+    """Return how many tensors and Python objects hold a memory; PyTorch's CUDA graphs ask the same way."""
+    return int(torch._C._storage_Use_Count(storage._cdata))
+
+
+_alone = torch.empty(1)
+# Of a memory that one tensor holds, while Python looks at it.
+ONE_USER = _users(_alone.untyped_storage())
+
+
 @contextmanager
 def idle_memory(exchange: SiteSide, module: nn.Module, last: GlobalModel | None) -> Iterator[None]:
     """While a site waits for the next model, hold no weights of its own that this model replaces anyway.
@@ -57,14 +67,10 @@ class _Lent:
 def _lend(module: nn.Module, shown: Weights) -> list[_Lent]:
     """Let the module's tensors show those of the same names, and return them.
 
-    Tensors of another dtype or shape (complex ones), and those that share their memory with others, keep it.
+    Tensors of another dtype or shape (complex ones), and those that share their memory with others, keep it:
+    with other tensors of the module, or with any that its code or a callback holds.
     """
     state = getattr(module, "_orig_mod", module).state_dict(keep_vars=True)
-    tensors = {id(value): value for value in state.values() if isinstance(value, Tensor)}
-    users: dict[int, int] = {}
-    for tensor in tensors.values():
-        place = tensor.untyped_storage().data_ptr()
-        users[place] = users.get(place, 0) + 1
     lent: dict[int, _Lent] = {}
     for name, values in shown.items():
         own = state.get(name)
@@ -72,7 +78,7 @@ def _lend(module: nn.Module, shown: Weights) -> list[_Lent]:
             continue
         same = own.shape == values.shape and own.dtype == values.dtype
         storage = own.untyped_storage()
-        alone = users[storage.data_ptr()] == 1 and storage.nbytes() == own.numel() * own.element_size()
+        alone = _users(storage) == ONE_USER and storage.nbytes() == own.numel() * own.element_size()
         if same and alone:
             lent[id(own)] = _Lent(own, own.stride(), own.device)
             own.data = values

@@ -102,3 +102,14 @@ def test_after_each_round_waiting_sites_show_one_model():
     # The first site may go on before all is written down; the others still wait for their turn.
     assert all(number <= 2 for number in seen[:3])
     assert len({module.net.weight.data_ptr() for module in modules}) == 3
+
+
+def test_memory_that_a_module_looks_at_under_another_name_stays_one_memory():
+    module, last = nn.Linear(3, 1), GlobalModel(1, weights_of(nn.Linear(3, 1)))
+    seen_elsewhere = module.weight.detach()[:, 1:]
+    before = module.weight.data_ptr(), module.weight.tolist()
+    with idle_memory(MemoryExchange(), module, last):
+        assert (module.weight.data_ptr(), module.weight.tolist()) == before
+        assert module.bias.data_ptr() == last.weights["bias"].data_ptr()
+    load(module, {"weight": torch.ones(1, 3), "bias": torch.zeros(1)})
+    assert seen_elsewhere.tolist() == [[1, 1]]
