@@ -77,10 +77,9 @@ class Index:
         labels = sum(case.label is not None or bool(case.masks) for case in self.cases)
         targets = sum(case.target is not None for case in self.cases)
         spare = f"; left out: {describe_left_out(self.left_out)}" if self.left_out else ""
-        return (
-            f"{self.layout}: {len(self.cases)} cases of {self.patients} patients ({splits}), "
-            f"{labels} with a label, {targets} with a target{spare}"
-        )
+        # A data module of one's own may read what is learned only as it loads a case.
+        learned = f", {labels} with a label, {targets} with a target" if labels or targets else ""
+        return f"{self.layout}: {len(self.cases)} cases of {self.patients} patients ({splits}){learned}{spare}"
 
 
 def index_folder(
