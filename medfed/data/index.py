@@ -16,6 +16,7 @@ from typing import Literal
 
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
+from medfed.data.identifiers import patient_key
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.layouts._header_patients import with_header_patients
 from medfed.data.left_out import describe_left_out, left_out_files
@@ -79,7 +80,9 @@ class Index:
         spare = f"; left out: {describe_left_out(self.left_out)}" if self.left_out else ""
         # A data module of one's own may read what is learned only as it loads a case.
         learned = f", {labels} with a label, {targets} with a target" if labels or targets else ""
-        return f"{self.layout}: {len(self.cases)} cases of {self.patients} patients ({splits}){learned}{spare}"
+        return (
+            f"{self.layout}: {len(self.cases)} cases of {self.patients} patients ({splits}){learned}{spare}"
+        )
 
 
 def index_folder(
@@ -152,7 +155,8 @@ def note_on_links(count: int) -> tuple[str, ...]:
 
 def with_token(case: ListedCase, site_secret: bytes) -> Case:
     """Return a listed case with its token."""
-    return Case(token=case_token(site_secret, case.id), **vars(case))
+    own = {**vars(case), "patient": patient_key(case.patient)}
+    return Case(token=case_token(site_secret, case.id), **own)
 
 
 def check_cases(cases: Sequence[Case]) -> None:

@@ -29,6 +29,9 @@ def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
             figures.append(
                 ("whose model is measured: the best on validation", f"round {run.facts.chosen.round}")
             )
+        if run.facts.chosen and run.facts.chosen.averaged > 1:
+            averaged = f"the last {run.facts.chosen.averaged} rounds'"
+            figures.append(("whose models' mean is measured", averaged))
         sent = sum(line.bytes_up for line in run.rounds)
         if sent:
             figures.append(("sent by the hospitals, in all", format_bytes(sent)))
