@@ -81,6 +81,12 @@ def main(log_json: bool) -> None:
 @click.option(
     "--compare", metavar="A,B,...", help="Train once per method, such as fedavg,fedprox, and compare."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    metavar="K",
+    help="Cross-validate: train once per fold, and report on every patient held out.",
+)
 def train(
     study: Path | None,
     site: Path | None,
@@ -89,6 +95,7 @@ def train(
     page: PageOptions,
     leave_one_out: bool,
     compare: str | None,
+    folds: int | None,
 ) -> None:
     """Train the study in a file over its hospitals in this process, and write a run folder with a report.
 
@@ -99,9 +106,17 @@ def train(
     medfed train configs/quickstart.yaml
     medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
     medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
+    medfed train study.yaml --folds 5
     medfed train --site site.yaml
     """
-    if compare is not None:
+    if folds is not None:
+        if study is None or site is not None or compare is not None or leave_one_out or options.without:
+            raise MedfedError(
+                "train --folds: name a study file, without --site, --compare, --leave-one-out and --without; "
+                "each fold trains the study as it is"
+            )
+        _cross_validate(study, folds, options, page)
+    elif compare is not None:
         if study is None or site is not None:
             raise MedfedError(
                 "train --compare: name a study file; methods are compared over the hospitals of one process"
@@ -129,6 +144,21 @@ def _train_study(study: Path, options: RunOptions, leave_one_out: bool, page: Pa
             leave_one_out=leave_one_out,
             without=options.without,
             former=options.former,
+            progress=progress,
+        )
+    print_result(run)
+
+
+def _cross_validate(study: Path, folds: int, options: RunOptions, page: PageOptions) -> None:
+    from medfed.pipeline.cross_validation import cross_validate
+
+    with show_progress(options.quiet, page) as progress:
+        run = cross_validate(
+            study,
+            folds,
+            out=options.out,
+            overrides=options.overrides,
+            resume=options.resume,
             progress=progress,
         )
     print_result(run)

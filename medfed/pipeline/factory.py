@@ -78,7 +78,7 @@ def hospital_of(
     uses are written into the hospital's own folder.
     """
     secret = secret or simulated_secret(study.seed, site)
-    settings = study.data
+    settings = study.data_at(site)
     if isinstance(settings, Images):
         settings = with_layout(settings, layout or study.layout_at(site))
     on_disk = isinstance(settings, Images) and settings.cache == "disk"

@@ -89,6 +89,36 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class FoldFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A cross-validation, whose results are of every patient by the model of the fold that held them out.
+
+    of: the number of folds.  ensemble: why the folds' models have no mean, '' where the folder has it.
+    measured: the hospitals at which the mean of the folds' models was measured.
+    """
+
+    of: int
+    ensemble: str = ""
+    measured: list[str] = []
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a reader of the report must know."""
+        together = "`ensemble/` holds the mean of the folds' models, of which these values are not" + (
+            f"; its own report is of {', '.join(self.measured)}." if self.measured else "."
+        )
+        if self.ensemble:
+            together = f"The folds' models have no mean: {self.ensemble}."
+        return [
+            f"Cross-validation in {self.of} folds by patient, at all hospitals at once: each patient was "
+            "measured by the model of the fold that held them out. The values are of "
+            f"{self.of} trainings and of no single model; the groups `fold` show how far they differ.",
+            "What ranks patients against each other (AUROC, c-index) or compares probabilities with outcomes "
+            f"is here over the outputs of {self.of} models; the report of each fold, `fold-1/` and so on, is "
+            "of one. Thresholds and temperatures chosen on validation patients are in these alone.",
+            together,
+        ]
+
+
 class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The weights that a run started from; start.csv in the run folder lists them tensor by tensor.
 
@@ -115,7 +145,10 @@ class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of run.json. `start`, `chosen`, `withdrawn`, `seconds`, `finished` may be absent."""
+    """The content of run.json.
+
+    `start`, `chosen`, `folds`, `withdrawn`, `seconds` and `finished` may be absent.
+    """
 
     study: str = ""
     digest: str = ""
@@ -148,6 +181,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     # The lines that began and resumed the run, without folders; command.txt has them as they were typed.
     command: str = ""
     chosen: ModelChoice | UnsetType = UNSET
+    # The folder of a cross-validation, not those of its folds.
+    folds: FoldFacts | UnsetType = UNSET
     withdrawn: Withdrawal | UnsetType = UNSET
     seconds: float | UnsetType = UNSET
     finished: str | UnsetType = UNSET

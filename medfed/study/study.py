@@ -15,6 +15,7 @@ from msgspec import Meta
 from medfed.aggregation.fedavg import FedAvg
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.settings import AnyData, AnyLayout
+from medfed.data.splits import Fold
 from medfed.exchange.memory import Memory
 from medfed.models.optimisers.adamw import AdamW
 from medfed.models.pretrained import Start
@@ -307,6 +308,14 @@ class Study(_Section, frozen=True, kw_only=True):
         """Return one hospital's own layout, or None."""
         layout = self.site_overrides[site].layout if site in self.site_overrides else None
         return None if layout is None else layout_of(layout)
+
+    def data_at(self, site: str) -> AnyData:
+        """Return one hospital's data settings: a fold is of those that train, the others test everyone."""
+        return self.data if self.trains(site) else msgspec.structs.replace(self.data, fold=None)
+
+    def in_fold(self, fold: Fold | None) -> Study:
+        """Return the study with this fold of a cross-validation, or without any."""
+        return msgspec.structs.replace(self, data=msgspec.structs.replace(self.data, fold=fold))
 
     def trains(self, site: str) -> bool:
         """Return whether a hospital of this name trains: one that is named, or one that may join."""

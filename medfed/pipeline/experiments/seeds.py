@@ -19,8 +19,8 @@ from medfed.errors import StudyError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import of_seed
 from medfed.files import private_folder
+from medfed.pipeline.experiments.repeated_training import require_no_privacy
 from medfed.pipeline.federate import StudyRun, federate
-from medfed.registry import kind_of
 from medfed.runs.checkpoints import load_or_train
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
@@ -48,11 +48,7 @@ def studies_of_seeds(study: Study) -> list[Study]:
     if study.evaluation.seeds == 1:
         return []
     named = f"study '{study.name}': evaluation.seeds: {study.evaluation.seeds} would train again"
-    if kind_of(study.privacy) != "none":
-        raise StudyError(
-            f"{named}, and each training tells more of the same patients than the privacy of "
-            f"'{kind_of(study.privacy)}' counts; take seeds: 1"
-        )
+    require_no_privacy(study, named, "take seeds: 1")
     if study.keep_local:
         raise StudyError(
             f"{named}, and a model whose layers stay in the hospitals (keep_local) is not kept for each "
