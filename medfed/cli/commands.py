@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,11 @@ def main(log_json: bool) -> None:
     metavar="K",
     help="Cross-validate: train once per fold, and report on every patient held out.",
 )
+@click.option(
+    "--search",
+    is_flag=True,
+    help="Choose settings first, by validation patients, as the study's `search` says.",
+)
 def train(
     study: Path | None,
     site: Path | None,
@@ -96,6 +102,7 @@ def train(
     leave_one_out: bool,
     compare: str | None,
     folds: int | None,
+    search: bool,
 ) -> None:
     """Train the study in a file over its hospitals in this process, and write a run folder with a report.
 
@@ -107,15 +114,18 @@ def train(
     medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
     medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
     medfed train study.yaml --folds 5
+    medfed train study.yaml --search
     medfed train --site site.yaml
     """
-    if folds is not None:
-        if study is None or site is not None or compare is not None or leave_one_out or options.without:
+    if folds is not None or search:
+        what = "--search" if search else "--folds"
+        others = (site, compare, leave_one_out or None, options.without, folds if search else None)
+        if study is None or any(other is not None for other in others):
             raise MedfedError(
-                "train --folds: name a study file, without --site, --compare, --leave-one-out and --without; "
-                "each fold trains the study as it is"
+                f"train {what}: name a study file, without --site, --compare, --leave-one-out, --without and "
+                f"{'--folds' if search else '--search'}"
             )
-        _cross_validate(study, folds, options, page)
+        _train_repeatedly(study, folds, options, page)
     elif compare is not None:
         if study is None or site is not None:
             raise MedfedError(
@@ -149,13 +159,14 @@ def _train_study(study: Path, options: RunOptions, leave_one_out: bool, page: Pa
     print_result(run)
 
 
-def _cross_validate(study: Path, folds: int, options: RunOptions, page: PageOptions) -> None:
+def _train_repeatedly(study: Path, folds: int | None, options: RunOptions, page: PageOptions) -> None:
+    """Cross-validate in so many folds, or search if there is no number of folds."""
     from medfed.pipeline.cross_validation import cross_validate
+    from medfed.pipeline.search import search
 
     with show_progress(options.quiet, page) as progress:
-        run = cross_validate(
+        run = (search if folds is None else partial(cross_validate, folds=folds))(
             study,
-            folds,
             out=options.out,
             overrides=options.overrides,
             resume=options.resume,

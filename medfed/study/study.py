@@ -24,6 +24,7 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
+from medfed.study.search import Search
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 if TYPE_CHECKING:
@@ -212,6 +213,8 @@ class Study(_Section, frozen=True, kw_only=True):
     the digest of each is sent, and each site file says where the site's own copy is.
     trackers: where the hub's record of each round goes beside the run folder, such as [{kind: csv}, {kind:
     mlflow, url: https://mlflow.example.org}]; it is not sent to the sites, which name their own.
+    search: which settings `medfed train --search` looks for in a simulation, and its budget; it is not sent
+    to the sites either.
     """
 
     name: SiteName
@@ -233,6 +236,7 @@ class Study(_Section, frozen=True, kw_only=True):
     start: str | Start | None = None
     plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
     trackers: tuple[AnyTracker, ...] = ()
+    search: Search | None = None
 
     @property
     def trained_only(self) -> bool:

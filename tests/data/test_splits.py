@@ -183,9 +183,7 @@ def test_a_given_test_patient_is_in_no_fold_and_given_train_and_val_stay() -> No
     listed = [replace(case, split=("test", "train", "val")[n % 3]) for n, case in enumerate(cases(30))]
     given = {case.patient: case.split for case in listed}
     for number in (1, 2, 3):
-        split = split_of(
-            assign_splits(tuple(listed), SECRET, DEFAULT_FRACTIONS, Fold(number=number, of=3))
-        )
+        split = split_of(assign_splits(tuple(listed), SECRET, DEFAULT_FRACTIONS, Fold(number=number, of=3)))
         for patient, name in split.items():
             assert name == {"test": ASIDE}.get(given[patient], name)
             assert name in (given[patient], "test", ASIDE)

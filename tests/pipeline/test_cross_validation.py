@@ -117,6 +117,7 @@ def ill(run: RunFolder, model: str = "federated") -> dict[tuple[str, str], CaseR
     return {(row.site, row.case): row for row in rows if (row.split, row.structure) == ("test", "ill")}
 
 
+@pytest.mark.slow
 def test_each_patient_is_measured_once_by_the_model_that_did_not_see_them(
     done: RunFolder, study: Study
 ) -> None:
@@ -132,6 +133,7 @@ def test_each_patient_is_measured_once_by_the_model_that_did_not_see_them(
     assert lines[0] != pytest.approx(lines[1], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_the_mean_of_the_folds_and_is_measured_on_nobody_who_trained(
     done: RunFolder, study: Study
 ) -> None:
@@ -147,6 +149,7 @@ def test_the_ensemble_is_the_mean_of_the_folds_and_is_measured_on_nobody_who_tra
         assert row.value == pytest.approx(np.mean([chance(line, x) for line in lines]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_report_is_over_all_held_out_patients_and_says_so(done: RunFolder) -> None:
     page = done.report.read_text()
     assert f"cross-validated in {FOLDS} folds" in page
@@ -168,6 +171,7 @@ def test_the_report_is_over_all_held_out_patients_and_says_so(done: RunFolder) -
     assert facts["digest"] == study_digest(read_study(done.study, ["evaluation.draws=20"]))
 
 
+@pytest.mark.slow
 def test_rounds_are_numbered_on_over_the_folds(done: RunFolder) -> None:
     lines = read_rounds(done.rounds)
     assert sorted({line.round for line in lines if line.status == "merged"}) != []
@@ -176,6 +180,7 @@ def test_rounds_are_numbered_on_over_the_folds(done: RunFolder) -> None:
     assert [line.round for line in consecutive_rounds([[one, two], [one]])] == [1, 3, 4]
 
 
+@pytest.mark.slow
 def test_an_interrupted_fold_ends_with_the_weights_of_one_that_was_not(
     done: RunFolder, study: Study, tmp_path: Path
 ) -> None:
@@ -188,6 +193,7 @@ def test_an_interrupted_fold_ends_with_the_weights_of_one_that_was_not(
     }
 
 
+@pytest.mark.slow
 def test_predictions_are_of_every_patient_whatever_fold_the_run_was_of(
     done: RunFolder, study: Study, tmp_path: Path
 ) -> None:
@@ -247,6 +253,7 @@ def test_a_patient_who_was_tested_in_two_folds_is_no_result() -> None:
     assert [(one.patient, one.metric) for one in kept] == [("a", "dice"), ("b", "dice")]
 
 
+@pytest.mark.slow
 def test_another_number_of_folds_does_not_resume(done: RunFolder, place: Path) -> None:
     with pytest.raises(RunError, match="holds a run of study"):
         cross_validate(place, 3, out=done.path, resume=True, progress=Progress())

@@ -16,6 +16,7 @@ from medfed.study.canonical import comparisons_of
 def limits(run: Run, focus: Focus | None) -> list[str]:
     """Return the limits as sentences."""
     sentences = list(run.facts.folds.sentences) if run.facts.folds else _held_out(run, focus)
+    sentences += run.facts.search.sentences if run.facts.search else []
     if focus is not None:
         if focus.split != "test":
             sentences.append("There is no test split: these patients were seen while the model was chosen.")
