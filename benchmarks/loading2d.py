@@ -1,12 +1,16 @@
 """Compare one epoch over a class folder of PNG with torchvision's ImageFolder, with the same workers.
 
     python benchmarks/loading2d.py [--images 5000] [--side 512] [--workers 0,2] [--repeats 3] [--folder F]
+                                   [--clock wall|cpu] [--colour]
 
 The images are 8-bit radiograph-like pictures in two class folders, written by this script. Both sides decode
 each file, and give batches of float32 tensors; nothing is cached. torchvision's side is its usual one,
 `ImageFolder(ToTensor())`, in RGB, and `grey` the same with a conversion to one channel. medfed's side is its
 site's data module with `normalise: percentile`, and `window` with a fixed range. The table gives images per
-second, and medfed's as a multiple of each of torchvision's. torchvision is not one of medfed's packages:
+second, and medfed's as a multiple of each of torchvision's. The loaders take turns, and each rate is the
+best of its turns. `--clock cpu` counts images per CPU second of this process and its workers, which depends
+less on what else the machine does. `--colour` writes pictures in RGB, for a study of three channels.
+torchvision is not one of medfed's packages:
 
     pip install --no-deps --target /some/folder torchvision
     PYTHONPATH=/some/folder python benchmarks/loading2d.py
@@ -15,10 +19,11 @@ second, and medfed's as a multiple of each of torchvision's. torchvision is not 
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -32,20 +37,22 @@ BATCH = 16
 CLASSES = ("normal", "pneumonia")
 
 
-def write(folder: Path, images: int, side: int) -> None:
+def write(folder: Path, images: int, side: int, colour: bool) -> None:
     """Write the class folders, half of the images in each."""
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
     with ProcessPoolExecutor() as pool:
-        list(pool.map(_write_one, repeat(folder), range(images), repeat(side), chunksize=64))
+        list(pool.map(_write_one, repeat(folder), range(images), repeat(side), repeat(colour), chunksize=64))
 
 
-def _write_one(folder: Path, number: int, side: int) -> None:
+def _write_one(folder: Path, number: int, side: int, colour: bool) -> None:
     from PIL import Image
 
     generator = np.random.default_rng(number)
     x, y = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
     lungs = 90 + 80 * np.exp(-6 * ((np.abs(x) - 0.45) ** 2 + 0.5 * y**2)) + generator.normal(0, 4, x.shape)
+    if colour:
+        lungs = lungs[..., None] * (1.0, 0.7, 0.6) + generator.normal(0, 1, (*x.shape, 3))
     picture = Image.fromarray(np.clip(lungs, 0, 255).astype(np.uint8))
     picture.save(folder / CLASSES[number % 2] / f"{number:05d}.png")
 
@@ -60,7 +67,7 @@ def torchvision_loader(folder: Path, workers: int, grey: bool) -> Iterable[Any]:
     return DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers)
 
 
-def medfed_loader(folder: Path, workers: int, normalise: str) -> Iterable[Any]:
+def medfed_loader(folder: Path, workers: int, normalise: str, channels: int) -> Iterable[Any]:
     """Return the training batches of a site with this folder."""
     from medfed.data.datamodule import SiteDataModule
     from medfed.data.normalise.percentile import Percentile
@@ -69,6 +76,7 @@ def medfed_loader(folder: Path, workers: int, normalise: str) -> Iterable[Any]:
 
     settings = Images(
         spatial_dims=2,
+        channels=channels,
         spacing_mm="native",
         patch=None,
         augment="none",
@@ -83,15 +91,31 @@ def medfed_loader(folder: Path, workers: int, normalise: str) -> Iterable[Any]:
     return data.train_dataloader()
 
 
-def images_per_s(loader: Iterable[Any], repeats: int) -> float:
-    """Return the best rate over a few epochs."""
-    rates = []
-    for _ in range(repeats):
-        start, images = time.perf_counter(), 0
-        for batch in loader:
-            images += len(batch["image"] if isinstance(batch, dict) else batch[0])
-        rates.append(images / (time.perf_counter() - start))
-    return max(rates)
+def cpu_s() -> float:
+    """Return the CPU seconds of this process and of its children that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def images_per_s(loader: Iterable[Any], clock: Callable[[], float]) -> float:
+    """Return the rate of one epoch, by a clock in seconds."""
+    start, images = clock(), 0
+    for batch in loader:
+        images += len(batch["image"] if isinstance(batch, dict) else batch[0])
+    return images / (clock() - start)
+
+
+def rates(folder: Path, workers: int, colour: bool, repeats: int, clock: Callable[[], float]) -> list[float]:
+    """Return the best rate of each loader, which take turns."""
+    channels = 3 if colour else 1
+    loaders = (
+        torchvision_loader(folder, workers, False),
+        torchvision_loader(folder, workers, True),
+        medfed_loader(folder, workers, "percentile", channels),
+        medfed_loader(folder, workers, "window", channels),
+    )
+    turns = [[images_per_s(loader, clock) for loader in loaders] for _ in range(repeats)]
+    return [max(rates) for rates in zip(*turns, strict=True)]
 
 
 def main() -> None:
@@ -104,28 +128,24 @@ def main() -> None:
     parser.add_argument("--workers", default="0,2")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="written once, and read again by later calls")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--colour", action="store_true")
     given = parser.parse_args()
+    clock = cpu_s if given.clock == "cpu" else time.perf_counter
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)) / "classes"
         if not folder.is_dir():
-            write(folder, given.images, given.side)
+            write(folder, given.images, given.side, given.colour)
         print(
-            f"{given.images} PNG of {given.side} x {given.side}, images per second, best of {given.repeats}"
+            f"{given.images} PNG of {given.side} x {given.side}, images per second ({given.clock}), "
+            f"best of {given.repeats}"
         )
         heads = ("ImageFolder", "ImageFolder, grey", "medfed", "medfed, window")
         print(f"{'workers':>7} " + " ".join(f"{head:>18}" for head in heads) + "   medfed / ImageFolder")
         for workers in map(int, given.workers.split(",")):
-            rates = [
-                images_per_s(loader, given.repeats)
-                for loader in (
-                    torchvision_loader(folder, workers, False),
-                    torchvision_loader(folder, workers, True),
-                    medfed_loader(folder, workers, "percentile"),
-                    medfed_loader(folder, workers, "window"),
-                )
-            ]
-            ratios = f"{rates[2] / rates[0]:.2f} (grey {rates[2] / rates[1]:.2f})"
-            print(f"{workers:7} " + " ".join(f"{rate:18.0f}" for rate in rates) + f"   {ratios}")
+            best = rates(folder, workers, given.colour, given.repeats, clock)
+            ratios = f"{best[2] / best[0]:.2f} (grey {best[2] / best[1]:.2f})"
+            print(f"{workers:7} " + " ".join(f"{rate:18.0f}" for rate in best) + f"   {ratios}", flush=True)
 
 
 if __name__ == "__main__":

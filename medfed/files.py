@@ -7,8 +7,10 @@ What others must read (an exchange's shared folder) is made with `shared_mode`.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -115,6 +117,27 @@ def replacing(path: Path, *, durable: bool = False, mode: int = PRIVATE_FILE) ->
         raise
     if durable:
         _sync(path.parent)
+
+
+def is_plain_file(path: Path) -> bool:
+    """Return whether a path is a file of its own: neither a link to another one, nor a device or a pipe."""
+    return not path.is_symlink() and path.is_file()
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the bytes of a file in a folder that somebody else may have filled; no link is followed.
+
+    Raises:
+        OSError: if it is a link, or no file.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK | _NO_WAIT), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no plain file")
+        return file.read()
+
+
+# Not on every system: where it lacks them, only `is_plain_file` looks.
+_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 
 
 def write_whole(path: Path, data: bytes | str, *, durable: bool = False, mode: int = PRIVATE_FILE) -> None:

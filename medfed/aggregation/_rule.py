@@ -70,6 +70,16 @@ class Rule(Kind, frozen=True):
         return ()
 
     @property
+    def multiplies_by(self) -> tuple[str, ...]:
+        """Those of them by which it multiplies updates: the hub refuses one that is far above the others'."""
+        return ()
+
+    @property
+    def divides_by(self) -> tuple[str, ...]:
+        """Those of them by which it divides updates: the hub refuses one that is far below the others'."""
+        return ()
+
+    @property
     def supports_secure_aggregation(self) -> bool:
         """Whether the mean of all updates, as one update, merges as the single updates would.
 

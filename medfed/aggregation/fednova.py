@@ -37,6 +37,14 @@ class FedNova(Rule, frozen=True, tag="fednova"):
     def needs_scalars(self) -> tuple[str, ...]:
         return (self.steps,)
 
+    @property
+    def multiplies_by(self) -> tuple[str, ...]:
+        return (self.steps,)  # by the mean number of steps
+
+    @property
+    def divides_by(self) -> tuple[str, ...]:
+        return (self.steps,)
+
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         portions = shares(sites)

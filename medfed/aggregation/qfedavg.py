@@ -47,6 +47,10 @@ class QFedAvg(Rule, frozen=True, tag="qfedavg"):
     def needs_scalars(self) -> tuple[str, ...]:
         return (self.loss,)
 
+    @property
+    def multiplies_by(self) -> tuple[str, ...]:
+        return (self.loss,) if self.q else ()
+
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
         sites = validated_updates(updates)
         factors = self._factors(sites, weights)

@@ -17,6 +17,7 @@ from medfed.wire.untrusted_text import for_terminal
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+    from medfed.pipeline.dossier.verify import Standing
     from medfed.wire.signing import Identity
 
 
@@ -81,7 +82,7 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
 def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object]:
     """Say what a dossier's manifest shows, and return it as --json has it."""
     from medfed.pipeline.dossier.manifest import verify_dossier
-    from medfed.pipeline.dossier.verify import check_claims, page_made_by
+    from medfed.pipeline.dossier.verify import check_claims, check_derived, page_made_by, standing
     from medfed.pipeline.dossier.write import page
 
     found = verify_dossier(folder, identity.authority if identity else None)
@@ -98,13 +99,14 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object
         if has_log
         else "the dossier holds no audit log: it does not show who trained"
     )
-    other = page_made_by(folder, page)
+    other = check_derived(folder) or page_made_by(folder, page)
     say(
-        f"dossier.html is of medfed {for_terminal(other)}: this one cannot compare it with dossier.json"
+        f"it was made by medfed {for_terminal(other)}: this one can derive neither its claims nor its pages"
         if other
-        else "dossier.html is the page of dossier.json"
+        else "what dossier.json says follows from the records in it, and both pages are theirs"
     )
-    say("what it says of results, privacy, leakage and agreements rests on whoever signed it")
+    rests = standing(bool(found.signer), identity is not None, has_log, not other)
+    _say_standing(rests, found.signer)
     return {
         "files": len(found.manifest.files),
         "signer": found.signer or None,
@@ -114,7 +116,31 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object
         "weights_sha256": found.manifest.weights_sha256,
         "has_log": has_log,
         "page_compared": not other,
+        **rests._asdict(),
     }
+
+
+def _say_standing(rests: Standing, signer: str) -> None:
+    """Say what the claims rest on, and that nothing is verified where nobody known signed."""
+    for what, claims in (("recomputed from the log", rests.recomputed),
+                         ("following from the records in it", rests.follow),
+                         ("only stated", rests.stated)):  # fmt: skip
+        if claims:
+            say(f"{what}: {', '.join(claims)}")
+    if rests.verified:
+        say(
+            f"VERIFIED as the dossier of '{for_terminal(signer)}', who vouches for its records and statements"
+        )
+    elif signer:
+        say(
+            "NOT VERIFIED: it is whole and contradicts itself nowhere, and anybody can make such a "
+            "certificate for a name; give the federation's --credentials, or compare the fingerprint"
+        )
+    else:
+        say(
+            "NOT VERIFIED: it is whole and contradicts itself nowhere, and nobody signed it: anybody could "
+            "have written records and claims alike. Ask its maker to sign it (--credentials)"
+        )
 
 
 def _verify_log(

@@ -18,7 +18,7 @@ import torch
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
 from medfed.data.harmonise import TableSums, sums
-from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading
+from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading, patient_key
 from medfed.data.index import Index
 from medfed.data.layouts._files import stem
 from medfed.data.own_data import OwnData
@@ -217,8 +217,8 @@ def _by_patient(cases: Iterable[Case]) -> Mapping[str, Sequence[Case]]:
     by_patient: dict[str, list[Case]] = defaultdict(list)
     alone = []
     for case in cases:
-        by_patient[case.patient].append(case)
-        alone += [case] if case.patient == case.id else []
+        by_patient[case.patient].append(case)  # by its `patient_key`
+        alone += [case] if case.patient == patient_key(case.id) else []
     return {**_cases_by_name(alone), **by_patient}
 
 
@@ -226,7 +226,8 @@ def _match(table: SiteTable, naming: _Naming) -> tuple[Mapping[str, list[int]], 
     """Return the positions of each case's rows, by token, and how many rows name no case."""
     rows: dict[str, list[int]] = defaultdict(list)
     unmatched = 0
-    for position, cell in enumerate(table.columns[naming.column]):
+    for position, written in enumerate(table.columns[naming.column]):
+        cell = patient_key(written) if naming.by_patient else written
         cases = naming.cases.get(cell, naming.cases.get(cell.removeprefix(BIDS_SUBJECT), ()))
         unmatched += not cases
         for case in cases:
@@ -297,8 +298,8 @@ def _only_row(case: Case, positions: Sequence[int], source: _Cells) -> int:
         )
     column = naming.patient_column
     # A folder that knows no patients calls each case one of its own.
-    if column is not None and not naming.by_patient and case.patient != case.id:
-        patient = table.columns[column][positions[0]]
+    if column is not None and not naming.by_patient and case.patient != patient_key(case.id):
+        patient = patient_key(table.columns[column][positions[0]])
         same = case.patient in (patient, patient.removeprefix(BIDS_SUBJECT))
         if not same and patient.lower() not in PLACEHOLDERS:
             raise OtherPatientRowError(

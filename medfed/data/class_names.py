@@ -125,10 +125,11 @@ class ClassNames:
             return self._by_words(structure.meaning)
         by_name, by_code = self._class_number(structure.name), self._class_number(structure.meaning)
         if by_name is not None and by_code is not None and by_name != by_code:
+            called, coded = self.classes[by_name], self.classes[by_code]
             raise LabelClassesError(
-                f"segment {structure.number} is called '{self.classes[by_name]}' by its label and "
-                f"'{self.classes[by_code]}' by its code; say which it is in the site file, such as "
-                f"classes: {{{self.classes[by_name]}: {self.classes[by_code]}}}"
+                f"segment {structure.number} is called '{called}' by its label and '{coded}' by its code; "
+                f"say in the site file which is right: classes: {{{called}: {called}}} or "
+                f"{{{called}: {coded}}}"
             )
         return by_code if by_name is None else by_name
 

@@ -65,9 +65,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.values = values or CaseValues()
         self.cache = cache if cache is not None else open_cache(settings)
         labelled = needs == "segment"
-        # A plane that keeps its columns and rows is flipped along them as x and y.
-        axes = (settings.axes or "RA")[: settings.spatial_dims]
-        self._augment = transforms.augmentation(settings.augment, labelled, axes) if training else None
+        letters = settings.image_letters
+        self._augment = transforms.augmentation(settings.augment, labelled, letters) if training else None
         self._samples = settings.samples if training and labelled else 1
 
     def set_random_state(self, seed: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -99,6 +100,19 @@ def kind_by_heading(heading: str) -> Kind | None:
     if kind is None and _DATE_WORDS.intersection(words):
         kind = "date"
     return kind
+
+
+def patient_key(text: str) -> str:
+    """Return a patient's id as ids are compared: two that look alike to a person are of one patient.
+
+    A Mac writes an accent apart from its letter, and pasted cells hold spaces that do not break and marks
+    that nobody sees; such a row would be a patient of its own, perhaps in another split.
+
+    >>> patient_key("Mu\\u0308ller\\u00a0\\u200b 1") == patient_key("M\\u00fcller 1")
+    True
+    """
+    seen = "".join(one for one in text if unicodedata.category(one) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", seen).split()) or text
 
 
 def is_unmistakable(heading: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from medfed.data.case import Case
 from medfed.data.case_rows import CaseRows
+from medfed.data.identifiers import patient_key
 from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Survey, choose_layout
 from medfed.data.layouts._header_patients import with_header_patients
 from medfed.data.left_out import describe_left_out, left_out_files
@@ -164,7 +165,8 @@ def note_on_links(count: int) -> tuple[str, ...]:
 
 def with_token(case: ListedCase, site_secret: bytes) -> Case:
     """Return a listed case with its token."""
-    return Case(token=case_token(site_secret, case.id), **vars(case))
+    own = {**vars(case), "patient": patient_key(case.patient)}
+    return Case(token=case_token(site_secret, case.id), **own)
 
 
 def check_cases(cases: Sequence[Case]) -> None:

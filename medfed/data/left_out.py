@@ -14,6 +14,7 @@ from pathlib import Path
 from medfed.data.case import Case, paths_of
 from medfed.data.layouts import CaseListing, Survey
 from medfed.data.own_notes import write_note
+from medfed.data.walk import walk_once
 
 NOTE = "left-out"
 
@@ -54,8 +55,10 @@ class _Used:
     def __init__(self, paths: Iterable[Path]) -> None:
         self._real = cache(os.path.realpath)
         real = {os.path.realpath(path) for path in paths}
-        self.folders = {path for path in real if os.path.isdir(path)}
-        self.files = real - self.folders
+        folders = {path for path in real if os.path.isdir(path)}
+        self.files = real - folders
+        # A case's folder may hold links to folders elsewhere, which its reader follows.
+        self.folders = {os.path.realpath(parent) for one in folders for parent, _ in walk_once(one)}
         headers = [path for path in self.files if path.endswith(_HEADERS)]
         self.voxels = {os.path.splitext(path)[0] + ending for path in headers for ending in _VOXEL_FILES}
 
@@ -75,7 +78,7 @@ class _Used:
         real = os.path.realpath(path) if path.is_symlink() else os.path.join(parent, path.name)
         if real in self.files or real in self.voxels:
             return True
-        return is_dicom and any(parent == one or parent.startswith(one + os.sep) for one in self.folders)
+        return is_dicom and parent in self.folders
 
 
 def describe_left_out(counts: Mapping[str, int]) -> str:

@@ -41,7 +41,8 @@ def write_note(
     private_folder(folder)
     text = io.StringIO()
     csv.writer(text).writerows([heading, *rows])
-    write_whole(folder / f"{name}.csv", text.getvalue(), mode=0o600)
+    # Names of files may hold bytes that are no UTF-8: they are written as they are.
+    write_whole(folder / f"{name}.csv", text.getvalue().encode("utf-8", "surrogateescape"), mode=0o600)
     inside = location.folder.is_relative_to(data)
     where = ".medfed/cache in the data folder" if inside else "this site's cache folder"
     return f"{FOLDER}/{name}.csv in {where}"

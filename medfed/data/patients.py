@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from medfed.data.case import Case
-from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading
+from medfed.data.identifiers import PLACEHOLDERS, kind_by_heading, patient_key
 
 # The column of `data.patient` if a study does not name one.
 DEFAULT_COLUMN = "patient"
@@ -54,12 +54,13 @@ def patients_of(
     headings = headings or [heading for heading in columns if _may_be_patients(heading, columns[heading])]
     if not headings:
         return own, (NO_COLUMN,)
-    useful = [heading for heading in headings if len(lines) < 2 or len(set(columns[heading])) > 1]
+    ids = [list(map(patient_key, columns[heading])) for heading in headings]
+    useful = [cells for cells in ids if len(lines) < 2 or len(set(cells)) > 1]
     if not useful:
         return own, (ALL_ALIKE,)
     if len(useful) > 1:
-        return _joined([columns[heading] for heading in useful], own), (SEVERAL.format(count=len(useful)),)
-    cells = columns[useful[0]]
+        return _joined(useful, own), (SEVERAL.format(count=len(useful)),)
+    cells = useful[0]
     stated = [cell.lower() not in PLACEHOLDERS for cell in cells]
     patients = [cell if known else row for cell, known, row in zip(cells, stated, own, strict=True)]
     notes = () if named in columns else (RECOGNISED,)

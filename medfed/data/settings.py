@@ -46,6 +46,9 @@ _Number = TypeVar("_Number")
 # One number for each of two or three axes.
 PerAxis = Annotated[tuple[_Number, ...], Meta(min_length=2, max_length=3)]
 
+# The patient's axis along which a letter of an orientation points: left-right, front-back, up-down.
+PATIENT_AXES = {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}
+
 # The axis of the patient, by a letter of an orientation, across which each kind of slice is cut.
 _ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}
 
@@ -134,6 +137,8 @@ class Images(
     must have one size, or `train.batch` must be 1.
     samples: the patches that each visit takes from a volume (segmentation).
     foreground: the share of patches whose centre is in a labelled voxel, if there is one (segmentation).
+    balance: which labelled voxel: `voxels` takes each as often, so that large structures are seen most;
+    `classes` first draws one of the image's structures, each as often.
     normalise: how intensities are normalised, after resampling; see `medfed kinds normalise`.
     channels: the channels of every image, by name in the study's order, such as `[t1c, t2f]`: a site whose
     folder names its channels gives these, in this order, or is refused. A number takes images whose channels
@@ -173,6 +178,7 @@ class Images(
     patch: PerAxis[Voxels] | None = (96, 96, 96)
     samples: Count = 1
     foreground: Probability = 0.67
+    balance: Literal["voxels", "classes"] = "voxels"
     normalise: AnyNormalise = Percentile()
     channels: Count | ChannelNames = 1
     findings: FindingWords | None = None
@@ -263,6 +269,23 @@ class Images(
             return None
         across = _ACROSS[self.slices]
         return "".join(sorted(self.orientation, key=lambda letter: letter in across))
+
+    @property
+    def image_letters(self) -> str:
+        """The directions in which the axes of an image grow that training sees, such as RAS."""
+        # A plane that keeps its columns and rows is flipped along them as x and y.
+        return (self.axes or "RA")[: self.spatial_dims]
+
+    @property
+    def patient_axes(self) -> tuple[str, ...]:
+        """The patient's axis, x, y or z, of each axis of an image that training sees.
+
+        >>> Images(orientation="PIR").patient_axes
+        ('y', 'z', 'x')
+        >>> Images(spatial_dims=2, spacing_mm="fit", patch=(64, 64)).patient_axes
+        ('x', 'y')
+        """
+        return tuple(PATIENT_AXES[letter] for letter in self.image_letters)
 
     @property
     def given_layout(self) -> Layout | None:

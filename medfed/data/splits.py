@@ -93,7 +93,9 @@ def case_token(site_secret: bytes, case: str) -> str:
 
 def _mac(site_secret: bytes, purpose: str, text: str) -> bytes:
     # The purpose separates what is printed (tokens) from what decides (splits).
-    return hmac.new(site_secret, f"medfed/{purpose}/{text}".encode(), hashlib.sha256).digest()
+    # Names of files may hold bytes that are no UTF-8, which Python keeps as surrogates.
+    named = f"medfed/{purpose}/{text}".encode("utf-8", "surrogateescape")
+    return hmac.new(site_secret, named, hashlib.sha256).digest()
 
 
 def simulated_secret(seed: int, site: str) -> bytes:

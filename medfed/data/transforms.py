@@ -19,7 +19,7 @@ from medfed.data import planes
 from medfed.data.image_transforms._transform import augment_all, prepare_all
 from medfed.data.label_regions import class_dtype
 from medfed.data.resample import resample
-from medfed.data.settings import Augment, Images
+from medfed.data.settings import PATIENT_AXES, Augment, Images
 from medfed.data.volume import PICTURE, Volume
 from medfed.errors import DataError, ImageError
 
@@ -33,6 +33,8 @@ _T = TypeVar("_T", bound=np.generic)
 # At most this many labelled voxels of a volume are kept as possible centres of patches; more would not
 # change a draw.
 MAX_CENTRES = 20_000
+# Of these, at least so many of each class that has them: a small lesion beside a large organ is not lost.
+MIN_CENTRES_OF_CLASS = 500
 
 # The most voxels that a resampled volume may have. With more, the spacing or the affine is wrong.
 MAX_VOXELS = 1024**3
@@ -245,17 +247,24 @@ def _has_study_spacing(settings: Images, image: Volume) -> bool:
 
 def _axis_of(letter: str) -> str:
     """Return the patient's axis, x, y or z, along which a letter of an orientation points."""
-    return {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}[letter]
+    return PATIENT_AXES[letter]
 
 
 def _centres(label: NDArray[np.integer[Any]] | None) -> NDArray[np.int32]:
-    """Return up to MAX_CENTRES labelled voxels, (N, 3), evenly spread over all of them."""
+    """Return about MAX_CENTRES labelled voxels, (N, 3), evenly spread over those of each class."""
     if label is None:
         return np.zeros((0, 3), np.int32)
     flat = np.flatnonzero(label[0])
     if len(flat) > MAX_CENTRES:
-        flat = flat[np.linspace(0, len(flat) - 1, MAX_CENTRES).astype(np.int64)]
+        classes, share = label[0].reshape(-1)[flat], MAX_CENTRES / len(flat)
+        flat = np.sort(np.concatenate([_spread(flat[classes == one], share) for one in np.unique(classes)]))
     return np.stack(np.unravel_index(flat, label.shape[1:]), -1).astype(np.int32)
+
+
+def _spread(voxels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """Return a share of one class's voxels, evenly spread, at least MIN_CENTRES_OF_CLASS if it has them."""
+    count = min(len(voxels), max(int(len(voxels) * share), MIN_CENTRES_OF_CLASS))
+    return voxels[np.linspace(0, len(voxels) - 1, count).astype(np.int64)]
 
 
 def restore(array: _Array, prepared: Prepared, *, nearest: bool) -> _Array:
@@ -298,6 +307,17 @@ def place_patch(
         starts = [int(c) - int(p * want) for c, p, want in zip(centre, fractions, patch, strict=True)]
         return _triple(min(max(start, 0), most) for start, most in zip(starts, slack, strict=True))
     return _triple(int(p * (most + 1)) for p, most in zip(fractions, slack, strict=True))
+
+
+def centres_of_one_class(
+    label: NDArray[np.integer[Any]], centres: NDArray[np.int32], random: np.random.Generator
+) -> NDArray[np.int32]:
+    """Return those of the centres (N, 3) that are of one class of the label (1, X, Y, Z), each as likely."""
+    if not len(centres):
+        return centres
+    classes = label[0][tuple(centres.T)]
+    drawn: NDArray[np.int32] = centres[classes == random.choice(np.unique(classes))]
+    return drawn
 
 
 def _triple(values: Iterable[int]) -> tuple[int, int, int]:
@@ -402,6 +422,8 @@ def sample_patch(
         image = whole_input(image, settings)
     elif patch is not None:
         random = np.random.default_rng(seed)
+        if settings.balance == "classes":
+            centres = centres_of_one_class(label, centres, np.random.default_rng([seed, 0]))
         start = place_patch(image.shape[1:], centres, patch, settings.foreground, random)
         image, label = crop_padded(image, start, patch), crop_padded(label, start, patch, 0)
         if settings.spatial_dims == 2:

@@ -23,7 +23,7 @@ from medfed.files import write_whole
 from medfed.study.canonical import digest_of, public_yaml, study_digest
 from medfed.study.reading import plain_study
 from medfed.study.study import Study
-from medfed.wire.audit_log import AuditLog, entries
+from medfed.wire.audit_log import GENESIS, AuditLog, entries
 
 # The record's file and the folder of what was approved, in the site's folder.
 FILE, STUDIES = "consent.jsonl", "approved"
@@ -75,12 +75,22 @@ def _check_head(path: Path, head: Path | None) -> None:
     """Check that the line whose digest is kept elsewhere is in the record.
 
     Raises:
-        AuditError: if it is not.
+        AuditError: if it is not, or if nothing is kept elsewhere: then another hospital may have written it.
     """
-    if head is None or not head.exists():  # an earlier medfed kept none; the next line's is
+    if head is None:
         return
-    known, lines = head.read_text().strip(), path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    if known not in {hashlib.sha256(line).hexdigest() for line in lines}:
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if not head.exists():
+        if lines:
+            raise AuditError(
+                f"approvals: {FILE} has {len(lines)} lines, and what this hospital keeps of its own record "
+                f"beside its secret ({head.name}) is not there: the record may be a copy of another "
+                "hospital's, or an earlier medfed's. Nothing in it counts here; move it away, read the page "
+                "of each study and approve it again with `medfed train --site ... --accept DIGEST`"
+            )
+        return
+    known = head.read_text().strip()
+    if known != GENESIS and known not in {hashlib.sha256(line).hexdigest() for line in lines}:
         raise AuditError(
             f"approvals: the last line that this hospital wrote ({known[:12]}) is not among the {len(lines)} "
             f"of {FILE}; lines were cut or replaced, perhaps one by which an approval was revoked. Restore "
@@ -90,6 +100,8 @@ def _check_head(path: Path, head: Path | None) -> None:
 
 def _write(folder: Path, head: Path | None, event: str, **fields: str) -> None:
     path = Path(folder) / FILE
+    if head is not None and not head.exists():  # a power cut may come between the first line and its digest
+        write_whole(head, GENESIS, durable=True, mode=0o600)
     AuditLog(path).write(event, **fields)
     if head is not None:
         last = path.read_bytes().split(b"\n")[-2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,25 +28,20 @@ from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_
 from medfed.deployment.description import describe_session
 from medfed.deployment.own_code import parse_run_study
 from medfed.deployment.policy import egress_under
-from medfed.deployment.site_evaluation import (
-    compare_local_model,
-    measure_final_model,
-    site_config_under_policy,
-    write_own_gallery,
-)
+from medfed.deployment.site_evaluation import measure_final_model, site_config_under_policy
 from medfed.deployment.site_file import SiteFile, as_read_here, checkpoint_s, read_site, secret_of
+from medfed.deployment.site_finish import finish, finish_later, mark_answered, run_without_hub
 from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of, open_audit_log
 from medfed.deployment.study_choice import choose_study
-from medfed.deployment.waiting import WaitTold
 from medfed.errors import DataError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.model_selection import mean_of_last
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
 from medfed.files import describe_exposed, private_files, utc_now, utc_time
-from medfed.pipeline import privacy_facts
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.factory import (
@@ -57,7 +52,6 @@ from medfed.pipeline.factory import (
     screen_hospital,
 )
 from medfed.pipeline.planning import needs_plan
-from medfed.pipeline.report import report_run
 from medfed.pipeline.seen_cases import record_trained
 from medfed.pipeline.suppress_warnings import suppress_warnings
 from medfed.privacy.accounting.ledger import data_set
@@ -105,14 +99,15 @@ def take_part(
     with show_warnings(progress), suppress_warnings():
         if exposed := describe_exposed(Path(site.out)):
             progress.log(f"site {site.name}: {exposed}")
+        if (own := run_without_hub(site, accept)) is not None:
+            return _without_hub(site, secret, own, progress)
         progress.log(f"site {site.name} asks the hub for the study")
         with admission.log_invalid_offer(site):
             known, text, _ = choose_study(site, accept, progress.log)
             study = admission.parse_offer(text, known, site)
         folder = RunFolder(Path(site.out) / f"{study.name}-{known[:FOLDER_DIGITS]}")
         if folder.facts.exists() and folder.read_facts().is_finished:
-            progress.log(f"this study has ended here; to join a new run of it, move {folder.path} away first")
-            return folder
+            return _tell_ended(folder, progress)
         status = Status(folder.status, role="site", study=study.name, digest=known, rounds=study.train.rounds)
         progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
         progress.opened(folder.path)
@@ -122,6 +117,29 @@ def take_part(
             hospital = _open_hospital(study, site, secret)
             audit = open_audit_log(site, folder)
             _take_part(SiteSession(site, study, hospital, folder, status, progress, audit), accept, ask)
+    return folder
+
+
+def _tell_ended(folder: RunFolder, progress: Progress) -> RunFolder:
+    progress.log(f"this study has ended here; to join a new run of it, move {folder.path} away first")
+    return folder
+
+
+def _without_hub(site: SiteFile, secret: bytes, folder: RunFolder, progress: Progress) -> RunFolder:
+    """Finish a run for which no hub is needed, if it isn't finished."""
+    facts = folder.read_facts()
+    if facts.is_finished:
+        return _tell_ended(folder, progress)
+    study = parse_run_study(folder.study.read_text(encoding="utf-8"), "study.yaml", site)
+    rounds = study.train.rounds
+    status = Status(folder.status, role="site", study=study.name, digest=facts.digest, rounds=rounds)
+    progress = RecordedProgress(progress, status, read_rounds(folder.rounds))
+    progress.opened(folder.path)
+    with keep_status(status), record_warnings(status):
+        hospital, audit = _open_hospital(study, site, secret), open_audit_log(site, folder)
+        session = SiteSession(site, study, hospital, folder, status, progress, audit, facts.digest)
+        _screen(session)
+        finish_later(session)
     return folder
 
 
@@ -149,24 +167,10 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)
-    study = session.study
-    save_checkpoint(folder.checkpoint(FEDERATED), final.weights, final.merges)
-    facts = msgspec.structs.replace(facts, chosen=_choice(study, final))
-    folder.write_facts(facts)
-    if study.evaluation.local_models and session.trains:
-        session.status.update(state="training its own model, to compare")
-        compare_local_model(session)
-    write_own_gallery(session)
-    report_run(folder.path)
-    if session.trains:
-        with log_ledger_refusals(session.audit, name):
-            ledger = ledger_of(session.site, session.hospital.secret)
-        head = ledger.head()
-        # A further record of the ledger's last line, in a log that the site's own key signs.
-        session.audit.write("ledger", site=name, lines=head.lines, sha256=head.sha256)
-        facts = privacy_facts.with_spent_budget(facts, study, {name: ledger})
-    finish_run(folder, facts, began)
-    session.status.update(state=FINISHED)
+        facts = msgspec.structs.replace(facts, chosen=_choice(session.study, final))
+        folder.write_facts(facts)
+        mark_answered(folder, name)
+    finish(session, facts, began)
 
 
 def _planned(session: SiteSession) -> SiteSession:
@@ -225,8 +229,7 @@ def _connected(session: SiteSession) -> Iterator[Any]:
         "broker refused", site=session.name, reason=reason
     )
     try:
-        told = WaitTold(session.name, session.progress.log)
-        look = partial(_record_contact, side, session.status, told)
+        look = partial(_record_contact, side, session.status)
         with run_periodically(CONTACT_S, look, "medfed-contact"):
             yield side
     finally:
@@ -234,10 +237,9 @@ def _connected(session: SiteSession) -> Iterator[Any]:
         side.close()
 
 
-def _record_contact(side: Any, status: Status, told: WaitTold) -> None:
+def _record_contact(side: Any, status: Status) -> None:
     if side.last_contact_s is not None:
         status.update(last_contact=utc_time(side.last_contact_s))
-    told.look(getattr(side, "awaited", None), time.time())
 
 
 def _train(session: SiteSession, side: Any) -> GlobalModel:
@@ -269,7 +271,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         audit=session.audit,
         callbacks=[SiteProgress(session)],
         log=session.progress.log,
-        on_final_model=partial(measure_final_model, session),
+        on_final_model=partial(_keep_and_measure, session),
         scalars=data_scalars(data),
         checkpoint_s=checkpoint_s(site),
     )
@@ -299,9 +301,15 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
         received = receive(connection, received.round + 1)
     _record_evaluated(session, received)
     check_still_approved(session, session.digest)
-    scalars = {**measure_final_model(session, received), **data_scalars(session.hospital.data)}
+    scalars = {**_keep_and_measure(session, received), **data_scalars(session.hospital.data)}
     send_update(connection, Update(session.name, received.round + 1, {}, 0, scalars), received.weights)
     return received
+
+
+def _keep_and_measure(session: SiteSession, received: GlobalModel) -> Mapping[str, float]:
+    """Write the final model, before anything of it is sent, and return the results that may leave."""
+    save_checkpoint(session.folder.checkpoint(FEDERATED), received.weights, received.merges)
+    return measure_final_model(session, received)
 
 
 def _record_evaluated(session: SiteSession, received: GlobalModel) -> None:
@@ -318,6 +326,8 @@ def merged_rounds(received: GlobalModel) -> int:
 def _choice(study: Study, received: GlobalModel) -> ModelChoice | UnsetType:
     """Return which round's model the hub says the final one is, where the study lets it choose."""
     train = study.train
+    if train.average > 1:
+        return mean_of_last(train.average, train.rounds)
     if train.keep == "last" and train.patience is None:
         return UNSET
     return ModelChoice(

@@ -29,7 +29,7 @@ def choose_study(site: SiteFile, accept: str, log: Callable[[str], None]) -> Off
         EndedError: if none is offered within the site's `give_up_hours`.
         WireError, ExchangeError: if what is offered cannot be the hub's.
     """
-    begun = dict(_runs(site))
+    begun = dict(begun_runs(site))
     known = [
         digest
         for digest, folder in begun.items()
@@ -73,7 +73,7 @@ def _is_busy(site: SiteFile, folder: RunFolder | None) -> bool:
     return is_locked(folder.path / "sites" / site.name / "exchange" / "lock")
 
 
-def _runs(site: SiteFile) -> Iterator[tuple[str, RunFolder]]:
+def begun_runs(site: SiteFile) -> Iterator[tuple[str, RunFolder]]:
     """Yield the studies that this hospital began, by digest; a damaged run folder is none."""
     for path in sorted(Path(site.out).glob("*/run.json")):
         folder = RunFolder(path.parent)

@@ -158,7 +158,8 @@ def _withheld(study: Study, least: int, what: str) -> Iterator[str]:
     """Yield what leaves as it was counted, small counts withheld."""
     yield f"{what}: counts and sums over its training patients"
     yield f"  none of fewer than {least} patients, nor what such a count would follow from; if it has"
-    yield "  fewer training patients in all, only that there are too few"
+    yield "  fewer training patients in all, only that there are too few; nothing, if these are the"
+    yield f"  patients of an earlier study's statistics but for fewer than {least}"
     yield from _counted(scope_of(study), least)
 
 

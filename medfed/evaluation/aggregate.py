@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from medfed.evaluation.disclosure import is_too_few, suppressed_sites, withheld_sites
-from medfed.evaluation.groups import Group, estimates, group_of, patients_behind
+from medfed.evaluation.groups import Group, estimates, group_of, open_patients, patients_behind
 from medfed.evaluation.intervals import Interval
 from medfed.evaluation.metrics import (
     CaseGroup,
@@ -45,12 +45,14 @@ Measure = tuple[str, str, str | None]
 class Measurement(NamedTuple):
     """A row before small groups are withheld: the fewest patients it says something of, and who they are.
 
-    `patients` is None for a row that counts patients or has no value.
+    `patients` is None for a row that counts patients or has no value. `open` is how many of them have a value
+    that the counts of absences do not give away (`patients.is_open`).
     """
 
     row: Row
     patients: int | None
     whom: str = ""
+    open: int = 0
 
     @property
     def lacks_outcome(self) -> bool:
@@ -85,7 +87,7 @@ def _without_suppressed(
     measurements: Sequence[Measurement], suppressed: set[tuple[str, str]], settings: SummarySettings
 ) -> list[Row]:
     """Return the rows, without those of suppressed hospitals and without values that are withheld."""
-    withheld = withheld_measures(measurements, settings)
+    withheld, given_away = withheld_measures(measurements, settings), withheld_models(measurements, settings)
     few = f"fewer than {settings.min_patients} patients"
     rows = []
     for one in measurements:
@@ -102,6 +104,11 @@ def _without_suppressed(
             rows.append(RowFactory(row.round, row.site, row.split, row.model).suppressed(
                 row.metric, note, structure=row.structure
             ))  # fmt: skip
+        elif one.patients is not None and row.site in given_away.get((row.model, one.measure), ()):
+            own = is_too_few(one.open, settings.min_patients)
+            note = f"{few} in whom it is not 0" if own else f"would give that of {few} elsewhere"
+            factory = RowFactory(row.round, row.site, row.split, row.model)
+            rows.append(factory.suppressed(row.metric, note, structure=row.structure))
         else:
             rows.append(row)
     return rows
@@ -120,6 +127,20 @@ def withheld_measures(
         measure: withheld_sites(by_site, settings.held_out, settings.min_patients)
         for measure, by_site in sizes.items()
     }
+
+
+def withheld_models(
+    measurements: Iterable[Measurement], settings: SummarySettings
+) -> Mapping[tuple[str, Measure], set[str]]:
+    """Return the sites at which one model's measure is withheld, as counts of absences give the others' part.
+
+    Of each model alone: a model that missed nearly all must not hide those that did not.
+    """
+    sizes: dict[tuple[str, Measure], dict[str, int]] = defaultdict(dict)
+    for one in measurements:
+        if one.open:
+            sizes[one.row.model, one.measure][one.row.site] = one.open
+    return {key: withheld_sites(by, settings.held_out, settings.min_patients) for key, by in sizes.items()}
 
 
 def _sites(cases: list[CaseRow], held_out: Sequence[str]) -> list[tuple[str, list[CaseRow]]]:
@@ -171,7 +192,8 @@ def _measurement(
     behind = patients_behind(group, metric, structure, settings.min_patients)
     if isinstance(group, CaseGroup) and not behind:
         behind = interval.n  # derived from another metric of the case, such as limits of agreement
-    return Measurement(row, min(behind, interval.n) if interval.value is not None else behind, whom)
+    behind = min(behind, interval.n) if interval.value is not None else behind
+    return Measurement(row, behind, whom, open_patients(group, metric, structure))
 
 
 def _with_denominator(interval: Interval, patients: int) -> Interval:

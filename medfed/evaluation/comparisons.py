@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from medfed.evaluation.aggregate import Measurement, withheld_measures
+from medfed.evaluation.aggregate import Measurement, withheld_measures, withheld_models
 from medfed.evaluation.disclosure import is_too_few, suppressed_sites
-from medfed.evaluation.groups import Group, group_of, over_structures, patients_behind
+from medfed.evaluation.groups import Group, group_of, open_patients, over_structures, patients_behind
 from medfed.evaluation.intervals import holm
 from medfed.evaluation.metrics import (
     CaseGroup,
@@ -84,12 +84,21 @@ def _shown(
             for _, metric, structure in measured:
                 behind = patients_behind(group, metric, structure, settings.min_patients)
                 row = factory.suppressed(metric, "only its size is needed", structure=structure)
-                means.append(Measurement(row, behind))
+                means.append(Measurement(row, behind, open=open_patients(group, metric, structure)))
     withheld = withheld_measures([*means, *differences], settings)
+    given_away = withheld_models(means, settings)
     return [
         one.row
         for one in differences
-        if one.row.value is None or one.row.site not in withheld.get(one.measure, ())
+        if one.row.value is None
+        or not any(
+            one.row.site in some
+            for some in (
+                withheld.get(one.measure, ()),
+                given_away.get((one.row.model, one.measure), ()),
+                given_away.get((str(one.row.against), one.measure), ()),
+            )
+        )
     ]
 
 

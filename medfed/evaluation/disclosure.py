@@ -10,6 +10,9 @@ value over fewer is withheld, and so are others from which it would follow:
   for one model is withheld for all of them, and in their differences.
 - **The mean over structures.** With the mean of each structure it gives the sum over the patients who lack a
   structure (`patients_behind_mean`), so these must be none, or k.
+- **Counts beside means.** A missed structure has an overlap of 0 and no predicted volume, so a mean beside
+  the counts of missed and absent structures is of the others alone (`patients.is_open`): there must be none,
+  or k. This is decided for each model, so that one that missed nearly all does not hide the others.
 - **Nested groups.** Of two published groups, the patients in one and not in the other must be none, or k, as
   must those in neither (`conflict`).
 
@@ -71,26 +74,34 @@ def suppressed_sites(
     return suppressed
 
 
-def patients_behind_mean(known: ArrayLike, min_patients: int) -> int:
+def patients_behind_mean(known: ArrayLike, min_patients: int, open: ArrayLike | None = None) -> int:
     """Return the fewest patients of whom the mean over structures says something, beside each structure's.
 
     With m structures, m times the sum of the patients' means minus the sums of the structures leaves a sum
-    over the patients who lack a structure. Other combinations leave whole patterns of structures, so they
-    are safe if each pattern has `min_patients` patients, or if those with all structures do.
+    over the patients who lack a structure. Any other combination has a value of one structure in one pattern
+    of structures, so it is safe if that value is open in `min_patients` patients of each pattern, or in so
+    many of those with all structures.
 
     Args:
         known: (structures, patients), whether a patient has a value.
         min_patients: the fewest patients of a value.
+        open: (structures, patients), whether the value is not given away elsewhere; by default, `known`.
     """
-    table = np.asarray(known, dtype=bool)
-    table = table[:, table.any(axis=0)]
-    patients, complete = int(table.shape[1]), int(table.all(axis=0).sum())
-    incomplete = patients - complete
-    if incomplete == 0 or (complete >= min_patients and incomplete >= min_patients):
+    table, unsaid = (np.asarray(known if one is None else one, dtype=bool) for one in (known, open))
+    telling = unsaid.any(axis=0)
+    table, unsaid = table[:, telling], unsaid[:, telling]
+    patients, complete = int(table.shape[1]), table.all(axis=0)
+    incomplete = int((~complete).sum())
+    of_complete = unsaid[:, complete].sum(axis=1)
+    safe_rest = incomplete == 0 or incomplete >= min_patients
+    if not patients or (safe_rest and (of_complete >= min_patients).all()):
         return patients
-    _, patterns = np.unique(table, axis=1, return_counts=True)
-    smallest = int(patterns.min())
-    return patients if smallest >= min_patients else min(incomplete, smallest)
+    patterns, place = np.unique(table, axis=1, return_inverse=True)
+    counts = [unsaid[:, place.ravel() == one].sum(axis=1) for one in range(patterns.shape[1])]
+    smallest = min(int(number) for some in counts for number in some if number)
+    if smallest >= min_patients:
+        return patients
+    return min(incomplete or patients, smallest)
 
 
 def conflict(group: Mask, published: Iterable[Mask], everyone: Mask, min_patients: int) -> bool:

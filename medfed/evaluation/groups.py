@@ -22,12 +22,14 @@ from medfed.evaluation.metrics import (
 from medfed.evaluation.patients import (
     FINDING,
     PROBABILITY,
+    RIGHTLY_EMPTY,
     RISK,
     Patients,
     SummarySettings,
     class_names,
     class_predictions,
     finding_predictions,
+    is_open,
     survival_predictions,
 )
 
@@ -128,6 +130,34 @@ def patients_behind(group: Group, metric: str, structure: str | None, min_patien
     if structure is not None or not patients or not columns:
         return patients
     return patients_behind_mean(np.isfinite(np.stack(columns)), min_patients)
+
+
+def open_patients(group: Group, metric: str, structure: str | None) -> int:
+    """Return how many patients a mean says something of, beside the published counts of absences.
+
+    0 if that is nobody, or the metric is no mean over patients; of a mean over structures, the fewest of any;
+    of a difference of sizes and its limits, of the sizes too, which it gives beside the other one.
+    """
+    if not isinstance(group, CaseGroup) or metric == RIGHTLY_EMPTY:
+        return 0  # a share of patients is a count itself
+    values = over_structures(group.patients)
+    names = [key for key in values if key[1] in _sources(metric) and structure in (None, key[0])]
+    counts = [int(is_open(group.patients, key[0], values[key]).sum()) for key in names]
+    columns = [key for key in names if structure is None and key[0] is not None]
+    if len(columns) > 1:
+        known = np.isfinite(np.stack([values[key] for key in columns]))
+        open_ = np.stack([is_open(group.patients, key[0], values[key]) for key in columns])
+        counts.append(patients_behind_mean(known, group.min_patients, open_))
+    return min((count for count in counts if count), default=0)
+
+
+def _sources(metric: str) -> tuple[str, ...]:
+    """Return the metrics of single patients that a metric tells of: of a size's difference both sizes too."""
+    difference = metric.replace("_limit_low_", "_difference_").replace("_limit_high_", "_difference_")
+    if "_difference_" not in difference:
+        return (metric,)
+    predicted = difference.replace("_difference_", "_")
+    return difference, predicted, f"reference_{predicted}"
 
 
 def _behind_class(group: ClassGroup, metric: str, structure: str | None) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medfed.errors import DataError
 from medfed.evaluation.intervals import DRAWS, Floats, Resampling
 from medfed.evaluation.rows import CaseRow
-from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE
+from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE, MISSED
 
 # A group of fewer patients is suppressed, unless the study or the hospital says otherwise.
 MIN_PATIENTS = 5
@@ -105,6 +105,20 @@ def by_patient(cases: Sequence[CaseRow]) -> Patients:
     return Patients(
         [patient for _, patient in names], [site for site, _ in names], values, notes, targets, events
     )
+
+
+def is_open(patients: Patients, structure: str | None, values: Floats) -> NDArray[np.bool_]:
+    """Return whose values of a structure's metric the published counts of absences do not give away.
+
+    A patient in whom a structure is missed has no predicted volume and an overlap of 0: of twelve patients
+    with eleven missed the mean is the twelfth patient's value. `structure` None is any of them.
+    """
+    absences = {MISSED, FALSE_POSITIVE, ABSENT}
+    counted = np.zeros(len(values), dtype=bool)
+    for (name, metric), notes in patients.notes.items():
+        if metric == OVERLAP and structure in (None, name):
+            counted |= np.array([not absences.isdisjoint(some) for some in notes], dtype=bool)
+    return np.asarray(np.isfinite(values) & ~(counted & (values == 0.0)))
 
 
 def _counted(case: CaseRow) -> float | None:

@@ -44,6 +44,10 @@ MAX_NAMED = 5
 # How far beyond a metric's range a value may be by rounding.
 ROUNDING = 1e-6
 
+# The largest value of a metric without a limit of its own, such as a distance in mm or an area in pixels: no
+# hospital measures more, and means, squares and sums of such values are numbers still.
+MAX_VALUE = 1e12
+
 # A site that trains may have this many times its training cases as patients of one split, and this many in
 # any case. Honest sites test on fewer; one that states a million to make the headline is refused.
 PATIENTS_PER_EXAMPLE, ALWAYS_PLAUSIBLE = 10, 1000
@@ -186,13 +190,15 @@ def _value_error(row: Row, metric: Metric) -> str | None:
         return "it has one end of an interval"
     if row.low is not None and row.high is not None and row.low > row.high:
         return f"its interval runs from {row.low:.4g} to {row.high:.4g}"
+    if metric.count and (row.value != int(row.value) or (row.n is not None and row.value > row.n)):
+        return f"it counts {row.value:.4g} patients among {row.n}"
     errors = (_range_error(value, metric) for value in (row.value, row.low, row.high) if value is not None)
     return next((error for error in errors if error), None)
 
 
 def _range_error(value: float, metric: Metric) -> str | None:
-    lowest = -math.inf if metric.lowest is None else metric.lowest - ROUNDING
-    highest = math.inf if metric.highest is None else metric.highest + ROUNDING
+    lowest = -MAX_VALUE if metric.lowest is None else metric.lowest - ROUNDING
+    highest = MAX_VALUE if metric.highest is None else metric.highest + ROUNDING
     return None if lowest <= value <= highest else f"{value:.4g} is outside the metric's range"
 
 
@@ -200,9 +206,9 @@ def _patients_error(row: Row, max_patients: int) -> str | None:
     if row.n is None:
         return "it does not say of how many patients it is"
     if not 1 <= row.n <= max_patients:
-        return f"it is of {row.n} patients, this site may have 1 to {max_patients} in a split"
+        return f"it is of {row.n:.12g} patients, this site may have 1 to {max_patients} in a split"
     if row.metric == PATIENTS and row.value != row.n:
-        return f"it counts {row.value:g} patients among {row.n}"
+        return f"it counts {row.value:.4g} patients among {row.n}"
     return None
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import holm_corrected
-from medfed.evaluation.disclosure import conflict
+from medfed.evaluation.disclosure import conflict, is_too_few
 from medfed.evaluation.groups import Group, group_of, over_structures
 from medfed.evaluation.intervals import Floats, Interval, Resampling, Statistic, mean_of, suppressed_groups
 from medfed.evaluation.metrics import (
@@ -25,7 +25,7 @@ from medfed.evaluation.metrics import (
     families,
     headline_metrics,
 )
-from medfed.evaluation.patients import Patients, SummarySettings, by_patient
+from medfed.evaluation.patients import Patients, SummarySettings, by_patient, is_open
 from medfed.evaluation.row_factory import RowFactory
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, CaseRow, Row, unperturbed
 
@@ -78,13 +78,17 @@ def _shown_wholes(cases: Sequence[CaseRow], settings: SummarySettings) -> set[tu
 
 
 class _Place(NamedTuple):
-    """The patients of one place: each one's hospital, attributes, and whether the metric has a value."""
+    """The patients of one place: each one's hospital, attributes, and whether the metric has a value.
+
+    `open` is whose value the published counts of absences do not give away (`patients.is_open`).
+    """
 
     factory: RowFactory
     statistic: SubgroupStatistic
     resampling: Resampling
     sites: NDArray[np.str_]
     known: NDArray[np.bool_]
+    open: NDArray[np.bool_]
     attributes: Sequence[Mapping[str, str]]
 
 
@@ -95,13 +99,14 @@ def _place(factory: RowFactory, cases: list[CaseRow], settings: SummarySettings)
     statistic = _subgroup_statistic(group)
     if statistic is None:
         return None
-    known = np.ones(len(patients.patients), dtype=bool)
+    known = open_ = np.ones(len(patients.patients), dtype=bool)
     if isinstance(group, CaseGroup):
-        known = np.isfinite(over_structures(patients)[statistic.structure, statistic.metric])
+        values = over_structures(patients)[statistic.structure, statistic.metric]
+        known, open_ = np.isfinite(values), is_open(patients, statistic.structure, values)
     member = {(case.site, case.patient): case.attributes for case in cases}
     attributes = [member[key] for key in zip(patients.sites, patients.patients, strict=True)]
     resampling = settings.resampling(patients.sites)
-    return _Place(factory, statistic, resampling, np.array(patients.sites), known, attributes)
+    return _Place(factory, statistic, resampling, np.array(patients.sites), known, open_, attributes)
 
 
 def _attribute(
@@ -113,13 +118,19 @@ def _attribute(
     inside = {str(name): groups == name for name in sorted(set(groups))}
     if len(inside) < 2:
         return [], []
-    sizes = {name: int((mask & place.known).sum()) for name, mask in inside.items()}
+    # A group is as small as the patients whose values its mean tells: those missed are counted elsewhere.
+    counts = {
+        name: [int((mask & some).sum()) for some in (place.open, place.known)]
+        for name, mask in inside.items()
+    }
+    sizes = {name: known if is_too_few(known, min_patients) else open_ or known
+             for name, (open_, known) in counts.items()}  # fmt: skip
     suppressed = suppressed_groups(sizes, min_patients)
     note = f"fewer than {min_patients} patients, or suppressed to protect such a group"
     shown: list[NDArray[np.bool_]] = []
     for name in sorted(set(inside) - suppressed):
         mask = inside[name] & place.known
-        if conflict(mask, [*published, *shown], place.known, min_patients):
+        if _conflicts(place, mask, [*published, *shown], min_patients):
             suppressed, shown = set(inside), []
             note = f"would give that of fewer than {min_patients} patients beside other groups"
             break
@@ -132,6 +143,16 @@ def _attribute(
         else:
             rows += _group(labelled, place, inside[name] & place.known, min_patients)
     return rows, shown
+
+
+def _conflicts(
+    place: _Place, mask: NDArray[np.bool_], published: Sequence[NDArray[np.bool_]], min_patients: int
+) -> bool:
+    """Return whether a group beside those published tells of too few patients, missed ones counted or not."""
+    return any(
+        conflict(mask & some, [one & some for one in published], some, min_patients)
+        for some in (place.known, place.open)
+    )
 
 
 def _group(factory: RowFactory, place: _Place, inside: NDArray[np.bool_], min_patients: int) -> list[Row]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,16 @@ def measure_chunks(pieces: Iterable[Buffer], size: int) -> tuple[int, list[str]]
             total += len(part)
         digests.append(sha.hexdigest())
     return total, digests
+
+
+def has_chunks(path: Path, size: int, chunks: Sequence[str]) -> bool:
+    """Return whether a file is these chunks, by their SHA-256, each of `size` bytes but the last."""
+    try:
+        with path.open("rb") as file:
+            held = (hashlib.sha256(piece).hexdigest() for piece in iter(lambda: file.read(size), b""))
+            return all(one == digest for one, digest in zip_longest(held, chunks))
+    except OSError:
+        return False
 
 
 def combined_digest(chunks: Iterable[str]) -> bytes:
@@ -93,7 +104,18 @@ class OutgoingUpdate:
     @property
     def manifest(self) -> Manifest:
         """The manifest of the update that is in the file, or being written to it."""
-        return self._manifest or msgspec.json.decode(self._manifest_path.read_bytes(), type=Manifest)
+        return self._manifest or self._recorded()
+
+    def _recorded(self) -> Manifest:
+        """Return the manifest that is beside the file.
+
+        Raises:
+            WireError: if it is not the one that was written.
+        """
+        data, _, checksum = self._manifest_path.read_bytes().rpartition(b"\n")
+        if hashlib.sha256(data).hexdigest().encode() != checksum:
+            raise WireError(f"the outgoing update's outbox/{self._manifest_path.name} is damaged")
+        return msgspec.json.decode(data, type=Manifest)
 
     def write(self, chunks: Iterable[Parts], manifest: Manifest) -> None:
         """Start to write an update's chunks to the file in a thread of its own; `chunks()` follows it.
@@ -120,7 +142,8 @@ class OutgoingUpdate:
                             self._count += 1
                             self._changed.notify_all()
                     file.truncate(total)
-                write_whole(self._manifest_path, msgspec.json.encode(manifest))
+                data = msgspec.json.encode(manifest)
+                write_whole(self._manifest_path, data + b"\n" + hashlib.sha256(data).hexdigest().encode())
             except BaseException as error:  # noqa: BLE001 - kept for the reader in the other thread
                 self._error = error
             with self._changed:
@@ -168,14 +191,14 @@ class OutgoingUpdate:
 
     def intact(self) -> bool:
         """Whether an earlier process's file still holds every byte that its manifest names."""
-        manifest = self.manifest
         try:
+            manifest = self.manifest
             with self._path.open("rb") as file:
                 return all(
                     hashlib.sha256(os.pread(file.fileno(), length, first)).hexdigest() == digest
                     for (first, length), digest in zip(manifest.spans, manifest.chunks, strict=True)
                 )
-        except OSError:
+        except (OSError, WireError):
             return False
 
     def mark_stored(self, name: str) -> None:
@@ -247,7 +270,11 @@ PREFETCH_CHUNKS = 4
 
 
 class _IncomingFile:
-    """A partly received file, and a record of which chunks of which manifest it holds."""
+    """A partly received file, and a record of which chunks of which manifest it holds.
+
+    The record begins with the digest of these chunks and the process that wrote them: what an earlier process
+    left is hashed again, since a disk may have changed it.
+    """
 
     def __init__(self, manifest: Manifest, prefix: str, path: Path, overwrite: bool) -> None:
         self._manifest, self._prefix = manifest, prefix
@@ -255,8 +282,10 @@ class _IncomingFile:
         self._received: set[int] = set()
         digest = combined_digest(manifest.chunks)
         record = self.record.read_bytes() if self.record.exists() and self.partial.exists() else b""
-        if record[:32] == digest:
-            self._received = _decode_indices(record[32:])
+        if record.startswith(digest):
+            self._received = _decode_indices(record[_HEADER:])
+            if record[:_HEADER] != digest + _this_process():
+                self._keep_whole(digest)
             return
         private_folder(path.parent)
         self.record.unlink(missing_ok=True)
@@ -265,7 +294,22 @@ class _IncomingFile:
         elif not overwrite:
             self.partial.unlink(missing_ok=True)
         self.partial.touch()
-        self.record.write_bytes(digest)
+        self.record.write_bytes(digest + _this_process())
+
+    def _keep_whole(self, digest: bytes) -> None:
+        """Forget the chunks whose bytes are no longer those that were received."""
+        manifest = self._manifest
+        with self.partial.open("rb") as file:
+            self._received = {
+                index
+                for index, ((first, length), chunk) in enumerate(
+                    zip(manifest.spans, manifest.chunks, strict=True)
+                )
+                if index in self._received
+                and hashlib.sha256(os.pread(file.fileno(), length, first)).hexdigest() == chunk
+            }
+        kept = b"".join(index.to_bytes(4, "little") for index in sorted(self._received))
+        self.record.write_bytes(digest + _this_process() + kept)
 
     def missing(self) -> list[int]:
         """The indices of the chunks that were not received yet, in order."""
@@ -300,6 +344,17 @@ class _IncomingFile:
 
             store.get_many(list(names), accept, skip_missing=prefetching)
         return arrived
+
+
+_STARTED = os.urandom(16)
+
+# The bytes of a record before its indices.
+_HEADER = 64
+
+
+def _this_process() -> bytes:
+    """Return what no other process has, not even one that was forked from this one: 32 bytes."""
+    return hashlib.sha256(_STARTED + os.getpid().to_bytes(8, "little")).digest()
 
 
 def _write_at(handle: int, data: Buffer, offset: int) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medfed.errors import UpdateError, WireError
+import msgspec
+
+from medfed.errors import ForgedError, UpdateError, WireError
 from medfed.exchange._manifest import Manifest
 from medfed.exchange._object_store import manifest_name
 from medfed.exchange._protocol import WarnOnce
 from medfed.exchange._study_store import StudyStore
-from medfed.files import private_folder, replacing
+from medfed.files import private_folder, replacing, write_whole
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
 
 # How many models the hub keeps on its disk. An update that was trained from an older one is refused.
 MAX_MODELS = 16
+
+# Beside them: the newest round of each site whose update was deleted from the store.
+DELETED = "deleted.json"
 
 
 class LateUpdates:
@@ -30,9 +35,9 @@ class LateUpdates:
         early: dict[tuple[str, int], Manifest],
     ) -> None:
         self._objects, self._run, self._folder, self._warn = objects, run, folder, warn
-        # Per site: the newest round that was collected, and rounds for which it sent nothing.
+        # Per site: the newest round that was collected, and for which round it sent one before another.
         self._newest: dict[str, int] = {}
-        self._absent: set[tuple[str, int]] = set()
+        self._before: dict[tuple[str, int], int] = {}
         # What was collected and still lies in the store.
         self._stored: set[tuple[str, int]] = set()
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
@@ -69,12 +74,14 @@ class LateUpdates:
     # -- updates
 
     def next_of(self, site: str, round: int, merged: int) -> int | None:
-        """Return the first round, up to this one, whose update of a site lies there and is new; None if none.
+        """Return the oldest round up to this one for which a site sent an update that is new; None if none.
 
-        `merged` is the site's newest round that is merged already.
+        Each update says which one the site sent before it, so on a share that shows the later one first, the
+        earlier one is returned, although it is not there yet. `merged` is the site's newest round that is
+        merged already.
         """
         if site not in self._newest:
-            self._newest[site] = merged
+            self._newest[site] = max(merged, self._deleted().get(site, 0))
             # What a hub that was killed had merged and not deleted would take the site's room at a broker.
             self._stored |= {(site, number) for number in range(max(1, merged - MAX_MODELS), merged + 1)}
         announced = self._announcement(site)
@@ -82,14 +89,30 @@ class LateUpdates:
             return None
         if announced.round > round:
             self._early.setdefault((site, announced.round), announced)
-        for number in range(self._newest[site] + 1, min(announced.round, round) + 1):
-            if (site, number) in self._absent:
-                continue
-            if self._objects.store.get(manifest_name(self._objects.update_prefix(site, number))):
-                return number
-            if number < announced.round:  # a site sends its rounds in order
-                self._absent.add((site, number))
-        return None
+        oldest: int | None = None
+        number, previous = announced.round, announced.previous
+        while number > self._newest[site]:
+            if number <= round and (number < announced.round or self._is_there(site, number)):
+                oldest = number
+            number = previous
+            previous = self._previous(site, number) if number > self._newest[site] else 0
+        return oldest
+
+    def _is_there(self, site: str, number: int) -> bool:
+        return bool(self._objects.store.get(manifest_name(self._objects.update_prefix(site, number))))
+
+    def _previous(self, site: str, number: int) -> int:
+        """Return for which round a site sent an update before that for `number`; 0 if that is not there."""
+        if (site, number) not in self._before:
+            data = self._objects.store.get(manifest_name(self._objects.update_prefix(site, number)))
+            try:
+                manifest = self._objects.open_manifest(data, site) if data else None
+            except WireError:  # it is not whole yet, or refused when it is received
+                manifest = None
+            if manifest is None or manifest.run != self._run or manifest.round != number:
+                return 0
+            self._before[site, number] = manifest.previous
+        return self._before[site, number]
 
     def _announcement(self, site: str) -> Manifest | None:
         data = self._objects.get_site_object(site, "announced")
@@ -100,17 +123,32 @@ class LateUpdates:
             try:
                 self._announced[site] = data, self._objects.open_manifest(data, site)
             except WireError as error:
-                self._warn(f"what site '{site}' announces is refused: {error}", refused=True)
+                # Of a share that is synchronised, half of it may be there: that is no refusal.
+                refused = isinstance(error, ForgedError) or not self._objects.store.settle_s
+                self._warn(f"what site '{site}' announces is not accepted: {error}", refused=refused)
         return self._announced[site][1]
 
     def collected(self, site: str, round: int) -> None:
         """Note that a site's update of a round was collected."""
         self._newest[site] = round
-        self._absent = {(other, number) for other, number in self._absent if other != site}
+        self._before = {key: previous for key, previous in self._before.items() if key[0] != site}
         self._stored.add((site, round))
 
     def clear(self) -> None:
         """Delete from the store what was collected: it is merged, and the sites have a newer model."""
+        if not self._stored:
+            return
+        # A hub that starts again does not wait for what it deleted, such as an update that it refused.
+        private_folder(self._folder)
+        deleted = self._deleted()
+        for site, number in self._stored:
+            deleted[site] = max(number, deleted.get(site, 0))
+        write_whole(self._folder / DELETED, msgspec.json.encode(deleted))
         for site, number in sorted(self._stored):
             self._objects.store.delete_update(self._objects.update_prefix(site, number))
             self._stored.discard((site, number))
+
+    def _deleted(self) -> dict[str, int]:
+        """Return the newest round of each site whose update it deleted, this process or an earlier one."""
+        path = self._folder / DELETED
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}

@@ -16,7 +16,7 @@ from medfed.errors import DECODING_ERRORS, ExchangeError, WireError
 from medfed.wire.signing import BROKER, HUB, Seal
 
 # The version of this protocol; parties refuse any other.
-PROTOCOL = "medfed-exchange-2"
+PROTOCOL = "medfed-exchange-3"
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -25,7 +25,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="manifest"):
     """An update or a global model: its place in the study, its size and its chunks' SHA-256, in order.
 
-    A global model's also carries the federation's signed list of revoked certificates.
+    A global model's also carries the federation's signed list of revoked certificates. An update's also says
+    for which round the same site sent one before it (0: for none), so that a hub that merges without rounds
+    misses none that a synchronised share shows later.
     """
 
     protocol: str
@@ -38,6 +40,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     chunk_bytes: int
     chunks: list[str]
     revoked: str = ""
+    previous: int = 0
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -99,6 +102,11 @@ def open_manifest(data: bytes, seal: Seal, party: str, what: str, study_digest: 
             f"its manifest contradicts itself: round {manifest.round}, {manifest.bytes} bytes in "
             f"{len(manifest.chunks)} chunks of {manifest.chunk_bytes}"
         )
+    if not 0 <= manifest.previous <= max(0, manifest.round - 1):
+        raise WireError(
+            f"its manifest contradicts itself: for round {manifest.round}, after one for round "
+            f"{manifest.previous}"
+        )
     if not all(_HEX64.fullmatch(chunk) for chunk in manifest.chunks):
         raise WireError("its manifest names a chunk by something other than a SHA-256")
     return manifest
@@ -123,11 +131,9 @@ def _open(data: bytes, seal: Seal, party: str, study_digest: str | None) -> Mani
     try:
         record: Manifest | ControlMessage = msgspec.json.decode(text, type=Manifest | ControlMessage)
     except DECODING_ERRORS as error:
+        _check_protocol(text)  # another version has other fields
         raise WireError(f"its manifest cannot be decoded: {error}") from None
-    if record.protocol != PROTOCOL:
-        raise WireError(
-            f"it uses protocol '{record.protocol[:30]}', this medfed uses '{PROTOCOL}'; update the older side"
-        )
+    _check_protocol(text)
     if record.party != party:
         raise WireError(f"its manifest is from '{record.party[:80]}', expected '{party}'")
     if study_digest is not None and record.study != study_digest:
@@ -136,3 +142,20 @@ def _open(data: bytes, seal: Seal, party: str, study_digest: str | None) -> Mani
             f"{study_digest[:12] or '(none)'}; both sides must run the same study file"
         )
     return record
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    """What every version of this protocol states."""
+
+    protocol: str
+
+
+def _check_protocol(text: bytes) -> None:
+    try:
+        protocol = msgspec.json.decode(text, type=_Versioned).protocol
+    except DECODING_ERRORS:
+        return  # of no version
+    if protocol != PROTOCOL:
+        raise WireError(
+            f"it uses protocol '{protocol[:30]}', this medfed uses '{PROTOCOL}'; update the older side"
+        )

@@ -31,10 +31,19 @@ class SitePresence:
             ExchangeError: if another process already sends heartbeats for this site.
         """
         first = self._objects.get_site_object(self._site, "heartbeat")
-        deadline = time.monotonic() + OFFLINE_AFTER_HEARTBEATS * self._objects.store.heartbeat_s
+        wait_s = OFFLINE_AFTER_HEARTBEATS * self._objects.store.heartbeat_s
+        deadline = time.monotonic() + wait_s
+        if self._is_of_another_process(first):
+            log.warning(
+                "site '%s': looks for %g s whether it takes part from another folder or machine, too",
+                self._site,
+                wait_s,
+            )
         while self._is_of_another_process(first) and time.monotonic() < deadline:
             time.sleep(0.2)
-            if self._objects.get_site_object(self._site, "heartbeat") != first:
+            now = self._objects.get_site_object(self._site, "heartbeat")
+            # One that is gone is no sign of life: a store that was lost took it along.
+            if now != first and self._is_of_another_process(now):
                 raise ExchangeError(
                     f"site '{self._site}' already takes part from another folder or machine; only one "
                     f"process may. If this one should replace it, stop the other first"

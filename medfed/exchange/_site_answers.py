@@ -44,7 +44,8 @@ class SiteAnswers:
     ) -> ReceivedUpdate | None:
         """Return a site's update for a round if it is there, or that it stopped.
 
-        It is decoded against the newest model, or against `weights`, where a site may send several.
+        It is decoded against the newest model, or against `weights`, where a site may send several: then the
+        caller knows that this one was sent.
         """
         prefix = self._objects.update_prefix(site, round)
         data, size = b"", 0
@@ -52,6 +53,8 @@ class SiteAnswers:
             with not_whole():
                 data = self._store.get(manifest_name(prefix)) or b""
                 manifest = self._objects.open_manifest(data, site) if data else None
+                if manifest is None and weights is not None:
+                    raise MissingObject("its manifest is not there, and a later update says that it was sent")
             if manifest is None:
                 return self.drop_out(round, site) or self._refused_early(round, site)
             size = manifest.bytes

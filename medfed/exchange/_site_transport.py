@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from medfed.errors import EndedError, ExchangeError, WireError
-from medfed.exchange._chunks import OutgoingUpdate, combined_digest, download, prefetch, split_chunks
+from medfed.exchange._chunks import (
+    OutgoingUpdate,
+    combined_digest,
+    download,
+    has_chunks,
+    prefetch,
+    split_chunks,
+)
 from medfed.exchange._drop_out import DropOut
 from medfed.exchange._exchange import Transmission
 from medfed.exchange._mailbox import SiteMailbox
 from medfed.exchange._manifest import ControlMessage, Manifest, encode_sealed, validate_party_name
 from medfed.exchange._object_store import MissingObject, ObjectStore, Unreachable, UnsafeObject, manifest_name
+from medfed.exchange._own_folder import damaged_model, older_folder
 from medfed.exchange._presence import CLOSED, SitePresence
 from medfed.exchange._protocol import (
     CHECK_STORE_S,
@@ -24,10 +32,12 @@ from medfed.exchange._protocol import (
     Retry,
     WarnOnce,
     acquire_lock,
+    log,
     read_or_create,
     wait_for_object,
 )
 from medfed.exchange._study_store import StudyStore
+from medfed.exchange._waiting import WaitTold
 from medfed.wire import encoding
 from medfed.wire.messages import Message, open_message
 from medfed.wire.signing import HUB, Seal, Unsigned
@@ -43,9 +53,6 @@ DROP_OUT_TIMEOUT_S = 10.0
 # How long a site waits for the final model once it has seen that the study is closed, where a share that is
 # synchronised may show the one before the other.
 MAX_SETTLE_CLOSED_S = 60.0
-
-# How the message begins that a site's folder is a back-up.
-OLDER_FOLDER = "its run folder is older than its update"
 
 _T = TypeVar("_T")
 
@@ -74,7 +81,7 @@ class SiteTransport:
         self._presence = SitePresence(self._objects, session)
         self._mailbox = SiteMailbox(self._objects, self._folder / "letters")
         self._warn = WarnOnce(f"site '{site}'")
-        self._retry = Retry(self._warn, self._presence.raise_if_replaced)
+        self._retry = Retry(self._warn, self._presence.raise_if_replaced, lambda: self.max_silence_s)
         # The hub's last manifests and control messages, as opened: a signature is verified only once.
         self._opened: dict[str, tuple[bytes, Manifest | ControlMessage]] = {}
         # The last measured update and its manifest, so that `transmission` describes exactly
@@ -82,10 +89,11 @@ class SiteTransport:
         self._measured: tuple[Update, Manifest] | None = None
         # When the hub's state was last seen to change (time.monotonic).
         self._hub_seen = time.monotonic()
-        # What it waits for from the hub, and since when (seconds since 1970); for a display.
+        # What it waits for from the hub, and since when (seconds since 1970); `awaited_as` are other words.
         self.awaited: tuple[str, float] | None = None
-        # Whether it has compared its folder with what it sent.
-        self._age_checked = False
+        self.awaited_as = ""
+        self._told = WaitTold(site, log.warning)
+        self._age_checked = False  # whether it has compared its folder with what it sent
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
@@ -125,7 +133,7 @@ class SiteTransport:
     def send(self, update: Update) -> None:
         self._presence.raise_if_replaced()
         outgoing = OutgoingUpdate(self._outbox, update.round)
-        for old in range(max(0, update.round - MAX_CACHED_MODELS - 2), update.round - 1):
+        for old in self._sent_before(update.round)[:-1]:
             OutgoingUpdate(self._outbox, old).remove()
         if outgoing.delivered:
             return
@@ -232,11 +240,7 @@ class SiteTransport:
         known = max((int(path.stem[1:]) for path in self._outbox.glob("r*.manifest")), default=0)
         known = max([known, *self._cached_rounds()])
         if sent is not None and sent.run == self._run_id() and sent.round > known:
-            self._warn(
-                f"{OLDER_FOLDER} of round {sent.round}, and knows of round {known} at most: it was restored "
-                "from a back-up. It goes on with the hub's newest model; its optimiser and what else is kept "
-                "here alone are those of then, so the final weights may be others than without the restoring"
-            )
+            self._warn(older_folder(sent.round, known))
 
     def _newest_manifest(self) -> Manifest | None:
         """Return the manifest of the hub's newest model, checked for this site's run and an old round."""
@@ -275,7 +279,9 @@ class SiteTransport:
         path = self._model_file(manifest.round)
         known = path.with_suffix(".chunks")
         chunks = "\n".join(manifest.chunks)
-        if not (path.exists() and known.exists() and known.read_text() == chunks):
+        cached = known.exists() and known.read_bytes() == chunks.encode()
+        # An earlier process may have left it, and a disk may have changed it since.
+        if not (cached and has_chunks(path, manifest.chunk_bytes, manifest.chunks)):
             download(self._store, manifest, self._objects.global_prefix(manifest.round), path)
             known.write_text(chunks)
         received = encoding.read_global(path, self._study)
@@ -307,7 +313,14 @@ class SiteTransport:
         """
         path = self._model_file(round)
         sent = OutgoingUpdate(self._outbox, round + 1)
-        return path if manifest.round == round + 1 and sent.delivered and path.exists() else None
+        if not (manifest.round == round + 1 and sent.delivered and path.exists()):
+            return None
+        known = path.with_suffix(".chunks")
+        chunks = known.read_text(errors="replace").splitlines() if known.exists() else []
+        if has_chunks(path, manifest.chunk_bytes, chunks):
+            return path
+        self._warn(damaged_model(round))
+        return None
 
     def _model_file(self, round: int) -> Path:
         return self._inbox / f"r{round:05d}.global"
@@ -346,8 +359,14 @@ class SiteTransport:
     def _measure(self, update: Update) -> Manifest:
         if self._measured is None or self._measured[0] is not update:
             pieces = encoding.update_pieces(update, self._study)
-            self._measured = update, self._objects.describe(self._run_id(), update.round, pieces)
+            previous = max(self._sent_before(update.round), default=0)
+            self._measured = update, self._objects.describe(self._run_id(), update.round, pieces, previous)
         return self._measured[1]
+
+    def _sent_before(self, round: int) -> list[int]:
+        """Return the rounds before this one for which its folder knows that it sent an update, in order."""
+        rounds = sorted(int(path.stem[1:]) for path in self._outbox.glob("r*.delivered"))
+        return [number for number in rounds if number < round]
 
     def _write_and_deliver(self, outgoing: OutgoingUpdate, update: Update) -> None:
         # An update from before a restart is resumed: a round's first update counts, and some of it
@@ -440,11 +459,12 @@ class SiteTransport:
     ) -> _T:
         """Return the first result of `attempt` that is not None, pausing longer as time passes."""
         began, backoff = time.monotonic(), Backoff(self._warn)
-        first, self.awaited = began, (what, time.time())
+        first, self.awaited = began, (self.awaited_as or what, time.time())
         try:
             while True:
                 self._presence.raise_if_replaced()
                 self._raise_if_too_long(what, first)
+                self._told.look(self.awaited, time.time())
                 try:
                     result = attempt()
                     if result is not None:

@@ -65,15 +65,17 @@ class StudyStore:
         """Return one of the hub's control messages as stored, or None."""
         return self.store.get(self.hub_object(what))
 
-    def describe(self, run: str, round: int, pieces: Iterable[Buffer]) -> Manifest:
-        """Return the manifest of this party's object, a global model or an update, which is hashed for it."""
+    def describe(self, run: str, round: int, pieces: Iterable[Buffer], previous: int = 0) -> Manifest:
+        """Return the manifest of this party's object, a global model or an update, which is hashed for it.
+
+        `previous` is the round of the update that this site sent before.
+        """
         what: Literal["global", "update"] = "global" if self.party == HUB else "update"
         size, digests = measure_chunks(pieces, self.store.chunk_bytes)
         chunk_bytes = self.store.chunk_bytes
         revoked = self.seal.revocations() if self.party == HUB else ""
-        return Manifest(
-            PROTOCOL, what, self.study_digest, run, self.party, round, size, chunk_bytes, digests, revoked
-        )
+        place = (PROTOCOL, what, self.study_digest, run, self.party, round)
+        return Manifest(*place, size, chunk_bytes, digests, revoked, previous)
 
     def open_manifest(self, data: bytes, party: str) -> Manifest:
         """Return the manifest of a party's object; see `_manifest.open_manifest`."""

@@ -111,6 +111,27 @@ def group_errors(updates: Sequence[Update], rule: Rule) -> list[UpdateError | No
     return reasons
 
 
+def factor_errors(updates: Sequence[Update], rule: Rule, factor: float) -> list[UpdateError | None]:
+    """Return for each update of one round why a number that the rule weights by is no honest site's, or None.
+
+    Too large, or too small where the rule divides by it, is `factor` times the round's median (of an even
+    number, the lower of the two in the middle), as `outlier_errors` says of norms.
+    """
+    reasons: list[UpdateError | None] = [None] * len(updates)
+    limits = [(name, True) for name in rule.multiplies_by] + [(name, False) for name in rule.divides_by]
+    for name, above in limits:
+        values = [update.scalars[name] for update in updates]
+        median = sorted(values)[(len(values) - 1) // 2] if values else 0.0
+        for place, value in enumerate(values):
+            if median > 0 and (value > factor * median if above else value * factor < median):
+                reasons[place] = UpdateError(
+                    f"{updates[place]}: states {value:.4g} for '{name}', by which the rule weights updates; "
+                    f"the median of this round's is {median:.4g}, and {factor:g} times more or less is not "
+                    "from training (sampling.outlier)"
+                )
+    return reasons
+
+
 def accept_numbers(update: Update) -> tuple[Update, tuple[str, ...]]:
     """Return the update with the numbers that a report can show, and why others were left out.
 
@@ -183,6 +204,21 @@ def dominance(updates: Sequence[Update], state: State) -> Mapping[str, str]:
         for update in updates
         if update.site not in known and update.examples > DOMINANT * (total - update.examples) > 0
     }
+
+
+def factor_dominance(updates: Sequence[Update], rule: Rule) -> Mapping[str, str]:
+    """Return a warning for each site whose number, by which the rule weights, far outweighs the others'."""
+    warnings = {}
+    for name in rule.multiplies_by:
+        total = sum(update.scalars[name] for update in updates)
+        for update in updates:
+            value = update.scalars[name]
+            if value > DOMINANT * (total - value) > 0:
+                warnings[update.site] = (
+                    f"states {value:.4g} for '{name}', all other sites of this round together "
+                    f"{total - value:.4g}: the rule weights updates by it"
+                )
+    return warnings
 
 
 def with_notes(result: SiteResult, *notes: str) -> SiteResult:

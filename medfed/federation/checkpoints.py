@@ -38,6 +38,10 @@ MAX_CHECKPOINTS = 2
 BEST, UNRECORDED = "best", "unrecorded.json"
 
 
+# In the metadata of a file of tensors: its `checksum`.
+CHECKSUM = "checksum"
+
+
 class Checkpoint(NamedTuple):
     """A model, the rule's state, and which round was the best when it was merged."""
 
@@ -87,8 +91,8 @@ def _readable(paths: Iterable[Path], study_digest: str) -> Iterator[Checkpoint]:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
             tensors = load_file(path)
-            # An earlier medfed wrote none.
-            damaged = metadata.get("crc32", _checksum(tensors)) != _checksum(tensors)
+            # An earlier medfed wrote another one, or none.
+            damaged = CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors, metadata)
         except Exception:  # noqa: BLE001 - whatever is in a torn file, it is damaged
             damaged = True
         if damaged:
@@ -118,11 +122,18 @@ def _readable(paths: Iterable[Path], study_digest: str) -> Iterator[Checkpoint]:
         )
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return the CRC-32 of all bytes, which a disk's error changes: a checksum, and no signature."""
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the CRC-32 of tensors, their names and forms, and what is said of them.
+
+    A disk's error changes it; it is no signature.
+    """
     total = 0
+    for key in sorted(metadata.keys() - {CHECKSUM}):
+        total = zlib.crc32(f"{key}={metadata[key]}\n".encode(), total)
     for name in sorted(tensors):
-        data = tensors[name].contiguous().reshape(-1).view(torch.uint8)
+        tensor = tensors[name]
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode(), total)
+        data = tensor.contiguous().reshape(-1).view(torch.uint8)
         total = zlib.crc32(memoryview(data.numpy()), total)  # type: ignore[arg-type]
     return f"{total:08x}"
 
@@ -199,15 +210,12 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State, best: Judg
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():
         tensors |= {f"state:{group}/{name}": tensor.contiguous() for name, tensor in named.items()}
-    metadata = {
-        "round": str(current.round),
-        "study": current.study_digest,
-        "crc32": _checksum(tensors),
-    }
+    metadata = {"round": str(current.round), "study": current.study_digest}
     if best.round:
         metadata["best"] = msgspec.json.encode(best).decode()
     if current.chosen is not None:
         metadata["chosen"] = str(current.chosen)
+    metadata[CHECKSUM] = checksum(tensors, metadata)
     path = folder / _name(current.round)
     try:
         with replacing(path, durable=True) as unfinished, unfinished.open("wb") as file:

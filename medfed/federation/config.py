@@ -15,6 +15,7 @@ from medfed.federation.egress import UNDECLARED_OK, Egress
 from medfed.federation.model_selection import ModelSelection
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
+from medfed.study.averaging import averaging_problems
 from medfed.study.joining import joining_refusals
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
@@ -34,11 +35,12 @@ class HubConfig:
     model the study ends with, and when it ends early; None is the last of all rounds.  joins: the first round
     of each of `sites` that joins later than in the first.  joining: whether the exchange may bring further
     sites while the study runs (`SupportsJoining`).  return_s: how long the hub waits, once too few sites are
-    left for a round, until one that stopped has been started again; 0 ends the run.
+    left for a round, until one that stopped has been started again; 0 ends the run.  average: the study ends
+    with the mean of the models of so many last rounds; 1 is the last model.
 
     Raises:
-        StudyError: if models are to be selected by scores that the hub could not compare, or sites join that
-            cannot.
+        StudyError: if models are to be selected by scores that the hub could not compare, sites join that
+            cannot, or models are to be averaged that cannot.
     """
 
     rounds: int
@@ -59,12 +61,19 @@ class HubConfig:
     joins: Mapping[str, int] = field(default_factory=dict)
     joining: bool = False
     return_s: float = 0.0
+    average: int = 1
 
     def __post_init__(self) -> None:
         for problem in selection_problems(self):
             raise StudyError(f"HubConfig.selection: {problem}")
         for problem in joining_problems(self):
             raise StudyError(f"HubConfig.joins: {problem}")
+        for problem in averaging_problems(self.average, self.rounds, self.rule, self.privacy):
+            raise StudyError(f"HubConfig.average: {problem}")
+        if self.average > 1 and self.selection is not None:
+            raise StudyError(
+                "HubConfig.average: a selection ends with one round's model; leave one of the two out"
+            )
 
     @property
     def changes_sites(self) -> bool:

@@ -22,6 +22,7 @@ from medfed.aggregation import State
 from medfed.errors import ExchangeError, MedfedError, QuorumError, RunError, UpdateError
 from medfed.exchange import AwaitsReturn, HubSide, ReceivedUpdate, SupportsJoining
 from medfed.federation.acceptance import EXAMPLES, accept_numbers
+from medfed.federation.averaging import AVERAGE, averaged
 from medfed.federation.checkpoints import (
     Checkpoint,
     forget_report,
@@ -34,7 +35,15 @@ from medfed.federation.checkpoints import (
 )
 from medfed.federation.config import HubConfig
 from medfed.federation.membership import record_joins, recorded_joins
-from medfed.federation.model_selection import NOT_JUDGED, Judged, choice_of, judge, stops, unjudged
+from medfed.federation.model_selection import (
+    NOT_JUDGED,
+    Judged,
+    choice_of,
+    judge,
+    mean_of_last,
+    stops,
+    unjudged,
+)
 from medfed.federation.round import RoundOutcome, aggregate_round, log_result, require_own
 from medfed.privacy import NoPrivacy
 from medfed.registry import kind_of
@@ -124,6 +133,8 @@ class _Study:
 
     def __post_init__(self) -> None:
         self._kept = Kept(self.folder)
+        self._mean = self.state.get(AVERAGE)
+        self.state = {group: kept for group, kept in self.state.items() if group != AVERAGE}
         self._report = partial(self.on_model, self.current)
         kept = None if self.folder is None else unrecorded_report(self.folder, self.current.round)
         if kept is not None:  # the hub was killed after this round's checkpoint
@@ -139,7 +150,8 @@ class _Study:
     def save(self, write: Callable[..., None], *what: Any) -> None:
         """Write the current model to the hub's folder, if there is one, while the study goes on."""
         if self.folder is not None:
-            self.wait_saved = self.writer.submit(write, self.folder, self.current, self.state, *what).result
+            state = self.state if self._mean is None else {**self.state, AVERAGE: self._mean}
+            self.wait_saved = self.writer.submit(write, self.folder, self.current, state, *what).result
 
     def publish(self, model: GlobalModel) -> int:
         """Publish a model once it is on disk, and tell of it; return its bytes."""
@@ -159,9 +171,12 @@ class _Study:
         self.best = _judged(config, self.best, self.current.round, outcome.results)
         self._kept.remember(self.best, self.current, self.state)
         number = self.current.round + 1
-        self.current = GlobalModel(number, outcome.weights, study_digest=config.study_digest)
+        weights, self._mean = averaged(
+            outcome.weights, self._mean, round=number, rounds=config.rounds, average=config.average
+        )
+        self.current = GlobalModel(number, weights, study_digest=config.study_digest)
         self.state, results = outcome.state, outcome.results
-        del outcome
+        del outcome, weights
         results += _not_sampled(config, results, number)
         report = RoundReport(number, results, time.monotonic() - began, size)
         self.save(_save_round, report, self.best)
@@ -233,6 +248,9 @@ class _Study:
             self.audit.write("chosen", round=choice.round, reason=choice.sentence)
             if not choice.best:
                 log.warning("hub: %s", unjudged(config.selection, max(1, config.minimum)))
+        elif config.average > 1:
+            choice = mean_of_last(config.average, config.rounds)
+            self.audit.write("averaged", round=choice.round, reason=choice.sentence)
         began = time.monotonic()
         groups = _broadcast(config, self.state)
         self.current = replace(self.current, groups=groups, classes=config.classes)
@@ -265,11 +283,13 @@ def _newest(exchange: HubSide, config: HubConfig, saved: Checkpoint, audit: Audi
         f"the hub's newest readable checkpoint is of round {saved.model.round}, but it has published the "
         f"model of round {published.round}: the run folder is a back-up, or its newest checkpoint is damaged"
     )
-    needed = sorted(group for group in saved.state if group != EXAMPLES)
+    needed = {group for group in saved.state if group != EXAMPLES}
+    if config.average > 1 and published.round > config.rounds - config.average:
+        needed.add(AVERAGE)
     if needed or config.selection is not None:
         raise RunError(
             f"{where}. What else this study's checkpoints hold "
-            f"({', '.join(needed) or 'the best model so far'}) was not published; restore the newest copy "
+            f"({', '.join(sorted(needed)) or 'the best model so far'}) was not published; restore the newest copy "
             "of the run folder, or start a new run (--out)"
         )
     log.warning("hub: %s; it goes on from the published model", where)

@@ -136,6 +136,11 @@ def choice_of(selection: ModelSelection, best: Judged, merged: int, rounds: int)
     )
 
 
+def mean_of_last(average: int, rounds: int) -> ModelChoice:
+    """Return what a run's facts say of a study that ends with the mean of its last rounds' models."""
+    return ModelChoice(round=rounds, merged=rounds, rounds=rounds, keep="average", averaged=average)
+
+
 def _mean(scores: Mapping[str, float], sites: Iterable[str]) -> float:
     """Return the mean over these sites, the same in whatever order they arrived."""
     values = [scores[site] for site in sites]

@@ -24,6 +24,8 @@ from medfed.federation.acceptance import (
     check_examples,
     check_needs,
     dominance,
+    factor_dominance,
+    factor_errors,
     group_errors,
     keep_examples,
     keep_merged,
@@ -218,8 +220,10 @@ def aggregate_round(
         else:
             admitted.append((update, result))
     updates, judged = _comparable(admitted, current.weights, config)
-    outweighing = dominance(updates, state)
-    judged = [with_notes(one, outweighing[one.site]) if one.site in outweighing else one for one in judged]
+    for outweighing in (dominance(updates, state), factor_dominance(updates, rule)):
+        judged = [
+            with_notes(one, outweighing[one.site]) if one.site in outweighing else one for one in judged
+        ]
     results += [log_result(result, number, audit) for result in judged]
     if not rule.asynchronous:  # an asynchronous site that sent nothing is still training
         # In one process a site's failure may close the exchange while the others still train.
@@ -239,7 +243,8 @@ def aggregate_round(
     revealed = session.reveal(updates, current.weights)
     released, privacy_state = privacy.prepare_merge(revealed, own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
-    audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
+    merged_sha256 = digest(weights) if audit.is_written else ""
+    audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=merged_sha256)
     return RoundOutcome(weights, {**state, **privacy_state, **kept}, tuple(results))
 
 
@@ -317,7 +322,10 @@ def _comparable(
     reasons = group_errors(sent, config.rule)
     if config.privacy.reveals_each_update and config.outlier is not None:
         lengths = outlier_errors(sent, weights, config.outlier)
-        reasons = [group or length for group, length in zip(reasons, lengths, strict=True)]
+        factors = factor_errors(sent, config.rule, config.outlier)
+        reasons = [
+            group or length or factor for group, length, factor in zip(reasons, lengths, factors, strict=True)
+        ]
     judged = [
         result if why is None else SiteResult(result.site, "refused", str(why), bytes_up=result.bytes_up)
         for (_, result), why in zip(admitted, reasons, strict=True)

@@ -14,13 +14,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medfed.errors import LedgerError, PrivacyError, RunError
 from medfed.exchange import SiteSide
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import CallbackOptions, SiteConfig
+from medfed.federation.first_model import load_first_model, save_first_model
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
 from medfed.federation.training_seed import seed_epoch
@@ -199,7 +199,7 @@ def _resume(federated: FederatedCallback, module: pl.LightningModule, run: SiteR
     if not run.checkpoint.exists() and run.initial.exists():
         # It died in its first round: it trains that round again from the model it began with, whatever
         # round the hub is in by now.
-        federated.resume_from_round(*_load_initial(run.initial, module))
+        federated.resume_from_round(*_load_initial(run.initial, module, federated.site))
     if run.checkpoint.exists():
         _require_intact(run, federated.site)
     return run.checkpoint.exists() or run.initial.exists()
@@ -340,11 +340,10 @@ def _scores(
     return finite_scalars({key: float(value) for key, value in (results[0] if results else {}).items()})
 
 
-def _load_initial(initial: Path, module: pl.LightningModule) -> tuple[int, str, str | None]:
+def _load_initial(initial: Path, module: pl.LightningModule, site: str) -> tuple[int, str, str | None]:
     """Load the model that a site began with; return its round, its digest on arrival and the secret seed."""
-    with safe_open(initial, framework="pt") as file:
-        load(module, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
-        metadata = file.metadata()
+    weights, metadata = load_first_model(initial, site)
+    load(module, weights)
     return int(metadata["round"]), metadata["model"], metadata.get("seed")
 
 
@@ -366,7 +365,7 @@ class _CheckpointSaver(pl.Callback):
             metadata = {"round": str(self._federated.round), "model": self._federated.model_sha256}
             if (secret := self._federated.secret_seed) is not None:
                 metadata["seed"] = secret
-            _save(self._run.initial, weights_of(pl_module), metadata)
+            save_first_model(self._run.initial, weights_of(pl_module), metadata)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self._local_epochs == 0 or self._is_due(trainer):

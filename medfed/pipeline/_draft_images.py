@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import yaml
 
 from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
@@ -13,17 +14,21 @@ from medfed.data.folder_options import KEYS, FolderOptions
 from medfed.data.layouts import plain_layout
 from medfed.data.preflight.preflight import Preflight, check
 from medfed.data.preflight.summary import UNKNOWN_MODALITY
+from medfed.data.settings import AnyTransform, Images
 from medfed.data.splits import simulated_secret
 from medfed.errors import DataError, StudyError
+from medfed.evaluation.robustness import IMAGE_CHANGES
 from medfed.pipeline._draft import DRAFT_SEED, Draft, yaml_inline
 from medfed.pipeline._draft_case_table import case_table_lines
 from medfed.pipeline._draft_channels import draft_channels
 from medfed.pipeline._draft_classes import class_names, draft_number_maps, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
+from medfed.pipeline._draft_recipe import TRANSFORMS, Recipe, cases_of, default_recipe, plan_recipe
 from medfed.wire.templates import render
 
 ImageTask = Literal["segment", "classify", "multilabel"]
 Preflights = Mapping[str, Preflight]
+AnyTransforms = tuple[AnyTransform, ...]
 
 # The maximum of a patch's voxels: training then takes about 2 GB, and a step a few seconds on two cores.
 MAX_VOXELS = 64**3
@@ -39,8 +44,11 @@ def draft_images(
     task: ImageTask | None,
     progress: Callable[[int, int], None],
     options: FolderOptions | None = None,
+    budget_s: float | None = None,
 ) -> Draft:
     """Return the draft of a segmentation or classification, which follows from the folders if `task` is None.
+
+    With a budget in seconds, a segmentation of volumes is planned for this machine by a short timing.
 
     Raises:
         DataError: if a folder can't be used, or the hospitals' folders do not match each other.
@@ -55,11 +63,22 @@ def draft_images(
         _check_labels(preflights)
     channels, channel_warnings = draft_channels(preflights)
     training = {site: preflights[site] for site in sites}
+    if budget_s is not None and (task != "segment" or are_planes(preflights)):
+        raise StudyError(
+            "--budget plans segmentations of volumes; leave it out, and set train.rounds yourself"
+        )
     if are_planes(preflights):
         text, warnings = _planes(training, channels, task)
     else:
-        drafts = {"segment": _segmentation, "classify": _classification, "multilabel": _multilabel}
-        text, warnings = drafts[task](training, channels)
+        drafts = {"classify": _classification, "multilabel": _multilabel}
+        recipe = default_recipe(MAX_VOXELS)
+        if budget_s is not None:
+            recipe = _planned(preflights, tuple(held_out), budget_s)
+        text, warnings = (
+            _segmentation(training, channels, recipe)
+            if task == "segment"
+            else drafts[task](training, channels)
+        )
     beside: list[str] = []
     if task in WHOLE_IMAGE_NEEDS:
         lines, beside = case_table_lines({**sites, **held_out}, _common_findings(preflights), options.layout)
@@ -203,7 +222,24 @@ def _is_ct(preflights: Preflights) -> tuple[bool, list[str]]:
     return False, []
 
 
-def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]]:
+def _planned(preflights: Preflights, held_out: tuple[str, ...], budget_s: float) -> Recipe:
+    """Return what a budget buys for these hospitals on this machine."""
+    from medfed.pipeline._draft_timing import time_machine
+
+    training = {site: one for site, one in preflights.items() if site not in held_out}
+    largest = max(training.values(), key=lambda one: int(one.facts["cases"]))
+    size, spacing = largest.facts["size"]["median"], largest.facts["spacing_mm"]["median"]
+    classes = len(structures(training)[0])
+    inputs = int(next(iter(largest.facts["channels"])))
+    settings = Images(transforms=msgspec.convert([yaml.safe_load(one) for one in TRANSFORMS], AnyTransforms))
+    machine = time_machine(inputs, classes, size, spacing, MAX_VOXELS, settings)
+    cases = cases_of({site: one.facts["splits"] for site, one in preflights.items()}, held_out)
+    # The untrained model and the federated one, and that under each perturbation.
+    passes = 2 + len(IMAGE_CHANGES)
+    return plan_recipe(budget_s, cases, size, machine, MAX_VOXELS, passes)
+
+
+def _segmentation(preflights: Preflights, channels: str, recipe: Recipe) -> tuple[str, list[str]]:
     is_ct, modality_warnings = _is_ct(preflights)
     names, label_warnings = structures(preflights)
     min_patients = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
@@ -216,8 +252,15 @@ def _segmentation(preflights: Preflights, channels: str) -> tuple[str, list[str]
         channels=channels,
         intensity_bins=bins,
         reason=reason,
-        voxels=MAX_VOXELS,
+        voxels=recipe.voxels,
         min_patients=min_patients,
+        network=recipe.network.lines,
+        transforms=TRANSFORMS,
+        rounds=recipe.rounds,
+        epochs=recipe.epochs,
+        average=recipe.average,
+        compared=recipe.compared,
+        planned=recipe.reasons,
     )
     return text, modality_warnings + label_warnings
 

@@ -37,6 +37,7 @@ def draft_study(
     task: ImageTask | None = None,
     columns: TargetColumns | None = None,
     options: FolderOptions | None = None,
+    budget_s: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Draft:
     """Return a complete study over these hospitals' folders or CSV files.
@@ -48,6 +49,7 @@ def draft_study(
         task: what to learn from images; it follows from the folders if None.
         columns: the columns to predict from tables.
         options: how the cases lie in every folder of images, and how these are read.
+        budget_s: the seconds that a run on this machine is to take, for which a segmentation is planned.
         progress: called with the number of a folder's cases that were read, and of all its cases.
 
     Raises:
@@ -64,10 +66,12 @@ def draft_study(
         )
     if tables and options is not None and options.given:
         raise StudyError("--set says how images are read, and tables are none; leave it out")
+    if tables and budget_s is not None:
+        raise StudyError("--budget plans segmentations of volumes, and tables are none; leave it out")
     if tables:
         draft = draft_tables(everywhere, columns or TargetColumns())
     else:
-        draft = draft_images(sites, held_out, task, progress, options)
+        draft = draft_images(sites, held_out, task, progress, options, budget_s)
     quorum = max(2, -(-len(sites) // 2))
     sampling = f"sampling: {{minimum: {quorum}}}         # a round needs the updates of this many hospitals\n"
     head = f"""\

@@ -189,7 +189,8 @@ def module_of(study: Study, site: str = "") -> pl.LightningModule:
         _check_vanishing(study, study.data, network)
     dims = getattr(study.data, "spatial_dims", 3)
     epochs = study.at(site).epochs
-    training = Training(study.train.optimiser, study.train.schedule, epochs, patch, site, dims)
+    axes = study.data.patient_axes if isinstance(study.data, Images) else ("x", "y", "z")
+    training = Training(study.train.optimiser, study.train.schedule, epochs, patch, site, dims, axes)
     return study.task.module(network, training)
 
 
@@ -313,6 +314,7 @@ def hub_config_of(study: Study) -> HubConfig:
         evaluating=tuple(sorted(study.held_out)),
         max_examples=study.sampling.max_examples,
         selection=selection_of(study),
+        average=study.train.average,
     )
 
 

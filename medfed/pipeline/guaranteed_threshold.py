@@ -110,8 +110,8 @@ def decision_of(study: Study, folder: RunFolder, site: str, wanted: str) -> Deci
     return Decision(kind, number, task.classes[number], threshold, sentence, why)  # type: ignore[attr-defined]
 
 
-def write_said(decision: Decision, out: Path) -> None:
-    """Write beside the predictions what was guaranteed, and of whom."""
+def write_said(decision: Decision, whose: str, out: Path) -> None:
+    """Write beside the predictions what was guaranteed, and in `whose` whose patients these are."""
     more = (
         "" if decision.kind in OF_MASKS else "Of several images of a patient the mean probability counts.\n"
     )
@@ -119,7 +119,7 @@ def write_said(decision: Decision, out: Path) -> None:
     (out / SAID).write_text(
         f"{decision.sentence}.\nIt holds for patients like those that the threshold was chosen on: the "
         "next ones of this hospital. Lower thresholds cost false positives, of which nothing is "
-        f"guaranteed.\n{more}",
+        f"guaranteed.\n{whose}\n{more}",
         encoding="utf-8",
     )
 

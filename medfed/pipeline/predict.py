@@ -36,6 +36,7 @@ from medfed.data.layouts.pattern import Pattern
 from medfed.data.own_dataset import OwnDataset, index_own
 from medfed.data.refusals import TableRowError, reason_of
 from medfed.data.samplers import collate
+from medfed.data.screening import image_digest
 from medfed.data.settings import Images, Table
 from medfed.data.splits import simulated_secret
 from medfed.data.table import read_inputs
@@ -53,7 +54,9 @@ from medfed.pipeline.factory import own_data_at, size_check
 from medfed.pipeline.guaranteed_threshold import Decision, decision_of, write_said
 from medfed.pipeline.measure_models import all_cases_of, module_with, saved_models
 from medfed.pipeline.own_choices import OwnChoices
+from medfed.pipeline.seen_cases import inputs_of
 from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.pipeline.whose_patients import check_folder, check_whose, guaranteed_name
 from medfed.registry import kind_of
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
@@ -82,11 +85,12 @@ def predict(
     `own` is what the hospital says of its data in its site file; with it, tokens are those of its training.
 
     With a `guarantee`, such as "found" or "found:liver", a mask is of one structure, and a class is called,
-    at the threshold that hospital `name` may rely on; `guarantee.txt` says what it keeps.
+    at the threshold that hospital `name` may rely on; `guarantee.txt` says what it keeps, and whether the run
+    knows these patients as that hospital's.
 
     Raises:
         RunError: if this is not a run folder, it has no such model, `out` is not empty, or the hospital has
-            no threshold of the guarantee.
+            no threshold of the guarantee, or the patients are another hospital's.
         StudyError: if the study guarantees nothing of the kind.
         DataError, ImageError: if the folder's cases cannot be used; it names a case by its token.
     """
@@ -97,8 +101,11 @@ def predict(
     if guarantee is not None:
         if model != FEDERATED:
             raise RunError(f"guarantees are of the federated model, not of '{model}'; leave the model out")
-        decision = decision_of(study, folder, chosen.name or name, guarantee)
+        whose = guaranteed_name(name, chosen.name)
+        decision = decision_of(study, folder, whose, guarantee)
+        check_folder(study, Path(data), whose)
     private_folder(out)
+    contents: list[bytes] = []
     module = load_model(study, folder, model)
     study = chosen.as_read_here(study).in_fold(None)
     secret = chosen.secret or simulated_secret(study.seed, name)
@@ -107,21 +114,32 @@ def predict(
             given = replace(chosen, layout=layout or chosen.layout)
             index = unlabelled_index(study, Path(data), name, given, secret)
             cases: Sequence[Case] = index.cases
-            lines = list(_predict_images(study, module, index, out, decision))
+            lines = list(_predict_images(study, module, index, out, decision, contents))
         elif isinstance(study.data, DataModule):
             cases = index_own(data, study.data, secret).cases
-            lines = list(_predict_own(study, module, cases, out, decision))
+            lines = list(_predict_own(study, module, cases, out, decision, contents))
         else:
             hospital, dropped = unlabelled_table(study, Path(data), name, chosen, secret)
             cases = (*all_cases_of(hospital), *dropped)
+            contents += inputs_of(hospital.data).values()
             lines = list(_predict_rows(study, module, hospital, read_baselines(folder).get(model, {})))
             lines += [{"case": case.token, "note": f"{EMPTY_NUMBER} (data.missing)"} for case in dropped]
     if decision is not None:
         lines = [decision.columns(line) for line in lines]
-        write_said(decision, out)
+        write_said(decision, _whose(folder, contents, whose, out), out)
     _write_csv(out / TABLE, lines)
     _write_csv(out / KEY, [{"token": case.token, "case": case.id, "patient": case.patient} for case in cases])
     return out
+
+
+def _whose(folder: RunFolder, contents: Sequence[bytes], name: str, out: Path) -> str:
+    """Return whose patients these are; without a guarantee's right to them, nothing of it stays in `out`."""
+    try:
+        return check_whose(folder, contents, name)
+    except RunError:
+        for written in out.iterdir():
+            written.unlink()
+        raise
 
 
 def unlabelled_index(study: Study, data: Path, name: str, own: OwnChoices, secret: bytes) -> Index:
@@ -206,7 +224,12 @@ def load_model(study: Study, folder: RunFolder, model: str) -> LightningModule:
 
 
 def _predict_images(
-    study: Study, module: LightningModule, index: Index, out: Path, decision: Decision | None
+    study: Study,
+    module: LightningModule,
+    index: Index,
+    out: Path,
+    decision: Decision | None,
+    contents: list[bytes],
 ) -> Iterator[dict[str, object]]:
     settings, task = study.data, study.task
     assert isinstance(settings, Images)
@@ -224,6 +247,7 @@ def _predict_images(
         except (ImageError, TableRowError) as error:
             yield {"case": case.token, "note": f"not predicted: {reason_of(error)}"}
             continue
+        contents.append(image_digest(prepared.image))
         image = np.array(prepared.image, np.float32)
         if task.needs in WHOLE_IMAGE_NEEDS:
             image = whole_input(image, settings)
@@ -294,9 +318,17 @@ def _predict_rows(
 
 
 def _predict_own(
-    study: Study, module: LightningModule, cases: Sequence[Case], out: Path, decision: Decision | None
+    study: Study,
+    module: LightningModule,
+    cases: Sequence[Case],
+    out: Path,
+    decision: Decision | None,
+    contents: list[bytes],
 ) -> Iterator[dict[str, object]]:
-    """Yield the predictions of cases that the study's own data module reads; masks are on its items' grid."""
+    """Yield the predictions of cases that the study's own data module reads; masks are on its items' grid.
+
+    The digests of their content are added to `contents`.
+    """
     settings, task = study.data, study.task
     assert isinstance(settings, DataModule)
     dataset = OwnDataset(tuple(cases), settings, task.needs, training=False, answers=False)
@@ -306,6 +338,7 @@ def _predict_own(
         except ImageError as error:
             yield {"case": case.token, "note": f"not predicted: {reason_of(error)}"}
             continue
+        contents.append(image_digest(item["image" if "image" in item else "features"].numpy()))
         affine_ras = item.pop("affine_ras", None)
         with torch.inference_mode():
             outputs = module.predict_step(collate([item]), 0)
@@ -401,4 +434,5 @@ def _write_csv(path: Path, lines: Sequence[dict[str, object]]) -> None:
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    write_whole(path, text.getvalue().encode())
+    # A case may be called as its file, whose name may hold bytes that are no UTF-8.
+    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))

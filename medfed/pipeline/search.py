@@ -271,9 +271,12 @@ class _Watch:
         step = report.scored if report.scored is not None else report.round - 1
         scores = self.selection.scores_in(report.results)
         self.sites = self.sites or sorted(scores)
-        if step >= 1 and step not in self.scores and self.sites and set(self.sites) <= scores.keys():
+        # The final model may be another one than that of its round: the best, or the mean of several.
+        is_new = step not in self.scores or report.final
+        if step >= 1 and is_new and self.sites and set(self.sites) <= scores.keys():
             self.scores[step] = fsum(scores[site] for site in self.sites) / len(self.sites)
-            self.proposal.report(self.scores[step], step)
+            if not report.final:
+                self.proposal.report(self.scores[step], step)
         if report.final:
             self.merged = step
         elif not only_scores:

@@ -19,6 +19,8 @@ from medfed.runs.trained import TrainedCases, read_trained, write_trained
 
 # The splits whose cases made the model: weights, and rounds and operating points.
 SPLITS_OF_TRAINING = ("train", "val")
+# What is behind a split's name where the digests are of a table's rows without their targets.
+INPUTS = " inputs"
 
 UNCHECKED = (
     "whether these patients trained the model could not be checked: digests of the cases that trained stay "
@@ -38,13 +40,28 @@ def contents_of(data: SiteDataModule) -> dict[str, bytes]:
     return data.image_digests
 
 
+def inputs_of(data: SiteDataModule) -> dict[str, bytes]:
+    """Return the content of each row of a table by token, without the target, which new patients lack."""
+    rows = data.rows
+    cells = zip(rows.numbers.tolist(), rows.words.tolist(), strict=True)
+    return {
+        case.token: hashlib.sha256(repr(("inputs", case.patient, *row)).encode()).digest()
+        for case, row in zip(rows.index.cases, cells, strict=True)
+    }
+
+
 def record_trained(folder: RunFolder, hospitals: Mapping[str, SiteCases]) -> TrainedCases:
     """Write digests of the cases that these hospitals train with into the run folder, and return all."""
     contents = {}
     for site, hospital in hospitals.items():
-        by_token = contents_of(hospital.data)
+        recorded = {"": contents_of(hospital.data)}
+        if hospital.data.is_table:
+            recorded[INPUTS] = inputs_of(hospital.data)
         contents[site] = {
-            split: [by_token[case.token] for case in hospital.data.cases(split) if case.token in by_token]
+            f"{split}{kind}": [
+                by_token[case.token] for case in hospital.data.cases(split) if case.token in by_token
+            ]
+            for kind, by_token in recorded.items()
             for split in SPLITS_OF_TRAINING
         }
     return write_trained(folder.trained, contents)

@@ -53,11 +53,12 @@ class Withdrawal(msgspec.Struct, frozen=True):
 
 
 class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """Which round's model a run ended with, where its study sets `train.keep` or `train.patience`.
+    """Which model a run ended with, where its study sets `train.keep`, `train.patience` or `train.average`.
 
     round: whose model it is.  merged: how many rounds were merged, of `rounds` planned.  keep, patience: as
     the study says.  score: the validation score that decided.  best: the best round by it, 0 where none could
-    be judged.  mean, sites: its mean, and over which sites; a hospital's own run knows neither.
+    be judged.  mean, sites: its mean, and over which sites; a hospital's own run knows neither.  averaged:
+    the model is the mean of the models of so many last rounds.
     """
 
     round: int
@@ -69,6 +70,12 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
     mean: float | None = None
     sites: list[str] = []
     patience: int | None = None
+    averaged: int = 1
+
+    @property
+    def by_validation(self) -> bool:
+        """Whether scores of validation patients decided which model it is, or when training ended."""
+        return self.averaged == 1
 
     @property
     def sentence(self) -> str:
@@ -76,6 +83,9 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
         end = f"Training ended after {self.merged} of {self.rounds} rounds"
         if self.merged < self.rounds:
             end += f": the last {self.patience} that were judged were not better"
+        if self.averaged > 1:
+            first = self.rounds - self.averaged + 1
+            return f"{end}; the model is the mean of the models of rounds {first} to {self.rounds}."
         if self.keep != "best":
             return f"{end}; the model is that of round {self.round}, the last one merged."
         if not self.best:

@@ -49,6 +49,14 @@ class TrainedCases(msgspec.Struct, frozen=True):
         }
         return {token for token, content in contents.items() if self.digest(content) in known}
 
+    def site_of(self, content: bytes) -> str | None:
+        """Return a site of which this content trained or chose the model, None if no site knows it."""
+        digest = self.digest(content)
+        return next(
+            (site for site, splits in self.sites.items() if any(digest in some for some in splits.values())),
+            None,
+        )
+
 
 def read_trained(path: Path) -> TrainedCases | None:
     """Return what a run's trained.json holds, or None if there is none.

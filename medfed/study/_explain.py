@@ -97,7 +97,7 @@ def _parse_path(at: str) -> KeyPath:
 
 def _place(path: KeyPath, name: str, lines: Lines, overrides: Sequence[str]) -> str:
     """Return the file, line and key of a value, or the flag that set it."""
-    shown = ".".join(str(part) for part in path)
+    shown = ".".join("*" if part == "..." else str(part) for part in path)
     if any(f"{override.partition('=')[0].strip()}.".startswith(f"{shown}.") for override in overrides):
         return f"--set {shown}"
     line = next((lines[path[:k]] for k in range(len(path), 0, -1) if path[:k] in lines), None)

@@ -86,7 +86,8 @@ class Train(_Section, frozen=True, kw_only=True):
     it was initialised (see `start`).  lora: train and exchange adapters of the layers, and what `only` names.
     keep: which round's model the study ends with: the `last` one's, or the `best` one's by the mean, over the
     sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
-    row without a better one by that mean; null never ends it early.
+    row without a better one by that mean; null never ends it early.  average: the study ends with the mean of
+    the models of so many last rounds, each merged over the sites; 1 is the last round's model.
     """
 
     rounds: Count
@@ -105,6 +106,7 @@ class Train(_Section, frozen=True, kw_only=True):
     local: AnyLocal | None = None
     keep: Literal["last", "best"] = "last"
     patience: Count | None = None
+    average: Count = 1
 
 
 class Sampling(_Section, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
+from medfed.study.averaging import averaging_problems
 from medfed.study.joining import joining_refusals
 from medfed.study.own_hub import needs_own_hub
 from medfed.study.study import Study
@@ -119,6 +120,25 @@ def _dimensions(study: Study, data: Images) -> Iterator[str]:
             f"data.slices: task '{kind_of(study.task)}' learns from whole images, and the slices of a volume "
             "are for segmentation; leave slices out for images of one plane, or set data.spatial_dims to 3"
         )
+
+
+def _mirroring(study: Study) -> Iterator[str]:
+    """Check that a network that predicts mirrored images is trained on such images, too."""
+    mirror: tuple[str, ...] = getattr(study.task, "mirror", ())
+    if not mirror or not isinstance(study.data, Images):
+        if mirror:
+            yield "task.mirror: only images of data.kind 'images' have known axes; leave it out"
+        return
+    augment, axes = study.data.augment, study.data.patient_axes
+    trained = augment.flip_axes if augment != "none" and augment.flip else ()
+    for axis in mirror:
+        if axis not in axes:
+            yield f"task.mirror: '{axis}' is no axis of the images, which lie along {', '.join(axes)}"
+        elif axis not in trained:
+            yield (
+                f"task.mirror: predicts images mirrored along '{axis}', which training never sees; add "
+                f"'{axis}' to data.augment.flip_axes with flip above 0, or remove it from mirror"
+            )
 
 
 def _table_beside_images(study: Study, data: Images) -> Iterator[str]:
@@ -329,6 +349,30 @@ def _model_selection(study: Study) -> Iterator[str]:
         )
 
 
+def _averaging(study: Study) -> Iterator[str]:
+    """Check that a mean of the last rounds' models is one of comparable, whole models."""
+    train = study.train
+    if train.average < 2:
+        return
+    for problem in averaging_problems(train.average, train.rounds, study.rule, study.privacy):
+        yield f"train.average: {problem}"
+    if train.keep == "best" or train.patience is not None:
+        yield (
+            "train.average: the study ends with the mean of its last rounds' models, and train.keep and "
+            "train.patience end it with one round's; leave one of the two out"
+        )
+    if study.keep_local or (train.local is not None and train.local.mixes_shared):
+        yield (
+            "train.average would join a mean of shared layers to what stays at each hospital, which is the "
+            "last round's (train.keep_local, train.local); leave it out"
+        )
+    if not study.exchange.own_hub:
+        yield (
+            f"train.average: the network of exchange '{kind_of(study.exchange)}' ends with its last round's "
+            "model; leave it out"
+        )
+
+
 def _joining(study: Study) -> Iterator[str]:
     """Check that hospitals can join a study after its first round, if it allows that."""
     if not study.sampling.joining:
@@ -384,6 +428,7 @@ _CHECKS = (
     _joining,
     _class_names,
     _network_and_data,
+    _mirroring,
     _other_hub,
     _privacy,
     _description,
@@ -393,6 +438,7 @@ _CHECKS = (
     _local_training,
     _model_selection,
     _search,
+    _averaging,
     _site_references,
     _quorum,
 )

@@ -285,6 +285,38 @@ def _scalars_and_groups(rule: Rule, weights: Weights) -> Extras:
 
 
 @check_rule.check
+def a_number_that_multiplies_or_divides_updates_is_declared(rule: Rule) -> None:
+    """A site may state any number: the hub compares those that a rule weights by (`multiplies_by`,
+    `divides_by`) with the other sites'. One that is declared as neither may be a million times larger or
+    smaller, and the model still neither is one site's alone nor moves further than every update.
+    """
+    if not rule.needs_scalars:
+        raise NotApplicable("it needs no number of a site")
+    weights = {"w": torch.zeros(3, dtype=torch.float64)}
+    for name in rule.needs_scalars:
+        for factor, declared in ((1e6, rule.multiplies_by), (1e-6, rule.divides_by)):
+            if name in declared:
+                continue
+            updates = []
+            for number, site in enumerate(SITES[: rule.max_sites]):
+                scalars = {
+                    one: _scalar(one, 1) * (factor if number == 0 else 1) for one in rule.needs_scalars
+                }
+                delta = {"w": torch.eye(len(SITES), 3, dtype=torch.float64)[number]}
+                groups = {group: zeros(weights) for group in rule.needs_groups}
+                updates.append(Update(site, 3, delta, 10, scalars, groups))
+            try:
+                for update in updates:
+                    rule.check(update)
+                moved = merge(rule, updates, weights)[0]["w"]
+            except RuleError:
+                continue
+            assert float(moved.abs().max()) < 10, f"{name} times {factor:g} multiplies updates"
+            alone = len(updates) > 1 and float(moved[0]) > 10 * float(moved[1:].abs().sum())
+            assert not alone, f"{name} times {factor:g} leaves one site's update alone"
+
+
+@check_rule.check
 def huge_updates_give_finite_weights_or_an_error_that_names_a_site(rule: Rule) -> None:
     weights = {name: t for name, t in model(0).items() if t.dtype == torch.float32}
     for size in (1e4, 1e15, 1e30, 3e38):

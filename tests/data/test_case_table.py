@@ -307,3 +307,11 @@ def test_the_patient_of_a_row_may_be_its_picture_s_name_where_nothing_else_names
     assert index.rows is not None
     by_file = {Path(str(case.image[0])).stem: index.rows.numbers[case.token] for case in index.cases}
     assert by_file == {f"{MARK}{name}": (40.0 + number,) for number, name in enumerate("abcdefgh")}
+
+
+def test_a_row_finds_its_patient_however_its_id_was_typed(tmp_path: Path) -> None:
+    rows = [f"{MARK}\u200b{one},{age},F" for one, age in (("a", 40), ("b", 60), ("c", 50), ("d", 70))]
+    indexed_rows = indexed(folder_of(tmp_path, rows, "patient,age,sex")).rows
+    assert {name: numbers[0] for name, numbers in indexed_rows.numbers.items()} == {
+        token(case): age for case, age in zip("abcde", (40, 60, 50, 70, 70), strict=True)
+    }

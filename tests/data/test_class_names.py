@@ -45,8 +45,12 @@ def test_a_structure_has_the_class_of_its_name_and_not_of_its_number() -> None:
 
 def test_a_name_and_a_code_of_different_classes_are_refused() -> None:
     names = ClassNames(ORGANS)
-    with pytest.raises(LabelClassesError, match="called 'liver' by its label and 'tumour' by its code"):
+    with pytest.raises(
+        LabelClassesError, match="called 'liver' by its label and 'tumour' by its code"
+    ) as refused:
         names.class_of(Structure(1, "Liver", "Tumour"))
+    assert "classes: {liver: liver} or {liver: tumour}" in str(refused.value)
+    assert ClassNames(ORGANS, {"liver": "liver"}).class_of(Structure(1, "Liver", "Tumour")) == 1
     assert ClassNames(ORGANS, {"liver": "tumour"}).class_of(Structure(1, "Liver", "Tumour")) == 2
 
 

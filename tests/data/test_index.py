@@ -4,11 +4,13 @@ no patient.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from medfed.data.index import index_folder
+from medfed.data.layouts.pattern import Pattern
 from medfed.errors import DataError
 
 from .hospital_folder import MARK, SAMPLES, folder_of, index, refused, row, token
@@ -47,3 +49,22 @@ def test_the_index_writes_nothing(tmp_path: Path) -> None:
     before = sorted(path.name for path in folder.iterdir())
     index(folder)
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_patients_whose_ids_look_alike_are_one_in_every_layout(tmp_path: Path) -> None:
+    ids = ("Mu\u0308ller", "M\u00fcller", "M\u00fcller\u200b")
+    for number, patient in enumerate(ids):
+        (tmp_path / "images" / patient).mkdir(parents=True)
+        (tmp_path / "images" / patient / f"{number}.png").touch()
+    pattern = Pattern(image="images/{patient}/*.png")
+    listed = index_folder(tmp_path, site_secret=b"s" * 32, layout=pattern)
+    assert {case.patient for case in listed.cases} == {"M\u00fcller"}
+
+
+def test_a_name_that_is_no_utf_8_is_a_case_like_others(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        for name in (b"a", b"p\xff"):
+            Path(os.fsdecode(os.fsencode(tmp_path / folder) + b"/" + name + b".nii.gz")).touch()
+    indexed = index(tmp_path)
+    assert sorted(os.fsencode(case.id) for case in indexed.cases) == [b"a", b"p\xff"]

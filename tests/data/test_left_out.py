@@ -62,6 +62,18 @@ def test_a_case_that_a_table_names_over_a_link_is_used(tmp_path: Path) -> None:
     assert index(site).left_out == {}
 
 
+def test_a_series_behind_a_link_in_its_case_s_folder_is_used(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    slices = write(tmp_path, "store/a/1.dcm", "store/a/deep/2.dcm", "site/archive/b/3.dcm", "site/c/4.dcm")
+    for path in slices.glob("**/*.dcm"):
+        path.write_bytes(b"\0" * 128 + b"DICM")
+    for case, series in (("p1", tmp_path / "store/a"), ("p2", site / "archive/b")):
+        (site / case).mkdir()
+        os.symlink(series, site / case / "series")
+    (site / "cases.csv").write_text("case,patient,image,target\np1,P1,p1,0\np2,P2,p2,1\n")
+    assert [path.name for paths in index(site).left_out_files.values() for path in paths] == ["4.dcm"]
+
+
 def test_counts_are_one_line() -> None:
     assert describe_left_out({"nifti files that no case uses": 3, "links to nothing": 2}) == (
         "3 nifti files that no case uses, 2 links to nothing"

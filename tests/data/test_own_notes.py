@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 
 from medfed.data.own_notes import write_note
 
@@ -28,3 +29,9 @@ def test_two_sites_of_one_account_keep_their_notes_apart(tmp_path):
         assert where == "notes/left-out.csv in this site's cache folder"
     assert len(list(cache.glob("*/notes/left-out.csv"))) == 2
     assert not list(data.iterdir())
+
+
+def test_a_name_that_is_no_utf_8_is_written_as_it_is(tmp_path):
+    write_note(tmp_path, SECRET, "left-out", ("file",), [(os.fsdecode(b"p\xff.png"),)])
+    path = tmp_path / ".medfed" / "cache" / "notes" / "left-out.csv"
+    assert path.read_bytes().splitlines()[1] == b"p\xff.png"

@@ -88,3 +88,12 @@ def test_patients_with_cases_of_several_classes_are_counted_in_a_note() -> None:
     assert classes_note(cases(a=(0, 1), b=(2, 0, 2), c=(1, 1)))[0].startswith(
         "2 patients have cases of different classes; results count a patient once"
     )
+
+
+def test_ids_that_look_alike_are_of_one_patient() -> None:
+    # One patient by a Mac's spelling, a space that does not break, and a mark that nobody sees.
+    columns = {"patient": ("Mu\u0308ller 1", "M\u00fcller\u00a01", "M\u00fcller \u200b1\ufeff", "Mueller 1")}
+    assert patients_of(columns, LINES, "patient")[0] == ["M\u00fcller 1"] * 3 + ["Mueller 1"]
+    joined = {"mrn": ("a\u200b", "a", "b", "c"), "subject": ("x", "y", "z", "w")}
+    patients, _ = patients_of(joined, LINES, "patient")
+    assert patients[0] == patients[1] != patients[2]

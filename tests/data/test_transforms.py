@@ -16,6 +16,7 @@ import torch
 from medfed.data.normalise.none import NoNormalisation
 from medfed.data.settings import Augment, Images
 from medfed.data.transforms import (
+    _centres,
     augmentation,
     centre_crop,
     crop_padded,
@@ -171,6 +172,32 @@ def test_a_label_there_and_back_is_itself() -> None:
 def test_cut_is_a_slice() -> None:
     array = np.arange(4 * 5 * 6).reshape(1, 4, 5, 6)
     np.testing.assert_array_equal(crop_padded(array, (1, 2, 3), (2, 2, 2), 0), array[:, 1:3, 2:4, 3:5])
+
+
+def test_thinned_centres_keep_some_of_a_rare_class() -> None:
+    label = np.ones((1, 100, 50, 10), np.uint8)  # 50,000 voxels, of which 20,000 are kept: two of five
+    label[0, 0, :12, :10] = 2  # 120 of them, of which two of five would be 48
+    centres = _centres(label)
+    classes = label[0][tuple(centres.T)]
+    assert (classes == 2).sum() == 120
+    assert (classes == 1).sum() == int((50_000 - 120) * 0.4)
+    assert len(np.unique(centres, axis=0)) == len(centres)
+
+
+def test_patches_are_about_each_structure_as_often() -> None:
+    label = np.zeros((1, 30, 30, 30), np.uint8)
+    label[0, :10], label[0, 20, 20, 20] = 1, 2  # 9,000 voxels and one
+    centres = _centres(label)
+    image = label.astype(np.float32)
+    counts = {"voxels": 0, "classes": 0}
+    for balance in counts:
+        settings = settings_of(patch=(4, 4, 4), foreground=1, balance=balance)
+        for seed in range(300):
+            patch = sample_patch(image, label, centres, settings, None, seed)
+            counts[balance] += 2 in patch["label"]
+    # Half of 300, and 3 standard deviations, sqrt(300 / 4) each; by voxels one of 9,001.
+    assert abs(counts["classes"] - 150) < 26
+    assert counts["voxels"] <= 2
 
 
 def test_cut_centres_what_is_too_small() -> None:

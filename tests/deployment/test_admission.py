@@ -86,7 +86,7 @@ def test_nobody_agreed_so_nothing_trains_and_nothing_is_sent(place):
 
 def test_the_page_for_a_changed_study_says_what_changed(place):
     before = msgspec.structs.replace(place.study, seed=7)
-    approve(place.folder / "runs", before, "m.muster")
+    approve(place.folder / "runs", before, "m.muster", place.folder / "secret.approvals")
     shown = []
     with pytest.raises(StudyError, match="was not approved"):
         hospital.take_part(place.folder / "site.yaml", ask=lambda words: bool(shown.append(words)))

@@ -122,12 +122,42 @@ def test_a_revocation_that_was_cut_from_the_record_is_missed(study, tmp_path):
     assert not approvals.is_approved(tmp_path, known, head)
 
 
-def test_a_record_ahead_of_its_head_or_of_an_earlier_medfed_is_taken(study, tmp_path):
-    """A power cut between the two writes; and a record that has no head yet."""
+def test_a_record_ahead_of_its_head_is_taken(study, tmp_path, monkeypatch):
+    """A power cut between the two writes, of the first line and of a later one."""
     known, head = study_digest(study), tmp_path / "secret.approvals"
-    approvals.approve(tmp_path, study, "m.muster")
+    write = approvals.write_whole
+
+    def power_cut(path, text, **more):
+        if path == head and text != approvals.GENESIS:
+            raise SystemExit
+        write(path, text, **more)
+
+    monkeypatch.setattr(approvals, "write_whole", power_cut)
+    with pytest.raises(SystemExit):
+        approvals.approve(tmp_path, study, "m.muster", head)
+    monkeypatch.undo()
     assert approvals.is_approved(tmp_path, known, head)
-    assert not head.exists()
     approvals.approve(tmp_path, study, "m.muster", head)
     approvals.revoke(tmp_path, known, "a.other")
     assert not approvals.is_approved(tmp_path, known, head)
+
+
+def test_the_record_of_another_hospital_approves_nothing_here(study, tmp_path):
+    known, (north, south) = study_digest(study), (tmp_path / "north", tmp_path / "south")
+    for site in (north, south):
+        site.mkdir()
+    heads = {site: site / "secret.approvals" for site in (north, south)}
+    approvals.approve(north, study, "m.muster", heads[north])
+    (south / "consent.jsonl").write_bytes((north / "consent.jsonl").read_bytes())
+    for asked in (
+        lambda: approvals.is_approved(south, known, heads[south]),
+        lambda: approvals.approve(south, study, "a.other", heads[south]),
+    ):
+        with pytest.raises(AuditError, match=r"a copy of another hospital's.*Nothing in it counts here"):
+            asked()
+    (south / "consent.jsonl").unlink()
+    approvals.approve(south, study, "a.other", heads[south])
+    assert approvals.is_approved(south, known, heads[south])
+    (south / "consent.jsonl").write_bytes((north / "consent.jsonl").read_bytes())
+    with pytest.raises(AuditError, match=r"is not among the 1 of consent\.jsonl"):
+        approvals.is_approved(south, known, heads[south])

@@ -208,10 +208,13 @@ def test_two_processes_of_one_hospital_train_one_model(across):
 
 @pytest.mark.slow
 def test_a_slurm_job_that_is_signalled_before_its_limit_is_requeued_and_gives_the_same_bits(
-    across, simulated
+    across, tiny, tmp_path
 ):
     """A scheduler that sends SIGUSR1 in the middle of a round, and starts the job again for exit code 75."""
-    study = TINY.replace("evaluation: {", "evaluation: {local_models: false, ")
+    # So many rounds that the other hospital, which is killed after the first, has not done them all.
+    study = TINY.replace("rounds: 3", "rounds: 20").replace(
+        "evaluation: {", "evaluation: {local_models: false, "
+    )
     job = across("slurm", study, kind="folder", held_out=("west",))
     known = study_digest(read_study(job.folder / "study.yaml"))
     for party in ("hub", "south", "west"):
@@ -221,19 +224,58 @@ def test_a_slurm_job_that_is_signalled_before_its_limit_is_requeued_and_gives_th
     codes = []
     with (job.folder / "north.log").open("ab") as log:
         while not codes or codes[-1] == 75:
+            before = len(job.log("north"))
             words = [sys.executable, "-m", "medfed.cli", "train", "--site", "north.yaml", "--accept", known]
             site = subprocess.Popen(
                 words, cwd=job.folder, env={**os.environ, **ids, **own}, stdout=log, stderr=log
             )
+            if not codes:
+                job.until(partial(job.round, 1), "a round is merged")
+                job.kill("south")
+                assert not job.round(20)
             if len(codes) < 2:
-                job.until(partial(job.round, len(codes) + 1), "a round is merged")
+                job.until(
+                    lambda before=before: "tiny: site north" in job.log("north")[before:], "it is ready"
+                )
                 site.send_signal(signal.SIGUSR1)
+            elif not job.running["south"].is_alive():
+                job.start("south", known)
             codes.append(site.wait(240))
     assert codes == [75, 75, 0], job.log("north")[-3000:]
     assert "stopped before its time limit (SIGUSR1)" in job.log("north")
     assert not list(job.folder.rglob("hpc_ckpt*"))  # Lightning's own requeueing, in the middle of a round
     job.ended("hub", "south", "west")
+    simulated = in_one_process(tiny, tmp_path / "simulated", "train.rounds=20")
     assert job.final() == final(simulated.path)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_after_the_study_had_ended_is_finished_without_a_hub(across):
+    study = TINY.replace("rounds: 3", "rounds: 1")
+    job = across("ended", study, kind="folder", sites=("north", "south"))
+    known = study_digest(read_study(job.folder / "study.yaml"))
+    for party in ("hub", "north", "south"):
+        job.start(party, "" if party == "hub" else known)
+    job.until(lambda: "its own model, for comparison" in job.log("north"), "north trains its own model")
+    job.kill("north")
+    job.ended("hub", "south")
+    before = len(job.log("north"))
+    job.start("north")  # approved already
+    job.ended("north")
+    again = job.log("north")[before:]
+    assert "what is left is done without it" in again
+    assert "asks the hub" not in again
+    folder = RunFolder(job.site_run("north"))
+    assert folder.read_facts().is_finished
+    models = {row.model for row in read_rows(folder.rows)}
+    assert {"federated", "local:north"} <= models
+    assert final(folder.path) == job.final()
+    assert verify(folder.audit).lines > 3
+    # And what has ended here needs no hub either, if it is asked for by its digest.
+    before = len(job.log("north"))
+    job.start("north", known)
+    job.ended("north")
+    assert "this study has ended here" in job.log("north")[before:]
 
 
 class Captured(Exception):

@@ -23,11 +23,12 @@ from medfed.evaluation.report.page import write_report
 from medfed.evaluation.report.run_comparison import write_comparison
 from medfed.evaluation.row_transport import scalars_of
 from medfed.evaluation.rows import CaseRow
-from medfed.evaluation.segmentation import ABSENT
+from medfed.evaluation.segmentation import ABSENT, FALSE_POSITIVE, MISSED
+from medfed.evaluation.subgroups import OTHERS, subgroups
 
 LEAST = 4
 SITES = ("north", "south", "west")
-FILES = ("rows.jsonl", "rows.csv", "curves.jsonl", "report.html", "rounds.jsonl")
+FILES = ("rows.jsonl", "rows.csv", "curves.jsonl", "groups.jsonl", "report.html", "rounds.jsonl")
 
 
 def settings_of(**changes):
@@ -96,8 +97,11 @@ def case(model, site, number, metric, value, structure, attributes=None, split="
     )  # fmt: skip
 
 
-def segmentations(seed, presence):
-    """Case rows of two structures, present in some of the patients, of two models at three hospitals."""
+def segmentations(seed, presence, miss=0.0):
+    """Case rows of two structures, present in some of the patients, of two models at three hospitals.
+
+    `miss` is the share of patients in whom the local model misses a structure; the federated one misses half.
+    """
     generator = np.random.default_rng(seed)
     result = []
     for site in SITES:
@@ -112,8 +116,13 @@ def segmentations(seed, presence):
                         "hd95_mm": float(generator.random() * 30) if present[name] else None,
                         "volume_difference_ml": float(generator.normal()),
                     }
+                    missed = generator.random() < (miss if model != "federated" else miss / 2)
                     for metric, value in values.items():
-                        result.append(case(model, site, number, metric, value, name, about))
+                        row = case(model, site, number, metric, value, name, about)
+                        if missed and present[name]:
+                            gone = 0.0 if metric == "dice" else None if metric == "hd95_mm" else value
+                            row = msgspec.structs.replace(row, value=gone, note=MISSED)
+                        result.append(row)
     return result
 
 
@@ -225,11 +234,17 @@ def test_no_file_of_a_classification_holds_a_single_patients_value(tmp_path, see
 def sums(cases, shown, patients):
     """Return each shown mean or difference as the patients' coefficients in its sum, by metric."""
     values = {(c.model, c.site, c.patient, c.structure): c.value for c in cases if c.metric == "dice"}
+    about = {(c.site, c.patient): c.attributes for c in cases}
     place = {who: number for number, who in enumerate(patients)}
     for row in shown:
         if row.metric != "dice" or row.value is None:
             continue
         members = [w for w in patients if w[0] == row.site or (row.site == "all" and w[0] != "west")]
+        if row.against == OTHERS:
+            continue  # the group's mean minus that of its complement, both of which follow from the others
+        if row.group is not None:
+            attribute, _, group = row.group.partition("=")
+            members = [who for who in members if about[who][attribute] == group]
         coefficients = np.zeros((2, 2, len(patients)))
         for site, patient in members:
             for model, sign in ((row.model, 1.0), (row.against, -1.0)):
@@ -240,7 +255,9 @@ def sums(cases, shown, patients):
                     for structure in ("liver", "lesion")
                 }
                 for number, structure in enumerate(known):
-                    if known[structure] and row.structure in (None, structure):
+                    # The counts of missed structures are shown: those values are 0, and in no sum.
+                    counted = values.get((model, site, patient, structure)) != 0.0
+                    if known[structure] and counted and row.structure in (None, structure):
                         weight = 1.0 if row.structure else 1.0 / sum(known.values())
                         which = ("federated", "local:north").index(model)
                         coefficients[which, number, place[site, patient]] = sign * weight
@@ -248,10 +265,10 @@ def sums(cases, shown, patients):
 
 
 @settings(QUICK, max_examples=40)
-@given(seed=SEEDS, presence=PRESENCE)
-def test_no_patients_dice_follows_from_the_rows_by_any_sum_or_difference(seed, presence):
+@given(seed=SEEDS, presence=PRESENCE, miss=st.sampled_from((0.0, 0.3, 0.7, 0.95)))
+def test_no_patients_dice_follows_from_the_rows_by_any_sum_or_difference(seed, presence, miss):
     """Solve for every patient: no combination of the shown means and differences leaves one value."""
-    cases = [one for one in segmentations(seed, presence) if one.metric == "dice"]
+    cases = [one for one in segmentations(seed, presence, miss) if one.metric == "dice"]
     # Where one model alone is right to find nothing, its pair is a known 1, which says nothing of a patient.
     known = {(c.site, c.patient, c.structure) for c in cases if c.value is None}
     cases = [c for c in cases if (c.site, c.patient, c.structure) not in known] + [
@@ -261,6 +278,7 @@ def test_no_patients_dice_follows_from_the_rows_by_any_sum_or_difference(seed, p
     ]
     everyone = sorted({(c.site, c.patient) for c in cases})
     shown = aggregate(cases, settings_of()) + compare(cases, settings_of())
+    shown += subgroups(cases, settings_of())
     table = np.array(list(sums(cases, shown, everyone)))
     if not len(table):
         return
@@ -271,6 +289,57 @@ def test_no_patients_dice_follows_from_the_rows_by_any_sum_or_difference(seed, p
         alone[0, number] = 1.0
         if table[:, number].any():
             assert np.linalg.matrix_rank(np.vstack([table, alone]), 1e-9) > rank, everyone[number % size]
+
+
+def sizes(number, predicted, reference, model="federated"):
+    """One patient's volumes in ml, and the overlap's row with the note of an absence."""
+    note = {(0, 0): ABSENT, (0, 1): MISSED, (1, 0): FALSE_POSITIVE}.get((predicted > 0, reference > 0))
+    values = {
+        "dice": None if note == ABSENT else 0.0 if note else 0.5 + number / 100,
+        "volume_ml": predicted,
+        "reference_volume_ml": reference,
+        "volume_difference_ml": predicted - reference,
+    }
+    rows_of = [case(model, "west", number, name, value, "lesion") for name, value in values.items()]
+    return [msgspec.structs.replace(rows_of[0], note=note), *rows_of[1:]]
+
+
+def shown_of(cases):
+    return {(row.model, row.metric): row for row in aggregate(cases, settings_of(held_out=()))}
+
+
+SIZES = ("volume_ml", "volume_difference_ml", "volume_limit_low_ml", "volume_limit_high_ml")
+
+
+def test_a_mean_beside_the_count_of_missed_is_of_the_others_alone():
+    """Eleven of twelve missed: twelve times the mean Dice is the twelfth patient's, and so is the volume."""
+    cases = [row for i in range(12) for row in sizes(i, 0.0 if i < 11 else 3.3, 1.0 + i / 10)]
+    local = [row for i in range(12) for row in sizes(i, 2.0 + i / 7, 1.0 + i / 10, "local:north")]
+    rows_shown = shown_of(cases + local)
+    for name in ("dice", *SIZES):
+        assert rows_shown["federated", name].value is None, name
+        assert "fewer than 4 patients in whom it is not 0" in rows_shown["federated", name].note
+        assert rows_shown["local:north", name].value is not None, name
+    assert rows_shown["federated", "missed"].value == 11
+    # The reference is the same for both models, and of all twelve.
+    assert rows_shown["federated", "reference_volume_ml"].value == pytest.approx(1.55)
+    # A difference of the models would give it beside the local model's mean.
+    differences = [row for row in compare(cases + local, settings_of(held_out=())) if row.metric == "dice"]
+    assert not differences
+
+
+def test_a_volume_beside_the_count_of_absent_is_of_those_who_have_it():
+    """Two of twelve have it: twelve times the mean reference volume is the sum of two patients'."""
+    cases = [row for i in range(12) for row in sizes(i, 2.0 + i / 7, 1.0 + i / 3 if i < 2 else 0.0)]
+    rows_shown = shown_of(cases)
+    assert rows_shown["federated", "reference_volume_ml"].value is None
+    assert rows_shown["federated", "volume_difference_ml"].value is None
+    assert rows_shown["federated", "volume_ml"].value is not None
+
+
+def test_missed_in_all_is_a_mean_of_0():
+    cases = [row for i in range(12) for row in sizes(i, 0.0, 1.0 + i / 10)]
+    assert shown_of(cases)["federated", "dice"].value == 0.0
 
 
 def test_counts_are_over_all_patients_and_are_shown():

@@ -97,6 +97,13 @@ ROW = Row(
         ({"high": 1.1}, "1.1 is outside the metric's range"),
         ({"metric": "patients", "value": 15.0, "low": None, "high": None}, "it counts 15 patients among 16"),
         ({"group": "sex"}, "its group is not of the form attribute=value"),
+        ({"metric": "hd95_mm", "value": 1e12, "high": 1e12}, None),
+        ({"metric": "hd95_mm", "high": 1.1e12}, "1.1e+12 is outside the metric's range"),
+        ({"metric": "volume_difference_ml", "low": -1e308}, "-1e+308 is outside the metric's range"),
+        ({"metric": "missed", "value": 16.0, "low": None, "high": None}, None),
+        ({"metric": "missed", "value": 17.0, "low": None, "high": None}, "it counts 17 patients among 16"),
+        ({"metric": "events", "value": 1.5, "low": None, "high": None}, "it counts 1.5 patients among 16"),
+        ({"n": 10**300}, "it is of 1e+300 patients, this site may have 1 to 40 in a split"),
     ],
     ids=str,
 )

@@ -110,6 +110,18 @@ def test_a_reported_row_is_replaced_where_the_sites_cases_are_here(tmp_path):
     assert dice == {"north": pytest.approx(0.6), "south": 0.2}
 
 
+def test_no_number_of_one_hospital_ends_the_report(tmp_path, caplog):
+    """An interval of 1e308 overflowed in the mean over hospitals, and ended each `report` of the run."""
+    honest = Row(round=4, site="south", split="test", model="federated", metric="hd95_mm", structure="lesion",
+                 value=4.0, low=3.0, high=5.0, n=9)  # fmt: skip
+    evil = msgspec.structs.replace(honest, site="evil", low=0.0, high=1.7e308)
+    results = summarise(write_run(tmp_path, reported=[honest, evil]))
+    assert [(row.site, row.value) for row in results if row.metric == "hd95_mm"] == [("south", 4.0)]
+    assert (
+        "a result of evil is left out: test/federated/hd95_mm/lesion/None: 1.7e+308 is outside" in caplog.text
+    )
+
+
 def test_a_temperature_is_a_row_with_its_validation_patients(tmp_path):
     study = {"task": {"classes": ["healthy", "disease"]},
              "evaluation": {"draws": 20, "smallest_group": 1, "temperature": True}}  # fmt: skip

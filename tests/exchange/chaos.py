@@ -19,7 +19,7 @@ from federation import Federation, over
 from synchroniser import Synchroniser
 
 from medfed.deployment.enrolment.broker import Broker
-from medfed.exchange._site_transport import OLDER_FOLDER
+from medfed.exchange._own_folder import DAMAGED_MODEL, OLDER_FOLDER
 
 # The number of disturbances in a run, and their times within the duration of an undisturbed run.
 MOST, WITHIN_S = 4, 4.0
@@ -185,9 +185,9 @@ def _flip(folder: Path, chance: random.Random) -> str:
 
 
 def _said(study: Federation) -> str:
-    """Return what a site says that was restored from a back-up, its optimiser with it."""
-    lines = (line for name in study.running for line in study.log(name).splitlines() if OLDER_FOLDER in line)
-    return next(lines, "")
+    """Return what a site says whose optimiser is that of a back-up, or lost with a damaged model."""
+    lines = (line for name in study.running for line in study.log(name).splitlines())
+    return next((line for line in lines if OLDER_FOLDER in line or DAMAGED_MODEL in line), "")
 
 
 def _told(study: Federation) -> str:

@@ -29,7 +29,7 @@ def filled_update(value: float, round: int = 1) -> Update:
 def received_chunks(folder: Path, name: str) -> int:
     """Return how many chunks of an incoming object a party holds."""
     index = folder / f"{name}.got"
-    return (index.stat().st_size - 32) // 4 if index.exists() else 0
+    return (index.stat().st_size - 64) // 4 if index.exists() else 0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -46,3 +46,21 @@ def test_a_damaged_chunk_is_not_taken_ahead(tmp_path):
     download(store, manifest, "up/x", path)
     assert path.read_bytes() == b"".join(chunks)
     store.close()
+
+
+def test_chunks_of_an_earlier_process_that_a_disk_changed_are_fetched_again(tmp_path, monkeypatch):
+    store = FolderStore(str(tmp_path / "share"))
+    chunks = [b"a" * 1000, b"b" * 1000, b"c" * 10]
+    digests = [hashlib.sha256(chunk).hexdigest() for chunk in chunks]
+    manifest = Manifest(PROTOCOL, "update", STUDY, "run", "north", 1, 2010, 1000, digests)
+    for index in (0, 1):
+        store.put(chunk_name("up/x", index, digests[index]), chunks[index])
+    path = tmp_path / "spool" / "north.update"
+    assert prefetch(store, manifest, "up/x", path)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(b"A" + partial.read_bytes()[1:])
+    monkeypatch.setattr("medfed.exchange._chunks._STARTED", b"another process")
+    store.put(chunk_name("up/x", 2, digests[2]), chunks[2])
+    download(store, manifest, "up/x", path)
+    assert path.read_bytes() == b"".join(chunks)
+    store.close()

@@ -39,6 +39,22 @@ def test_a_second_process_is_refused_while_the_first_sends_heartbeats(objects):
     first.raise_if_replaced()
 
 
+def test_a_store_that_is_lost_while_a_site_looks_for_another_process_is_no_other_process(
+    objects, monkeypatch
+):
+    pauses = []
+
+    def lose_store(seconds: float) -> None:
+        pauses.append(seconds)
+        objects.store.delete_study(STUDY)
+
+    monkeypatch.setattr("medfed.exchange._presence.time.sleep", lose_store)
+    monkeypatch.setattr("medfed.exchange._presence.time.monotonic", lambda: 0.2 * len(pauses))
+    SitePresence(objects, "first").claim()
+    SitePresence(objects, "second").claim()
+    assert heartbeat(objects).session == "second"
+
+
 def test_a_silent_process_is_replaced_and_stops_when_it_notices(objects, monkeypatch):
     pauses = []
     monkeypatch.setattr("medfed.exchange._presence.time.sleep", pauses.append)

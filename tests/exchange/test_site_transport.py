@@ -252,3 +252,54 @@ def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started
     assert restored.fetch("north", 0).round == 1
     restored.close()
     assert "its run folder is older than its update of round 1, and knows of round 0 at most" in caplog.text
+
+
+def flip(path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("bit", [100, -9], ids=["in the header", "in a weight"])
+def test_a_model_that_a_disk_changed_is_fetched_again(folder_exchange, hub_and_north, tmp_path, bit):
+    """Read as it stands it would be waited for for ever, or give other weights without a word."""
+    _, north = hub_and_north
+    north.close()
+    model = tmp_path / "north/exchange/inbox/r00000.global"
+    before = model.read_bytes()
+    flip(model, bit % (8 * len(before)))
+    again = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    assert digest(again.fetch("north", 0).weights) == digest(filled(0.0))
+    again.close()
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["r00000.global", "r00000.chunks"])
+def test_a_damaged_model_that_the_hub_no_longer_has_is_told(
+    folder_exchange, hub_and_north, tmp_path, caplog, what
+):
+    hub, north = hub_and_north
+    north.send(filled_update(1.5))
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
+    north.close()
+    whole = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    assert whole.fetch("north", 0).round == 0  # it trains from it again, for its optimiser
+    whole.close()
+    assert "damaged" not in caplog.text
+    flip(tmp_path / "north/exchange/inbox" / what, 8 * 40)
+    again = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    assert again.fetch("north", 0).round == 1
+    again.close()
+    assert "its run folder holds a damaged model of round 0: it cannot train from it again" in caplog.text
+
+
+def test_an_update_whose_manifest_a_disk_changed_is_made_again(meeting):
+    meeting.north.send(meeting.update(1))
+    outgoing = OutgoingUpdate(meeting.north._outbox, 1)
+    assert outgoing.intact()
+    manifest = meeting.north._outbox / "r00001.manifest"
+    whole = manifest.read_bytes()
+    for bit in range(0, 8 * len(whole), 61):
+        flip(manifest, bit)
+        assert not OutgoingUpdate(meeting.north._outbox, 1).intact()
+        manifest.write_bytes(whole)

@@ -88,3 +88,111 @@ def test_a_piece_that_never_comes_is_told_at_once_and_refused_at_the_deadline(sy
     assert "its update is not whole yet" in caplog.text
     north.close()
     hub.close()
+
+
+class LateShare:
+    """Two copies of a share: a test says when, and in which order, the hub sees what the site wrote."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.copies = folder, {"hub": folder / "hub", "north": folder / "north"}
+        self.hub = Folder(url=str(self.copies["hub"]), poll_s=0.01).open_hub(STUDY, folder / "hub-run")
+        self.site = None
+
+    def publish(self, round: int, value: float) -> None:
+        model = GlobalModel(round, {"w": torch.tensor([value])}, study_digest=STUDY, asynchronous=True)
+        self.hub.publish(model)
+        shutil.copytree(self.copies["hub"] / "glob", self.copies["north"] / "glob", dirs_exist_ok=True)
+
+    def train(self, round: int, to: float) -> None:
+        """Send the update of the model of a round."""
+        if self.site is None:
+            self.site = Folder(url=str(self.copies["north"]), poll_s=0.01).open_site(
+                STUDY, "north", self.folder / "north-run"
+            )
+        weights = self.site.fetch("north", round).weights
+        self.site.send(Update("north", round + 1, Difference({"w": torch.tensor([to])}, weights), 1))
+
+    def show(self, *names: str) -> None:
+        """Let the hub see some of what the site wrote."""
+        own = f"up/{STUDY[:16]}/north"
+        for name in names:
+            source, target = self.copies["north"] / own / name, self.copies["hub"] / own / name
+            shutil.copytree(source, target, dirs_exist_ok=True)
+
+    def collect(self, round: int, deadline_s: float = 0.5) -> list:
+        return list(self.hub.collect_async(round, ["north"], deadline_s, 1))
+
+    def close(self) -> None:
+        if self.site is not None:
+            self.site.close()
+        self.hub.close()
+
+
+@pytest.fixture
+def late_share(tmp_path):
+    share = LateShare(tmp_path)
+    yield share
+    share.close()
+
+
+def deltas(received) -> list:
+    return [(one.update.round, float(one.update.delta["w"])) if one.update else one.error for one in received]
+
+
+def test_without_rounds_a_later_update_that_is_shown_first_waits_for_the_earlier_one(late_share, caplog):
+    late_share.publish(0, 0.0)
+    late_share.train(0, to=1.0)
+    late_share.publish(1, 10.0)  # another site's update was merged
+    late_share.train(1, to=12.0)
+    late_share.show("announced", "r00002")
+    assert deltas(late_share.collect(2)) == []
+    assert "round 1: its update is not whole yet (its manifest is not there" in caplog.text
+    late_share.show("r00001")
+    # By hand: from 0 to 1, and from 10 to 12.
+    assert deltas(late_share.collect(2)) == [(1, 1.0)]
+    assert deltas(late_share.collect(2)) == [(2, 2.0)]
+
+
+def test_without_rounds_an_update_that_never_comes_is_refused_by_name_and_the_next_one_counts(
+    late_share, monkeypatch
+):
+    monkeypatch.setattr(late_share.hub._partial, "_settle_s", 0.2)
+    late_share.publish(0, 0.0)
+    late_share.train(0, to=1.0)
+    late_share.publish(1, 10.0)
+    late_share.train(1, to=12.0)
+    late_share.show("announced", "r00002")
+    (refused,) = late_share.hub.collect_async(2, ["north"], 5, 1)
+    assert (
+        "site 'north', round 1: its manifest is not there, and a later update says that it was sent"
+        in str(refused.error)
+    )
+    assert deltas(late_share.collect(2)) == [(2, 2.0)]
+
+
+def test_without_rounds_a_round_for_which_nothing_was_sent_is_not_waited_for(late_share):
+    late_share.publish(0, 0.0)
+    late_share.train(0, to=1.0)
+    late_share.show("announced", "r00001")
+    assert deltas(late_share.collect(1)) == [(1, 1.0)]
+    for round in range(1, 8):
+        late_share.publish(round, 10.0)
+    late_share.train(7, to=12.0)
+    late_share.show("announced", "r00008")
+    assert deltas(late_share.collect(8)) == [(8, 2.0)]
+
+
+def test_without_rounds_a_hub_that_starts_again_does_not_wait_for_what_it_refused_and_deleted(late_share):
+    late_share.publish(0, 0.0)
+    late_share.train(0, to=1.0)
+    late_share.show("announced", "r00001")
+    assert deltas(late_share.collect(1)) == [(1, 1.0)]  # and is refused by the merge, which is not shown here
+    late_share.publish(1, 0.0)
+    late_share.hub.disconnect()
+    late_share.hub = Folder(url=str(late_share.copies["hub"]), poll_s=0.01).open_hub(
+        STUDY, late_share.folder / "hub-run"
+    )
+    late_share.publish(1, 0.0)
+    late_share.train(1, to=5.0)
+    late_share.show("announced", "r00002")
+    assert deltas(late_share.collect(2)) == [(2, 5.0)]

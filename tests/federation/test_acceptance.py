@@ -15,7 +15,7 @@ from medfed.aggregation.qfedavg import QFedAvg
 from medfed.aggregation.scaffold import Scaffold
 from medfed.errors import RuleError, UpdateError
 from medfed.exchange import DropOut
-from medfed.exchange._update_store import store
+from medfed.exchange._update_store import UpdateStore
 from medfed.federation.acceptance import (
     EXAMPLES,
     MAX_NUMBERS,
@@ -23,6 +23,8 @@ from medfed.federation.acceptance import (
     check_examples,
     check_needs,
     dominance,
+    factor_dominance,
+    factor_errors,
     first_examples,
     group_errors,
     keep_examples,
@@ -32,7 +34,6 @@ from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
 from medfed.privacy.client_dp import ClientDP
 from medfed.runs.progress import PlainProgress
-from medfed.wire import encoding
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
 
@@ -198,7 +199,7 @@ def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path,
         received = exchange.fetch("evil", 0)
         while not received.final:
             received = exchange.fetch("evil", received.round + 1)
-        exchange._updates[3, "evil"] = (store([encoding.encode_update(report, "")], 1 << 20), 0.0)
+        exchange._updates[3, "evil"] = (UpdateStore().store(report, "", 1 << 20), 0.0)
         exchange.send(Update("evil", 3, {}, 0))
 
     _, rounds, log = run(work, tmp_path, minimum=1, deadline_s=0.5)
@@ -298,6 +299,61 @@ def test_a_site_that_leaves_out_what_the_rule_needs_stops_no_merge():
     evil, north = reports[0].results
     assert (evil.status, north.status) == ("refused", "merged")
     assert "has no finite scalar 'train/loss_before'" in evil.reason
+
+
+def weighed(name: str, *values: float) -> list[Update]:
+    """Return updates that state these numbers: the first one's is evil's."""
+    sites = ("evil", "north", "south")
+    return [update(site=site, scalars={name: value}) for site, value in zip(sites, values, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "rule, values, refused",
+    [
+        (QFedAvg(), (1e15, 1.0, 2.0), True),
+        (QFedAvg(), (2000.0, 1.0, 2.0), False),  # a thousand times the median 2, and no more
+        (QFedAvg(), (2001.0, 1.0, 2.0), True),
+        (QFedAvg(), (0.0, 1.0, 2.0), False),  # a site that fits perfectly weighs nothing
+        (QFedAvg(), (5.0, 0.0, 0.0), False),
+        (QFedAvg(q=0.0), (1e15, 1.0, 2.0), False),  # it is FedAvg, and does not look at it
+        (FedNova(), (1e15, 100.0, 50.0), True),
+        (FedNova(), (1.0, 1001.0, 1001.0), True),  # its own update would count a thousandfold
+        (FedNova(), (1.0, 1000.0, 1000.0), False),
+        (FedAvg(), (1e15, 1.0, 1.0), False),
+    ],
+    ids=str,
+)
+def test_a_number_by_which_the_rule_weights_is_compared_with_the_others(rule, values, refused):
+    name = (rule.needs_scalars or ("train/loss",))[0]
+    evil, *others = factor_errors(weighed(name, *values), rule, 1000.0)
+    assert others == [None, None]
+    assert (evil is not None) is refused
+    if refused:
+        assert re.search(
+            f"site 'evil' for round 2: states .* for '{name}', by which the rule weights", str(evil)
+        )
+
+
+def test_a_number_that_outweighs_all_others_is_told():
+    assert factor_dominance(weighed("train/loss_before", 30.0, 1.0, 2.0), QFedAvg()) == {}
+    assert factor_dominance(weighed("train/loss_before", 31.0, 1.0, 2.0), QFedAvg()) == {
+        "evil": "states 31 for 'train/loss_before', all other sites of this round together 3: the rule "
+        "weights updates by it"
+    }
+    assert factor_dominance(weighed("train/loss", 31.0, 1.0, 2.0), FedAvg()) == {}
+
+
+def test_no_site_multiplies_the_others_updates_by_its_number_of_steps():
+    """With 1e15 steps of one site, FedNova merged the others' updates times 1e13."""
+    reports: list = []
+    steps = {name: {"scalars": {"train/steps": count}} for name, count in
+             {"north": 10.0, "south": 10.0, "evil": 1e15}.items()}  # fmt: skip
+    sites = {name: lying(name, 1.0, (100,), **steps[name]) for name in steps}
+    final = simulate(sites, WEIGHTS, HubConfig(1, tuple(sorted(steps)), FedNova()), on_round=reports.append)
+    # By hand: the mean of north's and south's.
+    assert torch.equal(final.weights["b"], torch.tensor([1.0]))
+    assert [one.status for one in reports[0].results] == ["refused", "merged", "merged"]
+    assert "states 1e+15 for 'train/steps'" in reports[0].results[0].reason
 
 
 def controlled(site: str, *names: str) -> Update:

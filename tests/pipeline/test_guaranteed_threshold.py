@@ -73,14 +73,14 @@ def test_a_mask_is_of_the_voxels_that_reach_the_hospitals_own_threshold(masks, t
 
 def test_what_is_said_beside_predictions_names_what_weakens_it(tmp_path):
     decision = Decision("sensitivity", 1, "ill", 0.3, "It holds", "Chosen by the same patients.")
-    write_said(decision, tmp_path)
+    write_said(decision, "None is known.", tmp_path)
     last = (tmp_path / "guarantee.txt").read_text().splitlines()[-2:]
     assert last == [
         "Of several images of a patient the mean probability counts.",
         "Chosen by the same patients.",
     ]
-    write_said(Decision("found", 1, "lesion", 0.3, "It holds"), tmp_path)
-    assert (tmp_path / "guarantee.txt").read_text().endswith("nothing is guaranteed.\n")
+    write_said(Decision("found", 1, "lesion", 0.3, "It holds"), "None is known.", tmp_path)
+    assert (tmp_path / "guarantee.txt").read_text().endswith("nothing is guaranteed.\nNone is known.\n")
 
 
 def test_without_its_patients_the_rows_threshold_is_taken_and_the_terminal_says_so(masks, tmp_path):
@@ -136,7 +136,8 @@ def test_classes_are_called_at_the_threshold_and_sets_hold_those_above_it(tmp_pa
         threshold_row("north", 0.4, metric="guarantee_sensitivity", **shown),
         threshold_row("north", 0.2, metric="guarantee_set", **shown),
     ])  # fmt: skip
-    data = SAMPLES / "tabular" / "university.csv"
+    data = tmp_path / "new.csv"
+    data.write_bytes((SAMPLES / "tabular" / "university.csv").read_bytes())
     called = predict.predict(done, data, tmp_path / "called", name="north", guarantee="sensitivity")
     lines = list(csv.DictReader((called / "predictions.csv").open()))
     assert {line["called disease"] for line in lines} == {"yes", "no"}

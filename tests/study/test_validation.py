@@ -36,6 +36,23 @@ from medfed.study.reading import read_study
         ),
         ("train: {rounds: 3, keep: best, local: {kind: fedper}}", r"train\.keep: best would join a former"),
         (
+            "train: {rounds: 3, average: 4}",
+            r"train\.average: the mean is to be over the last 4 rounds, and the study has 3",
+        ),
+        (
+            "train: {rounds: 3, average: 2, keep: best}",
+            r"train\.average: the study ends with the mean of its",
+        ),
+        (
+            "train: {rounds: 3, average: 2, patience: 1}",
+            r"train\.average: the study ends with the mean of its",
+        ),
+        ("train: {rounds: 3, average: 2, keep_local: [norm]}", r"train\.average would join a mean of shared"),
+        (
+            "rule: {kind: cyclic}\ntrain: {rounds: 3, average: 2}",
+            r"train\.average: with rule 'cyclic' a round's model is of the hospitals that answered in it",
+        ),
+        (
             "describe: {privacy: {kind: secure_sum}}",
             r"describe\.privacy\.kind: 'secure_sum' with these settings needs 3 sites per round",
         ),
@@ -98,3 +115,23 @@ def test_a_network_that_does_not_serve_the_task(write):
 def test_a_study_that_names_no_site(write, study_text):
     with pytest.raises(StudyError, match="sites: names no site; a study needs at least one"):
         read_study(write(study_text.partition("sites:")[0]))
+
+
+@pytest.mark.parametrize(
+    ("mirror", "augment", "message"),
+    [
+        ("[x, y]", "{flip_axes: [x]}", r"along 'y', which training never sees; add 'y' to data\.augment\.fl"),
+        ("[x]", "{flip: 0}", r"along 'x', which training never sees"),
+        ("[z]", "none", r"along 'z', which training never sees"),
+    ],
+)
+def test_a_network_mirrors_only_what_training_mirrored(write, mirror, augment, message):
+    with pytest.raises(StudyError, match=rf"task\.mirror: predicts images mirrored {message}"):
+        read_study(write(), [f"task.mirror={mirror}", f"data.augment={augment}"])
+    assert read_study(write(), ["task.mirror=[x, y, z]"]).task.mirror == ("x", "y", "z")
+
+
+def test_a_plane_has_no_third_axis_to_mirror(write):
+    data = "{kind: images, spatial_dims: 2, spacing_mm: fit, patch: [64, 64]}"
+    with pytest.raises(StudyError, match=r"task\.mirror: 'z' is no axis of the images, which lie along x, y"):
+        read_study(write(), ["task.mirror=[x, z]", f"data={data}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -86,8 +87,9 @@ def read_row(
     `row_of_id` holds the first row of each case id; this row's id is added. A missing file is an ImageError.
     """
     first = row_of_id.setdefault(row["case"], number)
-    images = tuple(folder / part.strip() for part in row["image"].split(CHANNEL_SEPARATOR) if row["image"])
-    label = folder / row["label"] if row.get("label") else None
+    parts = row["image"].split(CHANNEL_SEPARATOR) if row["image"] else []
+    images = tuple(_path(folder, part.strip()) for part in parts)
+    label = _path(folder, row["label"]) if row.get("label") else None
     errors: list[DataError] = []
     if not row["case"]:
         errors.append(DataError("the case has no id; fill the column 'case'"))
@@ -115,6 +117,13 @@ def read_row(
         attributes=MappingProxyType({name: cell for name, cell in row.items() if name not in CASE_COLUMNS}),
     )
     return case, errors
+
+
+def _path(folder: Path, cell: str) -> Path:
+    """Return the path that a cell means: as written, else as Windows or a Mac would write the same name."""
+    plain = cell.replace("\\", "/")
+    ways = (cell, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD")))
+    return next((folder / way for way in ways if is_there(folder / way)), folder / cell)
 
 
 def _parsed(parse: Callable[[str], _Value], cell: str, errors: list[DataError]) -> _Value | None:

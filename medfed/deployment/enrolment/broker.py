@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
 from medfed.deployment.enrolment.configuration import configuration, write_configuration
+from medfed.deployment.enrolment.ends_with_parent import ending_with_parent
 from medfed.deployment.enrolment.refusals import RefusalLog
 from medfed.errors import ExchangeError
 from medfed.exchange._admitted import STUDIES
@@ -50,7 +52,8 @@ class Broker:
     """A running nats-server, restarted when it ends and reloaded when participants or studies change.
 
     Several hubs of one federation may each have a broker: the first one's server serves all of them, and when
-    that hub ends, another's takes over. `on_refused` is called with what the server refused (`refusals.py`).
+    that hub ends, another's takes over. A server ends with its hub, on Linux even if that is killed; what it
+    stored stays. `on_refused` is called with what the server refused (`refusals.py`).
     `own` is the folder of a cluster's broker in `folder`, which `write_configuration` filled.
     """
 
@@ -78,17 +81,28 @@ class Broker:
         self._refusals = RefusalLog(self._log, on_refused)
         self._process: subprocess.Popen[bytes] | None = None
         self._applied: tuple[tuple[int, int], ...] = ()
-        if not self._take_over():
+        # All servers are started in one thread, since Linux ends them with the thread that started them.
+        begun: Future[bool] = Future()
+        threading.Thread(target=self._run, args=[begun], name="medfed-broker", daemon=True).start()
+        if not begun.result():
             log.warning(
                 "the broker of this enrolment is run by another hub already; this one uses it, and runs it "
                 "when that hub ends"
             )
-        threading.Thread(target=self._supervise, name="medfed-broker", daemon=True).start()
 
     @property
     def pid(self) -> int:
         """The server's process id at the moment; 0 while another hub runs it."""
         return 0 if self._process is None else self._process.pid
+
+    def _run(self, begun: Future[bool]) -> None:
+        """Start the server, say so or why not, and supervise it until `stop`."""
+        try:
+            begun.set_result(self._take_over())
+        except BaseException as error:  # noqa: BLE001 - raised where the broker was asked for
+            begun.set_exception(error)
+            return
+        self._supervise()
 
     def _take_over(self) -> bool:
         """Start the server unless another hub runs one; return whether this one does."""
@@ -104,7 +118,7 @@ class Broker:
         self._loaded_mtime_ns = self._configuration.stat().st_mtime_ns
         with self._log.open("ab") as output:
             process = subprocess.Popen(
-                [str(server()), "-c", str(self._configuration), *self._options],
+                ending_with_parent([str(server()), "-c", str(self._configuration), *self._options]),
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -116,7 +130,7 @@ class Broker:
         return process
 
     def _end_previous(self) -> None:
-        """End the server of a hub that was killed: it still holds the ports and the store."""
+        """End the server of a hub that was killed: it may still hold the ports and the store."""
         try:
             pid = int(self._pid_file.read_text())
         except (OSError, ValueError):
@@ -129,11 +143,11 @@ class Broker:
 
     def _is_ours(self, pid: int) -> bool:
         # Recognised by its command line: the number may belong to another process by now.
-        try:
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            return False
-        return str(self._configuration) in arguments
+        return str(self._configuration) in _command_line(pid)
+
+    def _is_server(self, pid: int) -> bool:
+        """Return whether our child has become the server, which takes SIGHUP for a request to reload."""
+        return ending_with_parent([]) == [] or _command_line(pid)[:1] == [str(server())]
 
     def _last_error(self) -> str:
         try:
@@ -163,7 +177,7 @@ class Broker:
                 # Reloaded twice: nats-server 2.15 admits a site whose account a reload added, but answers
                 # its requests only after the next reload.
                 self._loaded_mtime_ns, reloads = mtime_ns, 2
-            if reloads:
+            if reloads and self._is_server(self._process.pid):
                 os.kill(self._process.pid, signal.SIGHUP)
                 reloads -= 1
 
@@ -206,6 +220,13 @@ class Broker:
             process.wait()
         self._refusals.poll()
         self._pid_file.unlink(missing_ok=True)
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from medfed.deployment.live_page import page
 from medfed.deployment.live_page.metrics import metrics
 from medfed.deployment.live_page.view import View, read_view
 from medfed.errors import MedfedError
+from medfed.files import read_plain
 from medfed.runs.folder import RunFolder
 from medfed.runs.status import status_schema
 
@@ -74,9 +76,13 @@ def application(find_folder: FindFolder, token: str | None = None) -> ASGIApp:
 
     def report(request: Request) -> Response:
         folder = find_folder()
-        if folder is None or not RunFolder(folder).report.is_file():
+        if folder is None or not os.path.lexists(RunFolder(folder).report):
             return PlainTextResponse("There is no report yet.", 404)
-        content = RunFolder(folder).report.read_bytes()
+        try:
+            content = read_plain(RunFolder(folder).report)
+        except OSError:
+            # Whoever made the run folder could show any file of whoever looks at it.
+            return PlainTextResponse("The report is a link or cannot be read; it is not shown.", 403)
         return HTMLResponse(content, headers={"Content-Security-Policy": _REPORT_POLICY})
 
     routes = {

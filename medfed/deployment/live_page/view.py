@@ -19,6 +19,7 @@ from medfed.errors import MedfedError, RunError
 from medfed.evaluation.report.formatting import round_ranges
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run_facts
+from medfed.files import is_plain_file, read_plain
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.rounds import RoundLine, last_round, read_rounds
@@ -85,6 +86,9 @@ class View:
 def read_view(path: Path, now_s: float | None = None) -> View:
     """Return what a run folder says now; a damaged file is told and does not hide the others.
 
+    A file that is a link is told and not read: somebody else may have made the folder, and the page may be
+    shown to more people than may read the file that the link names.
+
     Raises:
         RunError: if there is no run folder at this path.
     """
@@ -97,6 +101,8 @@ def read_view(path: Path, now_s: float | None = None) -> View:
 
     def read(function: Callable[[Path], _T], file: Path, missing: _T) -> _T:
         try:
+            if file.is_symlink():
+                raise RunError(f"{file.name}: is a link, which is not followed; put the file itself there")
             return function(file)
         except (MedfedError, OSError) as error:
             unreadable.append(_told(error, file).replace(f"{path}/", ""))
@@ -104,9 +110,10 @@ def read_view(path: Path, now_s: float | None = None) -> View:
 
     now = time.time() if now_s is None else now_s
     status = read(read_status, folder.status, None)
-    facts = read(read_run_facts, path, RunFacts())
+    facts = read(lambda file: read_run_facts(file.parent), folder.facts, RunFacts())
     lines = read(_lines, folder.rounds, list[RoundLine]())
-    study = read(read_public_study, path, PublicStudy({}))
+    public = folder.public_study if folder.public_study.is_file() else folder.study
+    study = read(lambda file: read_public_study(file.parent), public, PublicStudy({}))
     life, seen_s = _life(status, facts, now)
     known = status or RunStatus(state="", study=facts.study, digest=facts.digest)
     metric = known.metric if isinstance(known.metric, str) else ""
@@ -122,7 +129,7 @@ def read_view(path: Path, now_s: float | None = None) -> View:
         sites=known.sites or _sites(lines, facts, metric),
         warnings=list(_warnings(lines, facts)),
         consent=read(_text, folder.consent, ""),
-        has_report=folder.report.is_file(),
+        has_report=is_plain_file(folder.report),
         unreadable=unreadable,
     )
 
@@ -133,7 +140,7 @@ def _told(error: MedfedError | OSError, file: Path) -> str:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return read_plain(path).decode(errors="replace") if path.is_file() else ""
 
 
 def _lines(path: Path) -> list[RoundLine]:

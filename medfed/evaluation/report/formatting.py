@@ -28,6 +28,8 @@ def number(value: float | None, metric: Metric | None = None, sign: bool = False
         digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) >= 1e-9 else 1
         digits = min(digits, 2)
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    if value == 0 and digits == 1:
+        text = "0"
     if float(text) == 0:
         # A rounded minus zero would look like a mistake.
         text = text.replace("-", "").replace("+", "")

@@ -59,7 +59,7 @@ def caveat(run: Run) -> str:
     return (
         "The model was chosen by its scores in the same validation patients, so a guarantee may hold "
         "somewhat less often than stated."
-        if run.facts.chosen
+        if run.facts.chosen and run.facts.chosen.by_validation
         else ""
     )
 

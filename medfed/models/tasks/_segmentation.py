@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, Literal, Protocol, final
 
 import torch
@@ -26,6 +27,8 @@ class SegmentationTask(VoxelTask, Protocol):
     def blend(self) -> Literal["gaussian", "constant"]: ...
     @property
     def windows(self) -> int: ...
+    @property
+    def mirror(self) -> tuple[str, ...]: ...
 
 
 @final
@@ -37,6 +40,9 @@ class Segmentation(TaskModule):
 
     `labelled` are the numbers of the classes that the hospital labelled, all foreground classes if None;
     scores are over these, and the loss counts all others as background.
+
+    What it predicts is the mean of the logits over the mirrored images of `task.mirror`, each mirrored back;
+    validation scores are of the image as it is, which costs a part of that.
 
     It logs `train/loss`, `val/loss` (mean over cases of the loss of the whole volume), `val/dice`,
     `val/dice/<class>` if there are several, and the counts `val/both_empty`, `val/false_positives` and
@@ -56,6 +62,7 @@ class Segmentation(TaskModule):
         self.labelled = labelled
         self.patch = training.patch
         self.spatial_dims = training.spatial_dims
+        self._flips = mirrorings([training.axes.index(axis) for axis in task.mirror])
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, K, X, Y, Z) of whole images."""
@@ -69,6 +76,16 @@ class Segmentation(TaskModule):
         slices = image.permute(0, 4, 1, 2, 3).flatten(0, 1)
         logits = torch.cat([self._windows(some, darkest) for some in torch.split(slices, self.task.windows)])
         return torch.unflatten(logits, 0, (image.shape[0], image.shape[4])).permute(0, 2, 3, 4, 1)
+
+    def mirrored_logits(self, image: Tensor) -> Tensor:
+        """Return the mean of the logits (B, K, X, Y, Z) over an image and its mirrored images."""
+        image = plain(image)
+        total: Tensor | None = None
+        for axes in self._flips:
+            logits: Tensor = self(image.flip(axes)).float().flip(axes)
+            total = logits if total is None else total.add_(logits)
+        assert total is not None
+        return total if len(self._flips) == 1 else total.div_(len(self._flips))
 
     def _windows(self, image: Tensor, darkest: float) -> Tensor:
         """Return the logits of images, computed in windows of the patch's size if there is a patch."""
@@ -139,12 +156,22 @@ class Segmentation(TaskModule):
             self.log(f"val/{name}", float(getattr(scores, name)))
 
     def predict_step(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
-        probabilities = self(batch["image"]).float().softmax(dim=1)
+        probabilities = self.mirrored_logits(batch["image"]).softmax(dim=1)
         return {
             "case": list(batch["case"]),
             "probabilities": probabilities,
             "label": self.task.labels(probabilities),
         }
+
+
+def mirrorings(axes: list[int]) -> tuple[tuple[int, ...], ...]:
+    """Return every choice of these axes of an image, as axes of (B, C, X, Y, Z), the empty one first.
+
+    >>> mirrorings([0, 2])
+    ((), (2,), (4,), (2, 4))
+    """
+    chosen = (one for size in range(len(axes) + 1) for one in combinations(sorted(axes), size))
+    return tuple(tuple(axis + 2 for axis in one) for one in chosen)
 
 
 def overlap_counts(predicted: Tensor, reference: Tensor, classes: int) -> Tensor:

@@ -21,6 +21,7 @@ class Training:
     epochs: those of the whole run, over all rounds.  patch: the size in voxels that the network was built
     for; tasks on whole images or tables don't use it.  site: the hospital that it will train in, for tasks
     that treat hospitals differently.  spatial_dims: 2 for a network of planes (X, Y), 3 for one of volumes.
+    axes: the patient's axis of each of an image's: x is left-right, y front-back, z up-down.
     """
 
     optimiser: Optimiser
@@ -29,6 +30,7 @@ class Training:
     patch: tuple[int, ...] | None = None
     site: str = ""
     spatial_dims: int = 3
+    axes: tuple[str, ...] = ("x", "y", "z")
 
     def configure(self, network: nn.Module) -> OptimizerLRScheduler:
         """Return the optimiser of the trainable parameters, and its schedule, stepped once per epoch."""

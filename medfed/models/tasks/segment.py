@@ -26,6 +26,11 @@ class Segment(Task, tag="segment", frozen=True):
     class, on the grid on which labels are computed; both change labels, including those of validation
     scores, and never probabilities.
 
+    `mirror` predicts each image also mirrored along every choice of these axes (x is left-right, y
+    front-back, z up-down) and takes the mean of the logits, which costs twice the time per axis; training
+    must mirror along the same axes (`data.augment.flip`), else the network has not learned it. Validation
+    scores during training are without it.
+
     `labelled` lists the classes of each hospital that labelled only some of the foreground classes:
     everything else counts as background there, in training and in scores. A hospital that is not
     listed labelled all classes.
@@ -40,12 +45,15 @@ class Segment(Task, tag="segment", frozen=True):
     windows: Annotated[int, Meta(ge=1)] = 4
     largest: tuple[str, ...] = ()
     minimum_voxels: Annotated[int, Meta(ge=0)] = 0
+    mirror: tuple[Literal["x", "y", "z"], ...] = ()
     labelled: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_classes(self, self.classes)
         check_loss(self, self.loss)
         self._check_foreground("largest", self.largest)
+        if len(set(self.mirror)) < len(self.mirror):
+            raise StudyError("task 'segment': mirror names an axis twice; name each only once")
         for site, names in self.labelled.items():
             self._check_foreground(f"labelled: {site}", names)
             if not names or len(set(names)) < len(names):

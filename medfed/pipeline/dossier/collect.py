@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -63,47 +64,59 @@ class Sources:
     exported: Path | None = None
 
 
-def collect(folder: RunFolder, sources: Sources, made: str, packages: int) -> Dossier:
+def collect(
+    folder: RunFolder, sources: Sources, made: str, packages: int, evidence: RunFolder | None = None
+) -> Dossier:
     """Return the dossier of a run's federated model; `packages` is how many the bill of materials lists.
+
+    What follows from the run's own records is derived from those in `evidence`, the dossier's folder, so that
+    whoever receives it can derive it again (`derived`); by default from the run's folder.
 
     Raises:
         RunError: if nothing was measured in the run, or it has no federated model.
         AuditError: if its log is not intact, or contradicts the run or a hospital's own log.
     """
-    run, log = read_run(folder.path), _log(folder, sources.authority)
-    focus = focus_of(run)
-    finding = sentence(run, focus).text
+    run, log = read_run((evidence or folder).path), _log(folder, sources.authority)
     provenance, note = _provenance(folder, run, sources)
     leakage, leakage_note = _leakage(folder, run)
     agreements = _agreements(folder, run, sources, log)
-    unfinished = [] if run.facts.is_finished else ["The run has not come to its end."]
     dossier = Dossier(
+        **derived(run),
         made=made,
-        study=run.facts.study,
-        digest=run.facts.digest,
-        task=run.facts.task,
-        finding=finding,
         weights=_weights(folder, sources.exported),
         provenance=provenance,
         never_merged=run.never_merged if provenance else [],
         provenance_note=note,
         log=log,
-        privacy=_privacy(run),
         leakage=leakage,
         leakage_note=leakage_note,
         agreements=agreements,
         agreements_note=_agreements_note(agreements, run),
-        data=_data(run),
-        card=reporting.model_card(run, finding),
-        limits=[*unfinished, *limits(run, focus)],
-        start=run.facts.start.sentence if run.facts.start else "",
         statements=sources.statements,
         packages=packages,
         differing=_differing(run.facts.versions),
-        withheld_values=suppressed_values(run),
-        smallest_group=run.study.min_patients,
     )
     return msgspec.structs.replace(dossier, checklists=checklists(dossier))
+
+
+def derived(run: Run) -> dict[str, Any]:
+    """Return what of a dossier follows from the records in it, by field."""
+    focus = focus_of(run)
+    finding = sentence(run, focus).text
+    unfinished = [] if run.facts.is_finished else ["The run has not come to its end."]
+    return {
+        "study": run.facts.study,
+        "digest": run.facts.digest,
+        "task": run.facts.task,
+        "finding": finding,
+        "privacy": _privacy(run),
+        "data": _data(run),
+        "card": reporting.model_card(run, finding),
+        "limits": [*unfinished, *limits(run, focus)],
+        "start": run.facts.start.sentence if run.facts.start else "",
+        "withheld_values": suppressed_values(run),
+        "smallest_group": run.study.min_patients,
+    }
 
 
 def _log(folder: RunFolder, authority: x509.Certificate | None) -> LogFacts | None:

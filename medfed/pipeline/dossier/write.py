@@ -12,13 +12,17 @@ import msgspec
 from medfed.errors import RunError
 from medfed.evaluation.report import templates
 from medfed.evaluation.report.formatting import coded
+from medfed.evaluation.report.page import render
+from medfed.evaluation.report.run import read_run
+from medfed.evaluation.summarise import read_public_study
 from medfed.files import private_files, private_folder, utc_now, write_whole
 from medfed.pipeline.create_run import check_empty
 from medfed.pipeline.dossier.collect import Sources, collect
 from medfed.pipeline.dossier.manifest import discard, pack, verify_dossier, write_manifest
 from medfed.pipeline.dossier.records import Dossier, Statements
 from medfed.pipeline.dossier.sbom import bill_of_materials, installed_closure
-from medfed.pipeline.dossier.verify import check_claims, page_made_by
+from medfed.pipeline.dossier.verify import check_claims, check_derived, page_made_by
+from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.study.reading import parse_yaml, read_text
 from medfed.wire.signing import Identity
@@ -26,7 +30,7 @@ from medfed.wire.signing import Identity
 PAGE, CONTENT, SBOM = "dossier.html", "dossier.json", "sbom.cdx.json"
 
 # The run's own files that a dossier holds as evidence; none is of single patients, and none names a folder.
-EVIDENCE = ("study.json", "rows.jsonl", "rounds.jsonl", "audit.jsonl", "report.html")
+EVIDENCE = ("study.json", "rows.jsonl", "rounds.jsonl", "audit.jsonl", "curves.jsonl", "groups.jsonl")
 
 
 def read_statements(path: Path) -> Statements:
@@ -68,6 +72,7 @@ def write_dossier(
         _write_files(folder, whole, sources, identity)
         # As its reader will: a run that went on meanwhile has a log that is newer than what is said of it.
         check_claims(whole, verify_dossier(whole).manifest)
+        check_derived(whole)
         page_made_by(whole, page)
         private_folder(out.parent)
         try:
@@ -90,10 +95,13 @@ def _write_files(folder: RunFolder, whole: Path, sources: Sources, identity: Ide
             "export --dossier: medfed is not installed as a package here, so the packages that it needs are "
             "not known; install it (pip install medfed) and run this again"
         ) from None
-    dossier = collect(folder, sources, made, len(packages))
     for name in EVIDENCE:
         if (folder.path / name).is_file():
             shutil.copyfile(folder.path / name, whole / name)
+    evidence = RunFolder(whole)
+    evidence.write_facts(public_facts(folder))
+    dossier = collect(folder, sources, made, len(packages), evidence)
+    write_whole(evidence.report, render(read_run(whole)))
     bill = msgspec.json.encode(bill_of_materials(packages, made))
     write_whole(whole / SBOM, msgspec.json.format(bill, indent=1))
     write_whole(whole / CONTENT, msgspec.json.format(msgspec.json.encode(dossier), indent=2))
@@ -105,6 +113,16 @@ def _write_files(folder: RunFolder, whole: Path, sources: Sources, identity: Ide
         made=made,
         identity=identity,
     )
+
+
+def public_facts(folder: RunFolder) -> RunFacts:
+    """Return what run.json says, with a 1 for each small number of cases: they are shown as a bound."""
+    facts, fewest = folder.read_facts(), read_public_study(folder.path).min_patients
+    cases = {
+        site: {split: number if number == 0 or number >= fewest else 1 for split, number in counts.items()}
+        for site, counts in facts.cases.items()
+    }
+    return msgspec.structs.replace(facts, cases=cases)
 
 
 def page(dossier: Dossier, signed: bool) -> str:

@@ -99,14 +99,25 @@ def _segmentation(exported: ExportedModel, settings: Images) -> Config:
     ]  # fmt: skip
     return {
         # A volume smaller than the patch is padded with its own darkest value, as in training.
-        "inferer": "$lambda image: monai.inferers.sliding_window_inference(image[None], @patch, "
+        "windows": "$lambda image: monai.inferers.sliding_window_inference(image[None], @patch, "
         f"{task.windows}, @network, {task.overlap}, mode='{task.blend}', cval=float(image.min()))[0]",
+        # The mean of the logits over the image and its mirrored images; axis 0 is the channels'.
+        "mirrorings": [[axis - 1 for axis in axes] for axes in _mirrorings(task, settings)],
+        "inferer": "$lambda image: sum(@windows(image.flip(axes)).flip(axes) for axes in @mirrorings) "
+        "/ len(@mirrorings)",
         "postprocessing": component("Compose", transforms=postprocessing),
         "predict": "$lambda case: @postprocessing({**case, 'pred': "
         "@inferer(case['image'].as_tensor().to(@device)).cpu()})",
         # One case is in memory at a time: masks are written to disk, and nothing else is kept.
         "run": ["$torch.set_grad_enabled(False)", "$[@predict(case) is None for case in @dataset]"],
     }
+
+
+def _mirrorings(task: Any, settings: Images) -> tuple[tuple[int, ...], ...]:
+    from medfed.models.tasks._segmentation import mirrorings
+
+    axes = settings.patient_axes
+    return mirrorings([axes.index(axis) for axis in getattr(task, "mirror", ())])
 
 
 def _classification(settings: Images) -> Config:

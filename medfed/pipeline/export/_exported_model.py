@@ -154,6 +154,8 @@ class ExportedModel:
             **({"tabular": self.columns} if self.columns else {}),
             "output": self.output,
             "classes": self.classes,
+            # Who uses the file mirrors, if the measured model did: the file holds the network alone.
+            **({"mirror": mirror} if (mirror := getattr(self.study.task, "mirror", ())) else {}),
             "data": msgspec.to_builtins(self.study.data),
             "largest_difference_from_the_model": difference,
             "intended_use": "research; not a medical device",

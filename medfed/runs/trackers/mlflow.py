@@ -12,6 +12,9 @@ class MLflow(Tracker, frozen=True, tag="mlflow"):
     """An MLflow server: one experiment per study, one run per party. It needs the extra `mlflow`.
 
     url: the server; its name and password are in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+
+    MLflow by itself also tags a run with the account that runs it, the path of its script and the state of
+    its code: a run here has no tag but its name, and its user is 'unknown'.
     """
 
     packages: ClassVar[Mapping[str, str]] = {"mlflow": "medfed[mlflow]"}
@@ -26,6 +29,12 @@ class MLflow(Tracker, frozen=True, tag="mlflow"):
         return self.url
 
     def open(self, run: TrackedRun) -> Any:
+        from mlflow import MlflowClient
         from pytorch_lightning.loggers import MLFlowLogger
 
-        return MLFlowLogger(run.study, run.party, tracking_uri=self.url, log_model=False)
+        client = MlflowClient(tracking_uri=self.url)
+        known = client.get_experiment_by_name(run.study)
+        experiment = known.experiment_id if known is not None else client.create_experiment(run.study)
+        # A run that Lightning's logger creates has MLflow's tags of the account and of the machine.
+        created = client.create_run(experiment, run_name=run.party)
+        return MLFlowLogger(run.study, tracking_uri=self.url, run_id=created.info.run_id, log_model=False)

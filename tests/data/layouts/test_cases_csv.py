@@ -94,3 +94,18 @@ def test_a_cell_that_cannot_be_a_path_costs_its_case_alone(tmp_path: Path, colum
     told = unreadable(index(folder_of(tmp_path, rows)))
     assert list(told) == ["-b"]
     assert told["-b"].startswith(f"its {column} is not there")
+
+
+def test_a_path_may_be_written_as_windows_or_a_mac_would(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in ("M\u00fcller", "Bo\u0308hm", "x\\y"):
+        (tmp_path / "scans" / f"{name}.png").touch()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "y.png").touch()
+    (tmp_path / "x\\y.png").touch()
+    cells = ("scans\\Mu\u0308ller.png", "scans/B\u00f6hm.png", "x\\y.png")
+    rows = [f"{number},{cell},0" for number, cell in enumerate(cells)]
+    (tmp_path / "cases.csv").write_text("\n".join(["case,image,target", *rows]), encoding="utf-8")
+    paths = [str(case.image[0].relative_to(tmp_path)) for case in index(tmp_path).cases]
+    # What is there as it is written goes before what it may mean.
+    assert paths == ["scans/M\u00fcller.png", "scans/Bo\u0308hm.png", "x\\y.png"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from broker_enrolment import Enrolment
@@ -35,7 +38,42 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_the_server_of_a_hub_that_was_killed_is_replaced(enrolment):
+KILLED_HUB = """
+import sys, time
+from pathlib import Path
+from medfed.deployment.enrolment.broker import Broker
+print(Broker(Path(sys.argv[1])).pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_the_server_of_a_hub_that_is_killed_ends_and_leaves_its_store(enrolment):
+    command = [sys.executable, "-c", KILLED_HUB, str(enrolment.authority)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hub:
+        pid = int(hub.stdout.readline())
+        until(lambda: listens(enrolment.port), "it listens")
+        store = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "56" * 32)
+        eventually(lambda: store.put("glob/newest/study/m", b"kept"))
+        store.close()
+        hub.kill()
+    until(lambda: not is_server(pid), "the server ended")
+    assert not listens(enrolment.port)
+    enrolment.start()
+    again = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "56" * 32)
+    assert eventually(lambda: again.get("glob/newest/study/m")) == b"kept"
+    again.close()
+
+
+def is_server(pid: int) -> bool:
+    try:
+        return b"nats.conf" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def test_the_server_of_a_hub_that_was_killed_is_replaced_where_it_was_left(enrolment, monkeypatch):
+    monkeypatch.setattr(broker, "ending_with_parent", lambda command: command)  # as on other systems
     left = Broker(enrolment.authority)
     until(lambda: listens(enrolment.port), "it listens")
     left._stopping.set()  # a killed hub stops supervising and lets its lock go; its server keeps running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -103,6 +104,34 @@ def test_the_report_may_have_its_own_style_and_no_script(tmp_path, shown_run):
     assert "sandbox" in policy
     assert b"report" in ask(application(lambda: tmp_path)).body
     assert RunFolder(tmp_path).report.is_file()
+
+
+def test_a_report_that_is_a_link_or_a_pipe_is_not_shown(tmp_path):
+    (tmp_path / "secret").write_text("of whoever looks")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "status.json").write_text("{}")
+    (run / "report.html").symlink_to(tmp_path / "secret")
+    app = application(lambda: run)
+    assert ask(app, "/report").status == 403
+    assert ask(app, "/report").body == b"The report is a link or cannot be read; it is not shown."
+    assert b'href="report' not in ask(app).body
+    (run / "report.html").unlink()
+    os.mkfifo(run / "report.html")
+    assert ask(app, "/report").status == 403
+
+
+@pytest.mark.parametrize("name", ["consent.txt", "status.json", "run.json", "rounds.jsonl", "study.json"])
+def test_no_other_file_that_is_a_link_is_read(tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.write_text('{"study": "of-whoever-looks"}')
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ("run.json" if name == "status.json" else "status.json")).write_text("{}")
+    (run / name).symlink_to(secret)
+    shown = ask(application(lambda: run)).body.decode()
+    assert f"{name}: is a link, which is not followed; put the file itself there" in shown
+    assert "of-whoever-looks" not in shown
 
 
 @pytest.mark.parametrize(

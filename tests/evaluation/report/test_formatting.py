@@ -34,7 +34,7 @@ def test_a_share_has_two_decimals_and_a_difference_three():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.0"), (0.1234, "0.12"), (1.234, "1.23"), (12.345, "12.3"), (123.4, "123"), (1234.5, "1234")],
+    [(0.0, "0"), (0.1234, "0.12"), (1.234, "1.23"), (12.345, "12.3"), (123.4, "123"), (1234.5, "1234")],
 )
 def test_a_distance_has_about_three_digits(value, text):
     assert number(value, metric_of("hd95_mm")) == text

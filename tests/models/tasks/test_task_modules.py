@@ -328,3 +328,34 @@ def test_a_2d_network_trains_and_validates(tmp_path: Path) -> None:
     assert scores["val/dice"] == 1.0
     loss = module.loss({"image": image[..., 2], "label": label[..., 2]})
     assert torch.isfinite(loss)
+
+
+class Sided(nn.Module):
+    """A network whose logit is the image times a ramp along each axis, so that sides matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        ramp = sum(
+            (axis + 1) * torch.linspace(0, 1, side).reshape([side if at == axis else 1 for at in range(3)])
+            for axis, side in enumerate(image.shape[2:])
+        )
+        return torch.cat([-self.weight * image * ramp, self.weight * image * ramp], dim=1)
+
+
+def test_mirroring_averages_the_logits_over_every_choice_of_the_axes() -> None:
+    task = Segment(classes=("background", "lesion"), mirror=("x", "z"))
+    training = Training(SGD(), Constant(), epochs=1, axes=("y", "z", "x"))  # x is the last axis, z the second
+    image = torch.randn(1, 1, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    answer = task.module(Sided(), training).predict_step({"case": ["a"], "image": image}, 0)
+    # Mirrored and back, a ramp along an axis runs the other way: the mean of both is 1/2 everywhere.
+    ramp = torch.linspace(0, 1, 4).reshape(4, 1, 1) + 2 * 0.5 + 3 * 0.5
+    expected = torch.sigmoid(2 * image[:, 0] * ramp)
+    torch.testing.assert_close(answer["probabilities"][:, 1], expected, atol=1e-6, rtol=0)
+    plain = Segment(classes=task.classes).module(Sided(), training)
+    batch = {"case": ["a"], "image": image}
+    assert torch.equal(plain.predict_step(batch, 0)["probabilities"], plain(image).softmax(1))
+    with pytest.raises(StudyError, match="mirror names an axis twice"):
+        Segment(classes=task.classes, mirror=("x", "x"))

@@ -14,8 +14,9 @@ from pipeline.dossier_run import dossier_run
 from medfed.errors import AuditError
 from medfed.pipeline.dossier.manifest import verify_dossier, write_manifest
 from medfed.pipeline.dossier.records import Contribution, Dossier
-from medfed.pipeline.dossier.verify import check_claims, page_made_by
+from medfed.pipeline.dossier.verify import check_claims, check_derived, page_made_by, standing
 from medfed.pipeline.dossier.write import page, write_dossier
+from medfed.runs.folder import RunFolder
 
 replace = msgspec.structs.replace
 
@@ -90,6 +91,58 @@ def test_a_page_that_says_something_else_than_its_record_is_found(whole: Path, t
     bill.write_text("{}")
     with pytest.raises(AuditError, match=r"sbom\.cdx\.json is missing or damaged"):
         page_made_by(folder, page)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("finding", lambda one: replace(one, finding=one.finding.replace("Dice", "a perfect Dice"))),
+        ("privacy", lambda one: replace(one, privacy=replace(one.privacy, no_epsilon="", kind="dp_sgd"))),
+        ("data", lambda one: replace(one, data=replace(one.data, left_out="Nothing"))),
+        ("limits", lambda one: replace(one, limits=one.limits[:1])),
+        ("smallest_group", lambda one: replace(one, smallest_group=50)),
+        ("withheld_values", lambda one: replace(one, withheld_values=999)),
+        ("log", lambda one: replace(one, log=replace(one.log, signer="hub", signed=4))),
+        ("never_merged", lambda one: replace(one, never_merged=["elsewhere"])),
+        ("card", lambda one: replace(one, card={**one.card, "Training": "At forty hospitals."})),
+        ("checklists", lambda one: replace(one, checklists=[])),
+    ],
+)  # fmt: skip
+def test_a_claim_that_does_not_follow_from_the_records_is_found(whole: Path, tmp_path: Path, name, change):
+    """Whoever edits dossier.json writes its manifest anew: the claims themselves are derived again."""
+    assert check_derived(whole) == ""
+    folder = forged(whole, tmp_path / "d", change)
+    verify_dossier(folder)
+    with pytest.raises(AuditError, match=f"says of '{name}' does not follow from the records in it"):
+        check_derived(folder)
+
+
+def test_a_report_that_is_not_of_the_rows_is_found(whole: Path, tmp_path: Path) -> None:
+    folder = forged(whole, tmp_path / "d", lambda one: one)
+    path = folder / "report.html"
+    path.write_text(path.read_text().replace("Dice", "DICE", 1))
+    with pytest.raises(AuditError, match=r"report\.html is not the page of the records"):
+        check_derived(folder)
+    (folder / "run.json").unlink()
+    with pytest.raises(AuditError, match=r"holds no run\.json, from which its claims follow"):
+        check_derived(folder)
+
+
+def test_a_small_number_of_cases_is_a_bound_in_the_records_too(tmp_path: Path) -> None:
+    run = dossier_run(tmp_path / "run")
+    counts = {"north": {"train": 40, "val": 3, "test": 0}}
+    run.write_facts(replace(run.read_facts(), cases=counts))
+    facts = RunFolder(write_dossier(run, tmp_path / "d")).read_facts()
+    assert facts.cases == {"north": {"train": 40, "val": 1, "test": 0}}
+
+
+def test_only_a_signature_of_a_known_issuer_verifies() -> None:
+    assert standing(True, True, True, True).verified
+    for signed, issuer in ((False, False), (False, True), (True, False)):
+        assert not standing(signed, issuer, True, True).verified
+    other = standing(True, True, False, False)
+    assert (other.recomputed, other.follow) == ([], [])
+    assert {"the finding", "privacy spent", "leakage audits"} <= set(other.stated)
 
 
 def test_a_log_that_was_left_out_is_missed(whole: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from medfed.runs.folder import RunFolder
 from medfed.wire.signing import Identity
 
 FILES = {
-    "audit.jsonl", "dossier.html", "dossier.json", "manifest.json", "report.html", "rounds.jsonl",
-    "rows.jsonl", "sbom.cdx.json", "study.json",
+    "audit.jsonl", "curves.jsonl", "dossier.html", "dossier.json", "groups.jsonl", "manifest.json",
+    "report.html", "rounds.jsonl", "rows.jsonl", "run.json", "sbom.cdx.json", "study.json",
 }  # fmt: skip
 
 
@@ -42,11 +42,15 @@ def test_a_dossier_is_these_files_and_verifies(run: RunFolder, tmp_path: Path) -
     assert "its manifest is not signed" in said
     assert {path.name for path in (tmp_path / "d").iterdir()} == FILES
     said = command("audit", "verify", tmp_path / "d")
-    assert "8 files, each as the manifest of" in said
+    assert "11 files, each as the manifest of" in said
+    assert "NOT VERIFIED: it is whole and contradicts itself nowhere, and nobody signed it" in said
+    assert "VERIFIED as" not in said
     assert "who trained, in dossier.json, is what its audit log says" in said
     assert "coast: merged in 2 rounds, 1 to 2" in said
     page = (tmp_path / "d" / "dossier.html").read_text()
     assert "these tensors are the merge of round 3, by digest" in page
+    assert "Nobody signed this dossier" in page
+    assert ">supports<" not in page
     assert str(run.path) not in page
 
 
@@ -57,6 +61,8 @@ def test_a_signed_zip_verifies_against_its_federation(run: RunFolder, tmp_path: 
     command("export", signed.path, "--dossier", "--out", tmp_path / "d.zip", "--credentials", hub.folder)
     said = command("audit", "verify", tmp_path / "d.zip", "--credentials", hub.folder)
     assert "the manifest is signed by 'hub'" in said
+    assert "VERIFIED as the dossier of 'hub'" in said
+    assert "NOT VERIFIED: it is whole" in command("audit", "verify", tmp_path / "d.zip")
     assert said.count("issued in this federation") == 2
     enrol.init(tmp_path / "two", "test", ["127.0.0.1"])
     other = CliRunner().invoke(

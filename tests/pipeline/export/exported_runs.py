@@ -16,7 +16,7 @@ from medfed.wire.weights import weights_of
 CONFIGS = Path(__file__).parents[3] / "configs"
 SEGMENT = """\
 name: tiny
-task: {kind: segment, classes: [background, lesion]}
+task: {kind: segment, classes: [background, lesion], mirror: [x, z]}
 network: {kind: unet, channels: [4, 8], residual_units: 1}
 data: {kind: images, spacing_mm: [1.5, 2, 2.5], patch: [12, 12, 12], orientation: PIR}
 train: {rounds: 1}
