@@ -34,7 +34,7 @@ from medfed.federation.config import CallbackOptions, default_egress
 from medfed.federation.egress import TRAINING, declared_scores, keep_undeclared
 from medfed.federation.examples import Pass, count_examples, disagreement
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
-from medfed.federation.idle_memory import idle_memory
+from medfed.federation.idle_memory import give_up, idle_memory, remembered
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.federation.training_seed import derived_seed, seed_epoch, training_seed
@@ -142,11 +142,10 @@ class FederatedCallback(pl.Callback):
         self._scored, self._merged_now, self._unscored = True, False, ""
         self._validation: merged_scores.ForwardWatch | None = None
         self._schedule: merged_scores.Schedule | None = None
-        self._pass, self._first_count = Pass(), 0
+        self._pass, self._progress, self._first_count = Pass(), RoundProgress(), 0
         self._restored, self._checks, self._unkept = False, True, False
         self._told: set[str] = set()
         self._replaced_bar, self._stopped = False, ""
-        self._progress = RoundProgress()
         self._checkpoint: Mapping[str, Any] = {}
 
     # -- where Lightning calls
@@ -308,8 +307,7 @@ class FederatedCallback(pl.Callback):
             drop_out(self._connection, reason_of(exception), detail_of(exception))
 
     def state_dict(self) -> dict[str, Any]:
-        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
-        # a lazy mapping's.
+        # Plain dictionaries: a checkpoint is read without unpickling any other class (a lazy mapping's).
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
         residual = {group: dict(tensors) for group, tensors in self._residual.items()}
         secret = {} if self.secret_seed is None else {"seed": self.secret_seed}
@@ -410,16 +408,17 @@ class FederatedCallback(pl.Callback):
         examples = self._count(trainer, module)  # all processes take part
         if trainer.is_global_zero:
             weights = self._received.weights
+            own = give_up(self._connection.exchange, module, self._weights_in(module), weights)
             update = Update(
                 site=self.site,
                 round=self.round + 1,
-                delta=Difference(self._weights(module), weights),
+                delta=Difference(own, weights),
                 examples=examples,
                 scalars=self._update_scalars(),
                 groups=groups,
             )
             self._residual = send_update(self._connection, update, weights, self._residual, self.model_sha256)
-            del update, weights
+            del update, weights, own
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
             if self._optimiser_state == "reset":
@@ -470,6 +469,7 @@ class FederatedCallback(pl.Callback):
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> GlobalModel:
         """Load the hub's model of this round or later, of a round in which this site trains; return it."""
         with idle_memory(self._connection.exchange, module, self._received):
+            self._received, self._scored_weights = remembered(self._connection.exchange, self._received), {}
             received = fetch_selected(trainer, self._connection, round)
         if self._checks:
             same_model.check_same_model(self.site, self._weights_in(module), received, self._classes)

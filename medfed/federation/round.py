@@ -243,7 +243,8 @@ def aggregate_round(
     revealed = session.reveal(updates, current.weights)
     released, privacy_state = privacy.prepare_merge(revealed, own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
-    audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
+    merged_sha256 = digest(weights) if audit.is_written else ""
+    audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=merged_sha256)
     return RoundOutcome(weights, {**state, **privacy_state, **kept}, tuple(results))
 
 

@@ -15,7 +15,7 @@ from medfed.aggregation.qfedavg import QFedAvg
 from medfed.aggregation.scaffold import Scaffold
 from medfed.errors import RuleError, UpdateError
 from medfed.exchange import DropOut
-from medfed.exchange._update_store import store
+from medfed.exchange._update_store import UpdateStore
 from medfed.federation.acceptance import (
     EXAMPLES,
     MAX_NUMBERS,
@@ -34,7 +34,6 @@ from medfed.federation.config import HubConfig
 from medfed.federation.simulation import simulate
 from medfed.privacy.client_dp import ClientDP
 from medfed.runs.progress import PlainProgress
-from medfed.wire import encoding
 from medfed.wire.audit_log import AuditLog, entries
 from medfed.wire.update import Update
 
@@ -200,7 +199,7 @@ def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path,
         received = exchange.fetch("evil", 0)
         while not received.final:
             received = exchange.fetch("evil", received.round + 1)
-        exchange._updates[3, "evil"] = (store([encoding.encode_update(report, "")], 1 << 20), 0.0)
+        exchange._updates[3, "evil"] = (UpdateStore().store(report, "", 1 << 20), 0.0)
         exchange.send(Update("evil", 3, {}, 0))
 
     _, rounds, log = run(work, tmp_path, minimum=1, deadline_s=0.5)

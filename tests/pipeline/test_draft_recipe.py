@@ -87,7 +87,12 @@ def test_too_little_time_is_said_with_what_would_do() -> None:
     assert short.average == max(1, int(0.2 * short.rounds))
 
 
-@pytest.mark.parametrize("text", ["", "30", "m", "2w", "-1h", "0m", "1h30m", "nanm"])
+def test_hospitals_without_training_cases_are_told() -> None:
+    with pytest.raises(StudyError, match="--budget: no hospital has a training case"):
+        plan(600, replace(CASES, train=(0, 0)))
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "2w", "-1h", "0m", "1h30m", "nanm", "9" * 400 + "d"])
 def test_what_is_no_time_is_refused(text) -> None:
     with pytest.raises(StudyError, match="expected a time such as 30m, 2h or 1d"):
         parse_budget(text)

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from medfed.evaluation.report.focus import Focus
-from medfed.evaluation.report.formatting import duration, shown_values
+from medfed.evaluation.report.formatting import duration, shown_values, site_name
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import ALL_SITES, FEDERATED
 from medfed.files import format_bytes
@@ -48,7 +48,9 @@ def _patients(run: Run, focus: Focus) -> list[tuple[str, str]]:
     everyone, tested = _tested_patients(run, focus), " tested" if focus.split == "test" else ""
     if row is None or row.n is None or row.n >= everyone:
         return [(f"patients{tested}", str(everyone))] if everyone else []
-    return [(f"patients of the headline, of all{tested or ' measured'}", f"{row.n} of {everyone}")]
+    return [
+        (f"patients at {site_name(focus.places[0])}, of all{tested or ' measured'}", f"{row.n} of {everyone}")
+    ]
 
 
 def _tested_patients(run: Run, focus: Focus) -> int:

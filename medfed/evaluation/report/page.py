@@ -14,6 +14,7 @@ from medfed.evaluation.report import (
     guarantees,
     readers,
     rounds,
+    spread,
     summary,
     templates,
 )
@@ -74,7 +75,9 @@ def render(run: Run) -> str:
         sentence=first,
         facts=facts.key_figures(run, focus),
         summary=summary.summary(run, focus),
+        spread=spread.spread(run),
         guarantees=guarantees.guarantees(run),
+        risk_curves=spread.risk_curves(run),
         guarantee_caveat=guarantees.caveat(run),
         operation=readers.operation(run),
         departures=readers.departures(run),
