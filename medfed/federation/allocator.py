@@ -24,3 +24,14 @@ def share_one_pool() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back_free_memory() -> None:
+    """Return pages to the system that hold nothing, wherever they lie between others.
+
+    A site that waits for the first time leaves such gaps between the objects that it keeps: of a model with 10
+    million parameters 8 MB for each site stayed in use, which a hundred sites then had for ever.
+    """
+    trim = None if sys.platform != "linux" else getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
