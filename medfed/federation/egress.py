@@ -147,6 +147,15 @@ def _check_numbers(who: str, scalars: Mapping[str, float], names: Collection[str
             )
 
 
+def with_declared_scores(egress: Egress, module: object, who: str) -> Egress:
+    """Return what may leave, with the scores that a module declares.
+
+    Raises:
+        StudyError: see `declared_scores`.
+    """
+    return replace(egress, scalars=egress.scalars | declared_scores(module, who))
+
+
 def declared_scores(module: object, who: str) -> frozenset[str]:
     """Return the names of metrics that a module declares to leave, in its attribute `scores`.
 
