@@ -8,7 +8,6 @@ from hospitals import write_study
 
 from medfed.deployment.approvals import approve, revoke
 from medfed.deployment.site_file import SiteFile
-from medfed.deployment.site_finish import LOCK, mark_answered, run_without_hub
 from medfed.deployment.study_choice import choose_study
 from medfed.exchange import Offer
 from medfed.files import lock
@@ -123,25 +122,3 @@ def test_a_revoked_study_is_no_more_than_any_other(place):
     place.offer(place.a, place.b)
     assert place.choose() == study_digest(place.b)
     assert place.exchange.known == []
-
-
-def test_only_an_answered_run_or_the_one_that_ended_and_is_asked_for_needs_no_hub(place):
-    for study in (place.a, place.b):
-        place.approve(study)
-    digest = study_digest(place.a)
-    folder = place.begin(place.a)
-    folder.checkpoint("federated").parent.mkdir(parents=True)
-    folder.checkpoint("federated").touch()
-    assert run_without_hub(place.site, "") is None  # the hub may lack its last numbers
-    mark_answered(folder, "north")
-    assert run_without_hub(place.site, "") == folder
-    assert run_without_hub(place.site, digest[:12]) == folder
-    assert run_without_hub(place.site, study_digest(place.b)) is None
-    with (folder.path / "sites" / "north" / LOCK).open("w") as file:
-        lock(file)  # another process does it
-        assert run_without_hub(place.site, "") is None
-    revoke(place.out, digest, "m.muster", place.out.parent / "secret.approvals")
-    assert run_without_hub(place.site, "") is None
-    ended = place.begin(place.b, finished=True)
-    assert run_without_hub(place.site, "") is None  # it waits for another study
-    assert run_without_hub(place.site, study_digest(place.b)) == ended
