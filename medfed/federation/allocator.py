@@ -29,8 +29,8 @@ def share_one_pool() -> None:
 def give_back_free_memory() -> None:
     """Return pages to the system that hold nothing, wherever they lie between others.
 
-    A site that waits for the first time leaves such gaps between the objects that it keeps: of a model with 10
-    million parameters 8 MB for each site stayed in use, which a hundred sites then had for ever.
+    A site that waits for the first time leaves such gaps between the objects that it keeps: of a model with
+    10 million parameters 8 MB for each site stayed in use, which a hundred sites then had for ever.
     """
     trim = None if sys.platform != "linux" else getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -81,7 +81,9 @@ def case_table(run: Run) -> dict[str, Any] | None:
     counts = run.facts.cases
     if not counts:
         return None
-    splits, fewest = ("train", "val", "test"), run.study.min_patients
+    fewest = run.study.min_patients
+    # Over folds each patient trains, validates and is tested.
+    splits = ("test",) if run.facts.folds else ("train", "val", "test")
 
     def shown(number: int) -> str:
         return f"< {fewest}" if 0 < number < fewest else str(number)

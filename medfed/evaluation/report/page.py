@@ -36,7 +36,7 @@ GLOSSARY_MARK = "<!--glossary-->"
 # The sections of results, which are absent if there is no result to show.
 SECTIONS = (
     "comparisons", "measures", "matrix", "diagrams", "subgroups",
-    "left_out", "contributions", "difference_methods", "personalised", "robustness", "seeds",
+    "left_out", "contributions", "difference_methods", "personalised", "robustness", "seeds", "search",
 )  # fmt: skip
 
 
@@ -113,4 +113,5 @@ def _results(run: Run, focus: Focus) -> dict[str, Any]:
         "personalised": experiments.against_federated(rows, sites, personal),
         "robustness": experiments.robustness(rows, focus.places),
         "seeds": experiments.seeds(rows, focus.places, run.models, run.facts.seed),
+        "search": experiments.search(run.facts.search or None),
     }

@@ -10,6 +10,7 @@ from typing import Any
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report.focus import Focus, FocusRows
 from medfed.evaluation.report.formatting import interval, is_narrow, model_name, number, site_name
+from medfed.evaluation.report.glossary import definition
 from medfed.evaluation.report.guarantees import caveat, relied_on
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import FEDERATED, POOLED, Row
@@ -73,7 +74,7 @@ def _what(run: Run, focus: Focus) -> str:
 def _meaning(run: Run, focus: Focus, row: Row | None) -> str:
     """Return what the headline's value says, in words of a ward; '' where the metric has none."""
     if row is None or row.value is None or focus.metric not in PAIRS:
-        description = focus.record.description
+        description = definition(focus.record.title)
         return f"{focus.record.title}: {description}." if description else ""
     what = _what(run, focus) if len(run.facts.classes) == 2 else "a class"
     return PAIRS[focus.metric].format(what=what, of=round(100 * row.value))

@@ -75,7 +75,9 @@ def test_the_metric_is_said_in_words_and_chance_is_no_finding():
     better = page_of(result(0.8, metric="c_index", low=0.51, high=0.9), task="survival")
     assert "names the one with the earlier event in about 80 of 100 such pairs" in better["meaning"]
     assert not any("coin" in text for text in better["may_not"])
-    assert page_of(result(0.7))["meaning"] == "Dice: overlap of prediction and reference, 0 to 1."
+    assert page_of(result(0.7))["meaning"] == (
+        "Dice: overlap of the predicted and the reference outline; 1 is the same, 0 is none."
+    )
 
 
 def test_each_of_several_structures_has_its_own_line():
