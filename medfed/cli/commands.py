@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from medfed.cli.describe import describe
 from medfed.cli.enrol import enrol
 from medfed.cli.error_handling import Commands
 from medfed.cli.kinds import kinds
-from medfed.cli.messages import answer, answer_nothing, is_asked, note, say
+from medfed.cli.messages import answer, is_asked, note, say
 from medfed.cli.new import new
 from medfed.cli.options import (
     PATH,
@@ -40,12 +39,12 @@ from medfed.cli.options import (
     site_option,
 )
 from medfed.cli.plugins import plugins
+from medfed.cli.train import train
 from medfed.cli.watch import watch
 from medfed.cli.watch_model import watch_model
 from medfed.errors import MedfedError
 from medfed.files import private_files
 from medfed.runs import json_log
-from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
     from medfed.data.layouts import Layout
@@ -68,149 +67,6 @@ def main(log_json: bool) -> None:
     context.with_resource(private_files())
     if log_json:
         context.with_resource(json_log.json_logs())
-
-
-@main.command(short_help="Train a study over its hospitals, or take part as one.")
-@click.argument("study", type=PATH, required=False)
-@click.option("--site", type=PATH, help="Take part as the hospital of this site file.")
-@click.option("--accept", default="", metavar="DIGEST", help="With --site: approve the study of this digest.")
-@run_options
-@page_options
-@click.option(
-    "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
-)
-@click.option(
-    "--compare", metavar="A,B,...", help="Train once per method, such as fedavg,fedprox, and compare."
-)
-@click.option(
-    "--folds",
-    type=click.IntRange(2, 100),
-    metavar="K",
-    help="Cross-validate: train once per fold, and report on every patient held out.",
-)
-@click.option(
-    "--search",
-    is_flag=True,
-    help="Choose settings first, by validation patients, as the study's `search` says.",
-)
-def train(
-    study: Path | None,
-    site: Path | None,
-    accept: str,
-    options: RunOptions,
-    page: PageOptions,
-    leave_one_out: bool,
-    compare: str | None,
-    folds: int | None,
-    search: bool,
-) -> None:
-    """Train the study in a file over its hospitals in this process, and write a run folder with a report.
-
-    With --site FILE, take part as one hospital in the study that its hub offers. The study is checked against
-    the site's policy, shown for approval, then trained. Run the same command again to resume.
-
-    \b
-    medfed train configs/quickstart.yaml
-    medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
-    medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
-    medfed train study.yaml --folds 5
-    medfed train study.yaml --search
-    medfed train --site site.yaml
-    """
-    if folds is not None or search:
-        what = "--search" if search else "--folds"
-        others = (site, compare, leave_one_out or None, options.without, folds if search else None)
-        if study is None or any(other is not None for other in others):
-            raise MedfedError(
-                f"train {what}: name a study file, without --site, --compare, --leave-one-out, --without and "
-                f"{'--folds' if search else '--search'}"
-            )
-        _train_repeatedly(study, folds, options, page)
-    elif compare is not None:
-        if study is None or site is not None:
-            raise MedfedError(
-                "train --compare: name a study file; methods are compared over the hospitals of one process"
-            )
-        _compare_methods(study, compare.split(","), options, page)
-    elif site is not None:
-        if study is not None or options.out is not None or options.overrides:
-            raise MedfedError("train --site: the study comes from the hub; omit STUDY, --out and --set")
-        _take_part(site, accept, options.quiet, page)
-    elif study is None or accept:
-        raise MedfedError("train: name a study file, or this hospital's site file with --site (and --accept)")
-    else:
-        _train_study(study, options, leave_one_out, page)
-
-
-def _train_study(study: Path, options: RunOptions, leave_one_out: bool, page: PageOptions) -> None:
-    from medfed.pipeline.train import train as train_study
-
-    with show_progress(options.quiet, page) as progress:
-        run = train_study(
-            study,
-            out=options.out,
-            overrides=options.overrides,
-            resume=options.resume,
-            leave_one_out=leave_one_out,
-            without=options.without,
-            former=options.former,
-            progress=progress,
-        )
-    print_result(run)
-
-
-def _train_repeatedly(study: Path, folds: int | None, options: RunOptions, page: PageOptions) -> None:
-    """Cross-validate in so many folds, or search if there is no number of folds."""
-    from medfed.pipeline.cross_validation import cross_validate
-    from medfed.pipeline.search import search
-
-    with show_progress(options.quiet, page) as progress:
-        run = (search if folds is None else partial(cross_validate, folds=folds))(
-            study,
-            out=options.out,
-            overrides=options.overrides,
-            resume=options.resume,
-            progress=progress,
-        )
-    print_result(run)
-
-
-def _take_part(site: Path, accept: str, quiet: bool, page: PageOptions) -> None:
-    from medfed.deployment.ddp import is_worker
-    from medfed.deployment.site_service import take_part
-
-    def ask(description: str) -> bool:
-        click.echo(for_terminal(description))
-        return click.confirm("Does this hospital take part?", default=False)
-
-    end_on_signals()
-    if is_worker():
-        answer_nothing()
-    # A worker of several GPUs is started with the same command: one process serves the page.
-    with show_progress(quiet, None if is_worker() else page) as progress:
-        run = take_part(site, accept=accept, progress=progress, ask=ask if sys.stdin.isatty() else None)
-    if run is not None:
-        print_result(run)
-
-
-def _compare_methods(study: Path, methods: list[str], options: RunOptions, page: PageOptions) -> None:
-    from medfed.evaluation.report.method_table import text, to_plain
-    from medfed.pipeline import compare
-
-    with show_progress(options.quiet, page) as progress:
-        table, folder = compare.compare(
-            study,
-            methods,
-            out=options.out,
-            overrides=options.overrides,
-            resume=options.resume,
-            progress=progress,
-        )
-    if is_asked():
-        answer({"comparison": folder / "comparison.html", **to_plain(table)})
-        return
-    click.echo(for_terminal(text(table)))
-    click.echo(f"\ncomparison: {folder / 'comparison.html'}")
 
 
 @main.command(short_help="Run the hub of a study across hospitals.")
@@ -487,6 +343,7 @@ def check(
     sys.exit(checks.check(folder, study, answer, page, own))
 
 
+main.add_command(train)
 main.add_command(demo)
 main.add_command(watch_model)
 main.add_command(kinds)

@@ -134,6 +134,60 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @dataclass(frozen=True)
+class ExperimentOptions:
+    """The options of `medfed train` that train a study several times; at most one is given."""
+
+    leave_one_out: bool
+    compare: str | None
+    folds: int | None
+    search: bool
+
+    @property
+    def given(self) -> list[str]:
+        """Those that were given, as they are typed."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return [f"--{name.replace('_', '-')}" for name, value in values.items() if value]
+
+
+_EXPERIMENT_OPTIONS = (
+    click.option(
+        "--leave-one-out", is_flag=True, help="Also train without each hospital in turn, and test on it."
+    ),
+    click.option(
+        "--compare", metavar="A,B,...", help="Train once per method, such as fedavg,fedprox, and compare."
+    ),
+    click.option(
+        "--folds",
+        type=click.IntRange(2, 100),
+        metavar="K",
+        help="Cross-validate: train once per fold, and report on every patient held out.",
+    ),
+    click.option(
+        "--search",
+        is_flag=True,
+        help="Choose settings first, by validation patients, as the study's `search` says.",
+    ),
+)
+
+
+def experiment_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `ExperimentOptions` to a command, which receives them as `experiments`."""
+
+    @wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        values = {name: arguments.pop(name) for name in ExperimentOptions.__dataclass_fields__}
+        experiments = ExperimentOptions(**values)
+        if len(experiments.given) > 1:
+            raise MedfedError(f"{' and '.join(experiments.given)}: give one of them at a time")
+        command(experiments=experiments, **arguments)
+
+    decorated: Callable[..., None] = wrapper
+    for option in reversed(_EXPERIMENT_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+@dataclass(frozen=True)
 class PageOptions:
     """The options of the live page: its address, and what protects it where others can reach it."""
 
