@@ -113,7 +113,7 @@ def describe(part: OwnPart, digest: str) -> str:
         trains=part.trains,
         digest=digest,
         task=_task(study),
-        data=_data(study),
+        data=_data(study) + _fold(study),
         start=start_digest(study.start_path) if study.start_path else None,
         only=only_describes(study),
         noised=noise_of(study) is not None,
@@ -416,6 +416,18 @@ def _quoted(names: Iterable[str]) -> str:
     'lesion, AS <= 2, "healthy), by a network of 40 numbers"'
     """
     return ", ".join(json.dumps(name, ensure_ascii=False) if _POSES.search(name) else name for name in names)
+
+
+def _fold(study: Study) -> str:
+    """Return which patients of a hospital are tested, in one fold of a cross-validation; '' without."""
+    if (fold := study.data.fold) is None:
+        return ""
+    if not fold.number:
+        return "; every patient trains, and only those whose given split is test are tested"
+    return (
+        f"; fold {fold.number} of {fold.of} of a cross-validation: one in {fold.of} of the hospital's "
+        "patients is tested, the others train and validate; each fold is a study of its own"
+    )
 
 
 def _data(study: Study) -> str:

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
@@ -112,6 +114,8 @@ class MemoryExchange:
         self._keys: dict[str, Ed25519PrivateKey] = {}
         self._secrets: dict[tuple[str, str], bytes] = {}
         self._secrets_folder = secrets
+        # The site that trains a tensor.
+        self._owners = WeakIdKeyDictionary()
 
     # -- models and updates
 
@@ -145,6 +149,12 @@ class MemoryExchange:
             decoded = replace(decoded, sha256=model_digest(decoded))
             self._newest, self._versions = (self._newest[0], decoded), _versions(decoded)
             return decoded
+
+    def claim(self, site: str, tensor: Tensor) -> str:
+        """Note that a site trains a tensor; return the other site that already does, or ''."""
+        with self._changed:
+            owner = str(self._owners.setdefault(tensor, site))  # type: ignore[no-untyped-call]
+        return "" if owner == site else owner
 
     def _require_unwritten(self, shared: GlobalModel) -> None:
         """Refuse to go on once a site has written to the tensors from which the other sites start, too."""

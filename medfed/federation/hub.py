@@ -289,8 +289,8 @@ def _newest(exchange: HubSide, config: HubConfig, saved: Checkpoint, audit: Audi
     if needed or config.selection is not None:
         raise RunError(
             f"{where}. What else this study's checkpoints hold "
-            f"({', '.join(sorted(needed)) or 'the best model so far'}) was not published; restore the newest copy "
-            "of the run folder, or start a new run (--out)"
+            f"({', '.join(sorted(needed)) or 'the best model so far'}) was not published; restore the newest "
+            "copy of the run folder, or start a new run (--out)"
         )
     log.warning("hub: %s; it goes on from the published model", where)
     audit.write("continued", study=config.study_digest, round=published.round, reason=where)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from medfed.aggregation import Rule, State
-from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
+from medfed.errors import ExchangeError, ForgedError, MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import DropOut, HubSide, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.federation.acceptance import (
     accept_numbers,
@@ -282,7 +282,8 @@ def _admit(
         if config.privacy.reveals_each_update:
             check_needs(update, config.rule, current.weights)
     except MedfedError as error:
-        status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
+        nothing = arrival.update is None and arrival.bytes_up == 0
+        status = "absent" if nothing and not isinstance(error, ForgedError) else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)
     result = SiteResult(
         arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars, notes

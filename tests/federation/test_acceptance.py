@@ -13,8 +13,8 @@ from medfed.aggregation.fednova import FedNova
 from medfed.aggregation.ifca import IFCA
 from medfed.aggregation.qfedavg import QFedAvg
 from medfed.aggregation.scaffold import Scaffold
-from medfed.errors import RuleError, UpdateError
-from medfed.exchange import DropOut
+from medfed.errors import ForgedError, RuleError, SiteError, UpdateError, WireError
+from medfed.exchange import DropOut, ReceivedUpdate
 from medfed.exchange._update_store import UpdateStore
 from medfed.federation.acceptance import (
     EXAMPLES,
@@ -31,11 +31,12 @@ from medfed.federation.acceptance import (
     without_examples,
 )
 from medfed.federation.config import HubConfig
+from medfed.federation.round import _admit
 from medfed.federation.simulation import simulate
 from medfed.privacy.client_dp import ClientDP
 from medfed.runs.progress import PlainProgress
 from medfed.wire.audit_log import AuditLog, entries
-from medfed.wire.update import Update
+from medfed.wire.update import GlobalModel, Update
 
 WEIGHTS = {"w": torch.zeros(2), "b": torch.zeros(1)}
 DELTA = {name: torch.ones_like(tensor) for name, tensor in WEIGHTS.items()}
@@ -208,6 +209,23 @@ def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path,
     assert rounds[2]["evil"].scalars == {}
     assert rounds[2]["north"].status == "reported"
     assert why in [e for e in log if e["event"] == "refused"][-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (ForgedError("a pipe stands in its update's place"), "refused"),
+        (SiteError("it stopped"), "absent"),
+        (WireError("it never came whole"), "absent"),
+    ],
+    ids=["forged", "stopped", "late"],
+)
+def test_what_stands_in_a_sites_place_is_refused_and_not_called_absent(error, status, tmp_path):
+    """Nothing of it was read, so no bytes are counted."""
+    received = ReceivedUpdate("evil", None, error)
+    current = GlobalModel(0, WEIGHTS)
+    _, result = _admit(received, current, config(), None, {}, AuditLog(tmp_path / "audit.jsonl"))
+    assert (result.status, result.reason) == (status, str(error))
 
 
 # ------------------------------------------------------------------------------------------------- numbers

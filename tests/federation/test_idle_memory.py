@@ -112,6 +112,34 @@ def test_after_each_round_waiting_sites_show_one_model():
     assert len({module.net.weight.data_ptr() for module in modules}) == 3
 
 
+def test_memory_that_a_module_looks_at_under_another_name_stays_one_memory():
+    module, last = nn.Linear(3, 1), GlobalModel(1, weights_of(nn.Linear(3, 1)))
+    seen_elsewhere = module.weight.detach()[:, 1:]
+    before = module.weight.data_ptr(), module.weight.tolist()
+    with idle_memory(MemoryExchange(), module, last):
+        assert (module.weight.data_ptr(), module.weight.tolist()) == before
+        assert module.bias.data_ptr() == last.weights["bias"].data_ptr()
+    load(module, {"weight": torch.ones(1, 3), "bias": torch.zeros(1)})
+    assert seen_elsewhere.tolist() == [[1, 1]]
+
+
+def test_memory_that_is_looked_at_under_another_name_is_copied_to_be_sent():
+    module = nn.Linear(3, 1)
+    seen_elsewhere = module.weight.detach()
+    exchange, last = MemoryExchange(), GlobalModel(1, weights_of(module))
+    sent, given = give_up(exchange, module, shared_tensors(module), last.weights)
+    looked_at = sent["bias"][:]  # as a hub does that adds it up meanwhile
+    assert given == {"bias"}
+    values = weights_of(module)
+    with idle_memory(exchange, module, last, given):
+        pass
+    with torch.no_grad():
+        module.weight.fill_(9), module.bias.fill_(9)
+    assert seen_elsewhere.tolist() == [[9, 9, 9]]
+    assert all(torch.equal(sent[name], values[name]) for name in values)
+    assert torch.equal(looked_at, values["bias"])
+
+
 @pytest.fixture
 def sampled():
     """Return a run in which two of six sites train in a round: its model, who trained, who had a module."""
@@ -170,11 +198,11 @@ def test_what_is_sent_is_the_modules_own_memory_which_it_then_lacks():
     module.register_buffer("tail", torch.arange(6.0)[4:])  # a part of another's memory
     exchange, last = MemoryExchange(), GlobalModel(1, weights_of(module))
     values = weights_of(module)
-    sent = give_up(exchange, module, shared_tensors(module), last.weights)
+    sent, given = give_up(exchange, module, shared_tensors(module), last.weights)
     assert isinstance(sent, Released)
     assert sent["0.weight"].data_ptr() == module[0].weight.data_ptr()
     assert sent["tail"].data_ptr() != module.tail.data_ptr()
-    with idle_memory(exchange, module, last):
+    with idle_memory(exchange, module, last, given):
         pass
     with torch.no_grad():
         for tensor in module.state_dict(keep_vars=True).values():
@@ -184,6 +212,7 @@ def test_what_is_sent_is_the_modules_own_memory_which_it_then_lacks():
 
 def test_across_machines_what_is_sent_is_a_copy():
     module = nn.Linear(2, 2)
-    sent = give_up(object(), module, shared_tensors(module), weights_of(module))
+    sent, given = give_up(object(), module, shared_tensors(module), weights_of(module))
     assert not isinstance(sent, Released)
+    assert not given
     assert sent["weight"].data_ptr() != module.weight.data_ptr()

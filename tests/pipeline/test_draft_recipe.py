@@ -22,6 +22,7 @@ from medfed.pipeline._draft_recipe import (
     TRANSFORMS,
     Cases,
     Machine,
+    Network,
     Timing,
     cases_of,
     default_recipe,
@@ -123,6 +124,17 @@ def test_the_timing_times_each_network_on_a_patch_of_the_median_image(monkeypatc
     assert machine.patch == (32, 48, 32)  # nnU-Net's rule: multiples of 16 within the image
     assert sizes == [machine.patch] * len(NETWORKS)
     assert all(one.item_s > 0 for one in machine.timings)
+
+
+def test_the_timing_leaves_the_random_state_as_it_was(monkeypatch) -> None:
+    small = (Network("unet", ("channels: [2, 4]",), "small"),)
+    monkeypatch.setattr(timing, "NETWORKS", small)
+    before = torch.random.get_rng_state()
+    machine = timing.time_machine(1, 2, (16, 16, 16), (1.0, 1.0, 1.0), 512, Images())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert machine.patch == (8, 8, 8)
+    (one,) = machine.timings
+    assert min(one.step_s, one.item_s, one.window_s) > 0
 
 
 def _transform(text: str):
