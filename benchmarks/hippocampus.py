@@ -3,6 +3,11 @@
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py  # makes the hospitals, trains, prints a table
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --only-make
     MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --set train.rounds=1  # short: four minutes
+    MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --minutes 45          # the study that `new` drafts
+    MEDFED_REAL_DATA=... python benchmarks/hippocampus.py --minutes 45 --nnunet # and nnU-Net v2 beside it
+
+With --minutes the study is what `medfed new --budget` drafts for that time, without a setting of its own,
+and the pooled model is trained beside it; nnU-Net (nnunet.py) trains as long on the cases of all sites.
 
 The volumes are those of the Medical Segmentation Decathlon's Task04 (Antonelli, Nat Commun 2022, CC BY-SA
 4.0), cropped, from one vendor. The hospitals differ in their simulated scanners: north keeps its volumes
@@ -17,6 +22,7 @@ import argparse
 import csv
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -124,6 +130,27 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def drafted(folder: Path, out: Path, minutes: float) -> Path:
+    """Return the study file that `medfed new` drafts for this time."""
+    study = out.with_name(f"{out.name}-{minutes:g}m.yaml")
+    study.unlink(missing_ok=True)
+    study.parent.mkdir(parents=True, exist_ok=True)
+    folders = [str(folder / site) for site in SITES]
+    command = [sys.executable, "-m", "medfed.cli", "new", str(study), *folders, "--budget", f"{minutes:g}m"]
+    subprocess.run(command, check=True)
+    return study
+
+
+def nnunet_lines(scores: dict[str, dict[str, list[float]]]) -> str:
+    """Return nnU-Net's lines of the table: its mean Dice over the test patients of each site, and of all."""
+    lines = []
+    for structure in ("anterior", "posterior"):
+        each = [scores[site][structure] for site in SITES]
+        cells = [f"{np.mean(values):.3f}" for values in (*each, [one for values in each for one in values])]
+        lines.append(f"| nnU-Net v2 pooled, {structure} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Make the hospitals, train, and print each model's Dice on the test patients."""
     parser = argparse.ArgumentParser(
@@ -132,6 +159,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/hippocampus-sites"))
     parser.add_argument("--out", type=Path, default=Path("runs/hippocampus"))
     parser.add_argument("--only-make", action="store_true")
+    parser.add_argument("--minutes", type=float, help="as long as the federation, and the others, may take")
+    parser.add_argument("--nnunet", action="store_true", help="also nnU-Net v2, with --minutes")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     given = parser.parse_args()
     real = os.environ.get("MEDFED_REAL_DATA")
@@ -141,15 +170,22 @@ def main() -> int:
     make(Path(real) / "hippocampus", given.folder)
     if given.only_make:
         return 0
+    if given.nnunet and not given.minutes:
+        parser.error("--nnunet needs --minutes: as long as the federation trains, nnU-Net does, too")
     began = time.monotonic()
-    overrides = [f"sites.{site}={(given.folder / site).resolve()}" for site in SITES] + given.overrides
+    study, more = "configs/hippocampus.yaml", []
+    if given.minutes:
+        study = str(drafted(given.folder, given.out, given.minutes))
+        more = ["task.classes=[background, anterior, posterior]", "evaluation.pooled_model=true"]
+    overrides = [f"sites.{site}={(given.folder / site).resolve()}" for site in SITES] + more
+    overrides += given.overrides
     flags = [part for override in overrides for part in ("--set", override)]
     command = [
         sys.executable,
         "-m",
         "medfed.cli",
         "train",
-        "configs/hippocampus.yaml",
+        study,
         "--out",
         str(given.out),
     ]
@@ -157,7 +193,13 @@ def main() -> int:
     seconds = time.monotonic() - began
     print()
     print(table(read_rows(given.out / "rows.jsonl")))
-    print(f"in {seconds:.0f} s")
+    if given.nnunet:
+        from nnunet import run  # the file beside this one
+
+        hospitals = [given.folder / site for site in SITES]
+        print(nnunet_lines(run(hospitals, given.out.with_name(f"{given.out.name}-nnunet"), given.minutes)))
+    processor_s = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"in {seconds:.0f} s; {processor_s.ru_utime + processor_s.ru_stime:.0f} s of processor")
     return 0
 
 

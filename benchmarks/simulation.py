@@ -1,10 +1,11 @@
 """Compare a simulated federation with a plain loop that copies a model, trains it and averages.
 
-    python benchmarks/simulation.py --sites 10 50 --millions 10
+    python benchmarks/simulation.py --sites 10 100 1000 --asked 50 --millions 10
 
 Each site trains one tiny batch a round by SGD, so that what is measured is the federation and not the
-training. Both ways compute the same mean. Each case runs in a process of its own, for its peak memory;
-processor seconds of all threads stand beside seconds, because machines that are shared are noisy.
+training. A round asks all sites, or `--asked` of them. Both ways compute the same mean. Each case runs in a
+process of its own, for its peak memory; processor seconds of all threads stand beside seconds, because
+machines that are shared are noisy.
 """
 
 from __future__ import annotations
@@ -65,12 +66,15 @@ def plain_loop(sites: int, millions: float, rounds: int) -> list[tuple[float, fl
     return found
 
 
-def federation(sites: int, millions: float, rounds: int) -> list[tuple[float, float]]:
-    """Return seconds and processor seconds of each round of `medfed.run_federation`."""
+def federation(sites: int, millions: float, rounds: int, asked: int) -> list[tuple[float, float]]:
+    """Return seconds and processor seconds of each round of a simulation."""
     import pytorch_lightning as pl
     from torch.utils.data import DataLoader, TensorDataset
 
     import medfed
+    from medfed.aggregation.fedavg import FedAvg
+    from medfed.federation.config import HubConfig
+    from medfed.federation.simulation import simulate
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -109,15 +113,15 @@ def federation(sites: int, millions: float, rounds: int) -> list[tuple[float, fl
 
     names = [f"site{number:04d}" for number in range(sites)]
     start = medfed.weights_of(Module())
-    medfed.run_federation(
-        {name: site(name) for name in names}, start, rule="fedavg", rounds=rounds, on_round=on_round
-    )
+    config = HubConfig(rounds, tuple(names), FedAvg(), minimum=1, fraction=asked / sites)
+    simulate({name: site(name) for name in names}, start, config, on_round=on_round)
     return found
 
 
-def measured(way: str, sites: int, millions: float, rounds: int) -> dict[str, float]:
+def measured(way: str, sites: int, millions: float, rounds: int, asked: int) -> dict[str, float]:
     """Return the least seconds and processor seconds of a round, and the process's peak memory in GB."""
     arguments = ["--one", way, "--sites", str(sites), "--millions", str(millions), "--rounds", str(rounds)]
+    arguments += ["--asked", str(asked)]
     done = subprocess.run(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -129,25 +133,30 @@ def main() -> None:
     parser.add_argument("--sites", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--millions", type=float, default=10.0, help="parameters of the model, in millions")
     parser.add_argument("--rounds", type=int, default=4, help="the first is not counted")
+    parser.add_argument("--asked", type=int, default=100, help="at most so many sites train in a round")
     parser.add_argument("--one", choices=("loop", "medfed"), help="one case, as JSON")
     chosen = parser.parse_args()
     if chosen.one:
-        way = plain_loop if chosen.one == "loop" else federation
-        rounds = way(chosen.sites[0], chosen.millions, chosen.rounds)[1:]
+        sites, asked = chosen.sites[0], min(chosen.asked, chosen.sites[0])
+        if chosen.one == "loop":
+            rounds = plain_loop(asked, chosen.millions, chosen.rounds)[1:]
+        else:
+            rounds = federation(sites, chosen.millions, chosen.rounds, asked)[1:]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         least = {"seconds": min(s for s, _ in rounds), "cpu": min(c for _, c in rounds), "peak": peak}
         print(json.dumps(least))
         return
     print(f"{chosen.millions:g} million parameters, torch with {torch.get_num_threads()} threads\n")
-    print("| sites | way | s per round | CPU s per round | times the loop (CPU) | peak memory, GB |")
+    print("| sites, asked | way | s per round | CPU s per round | times the loop (CPU) | peak memory, GB |")
     print("|---|---|---|---|---|---|")
     for sites in chosen.sites:
-        loop = measured("loop", sites, chosen.millions, chosen.rounds)
-        ours = measured("medfed", sites, chosen.millions, chosen.rounds)
+        asked = min(chosen.asked, sites)
+        loop = measured("loop", sites, chosen.millions, chosen.rounds, asked)
+        ours = measured("medfed", sites, chosen.millions, chosen.rounds, asked)
         for name, one in (("plain loop", loop), ("medfed", ours)):
             ratio = one["cpu"] / loop["cpu"]
             print(
-                f"| {sites} | {name} | {one['seconds']:.2f} | {one['cpu']:.2f} | {ratio:.1f} | "
+                f"| {sites}, {asked} | {name} | {one['seconds']:.2f} | {one['cpu']:.2f} | {ratio:.1f} | "
                 f"{one['peak']:.2f} |",
                 flush=True,
             )

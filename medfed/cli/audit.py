@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,6 @@ from medfed.wire.untrusted_text import for_terminal
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from medfed.pipeline.dossier.verify import Standing
     from medfed.wire.signing import Identity
 
 
@@ -76,10 +75,11 @@ def verify(log: Path, head: str | None, credentials: Path | None, site_log: tupl
     with opened(log) as folder:
         dossier = _verify_dossier(folder, identity)
         checked = _verify_log(log_file(folder), head, identity, site_log) if dossier["has_log"] else {}
+        _say_standing(dossier)
         answer({**checked, "dossier": dossier})
 
 
-def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object]:
+def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, Any]:
     """Say what a dossier's manifest shows, and return it as --json has it."""
     from medfed.pipeline.dossier.manifest import verify_dossier
     from medfed.pipeline.dossier.verify import check_claims, check_derived, page_made_by, standing
@@ -106,7 +106,6 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object
         else "what dossier.json says follows from the records in it, and both pages are theirs"
     )
     rests = standing(bool(found.signer), identity is not None, has_log, not other)
-    _say_standing(rests, found.signer)
     return {
         "files": len(found.manifest.files),
         "signer": found.signer or None,
@@ -120,14 +119,17 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, object
     }
 
 
-def _say_standing(rests: Standing, signer: str) -> None:
-    """Say what the claims rest on, and that nothing is verified where nobody known signed."""
-    for what, claims in (("recomputed from the log", rests.recomputed),
-                         ("following from the records in it", rests.follow),
-                         ("only stated", rests.stated)):  # fmt: skip
-        if claims:
+def _say_standing(dossier: Mapping[str, Any]) -> None:
+    """Say at last what the claims rest on, and that nothing is verified where nobody known signed."""
+    signer = dossier["signer"] or ""
+    for what, name in (
+        ("recomputed from the log", "recomputed"),
+        ("following from the records in it", "follow"),
+        ("only stated", "stated"),
+    ):
+        if claims := dossier[name]:
             say(f"{what}: {', '.join(claims)}")
-    if rests.verified:
+    if dossier["verified"]:
         say(
             f"VERIFIED as the dossier of '{for_terminal(signer)}', who vouches for its records and statements"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,17 @@ def main(log_json: bool) -> None:
 @click.option(
     "--compare", metavar="A,B,...", help="Train once per method, such as fedavg,fedprox, and compare."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    metavar="K",
+    help="Cross-validate: train once per fold, and report on every patient held out.",
+)
+@click.option(
+    "--search",
+    is_flag=True,
+    help="Choose settings first, by validation patients, as the study's `search` says.",
+)
 def train(
     study: Path | None,
     site: Path | None,
@@ -89,6 +101,8 @@ def train(
     page: PageOptions,
     leave_one_out: bool,
     compare: str | None,
+    folds: int | None,
+    search: bool,
 ) -> None:
     """Train the study in a file over its hospitals in this process, and write a run folder with a report.
 
@@ -99,9 +113,20 @@ def train(
     medfed train configs/quickstart.yaml
     medfed train configs/quickstart.yaml --set train.rounds=3 --out runs/short
     medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
+    medfed train study.yaml --folds 5
+    medfed train study.yaml --search
     medfed train --site site.yaml
     """
-    if compare is not None:
+    if folds is not None or search:
+        what = "--search" if search else "--folds"
+        others = (site, compare, leave_one_out or None, options.without, folds if search else None)
+        if study is None or any(other is not None for other in others):
+            raise MedfedError(
+                f"train {what}: name a study file, without --site, --compare, --leave-one-out, --without and "
+                f"{'--folds' if search else '--search'}"
+            )
+        _train_repeatedly(study, folds, options, page)
+    elif compare is not None:
         if study is None or site is not None:
             raise MedfedError(
                 "train --compare: name a study file; methods are compared over the hospitals of one process"
@@ -129,6 +154,22 @@ def _train_study(study: Path, options: RunOptions, leave_one_out: bool, page: Pa
             leave_one_out=leave_one_out,
             without=options.without,
             former=options.former,
+            progress=progress,
+        )
+    print_result(run)
+
+
+def _train_repeatedly(study: Path, folds: int | None, options: RunOptions, page: PageOptions) -> None:
+    """Cross-validate in so many folds, or search if there is no number of folds."""
+    from medfed.pipeline.cross_validation import cross_validate
+    from medfed.pipeline.search import search
+
+    with show_progress(options.quiet, page) as progress:
+        run = (search if folds is None else partial(cross_validate, folds=folds))(
+            study,
+            out=options.out,
+            overrides=options.overrides,
+            resume=options.resume,
             progress=progress,
         )
     print_result(run)

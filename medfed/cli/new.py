@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +14,28 @@ from medfed.cli.options import folder_options
 
 if TYPE_CHECKING:
     from medfed.data.folder_options import FolderOptions
+    from medfed.pipeline._draft_tables import TargetColumns
+
+
+def _column_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --target, --time and --event to a command, which receives them as its `columns`."""
+
+    @wraps(command)
+    def wrapper(*, target: str | None, time: str | None, event: str | None, **arguments: Any) -> None:
+        from medfed.pipeline._draft_tables import TargetColumns
+
+        command(columns=TargetColumns(target, time, event), **arguments)
+
+    for name, text in reversed(_COLUMNS.items()):
+        wrapper = click.option(f"--{name}", metavar="COLUMN", help=text)(wrapper)
+    return wrapper
+
+
+_COLUMNS = {
+    "target": "For tables: the column with the class, 0, 1, ...",
+    "time": "For survival tables: the column with the time to the event or the last contact.",
+    "event": "For survival tables: the column with 1 where the event happened, else 0.",
+}
 
 
 @click.command(short_help="Write a study file from hospitals' folders.")
@@ -28,17 +52,7 @@ if TYPE_CHECKING:
     type=click.Choice(["segment", "classify", "multilabel"]),
     help="The task, if the folders hold labels, classes or findings side by side.",
 )
-@click.option("--target", metavar="COLUMN", help="For tables: the column with the class, 0, 1, ...")
-@click.option(
-    "--time",
-    metavar="COLUMN",
-    help="For survival tables: the column with the time to the event or the last contact.",
-)
-@click.option(
-    "--event",
-    metavar="COLUMN",
-    help="For survival tables: the column with 1 where the event happened, else 0.",
-)
+@_column_options
 @click.option(
     "--budget",
     metavar="TIME",
@@ -51,9 +65,7 @@ def new(
     folders: tuple[str, ...],
     held_out: tuple[str, ...],
     task: str | None,
-    target: str | None,
-    time: str | None,
-    event: str | None,
+    columns: TargetColumns,
     budget: str | None,
     options: FolderOptions,
 ) -> None:
@@ -69,7 +81,6 @@ def new(
     """
     from medfed.errors import StudyError
     from medfed.pipeline._draft_recipe import parse_budget
-    from medfed.pipeline._draft_tables import TargetColumns
     from medfed.pipeline.drafting import draft_study, parse_sites, write_draft
     from medfed.pipeline.progress_bar import ProgressBar
 
@@ -85,7 +96,7 @@ def new(
             sites,
             others,
             task=task,  # type: ignore[arg-type]
-            columns=TargetColumns(target, time, event),
+            columns=columns,
             options=options,
             budget_s=None if budget is None else parse_budget(budget),
             progress=bar.update,

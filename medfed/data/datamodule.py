@@ -189,7 +189,11 @@ class SiteDataModule(pl.LightningDataModule):
             )
         else:
             source = index_folder(
-                path, site_secret=site_secret, fractions=settings.fractions, layout=settings.given_layout
+                path,
+                site_secret=site_secret,
+                fractions=settings.fractions,
+                fold=settings.fold,
+                layout=settings.given_layout,
             )
             source = with_own_names(source, own.channels if own is not None else {})
             source = with_table(source, settings.table, own)

@@ -21,7 +21,15 @@ from medfed.data.layouts import CaseError, CaseListing, Layout, ListedCase, Surv
 from medfed.data.layouts._header_patients import with_header_patients
 from medfed.data.left_out import describe_left_out, left_out_files
 from medfed.data.patients import classes_note
-from medfed.data.splits import DEFAULT_FRACTIONS, SPLITS, assign_splits, case_token, check_secret
+from medfed.data.splits import (
+    ASIDE,
+    DEFAULT_FRACTIONS,
+    SPLITS,
+    Fold,
+    assign_splits,
+    case_token,
+    check_secret,
+)
 from medfed.errors import DataError
 
 LabelsBy = Literal["names", "stated", "numbers", ""]
@@ -75,12 +83,14 @@ class Index:
         """Return one line: what the folder was taken for and what is in it, without a name or a path."""
         counts = Counter(case.split for case in self.cases)
         splits = ", ".join(f"{counts[name]} {name}" for name in SPLITS)
+        splits += f", {counts[ASIDE]} set aside" if counts[ASIDE] else ""
         labels = sum(case.label is not None or bool(case.masks) for case in self.cases)
         targets = sum(case.target is not None for case in self.cases)
         spare = f"; left out: {describe_left_out(self.left_out)}" if self.left_out else ""
+        # A data module of one's own may read what is learned only as it loads a case.
+        learned = f", {labels} with a label, {targets} with a target" if labels or targets else ""
         return (
-            f"{self.layout}: {len(self.cases)} cases of {self.patients} patients ({splits}), "
-            f"{labels} with a label, {targets} with a target{spare}"
+            f"{self.layout}: {len(self.cases)} cases of {self.patients} patients ({splits}){learned}{spare}"
         )
 
 
@@ -89,6 +99,7 @@ def index_folder(
     *,
     site_secret: bytes,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    fold: Fold | None = None,
     layout: Layout | None = None,
 ) -> Index:
     """Return the index of a hospital's folder, checked.
@@ -98,6 +109,7 @@ def index_folder(
         site_secret: the site's key. It salts the tokens of cases and decides splits that the folder does not
             give; the caller keeps it outside this folder. The same key always gives the same splits.
         fractions: the share of patients in train, val and test, for folders that give no split.
+        fold: which patients are tested in a cross-validation; None without one.
         layout: how the cases lie; if None, the only layout for which the folder speaks.
 
     Raises:
@@ -113,7 +125,7 @@ def index_folder(
     survey = Survey.of(folder)
     listing = _list_cases(survey, choose_layout(survey, layout), site_secret)
     listed, notes = with_header_patients(listing.cases, listing.notes, survey)
-    cases = assign_splits([with_token(case, site_secret) for case in listed], site_secret, fractions)
+    cases = assign_splits([with_token(case, site_secret) for case in listed], site_secret, fractions, fold)
     if not cases:
         spare = left_out_files(survey, listing, ())
         told = describe_left_out({reason: len(files) for reason, files in spare.items()})

@@ -51,7 +51,7 @@ def index_own(place: str | Path, settings: DataModule, site_secret: bytes) -> In
         raise DataError(
             f"data.kind '{kind}' lists no case in the site's data; add cases, or correct its `cases`"
         )
-    cases = assign_splits(listed, site_secret, settings.fractions)
+    cases = assign_splits(listed, site_secret, settings.fractions, settings.fold)
     check_cases(cases)
     return Index(Path(place), f"data module '{kind}'", cases)
 

@@ -21,7 +21,7 @@ from medfed.data.layouts import Layout, layout_of
 from medfed.data.normalise._normalise import Normalise
 from medfed.data.normalise.percentile import Percentile
 from medfed.data.reading import Reading
-from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
+from medfed.data.splits import DEFAULT_FRACTIONS, Fold, check_fractions
 from medfed.errors import DataError
 from medfed.registry import union
 
@@ -153,6 +153,9 @@ class Images(
     keeps every training volume in its own memory; `disk` reads each once, and all processes share it.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the folder gives no splits.
+    fold: one fold of a cross-validation, such as {number: 1, of: 5}: a fifth of each hospital's patients is
+    tested, the others train and validate as `fractions` share them, and patients whose given split is test
+    are set aside. `medfed train --folds 5` trains all five.
     unreadable: how many cases a site of a simulation leaves out because they cannot be used; across
     hospitals each site's own policy decides.
     layout: how the cases lie in every site's folder, by name or with settings, such as `class_folders`; null
@@ -184,6 +187,7 @@ class Images(
     cache: Literal["memory", "disk", "none"] = "memory"
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+    fold: Fold | None = None
     unreadable: Unreadable = Unreadable()
     layout: AnyLayout | str | None = None
     read: Reading = Reading()
@@ -324,6 +328,7 @@ class Table(
     usual words, such as {cholesterol: [0], bmi: [-1, 999]}.
     workers: the number of processes that prepare batches, 0 for none.
     fractions: the share of patients in train, val and test, if the file gives no splits.
+    fold: one fold of a cross-validation, as of images.
     plan: compute centre and scale from the sums of all hospitals; `given` uses the values given here.
     """
 
@@ -343,6 +348,7 @@ class Table(
     missing_values: dict[str, tuple[float | str, ...]] = {}
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+    fold: Fold | None = None
     plan: PlanSettings | Literal["given"] = "given"
 
     def __post_init__(self) -> None:

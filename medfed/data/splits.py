@@ -12,6 +12,10 @@ hospitals of 36 to 59 patients 3 to 8 test patients instead of 5 to 9, and half 
 **When patients arrive**, one new patient moves at most one old one across each of the two edges, if any. A
 patient who trained and is in the test split since is recognised by the run's digests, and is not measured
 (`runs/trained.py`). A column `split` in the hospital's table keeps everyone in place.
+
+**Folds.** In fold k of K every K-th patient of the ranks is tested, beginning with the k-th, so that over all
+folds each is tested once; the others train and validate. Who validates moves with the fold. A patient whose
+given split is test trains in no fold and is tested in none: such patients are set aside.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from medfed.data.case import Case
 from medfed.errors import DataError
@@ -39,12 +47,30 @@ MIN_SECRET_BYTES = 16
 # The split of a case whose folder states none, until `assign_splits` chooses one.
 UNASSIGNED = ""
 
+# The split, in a fold, of a patient whose given split is test: whoever trains or measures a fold sees none.
+ASIDE = "aside"
+
 # A split of fewer patients has no result that may be shown (`evaluation.smallest_group` is 5 if not set).
 # From 25 patients on, both leave training three fifths.
 LEAST, LEAST_FROM = 5, 25
 
 # Shares such as 0.7 + 0.15 are not exact in binary; half a patient rounds up all the same.
 ROUNDING = 1e-9
+
+
+class Fold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One fold of a cross-validation, by patient, at every hospital at once.
+
+    number: which fold is tested, from 1; 0 is none, so that everyone trains but those whose given split is
+    test, who are tested.  of: how many there are; each patient is tested in one of them.
+    """
+
+    number: Annotated[int, Meta(ge=0)]
+    of: Annotated[int, Meta(ge=2, le=100)]
+
+    def __post_init__(self) -> None:
+        if self.number > self.of:
+            raise DataError(f"fold: number is {self.number} of {self.of} folds; they are numbered from 1")
 
 
 def check_secret(site_secret: bytes) -> None:
@@ -144,17 +170,67 @@ def split_quotas(
     return {"train": first, "val": second - first, "test": patients - second}
 
 
-def assign_splits(cases: Sequence[Case], site_secret: bytes, fractions: Sequence[float]) -> tuple[Case, ...]:
+def assign_splits(
+    cases: Sequence[Case], site_secret: bytes, fractions: Sequence[float], fold: Fold | None = None
+) -> tuple[Case, ...]:
     """Return the cases, each with a split: the given one, or else the one of its patient's rank.
 
-    A patient with one given and one missing split keeps the given one for both.
+    A patient with one given and one missing split keeps the given one for both. With a `fold`, it decides who
+    is tested, and a patient whose given split is test is set aside.
+
+    Raises:
+        DataError: if there are fewer patients than folds.
     """
     chosen = {case.patient: case.split for case in cases if case.split != UNASSIGNED}
-    others = {case.patient for case in cases} - chosen.keys()
-    ranked = sorted(others, key=lambda patient: (split_position(site_secret, patient), patient))
-    quotas = split_quotas(len(ranked), fractions, Counter(chosen.values()))
-    in_order = [split for split in SPLITS for _ in range(quotas[split])]
-    chosen |= dict(zip(ranked, in_order, strict=True))
+    everyone = {case.patient for case in cases}
+    ranked = sorted(everyone, key=lambda patient: (split_position(site_secret, patient), patient))
+    if fold is not None:
+        splits = _fold_splits(ranked, chosen, fractions, fold)
+        torn = _in_two_splits(cases)  # left as given, so that the folder is refused as without folds
+        return tuple(
+            case if case.patient in torn else replace(case, split=splits[case.patient]) for case in cases
+        )
+    chosen |= _by_rank([patient for patient in ranked if patient not in chosen], chosen, fractions)
     return tuple(
         replace(case, split=chosen[case.patient]) if case.split == UNASSIGNED else case for case in cases
     )
+
+
+def _in_two_splits(cases: Sequence[Case]) -> set[str]:
+    """Return the patients of whose cases two different splits are given."""
+    given = {(case.patient, case.split) for case in cases if case.split != UNASSIGNED}
+    return {patient for patient, count in Counter(patient for patient, _ in given).items() if count > 1}
+
+
+def _by_rank(ranked: Sequence[str], given: Mapping[str, str], fractions: Sequence[float]) -> dict[str, str]:
+    """Return the split of each patient without a given one, in the order of ranks."""
+    quotas = split_quotas(len(ranked), fractions, Counter(given.values()))
+    in_order = [split for split in SPLITS for _ in range(quotas[split])]
+    return dict(zip(ranked, in_order, strict=True))
+
+
+def _fold_splits(
+    ranked: Sequence[str], given: Mapping[str, str], fractions: Sequence[float], fold: Fold
+) -> dict[str, str]:
+    """Return each patient's split in a fold; `ranked` are all patients, `given` their given splits."""
+    aside = [patient for patient in ranked if given.get(patient) == "test"]
+    dealt = [patient for patient in ranked if given.get(patient) != "test"]
+    if len(dealt) < fold.of:
+        raise DataError(
+            f"data.fold: {len(dealt)} patients for {fold.of} folds (those whose given split is test are set "
+            "aside); take fewer folds, so that each has a patient to test on"
+        )
+    if not fold.number:
+        return {**dict.fromkeys(dealt, "train"), **dict.fromkeys(aside, "test")}
+    tested = set(dealt[fold.number - 1 :: fold.of])
+    known = {patient: given[patient] for patient in dealt if patient in given and patient not in tested}
+    # Turned by the fold, so that those at the end of the order, who validate, are others in each fold.
+    turn = fold.number * len(dealt) // fold.of
+    others = [
+        patient
+        for patient in (*dealt[turn:], *dealt[:turn])
+        if patient not in tested and patient not in known
+    ]
+    train, val, _ = check_fractions(fractions)
+    known |= _by_rank(others, known, (train / (train + val), val / (train + val), 0.0))
+    return {**known, **dict.fromkeys(tested, "test"), **dict.fromkeys(aside, ASIDE)}

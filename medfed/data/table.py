@@ -114,7 +114,7 @@ def read_table(
             f"{WHERE} has no row to learn from"
             + ("; every row had an empty cell, see data.missing" if settings.missing == "drop" else "")
         )
-    cases = assign_splits([row.case for row in rows], site_secret, settings.fractions)
+    cases = assign_splits([row.case for row in rows], site_secret, settings.fractions, settings.fold)
     check_cases(cases)
     _check_survival(rows)
     notes = (*table.notes, *patient_notes, *cell_notes, *classes_note(cases))
@@ -133,8 +133,8 @@ def read_inputs(
 ) -> TableRows:
     """Return the rows of a site's table without what the study predicts, whose columns it may lack.
 
-    New patients have no outcome yet. Whatever these columns hold is not read, and the site's own headings for
-    them need not be there.
+    New patients have no outcome yet, and are in no fold. Whatever these columns hold is not read, and the
+    site's own headings for them need not be there.
 
     Raises:
         DataError: as `read_table`.
@@ -142,7 +142,7 @@ def read_inputs(
     answers = {name.lower() for name in _target_columns(settings)}
     return read_table(
         path,
-        msgspec.structs.replace(settings, target=None, time=None, event=None),
+        msgspec.structs.replace(settings, target=None, time=None, event=None, fold=None),
         site_secret=site_secret,
         own_headings={name: word for name, word in own_headings.items() if name.lower() not in answers},
     )

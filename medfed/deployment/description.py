@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from medfed.deployment.background import run_periodically
+from medfed.deployment.earlier_answers import check_earlier_answers, record_answer
 from medfed.deployment.site_file import give_up_s
 from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of
 from medfed.errors import DECODING_ERRORS, ExchangeError, MedfedError, RunError
-from medfed.exchange import DropOut, Exchange, HubSide
+from medfed.exchange import DropOut, Exchange
 from medfed.exchange._drop_out import detail_of, reason_of
 from medfed.federation.description import (
     Described,
@@ -52,7 +53,7 @@ from medfed.pipeline.describing import (
     total_of,
 )
 from medfed.pipeline.noised_statistics import Release, noise_of, noised_answer
-from medfed.pipeline.planning import needs_plan, plan_from, summary_of
+from medfed.pipeline.planning import least_of, needs_plan, plan_from, summary_of
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.privacy.accounting.ledger import data_set
 from medfed.runs.folder import RunFolder
@@ -107,6 +108,7 @@ def described(run: HubRun) -> Iterator[Study]:
     digest = study_digest(run.study)
     side: Any = run.exchange.open_hub(description_digest(digest), run.folder.hub / FOLDER)
     side.on_refused(lambda reason: run.audit.write("refused", reason=reason))
+    side.awaited_as = "statistics"
     try:
         statistics = kept_statistics(run.folder, run.study, digest)
         if statistics is None:
@@ -158,8 +160,10 @@ def _show(side: Any, run: HubRun) -> None:
     )
 
 
-def _wait_received(run: HubRun, side: HubSide) -> None:
+def _wait_received(run: HubRun, side: Any) -> None:
     """Wait until the hospitals have the sum, or some time has passed."""
+    side.awaited_as = "word that it has the sum"
+    run.progress.log(f"waits until every hospital has the sum, for {RECEIVED_S / 60:g} minutes at most")
     for arrival in side.collect(2, sorted(run.study.sites), RECEIVED_S):
         if arrival.error is not None:
             run.progress.log(f"statistics: {arrival.site}: {arrival.error}")
@@ -242,7 +246,8 @@ def _answer(session: SiteSession) -> Tensor:
 
     Raises:
         DataError: if its data cannot be read.
-        RunError: if the answer that was kept is damaged.
+        DeclinedError: if it would differ from another study's answer by a few patients.
+        RunError: if what was kept of earlier answers is damaged.
         LedgerError: if noised statistics would carry a patient over this hospital's ceiling.
     """
     if (noise := noise_of(session.study)) is not None:
@@ -258,7 +263,10 @@ def _answer(session: SiteSession) -> Tensor:
         vector = torch.zeros(length_for(session.study), dtype=torch.float64)
         vector[list(known.numbers)] = torch.tensor(list(known.numbers.values()), dtype=torch.float64)
         return vector
+    fewest = max(least, least_of(session.study))
+    check_earlier_answers(session, fewest)
     vector = answer_of(session.study, session.hospital.data, least)
+    record_answer(session, fewest)
     numbers = {place: number for place, number in enumerate(vector.tolist()) if number}
     answer = msgspec.to_builtins(_Answer(least=least, numbers=numbers), str_keys=True)
     private_folder(path.parent)
@@ -315,6 +323,7 @@ def open_side(session: SiteSession) -> Any:
     private_folder(folder)
     side: Any = session.site.exchange.open_site(description_digest(session.digest), session.name, folder)
     side.max_silence_s = give_up_s(session.site)
+    side.awaited_as = "sum of all hospitals' statistics"
     return side
 
 

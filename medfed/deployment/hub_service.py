@@ -32,7 +32,6 @@ from medfed.deployment.enrolment.participants import (
 from medfed.deployment.enrolment.rights import publish_rights
 from medfed.deployment.site_file import resolve_paths
 from medfed.deployment.study_page import describe_for_hub
-from medfed.deployment.waiting import SitesAwaited
 from medfed.errors import StudyError
 from medfed.evaluation.report import write_report
 from medfed.evaluation.row_checks import StudyMeasures, measures_of, plausible_patients, plausible_scores
@@ -357,8 +356,7 @@ def _run_rounds(
             if only_describes(study):
                 final = None
             else:
-                told = SitesAwaited(progress.log)
-                look = partial(_show_waiting, side, progress, status, told)
+                look = partial(_show_waiting, side, progress, status)
                 with run_periodically(POLL_S, look, "medfed-poll"):
                     final = run_hub(
                         config,
@@ -452,11 +450,10 @@ def _take_rows(
     return rows, replace(report, results=tuple(results))
 
 
-def _show_waiting(side: Any, progress: Progress, status: Status, told: SitesAwaited) -> None:
-    """Show who is connected and who is awaited, and say it of whoever is awaited for long."""
+def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
+    """Show who is connected and who is awaited."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
     progress.waiting(side.online_sites(), side.pending_sites, remaining_s)
-    told.look(side.pending_sites, side.awaited, side.heartbeat_ages(), time.time())
     for site, age_s in side.heartbeat_ages().items():
         status.site(site, last_seen=utc_time(time.time() - age_s))
     status.update(state="leading")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import msgspec
@@ -208,10 +209,12 @@ def egress_under(study: Study, policy: Policy, validated: int | None = None) -> 
     """Return the allow-list of what may leave a hospital, without what its policy withholds.
 
     `validated` is the hospital's number of validation patients: scores over fewer than the study's or the
-    policy's `smallest_group` are withheld, as are all scores if no rows may leave.
+    policy's `smallest_group` are withheld, beside the counts that are sent, too; and all scores if no rows
+    may leave.
     """
     smallest = max(study.evaluation.smallest_group, policy.smallest_group)
     if policy.rows == "none":
         return egress_of(study, smallest_group=None, withheld=("val",))
     too_few = validated is not None and validated < smallest
-    return egress_of(study, smallest_group=smallest, withheld=("val",) if too_few else ())
+    egress = egress_of(study, smallest_group=smallest, withheld=("val",) if too_few else ())
+    return replace(egress, validated=validated)

@@ -33,7 +33,6 @@ from medfed.deployment.site_file import SiteFile, as_read_here, checkpoint_s, re
 from medfed.deployment.site_finish import finish, finish_later, mark_answered, run_without_hub
 from medfed.deployment.site_session import SiteSession, check_still_approved, ledger_of, open_audit_log
 from medfed.deployment.study_choice import choose_study
-from medfed.deployment.waiting import WaitTold
 from medfed.errors import DataError, ExchangeError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
@@ -230,8 +229,7 @@ def _connected(session: SiteSession) -> Iterator[Any]:
         "broker refused", site=session.name, reason=reason
     )
     try:
-        told = WaitTold(session.name, session.progress.log)
-        look = partial(_record_contact, side, session.status, told)
+        look = partial(_record_contact, side, session.status)
         with run_periodically(CONTACT_S, look, "medfed-contact"):
             yield side
     finally:
@@ -239,10 +237,9 @@ def _connected(session: SiteSession) -> Iterator[Any]:
         side.close()
 
 
-def _record_contact(side: Any, status: Status, told: WaitTold) -> None:
+def _record_contact(side: Any, status: Status) -> None:
     if side.last_contact_s is not None:
         status.update(last_contact=utc_time(side.last_contact_s))
-    told.look(getattr(side, "awaited", None), time.time())
 
 
 def _train(session: SiteSession, side: Any) -> GlobalModel:

@@ -113,7 +113,7 @@ def describe(part: OwnPart, digest: str) -> str:
         trains=part.trains,
         digest=digest,
         task=_task(study),
-        data=_data(study),
+        data=_data(study) + _fold(study),
         start=start_digest(study.start_path) if study.start_path else None,
         only=only_describes(study),
         noised=noise_of(study) is not None,
@@ -158,7 +158,8 @@ def _withheld(study: Study, least: int, what: str) -> Iterator[str]:
     """Yield what leaves as it was counted, small counts withheld."""
     yield f"{what}: counts and sums over its training patients"
     yield f"  none of fewer than {least} patients, nor what such a count would follow from; if it has"
-    yield "  fewer training patients in all, only that there are too few"
+    yield "  fewer training patients in all, only that there are too few; nothing, if these are the"
+    yield f"  patients of an earlier study's statistics but for fewer than {least}"
     yield from _counted(scope_of(study), least)
 
 
@@ -415,6 +416,18 @@ def _quoted(names: Iterable[str]) -> str:
     'lesion, AS <= 2, "healthy), by a network of 40 numbers"'
     """
     return ", ".join(json.dumps(name, ensure_ascii=False) if _POSES.search(name) else name for name in names)
+
+
+def _fold(study: Study) -> str:
+    """Return which patients of a hospital are tested, in one fold of a cross-validation; '' without."""
+    if (fold := study.data.fold) is None:
+        return ""
+    if not fold.number:
+        return "; every patient trains, and only those whose given split is test are tested"
+    return (
+        f"; fold {fold.number} of {fold.of} of a cross-validation: one in {fold.of} of the hospital's "
+        "patients is tested, the others train and validate; each fold is a study of its own"
+    )
 
 
 def _data(study: Study) -> str:

@@ -1,6 +1,6 @@
 """A run folder's case rows become its rows, its histograms and its CSV, with the study's own settings.
 
-What is written here (`rows.jsonl`, `rows.csv`, `curves.jsonl`) is about groups of patients and may leave the
+What is written here (rows.jsonl, rows.csv, curves.jsonl, groups.jsonl) is of groups, and may leave the
 hospital, unlike `cases.jsonl`. At the hub the rows are those that hospitals reported (`reported.jsonl`), and
 those of cases that were evaluated there.
 """
@@ -20,6 +20,7 @@ from medfed.evaluation.comparisons import compare
 from medfed.evaluation.guarantees import Level, guarantees, reported_guarantees
 from medfed.evaluation.intervals import DRAWS
 from medfed.evaluation.macro_means import macro_means
+from medfed.evaluation.patient_groups import patient_groups
 from medfed.evaluation.patients import MIN_PATIENTS, SummarySettings
 from medfed.evaluation.probabilities import score_histograms, temperature_scaled
 from medfed.evaluation.robustness import robustness
@@ -99,7 +100,7 @@ def read_run_facts(run: Path) -> RunFacts:
 
 
 def summarise(run: Path) -> list[rows.Row]:
-    """Write rows.jsonl, rows.csv and curves.jsonl from cases.jsonl and reported.jsonl, and return the rows.
+    """Write rows.jsonl and its companions from cases.jsonl and reported.jsonl, and return the rows.
 
     Rows that a hospital reported are replaced by those of its cases, where these are in the folder.
 
@@ -135,6 +136,7 @@ def summarise(run: Path) -> list[rows.Row]:
     rows.write(folder.rows, summary)
     rows.write_csv(folder.rows_csv, summary)
     rows.write(folder.curves, score_histograms(cases, settings))
+    rows.write(folder.groups, patient_groups(cases, summary, settings))
     return summary
 
 

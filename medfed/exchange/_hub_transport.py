@@ -36,11 +36,13 @@ from medfed.exchange._protocol import (
     Retry,
     WarnOnce,
     acquire_lock,
+    log,
     read_or_create,
 )
 from medfed.exchange._site_answers import SiteAnswers
 from medfed.exchange._site_heartbeats import SiteHeartbeats
 from medfed.exchange._study_store import StudyStore
+from medfed.exchange._waiting import SitesAwaited
 from medfed.files import utc_time
 from medfed.wire import encoding
 from medfed.wire.messages import ReceivedMessage
@@ -84,6 +86,9 @@ class HubTransport:
         self.monitored_sites: tuple[str, ...] = ()
         # The sites being waited for, what for, and until when (time.monotonic), for a display.
         self.awaited = ""
+        # What is awaited in other words than `awaited`, where rounds are no rounds of training.
+        self.awaited_as = ""
+        self._told = SitesAwaited(log.warning)
         self.pending_sites: tuple[str, ...] = ()
         self.deadline: float | None = None
         try:
@@ -223,6 +228,7 @@ class HubTransport:
                     yield received
                 backoff.reset()
                 self._heartbeats.read({*sites, *self.monitored_sites})
+                self._tell_waiting()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects")
             elapsed = time.monotonic() - start
@@ -279,6 +285,7 @@ class HubTransport:
                         return
                 backoff.reset()
                 self._heartbeats.read({*sites, *self.monitored_sites})
+                self._tell_waiting()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects")
             elapsed = time.monotonic() - start
@@ -374,6 +381,7 @@ class HubTransport:
                         yield message
                 backoff.reset()
                 self._heartbeats.read(sites)
+                self._tell_waiting()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects messages")
             elapsed = time.monotonic() - start
@@ -381,6 +389,11 @@ class HubTransport:
                 return
             remaining = MAX_BACKOFF_S if deadline_s is None else deadline_s - elapsed
             self._store.wait(max(0.01, min(remaining, MAX_BACKOFF_S, elapsed)))
+
+    def _tell_waiting(self) -> None:
+        """Log, once for each wait that takes long, which site is awaited, what for and since when."""
+        what = self.awaited_as or self.awaited
+        self._told.look(self.pending_sites, what, self._heartbeats.ages(), time.time())
 
     # -- the store and the sites' heartbeats
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfed.errors import ForgedError, UpdateError, WireError
+from medfed.errors import DECODING_ERRORS, ForgedError, UpdateError, WireError
 from medfed.exchange._manifest import Manifest
 from medfed.exchange._object_store import manifest_name
 from medfed.exchange._protocol import WarnOnce
@@ -151,4 +151,8 @@ class LateUpdates:
     def _deleted(self) -> dict[str, int]:
         """Return the newest round of each site whose update it deleted, this process or an earlier one."""
         path = self._folder / DELETED
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}
+        except DECODING_ERRORS:
+            self._warn(f"its exchange/models/{DELETED} is damaged; it may wait for updates that it refused")
+            return {}

@@ -106,7 +106,11 @@ def wait_for_offers(
                     raise
                 offers = []  # a share that is synchronised may hold half of it
             if offers:
-                return _with_liveness(store, seal, offers, retry) if len(offers) > 1 else offers
+                if len(offers) == 1:
+                    return offers
+                wait_s = OFFLINE_AFTER_HEARTBEATS * store.heartbeat_s
+                log(f"{len(offers)} studies are there: looks for {wait_s:g} s whose hub runs")
+                return _with_liveness(store, seal, offers, retry)
             if not told:
                 log(f"site {site} waits until the hub offers a study that has a site '{site}'")
             told = True

@@ -31,7 +31,14 @@ class SitePresence:
             ExchangeError: if another process already sends heartbeats for this site.
         """
         first = self._objects.get_site_object(self._site, "heartbeat")
-        deadline = time.monotonic() + OFFLINE_AFTER_HEARTBEATS * self._objects.store.heartbeat_s
+        wait_s = OFFLINE_AFTER_HEARTBEATS * self._objects.store.heartbeat_s
+        deadline = time.monotonic() + wait_s
+        if self._is_of_another_process(first):
+            log.warning(
+                "site '%s': looks for %g s whether it takes part from another folder or machine, too",
+                self._site,
+                wait_s,
+            )
         while self._is_of_another_process(first) and time.monotonic() < deadline:
             time.sleep(0.2)
             now = self._objects.get_site_object(self._site, "heartbeat")

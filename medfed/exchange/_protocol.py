@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from medfed.errors import ExchangeError
+from medfed.errors import EndedError, ExchangeError
 from medfed.exchange._object_store import ObjectStore, Refused, Unreachable
 from medfed.files import lock, private_folder, require_file_locks, write_whole
 from medfed.wire.untrusted_text import for_log
@@ -69,7 +69,7 @@ class WarnOnce:
     """A log of one party's warnings that writes each distinct text once."""
 
     def __init__(self, party: str) -> None:
-        self._party = party
+        self.party = party
         self._logged: set[str] = set()
         # Why something fails at present or failed before, and when that was logged last (time.monotonic).
         self._outages: dict[str, float] = {}
@@ -84,7 +84,7 @@ class WarnOnce:
         is_new = text not in self._logged and len(self._logged) < MAX_WARNINGS
         if is_new:
             self._logged.add(text)
-            log.warning("%s: %s", self._party, text)
+            log.warning("%s: %s", self.party, text)
             if refused:
                 self.on_refused(text)
         return is_new
@@ -102,7 +102,7 @@ class WarnOnce:
             return
         self._outages[reason] = now
         if again:
-            log.warning("%s: %s: %s", self._party, doing, reason)
+            log.warning("%s: %s: %s", self.party, doing, reason)
         else:
             self(f"{doing}: {reason}", refused)
 
@@ -150,21 +150,39 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 class Retry:
     """Calls a function until it succeeds, while the store is unreachable or the own disk is full."""
 
-    def __init__(self, warn: WarnOnce, raise_if_stopped: Callable[[], None] = lambda: None) -> None:
-        self._warn, self._raise_if_stopped = warn, raise_if_stopped
+    def __init__(
+        self,
+        warn: WarnOnce,
+        raise_if_stopped: Callable[[], None] = lambda: None,
+        max_outage_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._warn, self._raise_if_stopped, self._max_outage_s = warn, raise_if_stopped, max_outage_s
 
     def __call__(self, doing: str, call: Callable[[], _T]) -> _T:
-        """Return what `call` returns; `doing` says in warnings what it does."""
-        backoff = Backoff(self._warn)
+        """Return what `call` returns; `doing` says in warnings what it does.
+
+        Raises:
+            EndedError: if it has failed for longer than the party's `max_outage_s`.
+        """
+        backoff, began = Backoff(self._warn), time.monotonic()
         while True:
             self._raise_if_stopped()
             try:
                 result = call()
             except (Unreachable, OSError) as error:
+                self._raise_if_too_long(began, doing)
                 backoff.wait(error, doing)
                 continue
             backoff.reset()
             return result
+
+    def _raise_if_too_long(self, began: float, doing: str) -> None:
+        limit_s = self._max_outage_s()
+        if limit_s is not None and time.monotonic() - began > limit_s:
+            raise EndedError(
+                f"{self._warn.party}: {doing}: without success for {limit_s / 3600:g} hours (give_up_hours "
+                "in the site file); its log says why. Start this site again, and it goes on"
+            )
 
 
 def wait_for_object(store: ObjectStore, name: str, retry: Retry) -> bytes:

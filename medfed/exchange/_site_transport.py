@@ -12,8 +12,6 @@ from medfed.errors import EndedError, ExchangeError, WireError
 from medfed.exchange._chunks import (
     OutgoingUpdate,
     combined_digest,
-    download,
-    has_chunks,
     prefetch,
     split_chunks,
 )
@@ -32,18 +30,17 @@ from medfed.exchange._protocol import (
     Retry,
     WarnOnce,
     acquire_lock,
+    log,
     read_or_create,
     wait_for_object,
 )
+from medfed.exchange._received_models import ReceivedModels
 from medfed.exchange._study_store import StudyStore
+from medfed.exchange._waiting import WaitTold
 from medfed.wire import encoding
 from medfed.wire.messages import Message, open_message
 from medfed.wire.signing import HUB, Seal, Unsigned
 from medfed.wire.update import GlobalModel, Update
-
-# How many rounds' models a site keeps: the newest, and the one from which its last checkpoint may have been
-# trained.
-MAX_CACHED_MODELS = 2
 
 # How long a site that stops tries to send that it drops out.
 DROP_OUT_TIMEOUT_S = 10.0
@@ -73,13 +70,14 @@ class SiteTransport:
         self._objects = StudyStore(store, seal, study_digest, site)
         self.signed = not isinstance(seal, Unsigned)
         self._folder = folder / "exchange"
-        self._inbox, self._outbox = self._folder / "inbox", self._folder / "outbox"
+        self._outbox = self._folder / "outbox"
+        self._models = ReceivedModels(self._objects, self._folder / "inbox")
         self._lock = acquire_lock(self._folder / "lock", f"site '{site}'")
         session = read_or_create(self._folder / "session", uuid.uuid4().hex)
         self._presence = SitePresence(self._objects, session)
         self._mailbox = SiteMailbox(self._objects, self._folder / "letters")
         self._warn = WarnOnce(f"site '{site}'")
-        self._retry = Retry(self._warn, self._presence.raise_if_replaced)
+        self._retry = Retry(self._warn, self._presence.raise_if_replaced, lambda: self.max_silence_s)
         # The hub's last manifests and control messages, as opened: a signature is verified only once.
         self._opened: dict[str, tuple[bytes, Manifest | ControlMessage]] = {}
         # The last measured update and its manifest, so that `transmission` describes exactly
@@ -87,10 +85,11 @@ class SiteTransport:
         self._measured: tuple[Update, Manifest] | None = None
         # When the hub's state was last seen to change (time.monotonic).
         self._hub_seen = time.monotonic()
-        # What it waits for from the hub, and since when (seconds since 1970); for a display.
+        # What it waits for from the hub, and since when (seconds since 1970); `awaited_as` are other words.
         self.awaited: tuple[str, float] | None = None
-        # Whether it has compared its folder with what it sent.
-        self._age_checked = False
+        self.awaited_as = ""
+        self._told = WaitTold(site, log.warning)
+        self._age_checked = False  # whether it has compared its folder with what it sent
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
@@ -214,7 +213,7 @@ class SiteTransport:
         if manifest is not None:
             path = self._model_to_repeat(manifest, round)
             if path is None and manifest.round >= round:
-                path = self._download_model(manifest)
+                path = self._models.fetch(manifest)
             if path is not None:
                 self.model_path, self._presence.last_contact_s = path, time.time()
                 received = encoding.read_global(path, self._study)
@@ -235,7 +234,7 @@ class SiteTransport:
         except WireError:
             return  # another study's or another medfed's
         known = max((int(path.stem[1:]) for path in self._outbox.glob("r*.manifest")), default=0)
-        known = max([known, *self._cached_rounds()])
+        known = max(known, self._models.newest)
         if sent is not None and sent.run == self._run_id() and sent.round > known:
             self._warn(older_folder(sent.round, known))
 
@@ -250,7 +249,7 @@ class SiteTransport:
                 f"it is of another run of this study than this site takes part in ({manifest.run[:8]}, not "
                 f"{pinned[:8]}); if the study was started again, start this site with a new folder"
             )
-        newest = max(self._cached_rounds(), default=-1)
+        newest = self._models.newest
         if manifest.round < newest:
             raise WireError(
                 f"it is that of round {manifest.round}, and this site already has that of round {newest}: an "
@@ -272,32 +271,12 @@ class SiteTransport:
         assert isinstance(manifest, Manifest)
         return manifest, known is not self._opened[what]
 
-    def _download_model(self, manifest: Manifest) -> Path:
-        path = self._model_file(manifest.round)
-        known = path.with_suffix(".chunks")
-        chunks = "\n".join(manifest.chunks)
-        cached = known.exists() and known.read_bytes() == chunks.encode()
-        # An earlier process may have left it, and a disk may have changed it since.
-        if not (cached and has_chunks(path, manifest.chunk_bytes, manifest.chunks)):
-            download(self._store, manifest, self._objects.global_prefix(manifest.round), path)
-            known.write_text(chunks)
-        received = encoding.read_global(path, self._study)
-        if received.round != manifest.round:
-            path.unlink()
-            raise WireError(
-                f"the manifest says round {manifest.round}, the model in it says round {received.round}"
-            )
-        for old in sorted(self._cached_rounds())[:-MAX_CACHED_MODELS]:
-            for suffix in (".global", ".chunks", ".partial", ".got"):
-                self._model_file(old).with_suffix(suffix).unlink(missing_ok=True)
-        return path
-
     def _prefetch_model(self, round: int) -> bool:
         """Fetch available chunks of a model that the hub is publishing; return whether any were new."""
         manifest, is_new = self._hub_manifest("announced")
         if manifest is None:
             return False
-        path = self._model_file(manifest.round)
+        path = self._models.path(manifest.round)
         if manifest.round < round or path.exists() or manifest.run != self._run_id():
             return False
         return prefetch(self._store, manifest, self._objects.global_prefix(manifest.round), path) or is_new
@@ -308,22 +287,14 @@ class SiteTransport:
         Training from it again restores the site's optimiser; the update that it then sends was sent already.
         So a killed site's later rounds are those of one that was not killed, bit for bit.
         """
-        path = self._model_file(round)
+        path = self._models.path(round)
         sent = OutgoingUpdate(self._outbox, round + 1)
         if not (manifest.round == round + 1 and sent.delivered and path.exists()):
             return None
-        known = path.with_suffix(".chunks")
-        chunks = known.read_text(errors="replace").splitlines() if known.exists() else []
-        if has_chunks(path, manifest.chunk_bytes, chunks):
+        if self._models.is_whole(round, manifest.chunk_bytes):
             return path
         self._warn(damaged_model(round))
         return None
-
-    def _model_file(self, round: int) -> Path:
-        return self._inbox / f"r{round:05d}.global"
-
-    def _cached_rounds(self) -> list[int]:
-        return [int(path.stem[1:]) for path in self._inbox.glob("r*.chunks")]
 
     def _run_id(self) -> str:
         """Return the identifier of the run that this site takes part in, empty before its first model."""
@@ -456,11 +427,12 @@ class SiteTransport:
     ) -> _T:
         """Return the first result of `attempt` that is not None, pausing longer as time passes."""
         began, backoff = time.monotonic(), Backoff(self._warn)
-        first, self.awaited = began, (what, time.time())
+        first, self.awaited = began, (self.awaited_as or what, time.time())
         try:
             while True:
                 self._presence.raise_if_replaced()
                 self._raise_if_too_long(what, first)
+                self._told.look(self.awaited, time.time())
                 try:
                     result = attempt()
                     if result is not None:

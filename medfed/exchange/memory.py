@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from medfed.errors import ExchangeError, MedfedError, SiteError, StudyError, UpdateError
 from medfed.exchange._drop_out import DropOut
@@ -21,7 +23,7 @@ from medfed.exchange._exchange import NOTHING_MERGED, ReceivedUpdate, Transmissi
 from medfed.exchange._idle_threads import end_idle_threads
 from medfed.exchange._mailbox import SECRET_MODE
 from medfed.exchange._record import Exchange, Offer
-from medfed.exchange._update_store import DEFAULT_MEMORY_BYTES, StoredUpdate, store
+from medfed.exchange._update_store import DEFAULT_MEMORY_BYTES, StoredModel, StoredUpdate, UpdateStore
 from medfed.files import write_whole
 from medfed.wire import encoding
 from medfed.wire.messages import FORMAT, Message, ReceivedMessage, open_message, seal_message
@@ -63,7 +65,7 @@ class MemoryExchange:
     `caller` returns the site whose function runs in the calling thread, '' if it is none's.
     `secrets` is the folder below which each site stores its own, so that a run resumes; without it they last
     as long as this object. `parties` are the sites that train. Of a round's encoded updates, `memory_bytes`
-    are held in memory and the rest in files.
+    are held in memory and the rest in files. With `only_selected` a site is given no model that others train.
     """
 
     signed = True
@@ -79,16 +81,21 @@ class MemoryExchange:
         parties: tuple[str, ...] = (),
         caller: Callable[[], str] = lambda: "",
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        only_selected: bool = False,
     ) -> None:
         self.parties = parties
+        self.only_selected = only_selected
         self._caller = caller
         self._study, self._run = study_digest, uuid.uuid4().hex
         self._idle, self._on_bytes, self._asynchronous = idle, on_bytes, asynchronous
-        self._changed = threading.Condition()
+        # One lock. Sites wait for what the hub does and the hub for what sites do: with one condition for
+        # both, each of a thousand updates would wake a thousand sites.
+        lock = threading.RLock()
+        self._changed, self._updates_changed = threading.Condition(lock), threading.Condition(lock)
         self.closed = False
-        # The newest model: its round, its bytes until a site asks for it, and then as all sites receive it.
-        self._newest: tuple[int, bytes | GlobalModel] | None = None
-        self._memory_bytes = memory_bytes
+        # The newest model: its round; encoded until a site asks for it, and then as all sites receive it.
+        self._newest: tuple[int, StoredModel | GlobalModel] | None = None
+        self._store, self._memory_bytes = UpdateStore(), memory_bytes
         self._versions: dict[str, int] = {}
         self._newest_model: GlobalModel | None = None
         # For asynchronous collection: models by round, the round that each site fetched
@@ -107,6 +114,8 @@ class MemoryExchange:
         self._keys: dict[str, Ed25519PrivateKey] = {}
         self._secrets: dict[tuple[str, str], bytes] = {}
         self._secrets_folder = secrets
+        # The site that trains a tensor.
+        self._owners = WeakIdKeyDictionary()
 
     # -- models and updates
 
@@ -122,11 +131,13 @@ class MemoryExchange:
 
     def fetch(self, site: str, round: int) -> GlobalModel:
         self._require_own_name(site)
-        if not self._is_over(round):  # else nothing is waited for, and no other site trains meanwhile
+        # Without waiting no other site trains meanwhile; after it, while others had their turn, there may be
+        # a newer model.
+        while not (self.closed or self._is_over(round, site)):
             with self._idle(), self._changed:
-                self._changed.wait_for(lambda: self.closed or self._is_over(round))
+                self._changed.wait_for(lambda: self.closed or self._is_over(round, site))
         with self._changed:
-            if self._newest is None or self._newest[0] < round:
+            if self._newest is None or not self._is_over(round, site):
                 raise ExchangeError(
                     f"site '{site}' waits for round {round}, but the hub has closed the study"
                 )
@@ -134,10 +145,16 @@ class MemoryExchange:
             if isinstance(published, GlobalModel):
                 self._require_unwritten(published)
                 return published
-            decoded = encoding.decode_global(published, self._study)
+            decoded = published.decode(self._study)
             decoded = replace(decoded, sha256=model_digest(decoded))
             self._newest, self._versions = (self._newest[0], decoded), _versions(decoded)
             return decoded
+
+    def claim(self, site: str, tensor: Tensor) -> str:
+        """Note that a site trains a tensor; return the other site that already does, or ''."""
+        with self._changed:
+            owner = str(self._owners.setdefault(tensor, site))  # type: ignore[no-untyped-call]
+        return "" if owner == site else owner
 
     def _require_unwritten(self, shared: GlobalModel) -> None:
         """Refuse to go on once a site has written to the tensors from which the other sites start, too."""
@@ -149,36 +166,36 @@ class MemoryExchange:
                 "code; all sites of this process share what they receive: copy a tensor before writing to it"
             )
 
-    def wait_for_model(self, round: int = 0) -> None:
-        """Wait until the hub has published a model of this round or later, or has closed."""
+    def wait_for_model(self, round: int = 0, site: str = "") -> None:
+        """Wait until the hub has published a model of this round or later, for this site, or has closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or self._is_over(round))
+            self._changed.wait_for(lambda: self.closed or self._is_over(round, site))
 
     def transmission(self, update: Update) -> Transmission:
         return Transmission("hub, in this process", *encoding.measure_update(update, self._study))
 
     def send(self, update: Update) -> None:
         self._require_own_name(update.site)
-        pieces = list(encoding.update_pieces(update, self._study))
         with self._changed:
             if self.closed:
                 raise ExchangeError(
                     f"site '{update.site}' sends for round {update.round}, but the hub has closed"
                 )
             if self._on_bytes is not None:
-                self._on_bytes(b"".join(pieces))
+                self._on_bytes(encoding.encode_update(update, self._study))
             if update.round > (-1 if self._newest is None else self._newest[0]) + 1:
-                self._early[update.site] = update.round, sum(len(piece) for piece in pieces)
+                self._early[update.site] = update.round, len(encoding.encode_update(update, self._study))
             elif (update.round, update.site) not in self._collected:
-                self._keep(update, pieces)
-            self._changed.notify_all()
+                self._keep(update)
+            self._updates_changed.notify_all()
 
-    def _keep(self, update: Update, pieces: Sequence[bytes | memoryview]) -> None:
+    def _keep(self, update: Update) -> None:
         """Store an update; one that was sent twice counts once."""
         key = update.round, update.site
         if key not in self._updates:
             used = sum(stored.in_memory for stored, _ in self._updates.values())
-            self._updates[key] = store(pieces, self._memory_bytes - used), time.monotonic()
+            stored = self._store.store(update, self._study, self._memory_bytes - used)
+            self._updates[key] = stored, time.monotonic()
 
     def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
         reason = DropOut(reason)  # as across machines: other words are refused
@@ -186,13 +203,13 @@ class MemoryExchange:
             if self._on_bytes is not None:
                 self._on_bytes(reason.encode())
             self._dropped_out[site] = detail or reason
-            self._changed.notify_all()
+            self._updates_changed.notify_all()
 
     def withdraw(self, site: str, reason: str) -> None:
         """Note that nothing more comes from a site; a reason that it gave itself stays, and none is sent."""
         with self._changed:
             self._dropped_out.setdefault(site, reason)
-            self._changed.notify_all()
+            self._updates_changed.notify_all()
 
     def _require_own_name(self, site: str) -> None:
         """Refuse a name that the hub does not wait for: it would wait for the right one for ever."""
@@ -207,11 +224,11 @@ class MemoryExchange:
 
     def publish(self, model: GlobalModel, ensure_saved: Callable[[], None] = lambda: None) -> int:
         ensure_saved()
-        data = encoding.encode_global(model)
+        stored = StoredModel(encoding.global_pieces(model))
         with self._changed:
             if self._on_bytes is not None:
-                self._on_bytes(data)
-            self._newest = (model.round, data)
+                self._on_bytes(encoding.encode_global(model))
+            self._newest = (model.round, stored)
             self._newest_model = model
             if self._asynchronous:
                 needed = {*self._fetched.values(), *(round - 1 for round, _ in self._updates)}
@@ -220,7 +237,7 @@ class MemoryExchange:
                 # An older round's updates no longer count: memory stays that of one round.
                 self._updates = {key: value for key, value in self._updates.items() if key[0] > model.round}
             self._changed.notify_all()
-        return len(data)
+        return stored.size
 
     def newest_published(self, after: int) -> GlobalModel | None:
         newest = self._newest_model
@@ -243,7 +260,7 @@ class MemoryExchange:
                 if remaining is not None and remaining <= 0:
                     return
                 end_idle_threads()
-                self._changed.wait_for(lambda: self.closed or bool(answered()), timeout=remaining)
+                self._updates_changed.wait_for(lambda: self.closed or bool(answered()), timeout=remaining)
                 arrived = {site: self._updates.get((round, site)) for site in answered()}
             if self.closed and not arrived:
                 return
@@ -266,7 +283,7 @@ class MemoryExchange:
             with self._changed:
                 remaining = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
                 end_idle_threads()
-                self._changed.wait_for(
+                self._updates_changed.wait_for(
                     lambda: self.closed or self._oldest(round, sites, answered), timeout=remaining
                 )
                 key = self._oldest(round, sites, answered)
@@ -318,9 +335,14 @@ class MemoryExchange:
     def _drop_out(self, site: str, round: int) -> SiteError:
         return SiteError(f"site '{site}', round {round}: {self._dropped_out.get(site, '')}")
 
-    def _is_over(self, round: int) -> bool:
-        """Return whether there is a model of this round or a later one."""
-        return self._newest is not None and self._newest[0] >= round
+    def _is_over(self, round: int, site: str = "") -> bool:
+        """Return whether there is a model of this round or a later one, for this site if one is named."""
+        if self._newest is None or self._newest[0] < round:
+            return False
+        model = self._newest_model
+        if not site or not self.only_selected or model is None:
+            return True
+        return model.ends_training or model.selects(site)
 
     # -- a site's messages
 
@@ -403,7 +425,7 @@ class MemoryExchange:
         while pending:
             with self._changed:
                 remaining = None if deadline_s is None else max(0.0, start + deadline_s - time.monotonic())
-                self._changed.wait_for(lambda: self.closed or bool(answered()), timeout=remaining)
+                self._updates_changed.wait_for(lambda: self.closed or bool(answered()), timeout=remaining)
                 arrived = {site: message_of(site) for site in answered()}
             if not arrived:
                 return
@@ -421,7 +443,7 @@ class MemoryExchange:
         if self._on_bytes is not None:
             self._on_bytes(sealed)
         self._messages[key] = (message, sealed)
-        self._changed.notify_all()
+        (self._updates_changed if message.to == HUB else self._changed).notify_all()
 
     def _seal(self, party: str) -> Seal:
         return SessionSeal(party, self._keys)
@@ -438,6 +460,7 @@ class MemoryExchange:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+            self._updates_changed.notify_all()
 
 
 def _versions(model: GlobalModel) -> dict[str, int]:

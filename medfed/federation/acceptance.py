@@ -210,8 +210,9 @@ def factor_dominance(updates: Sequence[Update], rule: Rule) -> Mapping[str, str]
     """Return a warning for each site whose number, by which the rule weights, far outweighs the others'."""
     warnings = {}
     for name in rule.multiplies_by:
-        total = sum(update.scalars[name] for update in updates)
-        for update in updates:
+        stating = [update for update in updates if name in update.scalars]
+        total = sum(update.scalars[name] for update in stating)
+        for update in stating:
             value = update.scalars[name]
             if value > DOMINANT * (total - value) > 0:
                 warnings[update.site] = (

@@ -27,9 +27,10 @@ def averaged(
     count = round - (rounds - average)
     if average < 2 or count < 1:
         return merged, None
-    if count == 1 or mean is None:
+    if count == 1:
         mean = {name: value.to(state_dtype(value.dtype), copy=True) for name, value in merged.items()}
     else:
+        assert mean is not None, "a checkpoint inside the last rounds holds their mean"
         mean = {name: _step(mean[name], value, count) for name, value in merged.items()}
     if round < rounds:
         return merged, mean

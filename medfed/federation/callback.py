@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
 from medfed.federation import merged_scores, same_model, within_round
 from medfed.federation.acceptance import MAX_GROWTH
 from medfed.federation.closing import (
-    check_ended_whole,
+    check_merged,
     chosen_before_last,
     closed_study,
     fetch_once,
@@ -31,10 +30,10 @@ from medfed.federation.closing import (
     stop_reason,
 )
 from medfed.federation.config import CallbackOptions, default_egress
-from medfed.federation.egress import TRAINING, declared_scores, keep_undeclared
+from medfed.federation.egress import TRAINING, keep_undeclared, with_declared_scores
 from medfed.federation.examples import Pass, count_examples, disagreement
 from medfed.federation.half_precision import refuse_bfloat16_convolutions
-from medfed.federation.idle_memory import idle_memory
+from medfed.federation.idle_memory import give_up, idle_memory, remembered
 from medfed.federation.progress_bar import replace_progress_bar
 from medfed.federation.round import SiteConnection, drop_out, receive, send_update
 from medfed.federation.training_seed import derived_seed, seed_epoch, training_seed
@@ -45,6 +44,7 @@ from medfed.local_training._suitability import (
     changes_gradients,
     changes_loss,
     check_evaluates,
+    check_steps,
     check_suits,
     gradients_of,
 )
@@ -84,10 +84,9 @@ class FederatedCallback(pl.Callback):
         options: what a study sets in addition.
 
     Raises:
-        StudyError: when fit starts, if max_epochs is not a multiple of local_epochs, or if a convolution
-            would be trained in bfloat16 on a CPU, where its gradient is unreliable; if its tensors,
-            their shapes or its classes are not those of the hub's model; if hub and site run one half
-            each of two methods; or if the local method does not suit the module.
+        StudyError: when fit starts, if max_epochs is not a multiple of local_epochs, if model, classes or
+            method are not the hub's or do not suit the module, or if a convolution would be trained in
+            bfloat16 on a CPU, where its gradient is unreliable.
         UpdateError: at a merge, if training has made the weights infinite or NaN.
         ExchangeError: if the hub closed the study.
     """
@@ -128,8 +127,7 @@ class FederatedCallback(pl.Callback):
             self._options.parties,
         )
         self._local_epochs = local_epochs
-        self._examples = examples
-        self._classes = tuple(classes)
+        self._examples, self._classes = examples, tuple(classes)
         self._keep_local = (*keep_local, *method.keep_local())
         self._optimiser_state = optimiser_state
         self._local, self._own_method = method, own
@@ -140,13 +138,15 @@ class FederatedCallback(pl.Callback):
         # The weights on which a validation measures this round's scores, and whether one has or does.
         self._scored_weights: Weights = {}
         self._scored, self._merged_now, self._unscored = True, False, ""
+        self._merged_epoch: int | None = -1
+        # The tensors whose memory the last update took with it.
+        self._given: frozenset[str] | None = None
         self._validation: merged_scores.ForwardWatch | None = None
         self._schedule: merged_scores.Schedule | None = None
-        self._pass, self._first_count = Pass(), 0
+        self._pass, self._progress, self._first_count = Pass(), RoundProgress(), 0
         self._restored, self._checks, self._unkept = False, True, False
         self._told: set[str] = set()
         self._replaced_bar, self._stopped = False, ""
-        self._progress = RoundProgress()
         self._checkpoint: Mapping[str, Any] = {}
 
     # -- where Lightning calls
@@ -170,9 +170,8 @@ class FederatedCallback(pl.Callback):
         same_model.check_merges_elsewhere(self._connection, self._own_method)
         self._tell(same_model.stays_here(pl_module, self._keep_local))
         if self._options.egress is None:
-            egress = self._connection.egress
-            names = egress.scalars | declared_scores(pl_module, f"site '{self.site}'")
-            self._connection = replace(self._connection, egress=replace(egress, scalars=names))
+            egress = with_declared_scores(self._connection.egress, pl_module, f"site '{self.site}'")
+            self._connection = replace(self._connection, egress=egress)
         if trainer.world_size > 1 and self.secret_seed is not None:
             self._seed = trainer.strategy.broadcast(self._seed)
         if changes_loss(self._local):
@@ -191,7 +190,6 @@ class FederatedCallback(pl.Callback):
             self._unkept = False
         check_suits(self._own_method, trainer, pl_module, self.site)
         check_evaluates(self._options.required_scalars, pl_module, self.site)
-        same_model.check_optimisers(self.site, pl_module, trainer.optimizers)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch % self._local_epochs == 0:
@@ -204,9 +202,13 @@ class FederatedCallback(pl.Callback):
     ) -> None:
         if self._connection.exchange.closed:
             raise closed_study(self.site, self.round + 1)
-        if batch_idx == 0 and self._options.trained_only:
-            assert self._received is not None
-            same_model.check_still_trained(self.site, self._weights_in(pl_module), self._received)
+        if batch_idx == 0:
+            self._merged_epoch, own, only = -1, self._weights_in(pl_module), self._options.trained_only
+            same_model.check_epoch(
+                self.site, pl_module, trainer.optimizers, own, self._received if only else None
+            )
+            if not self._progress.under_way and not self._local.module_is_personal:
+                self._tell(same_model.other_start(own, self._received))
         if self._own_method is not None:
             step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)
             self._local_state = self._local.step(step, self._local_state)
@@ -215,9 +217,7 @@ class FederatedCallback(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if optimizer.param_groups:  # a module without an optimiser steps one that has none
-            self._progress.steps += 1
-            self._progress.rates += float(optimizer.param_groups[0]["lr"])
+        self._progress.add_step(optimizer)
         if changes_gradients(self._local):
             with gradients_of(optimizer, pl_module):
                 self._local.gradient(pl_module, self._local_state)
@@ -225,16 +225,15 @@ class FederatedCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):
-            self._progress.losses.append(loss.detach().float())
+        self._progress.add_loss(outputs)
         self._pass = (self._pass if batch_idx else Pass()).after(batch)
+        if not self._progress.steps:
+            check_steps(self._own_method, pl_module, self._received, self.site)
         if trainer.is_last_batch and (trainer.current_epoch + 1) % self._local_epochs == 0:
             self._merge(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self._local_epochs == 0:
-            check_ended_whole(trainer, self.site)
+        check_merged(trainer, self.site, self._local_epochs, self._merged_epoch)
 
     def on_validation_batch_start(
         self,
@@ -245,7 +244,7 @@ class FederatedCallback(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         # Here and not where a validation starts: callbacks that average weights put theirs in in between.
-        if batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
+        if batch_idx == 0 and dataloader_idx == 0 and merged_scores.measures(trainer):
             own, watch = self._weights_in(pl_module), merged_scores.ForwardWatch
             self._validation = watch(pl_module, own, self._scored_weights)
 
@@ -308,8 +307,7 @@ class FederatedCallback(pl.Callback):
             drop_out(self._connection, reason_of(exception), detail_of(exception))
 
     def state_dict(self) -> dict[str, Any]:
-        # Plain dictionaries: a checkpoint is read without unpickling any other class, such as
-        # a lazy mapping's.
+        # Plain dictionaries: a checkpoint is read without unpickling any other class (a lazy mapping's).
         local = {group: dict(tensors) for group, tensors in self._local_state.items()}
         residual = {group: dict(tensors) for group, tensors in self._residual.items()}
         secret = {} if self.secret_seed is None else {"seed": self.secret_seed}
@@ -393,6 +391,8 @@ class FederatedCallback(pl.Callback):
         else:
             self._local_state = self._local.start(module, self._received, {})
         self._progress, self._pass = within_round.progress_of(kept) if kept else (RoundProgress(), Pass())
+        if not self._progress.under_way:  # it may have been written between a merge and its epoch's end
+            self._merged_epoch = None
 
     def _evaluate_train(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Evaluate the received model on the training cases, as the rule and the local method need it."""
@@ -406,20 +406,18 @@ class FederatedCallback(pl.Callback):
         assert self._received is not None
         steps, rate = self._progress.steps, self._progress.mean_rate
         self._local_state, groups = self._local.finish(module, self._received, self._local_state, steps, rate)
+        self._merged_epoch = trainer.current_epoch
         self._tell_unscored(trainer)
+        self._tell(same_model.kept_copies(trainer.optimizers, self._optimiser_state))
         examples = self._count(trainer, module)  # all processes take part
         if trainer.is_global_zero:
             weights = self._received.weights
-            update = Update(
-                site=self.site,
-                round=self.round + 1,
-                delta=Difference(self._weights(module), weights),
-                examples=examples,
-                scalars=self._update_scalars(),
-                groups=groups,
-            )
+            sent = self._weights_in(module)
+            own, self._given = give_up(self._connection.exchange, module, sent, weights)
+            scalars, delta = self._update_scalars(), Difference(own, weights)
+            update = Update(self.site, self.round + 1, delta, examples, scalars, groups)
             self._residual = send_update(self._connection, update, weights, self._residual, self.model_sha256)
-            del update, weights
+            del update, weights, own, sent, delta
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
             if self._optimiser_state == "reset":
@@ -469,12 +467,14 @@ class FederatedCallback(pl.Callback):
 
     def _join(self, trainer: pl.Trainer, module: pl.LightningModule, round: int) -> GlobalModel:
         """Load the hub's model of this round or later, of a round in which this site trains; return it."""
-        with idle_memory(self._connection.exchange, module, self._received):
+        given, self._given = self._given, None
+        with idle_memory(self._connection.exchange, module, self._received, given):
+            self._received, self._scored_weights = remembered(self._connection.exchange, self._received), {}
             received = fetch_selected(trainer, self._connection, round)
         if self._checks:
             same_model.check_same_model(self.site, self._weights_in(module), received, self._classes)
-            same_model.check_halves(self.site, self._own_method, self._reported, received)
-            same_model.check_privacy(self.site, self._connection.privacy, received)
+            same_model.check_own_module(self._connection, module, received.weights)
+            same_model.check_method(self._connection, self._own_method, self._reported, received)
             self._checks = False
         load(module, received.weights)
         self._follow(received)
@@ -492,9 +492,8 @@ class FederatedCallback(pl.Callback):
     def _count(self, trainer: pl.Trainer, module: pl.LightningModule) -> int:
         """Return the examples of this round's update: those given, else those counted."""
         counted = count_examples(trainer, module, self._pass)
-        if self._examples is not None:
-            self._tell(disagreement(self._examples, counted))
-            return self._examples
+        self._tell(disagreement(self._examples, counted))
         # The hub takes more than this for a mistake or a lie; a sampler may draw unequally many cases.
         self._first_count = self._first_count or counted
-        return min(counted, int(self._first_count * MAX_GROWTH))
+        most = int(self._first_count * MAX_GROWTH)
+        return min(counted, most) if self._examples is None else self._examples

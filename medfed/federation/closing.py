@@ -40,22 +40,25 @@ def closed_study(site: str, round: int) -> ExchangeError:
     return ExchangeError(f"site '{site}' trains for round {round}, but the hub has closed the study")
 
 
-def check_ended_whole(trainer: pl.Trainer, site: str) -> None:
+def check_merged(trainer: pl.Trainer, site: str, local_epochs: int, merged_epoch: int | None) -> None:
     """Check that an epoch after which weights are merged has had its last batch, where the merge is.
+
+    `merged_epoch` is the last epoch after which they were, None if a checkpoint does not say.
 
     Raises:
         StudyError: if it ended before, although training goes on.
     """
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    # Lightning takes a batch that was skipped by -1 for the last one, processes it and does not complete it.
-    had_last = trainer.is_last_batch and progress.processed == progress.completed
-    if had_last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
+    stops = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+    if stops or merged_epoch in (None, trainer.current_epoch) or (trainer.current_epoch + 1) % local_epochs:
         return
+    completed = trainer.fit_loop.epoch_loop.batch_progress.current.completed
     raise StudyError(
-        f"site '{site}': epoch {trainer.current_epoch + 1} ended after {progress.completed} of "
+        f"site '{site}': epoch {trainer.current_epoch + 1} ended after {completed} of "
         f"{trainer.num_training_batches} batches, and weights are merged after the last one. Either a loader "
         "yields fewer batches than its length says (correct the dataset's or sampler's __len__, or leave "
-        "it out), or on_train_batch_start returned -1 (return None from training_step to skip a batch)"
+        "it out) or none in a second pass (a generator), or on_train_batch_start returned -1 (return None "
+        "from training_step to skip a batch), or StopIteration was raised in training, which Lightning takes "
+        "for the end of the data (such as by next() of an iterator that has ended)"
     )
 
 

@@ -50,6 +50,7 @@ class Egress:
     smallest_group: the fewest patients of a group of whom a result may leave (`row/...`,
     evaluation/row_transport.py); None where no result of an evaluation may.
     withheld: prefixes of numbers that this hospital keeps although the study would send them.
+    validated: the hospital's validation patients; None where scores beside counts are not held to them.
     """
 
     scalars: frozenset[str] = UNDECLARED_OK
@@ -57,6 +58,7 @@ class Egress:
     sealed: tuple[str, ...] = ()
     smallest_group: int | None = None
     withheld: tuple[str, ...] = ()
+    validated: int | None = None
 
 
 def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
@@ -78,6 +80,8 @@ def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
                 "mechanism declares its groups in `sends`. Nothing was sent"
             )
     scalars = {name: value for name, value in update.scalars.items() if not name.startswith(egress.withheld)}
+    few = _of_few(scalars, egress)
+    scalars = {name: value for name, value in scalars.items() if name not in few}
     rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}
     numbers = {name: value for name, value in scalars.items() if name not in rows}
     _check_numbers(who, numbers, egress.scalars)
@@ -86,6 +90,31 @@ def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
     if small:
         numbers[WITHHELD] = numbers.get(WITHHELD, 0.0) + sum(name.endswith("/value") for name in small)
     return replace(update, scalars={**numbers, **{name: rows[name] for name in rows if name not in small}})
+
+
+# How many validation cases of a segmentation have an empty mask: their Dice is 0, or there is none.
+_COUNTS = ("both_empty", "false_positives", "missed")
+
+
+def _of_few(scalars: Mapping[str, float], egress: Egress) -> set[str]:
+    """Return the scores of validation that are of fewer than `smallest_group` patients beside the counts.
+
+    With eleven of twelve missed, twelve times the mean Dice is the twelfth patient's: then the counts stay. A
+    mean over the few who have the structure stays too. Counts are of cases, so they bound those of patients.
+    """
+    validated, least = egress.validated, egress.smallest_group
+    if validated is None or least is None:
+        return set()
+    few: set[str] = set()
+    for prefix in ("val/", "val/personal/"):
+        counts = [scalars.get(f"{prefix}{name}", 0.0) for name in _COUNTS]
+        if validated - sum(counts) < least:
+            few |= {f"{prefix}{name}" for name in _COUNTS}
+        # Of several structures the counts are sums over them, and say less of each.
+        several = any(name.startswith(f"{prefix}dice/") for name in scalars)
+        if not several and validated - counts[0] < least:
+            few.add(f"{prefix}dice")
+    return few & scalars.keys()
 
 
 def _check_tensors(who: str, where: str, tensors: Weights, weights: Weights) -> None:
@@ -116,6 +145,15 @@ def _check_numbers(who: str, scalars: Mapping[str, float], names: Collection[str
             raise EgressError(
                 f"{who}: '{name}' is a {type(value).__name__}, only finite numbers leave. Nothing was sent"
             )
+
+
+def with_declared_scores(egress: Egress, module: object, who: str) -> Egress:
+    """Return what may leave, with the scores that a module declares.
+
+    Raises:
+        StudyError: see `declared_scores`.
+    """
+    return replace(egress, scalars=egress.scalars | declared_scores(module, who))
 
 
 def declared_scores(module: object, who: str) -> frozenset[str]:

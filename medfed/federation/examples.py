@@ -66,9 +66,9 @@ def count_examples(trainer: pl.Trainer, module: pl.LightningModule, seen: Pass) 
     return total
 
 
-def disagreement(stated: int, counted: int) -> str:
+def disagreement(stated: int | None, counted: int) -> str:
     """Return a sentence if the examples that a site states are not those it trains on; '' if they are."""
-    if abs(stated - counted) <= TOLERANCE * stated:
+    if stated is None or abs(stated - counted) <= TOLERANCE * stated:
         return ""
     return (
         f"states {stated} examples, and trained on {counted} in a pass. Its weight in the merge is {stated}; "

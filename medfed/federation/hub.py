@@ -283,12 +283,14 @@ def _newest(exchange: HubSide, config: HubConfig, saved: Checkpoint, audit: Audi
         f"the hub's newest readable checkpoint is of round {saved.model.round}, but it has published the "
         f"model of round {published.round}: the run folder is a back-up, or its newest checkpoint is damaged"
     )
-    needed = sorted(group for group in saved.state if group != EXAMPLES)
+    needed = {group for group in saved.state if group != EXAMPLES}
+    if config.average > 1 and published.round > config.rounds - config.average:
+        needed.add(AVERAGE)
     if needed or config.selection is not None:
         raise RunError(
             f"{where}. What else this study's checkpoints hold "
-            f"({', '.join(needed) or 'the best model so far'}) was not published; restore the newest copy "
-            "of the run folder, or start a new run (--out)"
+            f"({', '.join(sorted(needed)) or 'the best model so far'}) was not published; restore the newest "
+            "copy of the run folder, or start a new run (--out)"
         )
     log.warning("hub: %s; it goes on from the published model", where)
     audit.write("continued", study=config.study_digest, round=published.round, reason=where)

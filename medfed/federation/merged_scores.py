@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medfed.wire.update import finite_scalars
@@ -34,35 +35,59 @@ def holds(own: Weights, merged: Weights) -> bool:
     )
 
 
+def measures(trainer: pl.Trainer) -> bool:
+    """Return whether a validation is one of a fit's own: `Trainer.validate` may take any model and data."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
 class ForwardWatch:
     """Whether a validation runs on the merged weights, looked at where layers are first used.
 
     A module may put other weights in after Lightning's hooks for callbacks: in a hook of its own, or within
-    its validation_step. A compiled or scripted module is not watched: a hook would change its graph.
+    its validation_step; or it uses layers that are none of its own, such as a moving average's copy. A
+    compiled or scripted module is not watched: a hook would change its graph.
     """
 
     def __init__(self, module: nn.Module, own: Weights, merged: Weights) -> None:
         self._held = holds(own, merged)
         self._handles: dict[int, RemovableHandle] = {}
         layers = dict(module.named_modules()) if self._held and not _is_compiled(module) else {}
+        # Tensors of the module itself and of lists of tensors are used without any layer being called.
+        self._must_be_used = True
         for prefix, layer in layers.items():
-            state = dict(layer.named_parameters(prefix, recurse=False))
-            state |= dict(layer.named_buffers(prefix, recurse=False))
-            if names := state.keys() & merged.keys():
-                hook = partial(self._look, {name: state[name] for name in names}, merged)
-                self._handles[id(layer)] = layer.register_forward_pre_hook(hook)
+            path = f"{prefix}." if prefix else ""
+            if names := [name for name in _own_tensors(layer) if path + name in merged]:
+                wanted = {name: merged[path + name] for name in names}
+                self._handles[id(layer)] = layer.register_forward_pre_hook(partial(self._look, wanted))
+                self._must_be_used &= bool(prefix) and not isinstance(layer, _UNCALLED)
+        self._watched = len(self._handles)
 
     def ends(self) -> bool:
         """Return whether the layers held the merged weights, and watch no longer."""
+        unused = 0 < self._watched == len(self._handles)
         for handle in self._handles.values():
             handle.remove()
-        return self._held
+        return self._held and not (unused and self._must_be_used)
 
-    def _look(self, own: Weights, merged: Weights, layer: nn.Module, inputs: Any) -> None:
-        # Once for each layer: batch norm may change its own statistics in use.
-        self._handles.pop(id(layer)).remove()
-        now = {name: as_real(tensor.detach()) for name, tensor in own.items()}
-        self._held = self._held and holds(now, {name: merged[name] for name in now})
+    def _look(self, wanted: Weights, layer: nn.Module, inputs: Any) -> None:
+        # Once for each layer: batch norm may change its own statistics in use. What the layer holds now, not
+        # when validation began: torch.func.functional_call puts other tensors in.
+        handle = self._handles.pop(id(layer), None)
+        if handle is None:  # a copy of a layer, made during this validation, has its hook
+            return
+        handle.remove()
+        now = {name: as_real(tensor.detach()) for name, tensor in _own_tensors(layer).items()}
+        self._held = self._held and holds(now, wanted)
+
+
+# Layers that hold tensors for others.
+_UNCALLED = (nn.ParameterList, nn.ParameterDict)
+
+
+def _own_tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a layer itself, not those of layers within it."""
+    own = {**layer._parameters, **layer._buffers}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
 def _is_compiled(module: nn.Module) -> bool:

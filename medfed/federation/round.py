@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from medfed.aggregation import Rule, State
-from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, UpdateError
+from medfed.errors import ExchangeError, ForgedError, MedfedError, QuorumError, SiteError, UpdateError
 from medfed.exchange import DropOut, HubSide, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.federation.acceptance import (
     accept_numbers,
@@ -243,7 +243,8 @@ def aggregate_round(
     revealed = session.reveal(updates, current.weights)
     released, privacy_state = privacy.prepare_merge(revealed, own, current.weights)
     weights, state = rule.merge(released, rest, current.weights)
-    audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=digest(weights))
+    merged_sha256 = digest(weights) if audit.is_written else ""
+    audit.write("merged", round=number, sites=sorted(u.site for u in updates), sha256=merged_sha256)
     return RoundOutcome(weights, {**state, **privacy_state, **kept}, tuple(results))
 
 
@@ -281,7 +282,8 @@ def _admit(
         if config.privacy.reveals_each_update:
             check_needs(update, config.rule, current.weights)
     except MedfedError as error:
-        status = "absent" if arrival.update is None and arrival.bytes_up == 0 else "refused"
+        nothing = arrival.update is None and arrival.bytes_up == 0
+        status = "absent" if nothing and not isinstance(error, ForgedError) else "refused"
         return None, SiteResult(arrival.site, status, str(error), bytes_up=arrival.bytes_up)
     result = SiteResult(
         arrival.site, "merged", "", update.examples, arrival.bytes_up, arrival.seconds, update.scalars, notes

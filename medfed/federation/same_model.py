@@ -6,12 +6,15 @@ and the site's local method need of each other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medfed.errors import StudyError
+from medfed.federation.merged_scores import holds
 from medfed.federation.round import SiteConnection
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
@@ -54,6 +57,38 @@ def check_same_model(site: str, own: Weights, received: GlobalModel, classes: Se
         )
 
 
+def check_own_module(connection: SiteConnection, module: nn.Module, names: Collection[str]) -> None:
+    """Check that the parameters a site trains are its own, where several sites train in one process.
+
+    Raises:
+        StudyError: if another site trains them, too.
+    """
+    claim = getattr(connection.exchange, "claim", None)
+    if claim is None:
+        return
+    parameters = dict(getattr(module, "_orig_mod", module).named_parameters(remove_duplicate=False))
+    trained = {name: one for name, one in parameters.items() if name in names and one.requires_grad}
+    others = {name: other for name, one in trained.items() if (other := claim(connection.site, one))}
+    if others:
+        raise StudyError(
+            f"site '{connection.site}': its module shares {len(others)} parameters with that of site "
+            f"'{others[min(others)]}': {_named(sorted(others))}; both would train the same tensors. Build a "
+            "module in each site's function; nothing was trained"
+        )
+
+
+def check_method(
+    connection: SiteConnection, method: LocalMethod | None, reported: Collection[str], received: GlobalModel
+) -> None:
+    """Check that hub and site run both halves of one method and one privacy mechanism.
+
+    Raises:
+        StudyError: see `check_halves` and `check_privacy`.
+    """
+    check_halves(connection.site, method, reported, received)
+    check_privacy(connection.site, connection.privacy, received)
+
+
 def check_privacy(site: str, own: Privacy, received: GlobalModel) -> None:
     """Check that hub and site run both halves of one privacy mechanism, before either waits for the other.
 
@@ -92,6 +127,21 @@ def check_optimisers(site: str, module: nn.Module, optimisers: Iterable[Optimize
             "or in an nn.ModuleList (a list or dict registers nothing), and give optimisers the module's own "
             "parameters; nothing was trained"
         )
+
+
+def check_epoch(
+    site: str, module: nn.Module, optimisers: Iterable[Optimizer], own: Weights, trained: GlobalModel | None
+) -> None:
+    """Check before an epoch's first step that what trains is what is exchanged.
+
+    `own` are the site's exchanged tensors, `trained` the hub's model under `trained_only`.
+
+    Raises:
+        StudyError: see `check_optimisers` and `check_still_trained`.
+    """
+    check_optimisers(site, module, optimisers)
+    if trained is not None:
+        check_still_trained(site, own, trained)
 
 
 def check_halves(
@@ -152,6 +202,49 @@ def check_still_trained(site: str, own: Weights, received: GlobalModel) -> None:
             f"frozen or unfrozen since: {_named(changed)}. Leave trained_only out, or unfreeze between two "
             "studies; this round was not trained"
         )
+
+
+def other_start(own: Weights, received: GlobalModel | None) -> str:
+    """Return a sentence on a round that does not train from the hub's model, or '' if it does."""
+    wanted = {} if received is None else received.weights
+    changed = sorted(name for name in wanted if not holds(own, {name: wanted[name]}))
+    if not changed:
+        return ""
+    return (
+        f"trains from other weights than the hub's: {_named(changed)} changed between the merge and the "
+        "first step, by a hook of the module or a callback, and no longer hold what the sites have learned "
+        "together. What it sends is the whole difference to the hub's model"
+    )
+
+
+def kept_copies(optimisers: Iterable[Optimizer], at_merge: str) -> str:
+    """Return a sentence on an optimiser that keeps a copy of the weights in its state, or ''.
+
+    `at_merge` is what happens to its state at a merge: with `reset` the copy is dropped.
+    """
+    if at_merge == "reset":
+        return ""
+    for optimiser in optimisers:
+        trained = {id(one): one for group in optimiser.param_groups for one in group["params"]}
+        copies = [_copies(one, optimiser.state[one]) for one in trained.values() if optimiser.state.get(one)]
+        # A parameter and a moment of zeros are equal by chance; in all of them they are not.
+        if copies and (names := frozenset.intersection(*copies)):
+            return (
+                f"its optimiser {type(optimiser).__name__} keeps a copy of the weights "
+                f"({_named(sorted(names))}), which a merge leaves as it is: if it steps from that copy, this "
+                "site trains on without the others. FederatedCallback(optimiser_state='reset') drops the "
+                "copy at each merge"
+            )
+    return ""
+
+
+def _copies(parameter: Tensor, state: Mapping[str, Any]) -> frozenset[str]:
+    own = parameter.detach()
+    return frozenset(
+        str(name)
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.shape == own.shape and torch.equal(value.to(own.dtype), own)
+    )
 
 
 def stays_here(module: nn.Module, keep_local: Iterable[str]) -> str:

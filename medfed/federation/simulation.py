@@ -28,7 +28,7 @@ from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange, detail_of
 from medfed.exchange._idle_threads import end_idle_threads
-from medfed.federation.allocator import share_one_pool
+from medfed.federation.allocator import FreedMemory, share_one_pool
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.model_selection import ModelSelection
@@ -66,6 +66,7 @@ class SiteScheduler:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._uncollected = 0
+        self._freed = FreedMemory()
 
     def forget(self, exchange: MemoryExchange) -> None:
         """Free the models of sites that have ended, which their Trainers' circular references keep."""
@@ -74,6 +75,7 @@ class SiteScheduler:
         if self._uncollected > MAX_UNCOLLECTED_BYTES:
             gc.collect()
             self._uncollected = 0
+            self._freed.give_back()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -91,6 +93,7 @@ class SiteScheduler:
         """Let other sites train while this one waits, then restore its random states."""
         states = _random_states()
         end_idle_threads()
+        self._freed.give_back()
         self._lock.release()
         try:
             yield
@@ -202,6 +205,7 @@ def simulate(
         secrets=None if folder is None else folder.with_name("sites"),
         parties=tuple(sorted(sites)),
         caller=_running_site.get,
+        only_selected=_asks_some(config),
     )
     failures = SiteFailures(exchange, config)
     bar = RoundsBar(config.rounds) if len(sites) > 1 else None
@@ -246,6 +250,13 @@ def simulate(
     model = config.privacy.decrypt(final, channel)
     failures.raise_after_end(model)
     return model
+
+
+def _asks_some(config: HubConfig) -> bool:
+    """Return whether a site may sleep until a round asks it to train: others do, and none agrees on keys."""
+    rule = config.rule
+    some = config.fraction < 1 or rule.max_sites == 1
+    return some and config.privacy.reveals_each_update and not rule.asynchronous
 
 
 class SiteFailures:
@@ -368,7 +379,7 @@ def _run_site(
     torch.set_num_threads(torch.get_num_threads())
     try:
         # Each site builds its model when it is its turn to train from it, and not all of them before.
-        failures.exchange.wait_for_model(failures.first_model(site))
+        failures.exchange.wait_for_model(failures.first_model(site), site)
         with scheduler.turn():
             function(failures.exchange)
             scheduler.forget(failures.exchange)

@@ -16,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from medfed.errors import RunError
 from medfed.federation.examples import Pass
@@ -45,6 +46,18 @@ class RoundProgress:
     def mean_rate(self) -> float:
         """The mean learning rate of the steps; 0 before the first."""
         return self.rates / max(self.steps, 1)
+
+    def add_loss(self, outputs: Any) -> None:
+        """Note the loss of a batch, if training_step returned one."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self.losses.append(loss.detach().float())
+
+    def add_step(self, optimiser: Optimizer) -> None:
+        """Note a step and its learning rate."""
+        if optimiser.param_groups:  # a module without an optimiser steps one that has none
+            self.steps += 1
+            self.rates += float(optimiser.param_groups[0]["lr"])
 
     def measure_before(self, evaluator: TrainEvaluator, required: Collection[str]) -> None:
         """Measure on the received model which of these numbers of the training cases are required."""

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from medfed.errors import StudyError
 from medfed.local_training._local import LocalMethod
 from medfed.registry import kind_of
+from medfed.wire.update import GlobalModel
+from medfed.wire.weights import as_real
 
 
 def check_suits(
@@ -42,6 +45,31 @@ def check_evaluates(required: Collection[str], module: pl.LightningModule, site:
             "training_step takes its optimiser's steps itself (automatic_optimization is False); return the "
             "loss and let Lightning optimise, or give the hub another rule; nothing was trained"
         )
+
+
+def check_steps(
+    method: LocalMethod | None, module: nn.Module, received: GlobalModel | None, site: str
+) -> None:
+    """Check that a module whose optimiser has not stepped yet has the parameters that it received.
+
+    A method changes gradients in Lightning's hook before a step, which only the optimisers of
+    `self.optimizers()` call.
+
+    Raises:
+        StudyError: if another optimiser, or one that torch steps itself, has changed parameters.
+    """
+    if method is None or received is None or not changes_gradients(method):
+        return
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad and name in received.weights:
+            own = as_real(parameter.detach())
+            if not torch.equal(own, received.weights[name].to(own.device, own.dtype)):
+                raise StudyError(
+                    f"site '{site}': local method '{kind_of(method)}' changes the gradients of each step, "
+                    f"and '{name}' changed without a step that Lightning knows. Return optimisers from "
+                    "configure_optimizers and step those of self.optimizers(), without "
+                    "use_pl_optimizer=False; nothing was sent"
+                )
 
 
 def changes_gradients(method: LocalMethod) -> bool:

@@ -31,7 +31,7 @@ AVERAGED, AVERAGED_SHARE = 5, 0.2
 # What bringing a prediction back to its file's grid and measuring it takes, per voxel of the image.
 METRICS_S = 3e-6
 
-_BUDGET = re.compile(r"(\d+(?:\.\d+)?)([mhd])")
+_BUDGET = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)([mhd])")
 _UNIT_S = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -186,8 +186,12 @@ def plan_recipe(
         passes: how often each test case is predicted: per model and perturbation.
 
     Raises:
-        StudyError: if it buys no round of the cheapest network.
+        StudyError: if it buys no round of the cheapest network, or there is nothing to train on.
     """
+    if not sum(cases.train):
+        raise StudyError(
+            "--budget: no hospital has a training case; `medfed check` says which split each is in"
+        )
     shares = [_share(budget_s, cases, size, machine, timing, passes) for timing in machine.timings]
     bought = [number for number, share in enumerate(shares) if share.visits >= MIN_VISITS]
     chosen = max(bought, default=0)

@@ -131,7 +131,9 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
     if isinstance(study.data, Table):
         classes = tuple(getattr(study.task, "classes", ()))
         columns = own_data_at(study, site, "", own.data).headings
-        wanted = TableRequirements(study.name, study.data, study.task.needs, classes, columns, trains)
+        settings = study.data_at(site) if site else study.data
+        assert isinstance(settings, Table)
+        wanted = TableRequirements(study.name, settings, study.task.needs, classes, columns, trains)
         preflight = check_table(folder, wanted, site_secret=own.secret)
     else:
         if folder.is_file():
@@ -145,7 +147,8 @@ def _preflight(folder: Path, study_file: Path | None, own: OwnChoices, thumbnail
 
 def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> StudyRequirements:
     """Return what a study of images asks of a site, read as this site reads it."""
-    settings = own.as_read_here(study).data
+    study = own.as_read_here(study)
+    settings = study.data_at(site) if site else study.data
     assert isinstance(settings, Images)
     settings = with_layout(settings, own.layout or study.layout_at(site))
     from medfed.pipeline.factory import classes_of, own_data_at, size_check

@@ -21,15 +21,13 @@ from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.formatting import model_name
 from medfed.evaluation.report.method_table import Cost, MethodTable, compare_methods, page, renamed
 from medfed.evaluation.rows import POOLED, CaseRow, local
-from medfed.files import private_folder, write_whole
-from medfed.pipeline.create_run import check_empty
-from medfed.pipeline.train import train
+from medfed.files import write_whole
+from medfed.pipeline.sub_runs import finished_run, open_folder
 from medfed.registry import Kind, kinds
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
-from medfed.study.canonical import study_digest
-from medfed.study.reading import read_run_study, read_study
+from medfed.study.reading import read_study
 from medfed.study.study import Study
 from medfed.study.validation import validate
 
@@ -63,7 +61,7 @@ def compare(
         raise StudyError(
             f"--compare: none of these can run: {'; '.join(f'{n}: {w}' for n, w in planned.items())}"
         )
-    folder = _folder(study, Path(out) if out is not None else None, resume)
+    folder = open_folder(study, Path(out) if out is not None else None, resume, "compare")
     cases: list[CaseRow] = []
     costs: dict[str, Cost] = {}
     for number, (name, variant) in enumerate(planned.items(), 1):
@@ -129,32 +127,11 @@ def _configured(own: Kind | None, record: type[Kind]) -> Any:
     return own if isinstance(own, record) else record()
 
 
-def _folder(study: Study, out: Path | None, resume: bool) -> Path:
-    folder = out or Path("runs") / f"{study.name}-compare"
-    if not resume:
-        check_empty(folder, "continue with --resume, or give another --out")
-    private_folder(folder)
-    return folder
-
-
 def _run(study: Study, path: Path, is_first: bool, progress: Progress) -> RunFolder:
     own = study.evaluation
     local_models = own.local_models and is_first
     evaluation = msgspec.structs.replace(own, local_models=local_models, pooled_model=is_first)
-    study = msgspec.structs.replace(study, evaluation=evaluation)
-    folder = RunFolder(path)
-    has_begun = folder.facts.exists()
-    if has_begun and _is_finished(folder, study):
-        return folder
-    return train(study, out=path, resume=has_begun, progress=progress)
-
-
-def _is_finished(folder: RunFolder, study: Study) -> bool:
-    """Return whether a run ended that compares with the same models, which its digest does not say."""
-    facts = folder.read_facts()
-    if not facts.is_finished or facts.digest != study_digest(study):
-        return False
-    return read_run_study(folder.study).evaluation == study.evaluation
+    return finished_run(msgspec.structs.replace(study, evaluation=evaluation), path, progress)
 
 
 def _cost(run: RunFolder) -> Cost:

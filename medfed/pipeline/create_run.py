@@ -128,7 +128,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         started=utc_now(),
         versions=package_versions(),
         hardware=hardware(),
-        command=_record_command(folder),
+        command=record_command(folder),
         comparisons=_comparisons(folder, study),
         withdrawn=folder.read_withdrawal() or UNSET,
     )
@@ -136,7 +136,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
     return facts
 
 
-def _record_command(folder: RunFolder) -> str:
+def record_command(folder: RunFolder) -> str:
     """Keep the line that was typed in command.txt, and return all of this run's lines without folders."""
     former = folder.read_facts().command if folder.facts.is_file() else ""
     if typed := typed_command(sys.argv):
@@ -194,6 +194,7 @@ def write_study(folder: RunFolder, study: Study) -> None:
     public = {**plain, "sites": sorted(study.sites), "held_out": sorted(study.held_out)}
     if (start := study.given_start) is not None:
         public["start"] = study.starting_from(Path(start.path).name).start
+    del public["search"]  # run.json has it where it was made
     del public["trackers"]  # addresses inside a hospital or a coordinator's network, as of the exchange
     public["exchange"] = {"kind": kind_of(study.exchange)}
     public["plugins"] = {name: {"digest": plugin.digest} for name, plugin in study.plugins.items()}

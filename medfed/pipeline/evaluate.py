@@ -55,7 +55,7 @@ def evaluate(
             f"{folder.path}: hospital '{name}' trained in this run; give the one to evaluate another name"
         )
     own = own or OwnChoices()
-    study = own.as_read_here(study)
+    study = own.as_read_here(study).in_fold(None)  # this hospital's own splits, whatever fold the run was of
     study = with_labelled(study, name, labelled or drawn_of(study, own.labelled))
     with suppress_warnings():
         hospital = hospital_of(

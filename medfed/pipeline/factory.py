@@ -78,7 +78,7 @@ def hospital_of(
     uses are written into the hospital's own folder.
     """
     secret = secret or simulated_secret(study.seed, site)
-    settings = study.data
+    settings = study.data_at(site)
     if isinstance(settings, Images):
         settings = with_layout(settings, layout or study.layout_at(site))
     on_disk = isinstance(settings, Images) and settings.cache == "disk"
@@ -322,16 +322,25 @@ def selection_of(study: Study) -> ModelSelection | None:
     """Return how the hub judges the rounds' models by the sites' validation scores; None if it does not.
 
     Raises:
+        StudyError: as `judged_by`.
+    """
+    if study.train.keep == "last" and study.train.patience is None:
+        return None
+    return judged_by(study, "train.keep, train.patience")
+
+
+def judged_by(study: Study, key: str) -> ModelSelection:
+    """Return how a study's models are judged by the sites' validation scores; `key` is what asks for it.
+
+    Raises:
         StudyError: if it is not known whether more or less of the task's score is better.
     """
     train, score = study.train, study.task.main_score
-    if train.keep == "last" and train.patience is None:
-        return None
     metric = metric_of(score.removeprefix("val/"))
     if score != "val/loss" and metric.better not in ("higher", "lower"):
         raise StudyError(
-            f"train.keep, train.patience: nobody says whether more or less of '{score}', the first score of "
-            f"task '{kind_of(study.task)}', is better; a metric of this name says it, or leave both out"
+            f"{key}: nobody says whether more or less of '{score}', the first score of "
+            f"task '{kind_of(study.task)}', is better; a metric of this name says it, or leave it out"
         )
     return ModelSelection(
         score,

@@ -14,6 +14,7 @@ from medfed.errors import MedfedError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import MemoryExchange
+from medfed.federation.hub import RoundCallback
 from medfed.federation.simulation import simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.pipeline.factory import data_scalars, hub_config_of, module_of, site_config_of
@@ -68,8 +69,11 @@ class Federated(NamedTuple):
     choice: ModelChoice | UnsetType = UNSET
 
 
-def federate(run: StudyRun) -> Federated:
-    """Return the final model of the study's rounds, as a site has it, and save it as the federated model."""
+def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Federated:
+    """Return the final model of the study's rounds, as a site has it, and save it as the federated model.
+
+    `on_round` is called after each round; what it raises ends the rounds and is raised.
+    """
     study, folder = run.study, run.folder
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
     frozen = weights_of(module_of(study)) if study.trained_only else {}
@@ -84,6 +88,7 @@ def federate(run: StudyRun) -> Federated:
         if report.choice is not None:
             choices.append(report.choice)
             run.progress.log(report.choice.sentence)
+        on_round(report)
 
     def model_merged(current: Any) -> None:
         save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **current.weights}, current.merges)

@@ -23,6 +23,7 @@ from medfed.evaluation.inference import (
 from medfed.evaluation.report import gallery
 from medfed.evaluation.rows import FEDERATED, append, model_of, personal
 from medfed.federation.site import LOCAL, PERSONAL
+from medfed.models.ensemble import Ensemble, members_of
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
 from medfed.pipeline.factory import is_start_gone, module_of
 from medfed.runs.checkpoints import load_checkpoint
@@ -195,11 +196,14 @@ def saved_models(folder: RunFolder) -> dict[str, Weights]:
 
 
 def module_with(study: Study, weights: Weights) -> pl.LightningModule:
-    """Return the study's module with these weights.
+    """Return the study's module with these weights; of an ensemble's, one that predicts its members' mean.
 
     Raises:
         RunError: if the file that the study starts from is gone, and holds what the weights lack.
     """
+    if members := members_of(weights):
+        modules = [module_with(study, member) for member in members]
+        return Ensemble(modules, getattr(study.task, "labels", None))
     gone = is_start_gone(study)
     module = module_of(msgspec.structs.replace(study, start=None) if gone else study)
     if gone and (lacking := set(weights_of(module)) - set(weights)):

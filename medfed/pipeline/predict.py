@@ -107,7 +107,7 @@ def predict(
     private_folder(out)
     contents: list[bytes] = []
     module = load_model(study, folder, model)
-    study = chosen.as_read_here(study)
+    study = chosen.as_read_here(study).in_fold(None)
     secret = chosen.secret or simulated_secret(study.seed, name)
     with suppress_warnings():
         if isinstance(study.data, Images):
@@ -208,7 +208,13 @@ def load_model(study: Study, folder: RunFolder, model: str) -> LightningModule:
     saved = saved_models(folder)
     if model not in saved:
         names = ", ".join(sorted(saved)) or "none yet"
-        raise RunError(f"{folder.path}: no model '{model}'; there are {names}")
+        folds = folder.read_facts().folds
+        where = (
+            f"; the models of its {folds.of} folds are in fold-1 and so on, their mean in ensemble"
+            if folds
+            else ""
+        )
+        raise RunError(f"{folder.path}: no model '{model}'; there are {names}{where}")
     if study.keep_local and model == FEDERATED:
         raise RunError(
             f"{folder.path}: the federated model of this study is complete only with the layers that each "

@@ -111,7 +111,7 @@ def train(
     with suppress_warnings(), keep_status(status), record_warnings(status), closing(tracked):
         status.update(state="reading the hospitals' cases")
         run, facts = _open(study, folder, again, progress, resume)
-        run, facts = _mark_seen(run, facts)
+        run, facts = mark_seen(run, facts)
         status.update(state="training")
         federated = federate(run)
         facts = msgspec.structs.replace(facts, chosen=federated.choice)
@@ -150,7 +150,7 @@ def _open(
     study: Study, folder: RunFolder, again: Retraining | None, progress: Progress, resume: bool
 ) -> tuple[StudyRun, RunFacts]:
     """Return the opened run and its facts: hospitals read, folder begun, data settings planned."""
-    hospitals, unusable = _open_hospitals(study, progress)
+    hospitals, unusable = open_hospitals(study, progress)
     for site, hospital in hospitals.items():
         for line in (hospital.data.index.describe(), *hospital.data.notes):
             progress.log(f"{site}: {line}")
@@ -177,7 +177,7 @@ def _open(
     return run, facts
 
 
-def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
+def mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
     """Record which cases train, and mark those among the cases to measure, under whatever name they come."""
     study, hospitals = run.study, dict(run.hospitals)
     trained = {site: hospital for site, hospital in hospitals.items() if site in study.sites}
@@ -200,7 +200,7 @@ def _mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
     return replace(run, hospitals=hospitals), facts
 
 
-def _open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCases], dict[str, MedfedError]]:
+def open_hospitals(study: Study, progress: Progress) -> tuple[dict[str, SiteCases], dict[str, MedfedError]]:
     """Return the hospitals whose data can be used, and for each other one its error.
 
     Raises:
@@ -237,7 +237,7 @@ def _plan(run: StudyRun) -> StudyRun:
     files = PlanFiles(run.folder.fingerprint, run.folder.table_sums)
     study = plan_study(run.study, trained, files, run.audit, run.progress.log)
     write_study(run.folder, study)
-    hospitals, unusable = _open_hospitals(study, run.progress)
+    hospitals, unusable = open_hospitals(study, run.progress)
     return replace(run, study=study, hospitals=hospitals, unusable=unusable)
 
 

@@ -13,8 +13,9 @@ instead of 0.07. Per site 62 or 123 kB more to send, and the tags of all sites t
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,13 +38,27 @@ NONCE_BYTES = 12
 class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a site encrypts for the others: whose update it is, and the combinations of its ciphertexts.
 
-    `combined` has one ciphertext for the full ones and one for the last, if that is shorter.
+    `combined` has one ciphertext for the full ones and one for the last, if that is shorter; `update` is
+    `update_digest` of what it was made from.
     """
 
     site: str
     round: int
     examples: int
     combined: list[bytes]
+    update: bytes = b""
+
+
+def update_digest(examples: int, parts: Iterable[bytes]) -> bytes:
+    """Return the SHA-256 of a site's ciphertexts and number of examples.
+
+    The hub publishes it for each site whose update it merged. A tag that was made from anything else, such as
+    a damaged update's, is so known by its site, which the linear check of the sum alone cannot tell.
+    """
+    sha = hashlib.sha256(f"{examples}\n".encode())
+    for part in parts:
+        sha.update(hashlib.sha256(part).digest())
+    return sha.digest()
 
 
 def seal_tag(key: bytes, tag: Tag) -> bytes:

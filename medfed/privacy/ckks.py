@@ -15,7 +15,8 @@ the hub relays it to the others, encrypted for each (`_ckks_keys.py`); each keep
 mode 0600. A hub that lies gets no key: it is dealt to hospitals of the study to which the site agreed, by
 certificates of the role `site`, at least `min_sites` of them, that train from one model (`_key_exchange.py`).
 A hub that publishes something else than the sum, such as one site's ciphertext for the others to read, is
-found out before anything is decrypted (`_ckks_tags.py`); a site that sends a wrong tag thereby stops the run.
+found out before anything is decrypted (`_ckks_tags.py`); a site that sends a wrong tag thereby stops the run,
+and is named where the tag was made from another update than the hub got.
 Collusion: a single site that gives the key to the hub opens every site's updates of the whole run,
 past rounds included. Against a hub that may win over one site, use `secure_sum`, whose masks no single site
 can remove. The decrypted numbers must never be given to the hub: CKKS's key can be computed from a ciphertext
@@ -39,7 +40,7 @@ import torch
 
 from medfed.errors import PrivacyError, UpdateError
 from medfed.privacy._ckks_keys import KEY, relay_keys, shared_key
-from medfed.privacy._ckks_tags import Tag, added, combine, open_tags, seal_tag
+from medfed.privacy._ckks_tags import Tag, added, combine, open_tags, seal_tag, update_digest
 from medfed.privacy._privacy import (
     GROUP,
     PlainSession,
@@ -68,6 +69,9 @@ SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
 # The tag among an update's ciphertexts, what it is called by site beside the sum, and its maximum bytes: two
 # ciphertexts and some numbers.
 TAG, TAG_OF, MAX_TAG_BYTES = "tag", "tag of ", 2 * MAX_CIPHERTEXT_BYTES + 1000
+
+# What the digest of each site's merged ciphertexts is called beside the sum.
+UPDATE_OF = "update of "
 
 T = TypeVar("T")
 
@@ -216,7 +220,8 @@ class _Encryptor:
 
         parts = [encrypted(first) for first in range(0, flat.size, SLOTS)]
         combined = combine(ts, context, self.key, update.round, parts)
-        tag = seal_tag(self.key, Tag(update.site, update.round, update.examples, combined))
+        made_from = update_digest(update.examples, parts)
+        tag = seal_tag(self.key, Tag(update.site, update.round, update.examples, combined, made_from))
         return {**{name: _packed(some) for name, some in _pieces(parts)}, TAG: _as_tensor(tag)}
 
 
@@ -281,6 +286,7 @@ def _check_sum(received: GlobalModel, key: bytes, channel: SiteChannel) -> None:
         )
     try:
         tags = open_tags(key, {site: _as_bytes(tensor) for site, tensor in sealed.items()}, received.round)
+        _check_merged(tags, group)
         ts, context = _tenseal(), _hub_context()
         published = combine(ts, context, key, received.round, _ciphertexts(group))
         whole = published == added(ts, context, tags)
@@ -293,6 +299,23 @@ def _check_sum(received: GlobalModel, key: bytes, channel: SiteChannel) -> None:
             f"{', '.join(sorted(sealed))}: the hub merged something else, or one of them sent a wrong tag; "
             "nothing is decrypted"
         )
+
+
+def _check_merged(tags: Sequence[Tag], group: Weights) -> None:
+    """Check that the hub says of each site that it merged the ciphertexts of which the site made its tag.
+
+    Raises:
+        PrivacyError: naming the first site of which it says something else.
+    """
+    for tag in tags:
+        merged = group.get(f"{UPDATE_OF}{tag.site}")
+        if merged is None or _as_bytes(merged) != tag.update:
+            raise PrivacyError(
+                f"site '{tag.site}' made its tag of other ciphertexts, or of another number of examples, "
+                "than those that the hub says it merged of it: that site's update was damaged or is a lie, "
+                "or the hub's word is. Compare its run folder with the hub's; if it happens again, start a "
+                "new run without it"
+            )
 
 
 def _as_tensor(data: bytes) -> torch.Tensor:
@@ -357,7 +380,11 @@ def _check_tag(update: Update, tag: torch.Tensor) -> None:
 def _sum_ciphertexts(updates: Sequence[Update]) -> dict[str, torch.Tensor]:
     ts, context = _tenseal(), _hub_context()
     total: dict[str, torch.Tensor] = {EXAMPLES: torch.tensor(sum(update.examples for update in updates))}
-    total.update({f"{TAG_OF}{update.site}": update.groups[ENCRYPTED][TAG] for update in updates})
+    for update in updates:
+        group = update.groups[ENCRYPTED]
+        total[f"{TAG_OF}{update.site}"] = group[TAG]
+        merged = update_digest(update.examples, _ciphertexts(group))
+        total[f"{UPDATE_OF}{update.site}"] = _as_tensor(merged)
     for name in sorted(set(updates[0].groups[ENCRYPTED]) - {TAG}):
         sums: list[Any] = []
         for update in updates:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -99,6 +100,103 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class FoldFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A cross-validation, whose results are of every patient by the model of the fold that held them out.
+
+    of: the number of folds.  ensemble: why the folds' models have no mean, '' where the folder has it.
+    measured: the hospitals at which the mean of the folds' models was measured.
+    """
+
+    of: int
+    ensemble: str = ""
+    measured: list[str] = []
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a reader of the report must know."""
+        together = "`ensemble/` holds the mean of the folds' models, of which these values are not" + (
+            f"; its own report is of {', '.join(self.measured)}." if self.measured else "."
+        )
+        if self.ensemble:
+            together = f"The folds' models have no mean: {self.ensemble}."
+        return [
+            f"Cross-validation in {self.of} folds by patient, at all hospitals at once: each patient was "
+            "measured by the model of the fold that held them out. The values are of "
+            f"{self.of} trainings and of no single model; the groups `fold` show how far they differ.",
+            "What ranks patients against each other (AUROC, c-index) or compares probabilities with outcomes "
+            f"is here over the outputs of {self.of} models; the report of each fold, `fold-1/` and so on, is "
+            "of one. Thresholds and temperatures chosen on validation patients are in these alone.",
+            together,
+        ]
+
+
+class TrialFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial of a hyperparameter search.
+
+    overrides: its settings, as `--set` takes them.  values: the same as numbers, or positions in a list.
+    rounds: how many of the budget it took.  scores: of the model after each round that was judged.  score: of
+    its final model, or of the last one judged.  rungs: Optuna's record of how far it came.  repeats: the
+    former trial of the same settings, which was not trained again.
+    """
+
+    overrides: list[str]
+    values: dict[str, int | float]
+    state: Literal["finished", "stopped", "failed"]
+    rounds: int
+    why: str = ""
+    scores: dict[int, float] = {}
+    score: float | None = None
+    rungs: dict[str, float] = {}
+    repeats: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def sentence(self) -> str:
+        """What became of it, for the terminal."""
+        score = f"{self.score:.4g}" if self.score is not None else "no score"
+        known = f", as trial {self.repeats + 1}" if self.repeats is not None else ""
+        return f"{score} after {self.rounds} rounds{known}{f': {self.why}' if self.why else ''}"
+
+
+class SearchFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A hyperparameter search: what was searched, on what budget, every trial, and which was chosen.
+
+    digest: of the study as it was given.  score, better: what decided, a mean over `sites`.  space: by key.
+    budget: in rounds.  least, reduction: the rungs.  chosen: the trial's position, None until the end.
+    """
+
+    digest: str
+    score: str
+    better: Literal["higher", "lower"]
+    space: dict[str, str]
+    budget: int
+    least: int
+    reduction: int
+    sites: list[str] = []
+    trials: list[TrialFacts] = []
+    chosen: int | None = None
+
+    @property
+    def spent(self) -> int:
+        """How many rounds all trials took."""
+        return sum(trial.rounds for trial in self.trials)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a reader of the report must know."""
+        if self.chosen is None:
+            return []
+        best, seconds = self.trials[self.chosen], sum(trial.seconds for trial in self.trials)
+        tried = sum(trial.repeats is None for trial in self.trials)
+        return [
+            f"The settings {', '.join(best.overrides)} were chosen among {tried} in a search of {self.spent} "
+            f"rounds and {seconds / 60:.1f} minutes, by the mean {self.score} on validation patients of "
+            f"{', '.join(self.sites)}, {best.score:.4g}. No test patient took part in it.",
+            f"That {self.score} is the best of {tried} and therefore flatters the choice; results on test "
+            "patients do not.",
+        ]
+
+
 class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The weights that a run started from; start.csv in the run folder lists them tensor by tensor.
 
@@ -125,7 +223,10 @@ class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of run.json. `start`, `chosen`, `withdrawn`, `seconds`, `finished` may be absent."""
+    """The content of run.json.
+
+    `start`, `chosen`, `folds`, `search`, `withdrawn`, `seconds` and `finished` may be absent.
+    """
 
     study: str = ""
     digest: str = ""
@@ -158,6 +259,10 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     # The lines that began and resumed the run, without folders; command.txt has them as they were typed.
     command: str = ""
     chosen: ModelChoice | UnsetType = UNSET
+    # The folder of a cross-validation, not those of its folds.
+    folds: FoldFacts | UnsetType = UNSET
+    # The search that the settings of this run were chosen in.
+    search: SearchFacts | UnsetType = UNSET
     withdrawn: Withdrawal | UnsetType = UNSET
     seconds: float | UnsetType = UNSET
     finished: str | UnsetType = UNSET

@@ -34,7 +34,7 @@ class RunFolder:
     trained.json *  keyed digests of the cases that trained
     cases.jsonl *   measurements per patient
     scores.jsonl *  what guaranteed thresholds are chosen on, per patient
-    rows.jsonl      measurements over groups of patients; rows.csv and curves.jsonl belong to it
+    rows.jsonl      measurements over groups of patients; rows.csv, curves.jsonl and groups.jsonl belong to it
     reported.jsonl  at a hub: the measurements that hospitals reported, over groups of patients
     table1.html     statistics of all hospitals' data, and table1.csv; statistics.json holds their numbers
     plan.yaml       the data section that follows from them, where a study is only described
@@ -59,6 +59,7 @@ class RunFolder:
     rows = _Entry("rows.jsonl")
     rows_csv = _Entry("rows.csv")
     curves = _Entry("curves.jsonl")
+    groups = _Entry("groups.jsonl")
     cases = _Entry("cases.jsonl")
     scores = _Entry("scores.jsonl")
     gallery = _Entry("cases.html")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -158,6 +158,15 @@ def read_rounds(path: Path) -> list[RoundLine]:
             raise RunError(f"{path.name}: line {number} is not a round: {error}; restore the file") from error
         latest[line.round, line.site] = line
     return [latest[key] for key in sorted(latest)]
+
+
+def consecutive_rounds(runs: Iterable[Sequence[RoundLine]]) -> list[RoundLine]:
+    """Return the rounds of several runs, such as the folds of a study, numbered on from one to the next."""
+    lines: list[RoundLine] = []
+    for one in runs:
+        before = max((line.round for line in lines), default=0)
+        lines += [msgspec.structs.replace(line, round=before + line.round) for line in one]
+    return lines
 
 
 def last_round(lines: Iterable[RoundLine]) -> int:

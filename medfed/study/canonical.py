@@ -31,7 +31,7 @@ def study_digest(study: Study) -> str:
 
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange and the trackers: how a party reaches the hub, and where it watches, is in its own file
-    and does not change what is computed.
+    and does not change what is computed. Nor the search, which comes before a study and does not change it.
     Nor does it cover with what the federated model is compared (`COMPARISONS`): nobody else sees it, and it
     may change when a run is resumed.
     """
@@ -78,7 +78,7 @@ def is_digest(start: str) -> bool:
 def _canonical(study: Study) -> dict[str, Any]:
     plain = to_dict(study)
     plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
-    del plain["exchange"], plain["trackers"]
+    del plain["exchange"], plain["trackers"], plain["search"]
     if (start := study.given_start) is not None:
         # The content of the weights counts, not where a hospital stores them.
         digest = start_digest(start.path)
@@ -90,6 +90,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         del plain["describe"]["noise"]
     if not plain["data"].get("transforms", True):  # likewise, and so below
         del plain["data"]["transforms"]
+    if study.data.fold is None:
+        del plain["data"]["fold"]
     if not study.sampling.joining:
         del plain["sampling"]["joining"]
     if not study.plugins:  # a study without any keeps the digest by which it was approved

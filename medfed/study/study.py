@@ -15,6 +15,7 @@ from msgspec import Meta
 from medfed.aggregation.fedavg import FedAvg
 from medfed.data.layouts import Layout, layout_of
 from medfed.data.settings import AnyData, AnyLayout
+from medfed.data.splits import Fold
 from medfed.exchange.memory import Memory
 from medfed.models.optimisers.adamw import AdamW
 from medfed.models.pretrained import Start
@@ -23,6 +24,7 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
+from medfed.study.search import Search
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
 
 if TYPE_CHECKING:
@@ -213,6 +215,8 @@ class Study(_Section, frozen=True, kw_only=True):
     the digest of each is sent, and each site file says where the site's own copy is.
     trackers: where the hub's record of each round goes beside the run folder, such as [{kind: csv}, {kind:
     mlflow, url: https://mlflow.example.org}]; it is not sent to the sites, which name their own.
+    search: which settings `medfed train --search` looks for in a simulation, and its budget; it is not sent
+    to the sites either.
     """
 
     name: SiteName
@@ -234,6 +238,7 @@ class Study(_Section, frozen=True, kw_only=True):
     start: str | Start | None = None
     plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
     trackers: tuple[AnyTracker, ...] = ()
+    search: Search | None = None
 
     @property
     def trained_only(self) -> bool:
@@ -309,6 +314,14 @@ class Study(_Section, frozen=True, kw_only=True):
         """Return one hospital's own layout, or None."""
         layout = self.site_overrides[site].layout if site in self.site_overrides else None
         return None if layout is None else layout_of(layout)
+
+    def data_at(self, site: str) -> AnyData:
+        """Return one hospital's data settings: a fold is of those that train, the others test everyone."""
+        return self.data if self.trains(site) else msgspec.structs.replace(self.data, fold=None)
+
+    def in_fold(self, fold: Fold | None) -> Study:
+        """Return the study with this fold of a cross-validation, or without any."""
+        return msgspec.structs.replace(self, data=msgspec.structs.replace(self.data, fold=fold))
 
     def trains(self, site: str) -> bool:
         """Return whether a hospital of this name trains: one that is named, or one that may join."""

@@ -391,6 +391,11 @@ def _joining(study: Study) -> Iterator[str]:
         )
 
 
+def _search(study: Study) -> Iterator[str]:
+    if study.search is not None:
+        yield from study.search.problems(study.train.rounds)
+
+
 def _site_references(study: Study) -> Iterator[str]:
     """Check that keys that name a site name one of the study's."""
     yield from _unknown_sites("site_overrides", study.site_overrides, {*study.sites, *study.held_out})
@@ -432,6 +437,7 @@ _CHECKS = (
     _trackers,
     _local_training,
     _model_selection,
+    _search,
     _averaging,
     _site_references,
     _quorum,

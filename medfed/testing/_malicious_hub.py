@@ -75,8 +75,9 @@ class MaliciousHub(MemoryExchange):
     """An exchange whose hub sends what `lie` returns, and to `deceived` sites the model `other_model` makes.
 
     `seals` gives each party's seal, for a test with certificates; by default each has a key of this object.
-    `sent` holds what the honest hub would have sent to each site, by step, `steps` the steps it collected,
-    with '' for the updates. It ignores the answers of the step `discarded` once, then what `hidden` trains.
+    `sent` holds what the honest hub would have sent to each site, by step, `said` what each site sent it, and
+    `steps` the steps it collected, with '' for the updates. It ignores the answers of the step `discarded`
+    once, then what `hidden` trains.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class MaliciousHub(MemoryExchange):
         self.deceived, self.other_model = deceived, other_model
         self.sent: dict[str, dict[str, bytes]] = {}
         self.lied_to: set[str] = set()
+        self.said: dict[str, list[bytes]] = {}
         self.steps: list[str] = []
         self.discarded, self.hidden = "", ""
         self._discards = True
@@ -130,6 +132,7 @@ class MaliciousHub(MemoryExchange):
         for received in super().collect_messages(round, attempt, step, sites, deadline_s):
             if received.message is not None:
                 statement = msgspec.json.decode(received.message.data, type=Statement)
+                self.said.setdefault(received.site, []).append(statement.content)
                 data = msgspec.json.encode(Statement(self._true_model, statement.content))
                 received = replace(received, message=msgspec.structs.replace(received.message, data=data))
             yield received

@@ -6,6 +6,8 @@ The merged model's form stays, what the mechanism declares of itself is true, an
 from __future__ import annotations
 
 import inspect
+import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +200,41 @@ def a_site_refuses_what_a_lying_hub_forwards_and_the_round_goes_on(privacy: Priv
         others = [site for site in SITES if site != victim]
         assert set(others) <= set(found.merged), f"step '{step}', {name}: {found.outcome}"
         assert [found.ends[site] for site in others] == [None] * len(others)
+
+
+def passes_on(hub: MaliciousHub, site: str) -> bool:
+    """Return whether a site was sent anything that another site had told the hub, in whatever form."""
+    texts = [
+        word for other, said in hub.said.items() if other != site for one in said for word in _words(one)
+    ]
+    return any(word in told[site] for told in hub.sent.values() if site in told for word in texts)
+
+
+# A key, a share or a signature has at least this many bytes, in base64 or not.
+MIN_WORD = 24
+_WORD = re.compile(rb"[A-Za-z0-9+/=_-]{%d,}" % MIN_WORD)
+
+
+def _words(content: bytes) -> list[bytes]:
+    whole = [content, b64encode(content)] if len(content) >= MIN_WORD else []
+    return [*whole, *_WORD.findall(content)]
+
+
+@check_privacy.check
+def what_sites_tell_each_other_is_forwarded_as_they_signed_it(privacy: Privacy) -> None:
+    """Keys that the hub takes out of sites' messages and passes on are the hub's word for them.
+
+    A mechanism that did so would also not be reached by any lie of this contract.
+    """
+    planned, honest = privacy.planned(ROUNDS), MaliciousHub(SITES)
+    _lied(planned, honest)
+    if not any(passes_on(honest, site) for site in SITES):
+        raise NotApplicable("its hub passes nothing on that a site said")
+    for site in SITES:
+        assert forwarding_steps(honest, site), (
+            f"the hub passes on to '{site}' what others told it, and no whole messages of theirs "
+            "(`RelayedMessages`), which alone are signed"
+        )
 
 
 @check_privacy.check

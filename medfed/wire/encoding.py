@@ -16,7 +16,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,7 +36,6 @@ FORMAT = "medfed-1"
 MAX_HEADER_BYTES = 1 << 20
 
 _T = TypeVar("_T")
-
 
 # The digest of the last line of the sender's audit log, or nothing.
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")]
@@ -221,6 +220,35 @@ def read_update(path: Path, weights: Weights, study_digest: str = "") -> Update:
     return _update(*_open(path, _UpdateHeader, study_digest), weights)
 
 
+def join_update(
+    head: bytes, tensors: TensorReader, weights: Weights, study_digest: str = "", *, lazy: bool = False
+) -> Update:
+    """Return the update whose first piece is `head` and whose tensors `tensors` reads, if `lazy` on access.
+
+    Raises:
+        WireError: as `decode_update`.
+    """
+    return _update(*_join(head, tensors, _UpdateHeader, study_digest, lazy), weights)
+
+
+def join_global(head: bytes, tensors: TensorReader, study_digest: str = "") -> GlobalModel:
+    """Return the global model whose first piece is `head` and whose tensors `tensors` reads.
+
+    Raises:
+        WireError: as `decode_global`.
+    """
+    return _global(*_join(head, tensors, _GlobalHeader, study_digest, lazy=False))
+
+
+def offsets_of(head: bytes, part: str) -> frozenset[int]:
+    """Return the first offset of each tensor of a part (`local`), from the first piece of an encoding."""
+    described = msgspec.json.decode(head[8:])
+    described.pop("__metadata__")
+    return frozenset(
+        entry["data_offsets"][0] for name, entry in described.items() if name.startswith(f"{part}/")
+    )
+
+
 def decode_global(data: bytes, study_digest: str = "") -> GlobalModel:
     """Return the global model in these bytes.
 
@@ -319,6 +347,16 @@ def _decode(data: bytes, expected: type[_H], study_digest: str) -> tuple[_H, dic
     return header, dict(_by_part(tensors))
 
 
+def _join(
+    head: bytes, tensors: TensorReader, expected: type[_H], study_digest: str, lazy: bool
+) -> tuple[_H, dict[str, Weights]]:
+    described = msgspec.json.decode(head[8:])
+    header = _header(described, expected, study_digest)
+    described.pop("__metadata__")
+    parts = {part: _FileTensors(tensors, names) for part, names in _by_part(described).items()}
+    return header, {part: own if lazy else dict(own) for part, own in parts.items()}
+
+
 def _open(path: Path, expected: type[_H], study_digest: str) -> tuple[_H, dict[str, Weights]]:
     try:
         # Safetensors' reader checks the header and that every offset lies in the file.
@@ -384,10 +422,17 @@ def _shape(tensors: Weights, name: str) -> tuple[int, ...]:
     return tensors.shape(name) if isinstance(tensors, _FileTensors) else tuple(tensors[name].shape)
 
 
-class _FileTensors(Mapping[str, Tensor]):
-    """The tensors of one part of a safetensors file, each read into memory of its own on access."""
+class TensorReader(Protocol):
+    """Reads tensors of an encoding."""
 
-    def __init__(self, file: _OpenFile, described: dict[str, Any]) -> None:
+    def read(self, name: str, first: int, last: int) -> Tensor:
+        """Return the bytes of the tensor of this name, from `first` to `last` after the header."""
+
+
+class _FileTensors(Mapping[str, Tensor]):
+    """The tensors of one part of an encoding, each read on access."""
+
+    def __init__(self, file: TensorReader, described: dict[str, Any]) -> None:
         self._file, self._described = file, described
 
     def __getitem__(self, name: str) -> Tensor:

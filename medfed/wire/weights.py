@@ -190,6 +190,10 @@ def size_in_bytes(weights: Weights) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
 
 
+class Released(dict[str, Tensor]):
+    """Weights to which nobody writes any more, so that who gets them in this process need not copy them."""
+
+
 class Difference(Mapping[str, Tensor]):
     """`minuend - subtrahend`, tensor by tensor, in float64, computed on access.
 

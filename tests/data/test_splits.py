@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medfed.data.case import Case
+from medfed.data.index import check_cases
 from medfed.data.splits import (
+    ASIDE,
     DEFAULT_FRACTIONS,
     LEAST_FROM,
     UNASSIGNED,
+    Fold,
     assign_splits,
     case_token,
     check_fractions,
@@ -145,3 +149,56 @@ def test_given_splits_are_kept_and_shared_with_the_patients_other_visits() -> No
 def test_fractions_that_are_no_shares_are_refused(fractions: tuple[float, ...]) -> None:
     with pytest.raises(DataError, match="sum to 1"):
         check_fractions(fractions)
+
+
+@pytest.mark.parametrize(("patients", "of"), [(10, 5), (23, 4), (30, 5), (7, 7)])
+def test_over_all_folds_each_patient_is_tested_once(patients: int, of: int) -> None:
+    tested: Counter[str] = Counter()
+    validated: set[str] = set()
+    for number in range(1, of + 1):
+        split = split_of(
+            assign_splits(cases(patients, visits=2), SECRET, DEFAULT_FRACTIONS, Fold(number=number, of=of))
+        )
+        sizes = Counter(split.values())
+        assert sizes["test"] in (patients // of, -(-patients // of))
+        assert sizes["train"] > 0
+        assert sizes["val"] > 0
+        tested.update(patient for patient, name in split.items() if name == "test")
+        validated |= {patient for patient, name in split.items() if name == "val"}
+    assert tested == dict.fromkeys((f"p{i}" for i in range(patients)), 1)
+    assert len(validated) > sizes["val"]  # not the same patients in each fold
+
+
+def test_a_fold_by_hand() -> None:
+    """30 patients in 5 folds: fold 2 tests ranks 1, 6, 11, ...; of the others 0.7 / 0.85 of 24 train."""
+    split = split_of(assign_splits(cases(30), SECRET, DEFAULT_FRACTIONS, Fold(number=2, of=5)))
+    ranked = sorted(split, key=lambda patient: split_position(SECRET, patient))
+    assert [patient for patient in ranked if split[patient] == "test"] == ranked[1::5]
+    turned = [patient for patient in (*ranked[12:], *ranked[:12]) if split[patient] != "test"]
+    # 0.7 / 0.85 of 24 are 19.76, rounded to 20.
+    assert [split[patient] for patient in turned] == ["train"] * 20 + ["val"] * 4
+
+
+def test_a_given_test_patient_is_in_no_fold_and_given_train_and_val_stay() -> None:
+    listed = [replace(case, split=("test", "train", "val")[n % 3]) for n, case in enumerate(cases(30))]
+    given = {case.patient: case.split for case in listed}
+    for number in (1, 2, 3):
+        split = split_of(assign_splits(tuple(listed), SECRET, DEFAULT_FRACTIONS, Fold(number=number, of=3)))
+        for patient, name in split.items():
+            assert name == {"test": ASIDE}.get(given[patient], name)
+            assert name in (given[patient], "test", ASIDE)
+
+
+def test_a_patient_in_two_given_splits_stays_so_that_the_folder_is_refused() -> None:
+    listed = [replace(case, split=("train", "test")[n % 2]) for n, case in enumerate(cases(1, visits=2))]
+    others = [replace(case, id=f"o{case.id}", patient=f"o{case.patient}") for case in cases(4)]
+    assigned = assign_splits((*listed, *others), SECRET, DEFAULT_FRACTIONS, Fold(number=1, of=2))
+    with pytest.raises(DataError, match="one patient is in two splits"):
+        check_cases(assigned)
+
+
+def test_fewer_patients_than_folds_are_refused() -> None:
+    with pytest.raises(DataError, match=r"4 patients for 5 folds .* take fewer folds"):
+        assign_splits(cases(4), SECRET, DEFAULT_FRACTIONS, Fold(number=1, of=5))
+    with pytest.raises(DataError, match="number is 6 of 5 folds"):
+        Fold(number=6, of=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -159,7 +160,7 @@ def asked(tmp_path, monkeypatch):
         exchange=Folder(url=str(tmp_path / "share"), poll_s=0.01),
         give_up_hours=1,
     )
-    patients = [4]
+    patients, members = [4], list(range(4))
 
     def counted(study, data, least):
         vector = torch.zeros(length_for(study), dtype=torch.float64)
@@ -171,9 +172,10 @@ def asked(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "runs" / "run")
     folder.path.mkdir(parents=True)
     status = Status(folder.status, role="site")
-    hospital = SimpleNamespace(data=None)
+    data = SimpleNamespace(patients=lambda split: tuple(f"patient-{number}" for number in members))
+    hospital = SimpleNamespace(data=data, secret=b"s" * 32)
     session = SiteSession(site, study, hospital, folder, status, Told(), AuditLog(None))
-    return SimpleNamespace(session=session, patients=patients, folder=tmp_path)
+    return SimpleNamespace(session=session, patients=patients, members=members, folder=tmp_path)
 
 
 def test_a_site_that_is_started_again_answers_as_before(asked):
@@ -215,3 +217,13 @@ def test_a_hospital_that_revokes_while_it_counts_sends_no_statistics(asked, monk
     assert received.update is None
     assert "no longer approves it" in str(received.error)
     hub.close()
+
+
+def test_another_studys_answer_that_differs_by_a_patient_is_refused_and_nothing_is_kept(asked):
+    description._answer(asked.session)
+    asked.members.append(4)
+    folder = RunFolder(asked.folder / "runs" / "another")
+    second = replace(asked.session, folder=folder, agreed="ab" * 32)
+    with pytest.raises(DeclinedError, match="site 'north': its statistics would be those that it sent on"):
+        description._answer(second)
+    assert not list(folder.path.rglob("answer.json"))

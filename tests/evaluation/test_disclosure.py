@@ -28,7 +28,7 @@ from medfed.evaluation.subgroups import OTHERS, subgroups
 
 LEAST = 4
 SITES = ("north", "south", "west")
-FILES = ("rows.jsonl", "rows.csv", "curves.jsonl", "report.html", "rounds.jsonl")
+FILES = ("rows.jsonl", "rows.csv", "curves.jsonl", "groups.jsonl", "report.html", "rounds.jsonl")
 
 
 def settings_of(**changes):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,32 @@ def test_a_site_that_writes_to_the_shared_model_is_noticed_before_another_starts
     received.weights["w"].add_(1)
     with pytest.raises(ExchangeError, match="round 0: 'w' of the hub's model was changed in place"):
         exchange.fetch("south", 0)
+
+
+def test_a_site_that_is_not_asked_waits_for_the_model_that_it_trains_from_or_that_ends_the_study():
+    exchange, received = MemoryExchange(only_selected=True), []
+    exchange.publish(GlobalModel(0, {"w": torch.zeros(2)}, participants=("south",)))
+    assert exchange.fetch("south", 0).round == 0
+
+    def north() -> None:
+        received.append(exchange.fetch("north", 0).round)
+        received.append(exchange.fetch("north", 2).round)
+
+    site = threading.Thread(target=north)
+    site.start()
+    exchange.publish(GlobalModel(1, {"w": torch.zeros(2)}, participants=("north", "south")))
+    while not received:
+        time.sleep(0.001)
+    for round in (2, 3):
+        exchange.publish(GlobalModel(round, {"w": torch.zeros(2)}, participants=("south",)))
+    exchange.publish(GlobalModel(4, {"w": torch.zeros(2)}, participants=(), final=True))
+    site.join(10)
+    assert received == [1, 4]
+
+
+def test_a_site_that_is_not_asked_is_told_when_the_hub_closes():
+    exchange = MemoryExchange(only_selected=True)
+    exchange.publish(GlobalModel(0, {"w": torch.zeros(2)}, participants=("south",)))
+    exchange.close()
+    with pytest.raises(ExchangeError, match="'north' waits for round 0, but the hub has closed"):
+        exchange.fetch("north", 0)

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from medfed.errors import ExchangeError
+from medfed.errors import EndedError, ExchangeError
 from medfed.exchange import _protocol
 from medfed.exchange._object_store import Refused, Unreachable
 from medfed.exchange._protocol import Backoff, Retry, WarnOnce, acquire_lock, read_or_create
@@ -154,3 +154,15 @@ def test_an_outage_is_one_line_whatever_fails_meanwhile_and_a_later_one_another(
     retry("publishes", failing(down, down))
     assert caplog.messages == [first, "hub: publishes: the broker is down; trying again"]
     assert told == ["collects: the broker is down; trying again"]
+
+
+def test_a_party_gives_up_once_it_has_failed_for_longer_than_it_bears(pauses, monkeypatch):
+    monkeypatch.setattr(_protocol.time, "monotonic", lambda: 3600.0 * len(pauses))
+
+    def fails():
+        raise Unreachable("no route")
+
+    retry = Retry(WarnOnce("site 'north'"), max_outage_s=lambda: 2 * 3600.0)
+    with pytest.raises(EndedError, match=r"site 'north': sends: without success for 2 hours \(give_up_hours"):
+        retry("sends", fails)
+    assert len(pauses) == 3

@@ -13,9 +13,9 @@ from medfed.aggregation.fednova import FedNova
 from medfed.aggregation.ifca import IFCA
 from medfed.aggregation.qfedavg import QFedAvg
 from medfed.aggregation.scaffold import Scaffold
-from medfed.errors import RuleError, UpdateError
-from medfed.exchange import DropOut
-from medfed.exchange._update_store import store
+from medfed.errors import ForgedError, RuleError, SiteError, UpdateError, WireError
+from medfed.exchange import DropOut, ReceivedUpdate
+from medfed.exchange._update_store import UpdateStore
 from medfed.federation.acceptance import (
     EXAMPLES,
     MAX_NUMBERS,
@@ -31,12 +31,12 @@ from medfed.federation.acceptance import (
     without_examples,
 )
 from medfed.federation.config import HubConfig
+from medfed.federation.round import _admit
 from medfed.federation.simulation import simulate
 from medfed.privacy.client_dp import ClientDP
 from medfed.runs.progress import PlainProgress
-from medfed.wire import encoding
 from medfed.wire.audit_log import AuditLog, entries
-from medfed.wire.update import Update
+from medfed.wire.update import GlobalModel, Update
 
 WEIGHTS = {"w": torch.zeros(2), "b": torch.zeros(1)}
 DELTA = {name: torch.ones_like(tensor) for name, tensor in WEIGHTS.items()}
@@ -200,7 +200,7 @@ def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path,
         received = exchange.fetch("evil", 0)
         while not received.final:
             received = exchange.fetch("evil", received.round + 1)
-        exchange._updates[3, "evil"] = (store([encoding.encode_update(report, "")], 1 << 20), 0.0)
+        exchange._updates[3, "evil"] = (UpdateStore().store(report, "", 1 << 20), 0.0)
         exchange.send(Update("evil", 3, {}, 0))
 
     _, rounds, log = run(work, tmp_path, minimum=1, deadline_s=0.5)
@@ -209,6 +209,23 @@ def test_scores_of_the_final_model_are_the_sites_own_and_numbers_alone(tmp_path,
     assert rounds[2]["evil"].scalars == {}
     assert rounds[2]["north"].status == "reported"
     assert why in [e for e in log if e["event"] == "refused"][-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (ForgedError("a pipe stands in its update's place"), "refused"),
+        (SiteError("it stopped"), "absent"),
+        (WireError("it never came whole"), "absent"),
+    ],
+    ids=["forged", "stopped", "late"],
+)
+def test_what_stands_in_a_sites_place_is_refused_and_not_called_absent(error, status, tmp_path):
+    """Nothing of it was read, so no bytes are counted."""
+    received = ReceivedUpdate("evil", None, error)
+    current = GlobalModel(0, WEIGHTS)
+    _, result = _admit(received, current, config(), None, {}, AuditLog(tmp_path / "audit.jsonl"))
+    assert (result.status, result.reason) == (status, str(error))
 
 
 # ------------------------------------------------------------------------------------------------- numbers

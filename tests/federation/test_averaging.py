@@ -85,15 +85,26 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, rule, killed_in):
     assert torch.equal(resumed.weights["w"], whole.weights["w"])
 
 
-def test_a_mean_that_only_the_lost_checkpoint_held_is_not_begun_anew(tmp_path):
+# The mean is of rounds 3 to 5: a checkpoint of round 4 holds a part of it, one of round 1 nothing.
+@pytest.mark.parametrize(("stop_in", "published"), [(5, 5), (2, 4), (2, 3)])
+def test_a_mean_that_only_a_lost_checkpoint_held_is_not_begun_anew(tmp_path, stop_in, published):
     with pytest.raises(KeyboardInterrupt):
-        run(Squares(stop_in=5), average=3, folder=tmp_path)
+        run(Squares(stop_in=stop_in), average=3, folder=tmp_path)
     exchange = Squares()
-    exchange.published.append(GlobalModel(5, {"w": torch.full((3,), 25.0)}))
+    exchange.published.append(GlobalModel(published, {"w": torch.full((3,), 25.0)}))
     with pytest.raises(
         RunError, match=r"What else this study's checkpoints hold \(average\) was not published"
     ):
         run(exchange, average=3, folder=tmp_path)
+
+
+def test_a_back_up_from_before_the_first_round_of_the_mean_goes_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Squares(stop_in=2), average=3, folder=tmp_path)
+    exchange = Squares()
+    exchange.published.append(GlobalModel(2, {"w": torch.full((3,), 4.0)}))
+    final = run(exchange, average=3, folder=tmp_path)
+    torch.testing.assert_close(final.weights["w"], torch.full((3,), 50 / 3))
 
 
 def test_the_mean_is_torchs_and_keeps_the_type():

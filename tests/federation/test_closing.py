@@ -108,6 +108,40 @@ def test_an_epoch_that_ends_before_its_merge_says_so_and_is_not_trained_for_noth
         federate(lambda: Skipping(skips), rows)
 
 
+class Paired(Skipping):
+    """Takes a second batch from an iterator that ends at one batch of the second epoch."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__(False)
+        self.others = iter(range(last))
+
+    def training_step(self, batch, index):
+        next(self.others)
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize("batches, completed", [(4, 1), (5, 2)])
+def test_a_stop_iteration_of_a_step_does_not_join_two_rounds(batches, completed):
+    # Lightning takes it for the end of the data: without the check, the next epoch is merged in its place.
+    message = f"site 'a': epoch 2 ended after {completed} of 3 batches.*StopIteration was raised in training"
+    with pytest.raises(QuorumError, match=message):
+        federate(lambda: Paired(batches), torch.ones(3, 2))
+
+
+def test_a_loader_that_yields_one_pass_only_is_named():
+    def fit(exchange):
+        trainer = pl.Trainer(
+            max_epochs=2, callbacks=[FederatedCallback("a", exchange)], logger=False, accelerator="cpu",
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Skipping(False), (row for row in torch.ones(3, 1, 2)))
+
+    with pytest.raises(
+        QuorumError, match=r"epoch 2 ended after 0 of .* none in a second pass \(a generator\)"
+    ):
+        run_federation({"a": fit}, weights_of(Skipping(False)), rule="fedavg", rounds=2)
+
+
 def test_a_trainer_that_stops_within_an_epoch_is_no_such_epoch():
     with pytest.raises(QuorumError, match="its Trainer stopped in epoch 1 of 2"):
         federate(lambda: Skipping(False), torch.ones(6, 2), max_steps=3)

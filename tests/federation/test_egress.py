@@ -297,6 +297,33 @@ def test_scores_over_few_patients_stay_where_the_hospital_says_so(tiny, policy, 
     assert "train/steps" in sent
 
 
+def scored(validated: int, **counts: float) -> set[str]:
+    """What of a round's scores leaves a hospital with so many validation patients, and groups of five."""
+    names = ("both_empty", "false_positives", "missed")
+    scores = {f"val/{name}": counts.get(name, 0.0) for name in names} | {"val/dice": 0.07, "val/loss": 0.4}
+    scores |= {f"val/dice/{name}": 0.1 for name in counts if name in ("liver", "lesion")}
+    allowed = Egress(scalars=frozenset(scores), smallest_group=5, validated=validated)
+    sent = enforce(update(scalars=scores), WEIGHTS, allowed).scalars
+    return {name.removeprefix("val/") for name in sent}
+
+
+COUNTS = {"both_empty", "false_positives", "missed"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ({}, {"dice", "loss", *COUNTS}),
+        ({"missed": 7.0}, {"dice", "loss", *COUNTS}),  # a mean over the five others
+        ({"missed": 11.0}, {"dice", "loss"}),  # twelve times the mean is the twelfth patient's Dice
+        ({"both_empty": 10.0}, {"loss"}),  # a mean over two
+        ({"both_empty": 10.0, "liver": 1, "lesion": 1}, {"dice", "loss", "dice/liver", "dice/lesion"}),
+    ],
+)  # fmt: skip
+def test_a_rounds_dice_beside_counts_of_empty_masks_is_of_enough_patients(counts, kept):
+    assert scored(12, **counts) == kept
+
+
 def test_a_reason_to_stop_has_an_entry(site, tmp_path):
     exchange, audit, left = site
     drop_out(SiteConnection("north", exchange, audit=audit), DropOut.PRIVACY, "trains on 12 examples")

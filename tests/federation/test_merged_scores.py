@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.federation.callback import FederatedCallback
+from medfed.federation.config import CallbackOptions
 from medfed.wire.weights import weights_of
 
 ROWS = TensorDataset(torch.arange(8.0).reshape(8, 1))
@@ -58,7 +61,7 @@ def federated(rounds=3, epochs=1, *, callbacks=(), module=Scale, **settings):
         assert (trainer.check_val_every_n_epoch, trainer.val_check_interval) == before
 
     simulated(
-        {"a": fit}, weights_of(Scale()), rule=FedAvg(), rounds=rounds, on_round=reports.append,
+        {"a": fit}, weights_of(module()), rule=FedAvg(), rounds=rounds, on_round=reports.append,
         on_model=lambda model: models.setdefault(model.round, dict(model.weights)),
     )  # fmt: skip
     sent = {report.round - 1: report.results[0].scalars for report in reports}
@@ -152,8 +155,24 @@ class Layered(Scale):
 
     def validation_step(self, batch, index):
         self.swap("step")
-        self.log("val/score", self.net(batch[0]).square().mean())
+        self.log("val/score", self.predict(batch[0]).square().mean())
         self.restore("step")
+
+    def predict(self, rows):
+        half = nn.Parameter(self.net.weight.detach() / 2)
+        if self.swaps_in == "functional_call":
+            return torch.func.functional_call(self.net, {"weight": half}, (rows,))
+        if self.swaps_in == "unregistered copy":
+            copied = deepcopy(self.net)
+            copied.weight = half
+            return copied(rows)
+        own = self.net.weight
+        if self.swaps_in == "attribute":
+            self.net.weight = half
+        try:
+            return self.net(rows)
+        finally:
+            self.net.weight = own
 
 
 def layered_scores(where: str) -> list:
@@ -182,4 +201,44 @@ def test_a_module_that_validates_other_weights_by_itself_has_no_scores(caplog):
     assert layered_scores("") == [pytest.approx(5), pytest.approx(5)]
     assert layered_scores("hook") == [None, None]
     assert layered_scores("step") == [None, None]
+    assert layered_scores("functional_call") == [None, None]
+    assert layered_scores("attribute") == [None, None]
+    assert layered_scores("unregistered copy") == [None, None]
     assert "validation ran on other weights" in caplog.text
+
+
+class Listed(Scale):
+    """Learns (w x)^2 with w in a list, which no layer calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed, self.net = nn.ParameterList([self.w]), nn.Linear(1, 1)
+
+
+def test_tensors_that_are_used_without_a_layer_have_their_scores():
+    assert_scored(*federated(module=Listed), [1, 2, 3])
+
+
+def validated_elsewhere(rows: DataLoader) -> tuple[list, float]:
+    """Return what is sent where a site validates on other rows too, and the final model's score."""
+
+    def fit(exchange):
+        callback = FederatedCallback("a", exchange, options=CallbackOptions(close_at_end=False))
+        trainer = pl.Trainer(
+            max_epochs=1, callbacks=[callback], logger=False, accelerator="cpu", enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        module = Scale()
+        trainer.validate(module, rows, verbose=False)
+        trainer.fit(module, DataLoader(ROWS, 2), DataLoader(HELD_OUT, 2))
+        trainer.validate(module, rows, verbose=False)
+        callback.close()
+
+    reports = []
+    final = simulated({"a": fit}, weights_of(Scale()), rule=FedAvg(), rounds=1, on_round=reports.append)
+    return [report.results[0].scalars.get("val/score") for report in reports], score(final.weights)
+
+
+def test_what_is_validated_outside_of_fit_is_no_score():
+    sent, own = validated_elsewhere(DataLoader(TensorDataset(torch.tensor([[100.0]]))))
+    assert sent == [None, pytest.approx(own)]

@@ -248,3 +248,105 @@ def test_an_optimiser_that_trains_what_is_no_parameter_of_the_module_is_refused(
 def test_what_an_optimiser_holds_and_does_not_train_is_no_matter():
     layer, fixed = nn.Linear(2, 1), nn.Parameter(torch.ones(1), requires_grad=False)
     check_optimisers("a", layer, [torch.optim.SGD([*layer.parameters(), fixed], lr=0.1)])
+
+
+class Changing(Own):
+    """Changes its layer in one of its hooks."""
+
+    def __init__(self, change) -> None:
+        super().__init__(nn.Linear(2, 1))
+        self.change = change
+
+    def on_train_start(self):
+        self.change(self)
+
+
+def run_once(make, **settings):
+    """Return the log of a federation of one site of two epochs, whose module `make` returns."""
+
+    def fit(exchange):
+        trainer = pl.Trainer(
+            max_epochs=2, callbacks=[FederatedCallback("a", exchange, **settings)], logger=False,
+            enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(make(), DataLoader(TensorDataset(torch.ones(4, 2)), 2))
+
+    return medfed.run_federation({"a": fit}, weights_of(make()), rule="fedavg", rounds=2)
+
+
+def test_a_layer_that_is_replaced_after_the_optimiser_was_made_is_refused():
+    def replaced(module):
+        module.layer = nn.Linear(2, 1)
+
+    with pytest.raises(QuorumError, match=r"train 2 tensors .* of shapes \(1, 2\), \(1,\); they would never"):
+        run_once(lambda: Changing(replaced))
+
+
+def test_a_round_that_does_not_train_from_the_hubs_model_is_told(caplog):
+    run_once(lambda: Changing(lambda module: nn.init.zeros_(module.layer.weight)))
+    assert "site 'a': trains from other weights than the hub's: layer.weight changed" in caplog.text
+    caplog.clear()
+    run_once(lambda: Changing(lambda module: None))
+    assert "trains from other weights" not in caplog.text
+
+
+class FromCopy(torch.optim.SGD):
+    """Steps a copy of the weights that it keeps, as optimisers of half-precision weights do."""
+
+    def step(self, closure=None):
+        loss = closure()
+        for parameter in self.param_groups[0]["params"]:
+            kept = self.state[parameter].setdefault("master", parameter.detach().clone())
+            parameter.data.copy_(kept.sub_(parameter.grad, alpha=0.1))
+        return loss
+
+
+class Copying(Own):
+    optimiser = FromCopy
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(2, 1))
+
+    def configure_optimizers(self):
+        return self.optimiser(self.layer.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "optimiser, at_merge, told",
+    [(FromCopy, "keep", True), (FromCopy, "reset", False), (torch.optim.Adam, "keep", False)],
+)
+def test_an_optimiser_that_keeps_a_copy_of_the_weights_is_told(optimiser, at_merge, told, caplog):
+    run_once(type("Module", (Copying,), {"optimiser": optimiser}), optimiser_state=at_merge)
+    assert ("its optimiser FromCopy keeps a copy of the weights (master)" in caplog.text) is told
+
+
+def test_sites_of_one_process_that_train_the_same_module_are_refused():
+    module = Own(nn.Linear(2, 1))
+
+    def site(name):
+        def fit(exchange):
+            trainer = pl.Trainer(
+                max_epochs=1, callbacks=[FederatedCallback(name, exchange)], logger=False, accelerator="cpu",
+                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            )  # fmt: skip
+            trainer.fit(module, DataLoader(TensorDataset(torch.ones(4, 2)), 2))
+
+        return fit
+
+    match = r"its module shares 2 parameters with that of site '[ab]': layer.bias, layer.weight; both would"
+    with pytest.raises(QuorumError, match=match):
+        medfed.run_federation({n: site(n) for n in "ab"}, weights_of(module), rule="fedavg", rounds=1)
+
+
+def test_sites_may_share_what_they_do_not_train():
+    shared = nn.Linear(2, 2).requires_grad_(False)
+
+    def site(name):
+        return lambda exchange: train(
+            FederatedCallback(name, exchange), nn.Sequential(shared, nn.Linear(2, 1))
+        )
+
+    start = weights_of(Own(nn.Sequential(shared, nn.Linear(2, 1))))
+    final = medfed.run_federation({n: site(n) for n in "ab"}, start, rule="fedavg", rounds=1)
+    assert torch.equal(final.weights["layer.0.weight"], shared.weight)

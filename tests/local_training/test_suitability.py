@@ -304,3 +304,21 @@ def test_the_loss_before_training_is_over_the_sampled_cases_only():
     medfed.run_federation({"a": fit}, weights_of(Line()), rule=QFedAvg(), rounds=1, on_round=reports.append)
     # w is 0, both drawn rows are 1: half of a squared distance of 1.
     assert reports[0].results[0].scalars["train/loss_before"] == pytest.approx(0.5)
+
+
+class Unwrapped(ByHand):
+    """Steps torch's own optimiser, which Lightning does not see."""
+
+    def training_step(self, batch, index):
+        optimiser = self.optimizers(use_pl_optimizer=False)
+        optimiser.zero_grad()
+        self.manual_backward(Line.training_step(self, batch, index))
+        optimiser.step()
+
+
+@pytest.mark.parametrize("local, rule", [(FedProx(mu=1.0), None), (Scaffold(), ScaffoldRule())])
+def test_steps_that_lightning_does_not_see_are_refused_where_a_method_changes_gradients(local, rule):
+    # Before, FedProx trained as if it were not there.
+    message = refusal(Unwrapped, local, rule)
+    assert "'w' changed without a step that Lightning knows. Return optimisers from" in message
+    assert float(run(Unwrapped, None)[0]["w"]) == pytest.approx(float(run(ByHand, None)[0]["w"]))

@@ -22,6 +22,7 @@ from medfed.pipeline._draft_recipe import (
     TRANSFORMS,
     Cases,
     Machine,
+    Network,
     Timing,
     cases_of,
     default_recipe,
@@ -87,7 +88,12 @@ def test_too_little_time_is_said_with_what_would_do() -> None:
     assert short.average == max(1, int(0.2 * short.rounds))
 
 
-@pytest.mark.parametrize("text", ["", "30", "m", "2w", "-1h", "0m", "1h30m", "nanm"])
+def test_hospitals_without_training_cases_are_told() -> None:
+    with pytest.raises(StudyError, match="--budget: no hospital has a training case"):
+        plan(600, replace(CASES, train=(0, 0)))
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "2w", "-1h", "0m", "1h30m", "nanm", "9" * 400 + "d"])
 def test_what_is_no_time_is_refused(text) -> None:
     with pytest.raises(StudyError, match="expected a time such as 30m, 2h or 1d"):
         parse_budget(text)
@@ -118,6 +124,17 @@ def test_the_timing_times_each_network_on_a_patch_of_the_median_image(monkeypatc
     assert machine.patch == (32, 48, 32)  # nnU-Net's rule: multiples of 16 within the image
     assert sizes == [machine.patch] * len(NETWORKS)
     assert all(one.item_s > 0 for one in machine.timings)
+
+
+def test_the_timing_leaves_the_random_state_as_it_was(monkeypatch) -> None:
+    small = (Network("unet", ("channels: [2, 4]",), "small"),)
+    monkeypatch.setattr(timing, "NETWORKS", small)
+    before = torch.random.get_rng_state()
+    machine = timing.time_machine(1, 2, (16, 16, 16), (1.0, 1.0, 1.0), 512, Images())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert machine.patch == (8, 8, 8)
+    (one,) = machine.timings
+    assert min(one.step_s, one.item_s, one.window_s) > 0
 
 
 def _transform(text: str):

@@ -205,7 +205,7 @@ def test_names_at_one_site_and_numbers_alone_at_others_are_refused(tmp_path):
         make_hospital(tmp_path / name)
     name_labels(tmp_path / "south")
     study = read_study(write_study(tmp_path))
-    assert set(run._open_hospitals(study, Progress())[0]) == {"north", "south", "west"}  # it has one class
+    assert set(run.open_hospitals(study, Progress())[0]) == {"north", "south", "west"}  # it has one class
     more = "task.classes=[background, lesion, cyst]"
     with pytest.raises(
         DataError, match=r"labels of south name their structures, and those of north, west hold"
@@ -213,7 +213,7 @@ def test_names_at_one_site_and_numbers_alone_at_others_are_refused(tmp_path):
         run.train(tmp_path / "tiny.yaml", out=tmp_path / "run", overrides=[more])
     words = [more] + [f"site_overrides.{site}.classes={{1: lesion}}" for site in ("north", "west")]
     study = read_study(tmp_path / "tiny.yaml", words)
-    hospitals, unusable = run._open_hospitals(study, Progress())
+    hospitals, unusable = run.open_hospitals(study, Progress())
     assert {site: one.data.index.labels_by for site, one in hospitals.items()} == {
         "north": "stated", "south": "names", "west": "stated",
     }  # fmt: skip

@@ -9,6 +9,7 @@ import secrets
 from dataclasses import replace
 from functools import cache
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -198,10 +199,45 @@ def test_whatever_else_the_hub_publishes_is_not_decrypted(lie, reason, tmp_path,
 
 def test_a_site_with_a_wrong_tag_is_named_where_its_form_is_wrong():
     honest = sent(1)["east"].groups["ckks"]["tag"]
-    wrong = tags.seal_tag(key(), tags.Tag("south", 1, 30, []))
+    wrong = tags.seal_tag(key(), tag_of("south", combined=[]))
     model = with_sum(merged(sent(1)), **{"tag of east": honest, "tag of south": module._as_tensor(wrong)})
     with pytest.raises(PrivacyError, match="site 'south': its tag does not fit the model"):
         decrypt(model)
+
+
+def with_south(update: Update) -> GlobalModel:
+    return merged({**sent(1), "south": update})
+
+
+def tag_of(site: str, **changes) -> tags.Tag:
+    sealed = module._as_bytes(sent(1)[site].groups["ckks"]["tag"])
+    (tag,) = tags.open_tags(key(), {site: sealed}, 1)
+    return msgspec.structs.replace(tag, **changes)
+
+
+NAMED = (
+    "site 'south' made its tag of other ciphertexts, or of another number of examples, than those that the"
+)
+
+
+def test_a_site_whose_tag_is_of_other_ciphertexts_is_named():
+    south, other = sent(1)["south"], sent(2)["south"]
+    mixed = {**other.groups["ckks"], "tag": south.groups["ckks"]["tag"]}
+    for update in (replace(south, groups={"ckks": mixed}), replace(south, examples=31)):
+        with pytest.raises(PrivacyError, match=f"site 'north', round 1: {NAMED}.*nothing is decrypted"):
+            decrypt(with_south(update))
+    unnamed = with_sum(merged(sent(1)), **{"update of south": torch.zeros(0, dtype=torch.uint8)})
+    with pytest.raises(PrivacyError, match=NAMED):
+        decrypt(unnamed)
+
+
+def test_a_site_that_lies_in_the_combination_alone_stops_the_run_without_a_name():
+    """What is left: a site that changes medfed itself. The threat model says so."""
+    south = sent(1)["south"]
+    wrong = tags.seal_tag(key(), tag_of("south", combined=tag_of("east").combined))
+    lying = {**south.groups["ckks"], "tag": module._as_tensor(wrong)}
+    with pytest.raises(PrivacyError, match=NOT_THE_SUM):
+        decrypt(with_south(replace(south, groups={"ckks": lying})))
 
 
 def test_a_combination_is_the_sum_of_the_ciphertexts_times_the_coefficients(monkeypatch):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from medfed.data.batch_needs import Needs
-from medfed.data.splits import DEFAULT_FRACTIONS, check_fractions
+from medfed.data.splits import DEFAULT_FRACTIONS, Fold, check_fractions
 from medfed.registry import Kind
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class DataModule(Kind, frozen=True):
     """A study's own reading of a hospital's data.
 
     workers: the processes that prepare batches, 0 for none.  fractions: the share of patients in train, val
-    and test, for cases that no split is given of.
+    and test, for cases that no split is given of.  fold: one fold of a cross-validation, as of images.
     """
 
     folder: ClassVar[str] = "datamodules"
@@ -35,6 +35,7 @@ class DataModule(Kind, frozen=True):
 
     workers: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[Fraction, Fraction, Fraction] = DEFAULT_FRACTIONS
+    fold: Fold | None = None
 
     def __post_init__(self) -> None:
         check_fractions(self.fractions)

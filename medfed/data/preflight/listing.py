@@ -16,7 +16,7 @@ from medfed.data.layouts.cases_csv import FILE_NAME, REQUIRED_COLUMNS, CasesCsv,
 from medfed.data.left_out import left_out_files
 from medfed.data.patients import classes_note
 from medfed.data.preflight.issues import Finding
-from medfed.data.splits import UNASSIGNED, assign_splits, case_token
+from medfed.data.splits import UNASSIGNED, Fold, assign_splits, case_token
 from medfed.errors import DataError, ImageError
 
 
@@ -36,13 +36,17 @@ class Listing:
 
 
 def list_folder(
-    folder: Path, key: bytes, fractions: Sequence[float], layout: Layout | None = None
+    folder: Path,
+    key: bytes,
+    fractions: Sequence[float],
+    layout: Layout | None = None,
+    fold: Fold | None = None,
 ) -> Listing:
     """Return what a folder holds; whatever the index would raise becomes a finding instead."""
     if (layout is None or isinstance(layout, CasesCsv)) and (folder / FILE_NAME).is_file():
-        return _list_table(folder, key, fractions)
+        return _list_table(folder, key, fractions, fold)
     try:
-        index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+        index = index_folder(folder, site_secret=key, fractions=fractions, fold=fold, layout=layout)
     except DataError as error:
         return _fallback_listing(folder, key, fractions, str(error))
     notes = tuple(Finding("note", "", note) for note in index.notes)
@@ -63,14 +67,21 @@ def _numbered(cases: Sequence[Case]) -> tuple[str, ...]:
     return tuple(f"case {number} ({case.token})" for number, case in enumerate(cases, start=1))
 
 
-def _with_splits(cases: Sequence[Case], key: bytes, fractions: Sequence[float]) -> tuple[Case, ...]:
-    return assign_splits(cases, key, fractions) if cases else ()
+def _with_splits(
+    cases: Sequence[Case], key: bytes, fractions: Sequence[float], fold: Fold | None = None
+) -> tuple[Case, ...]:
+    if not cases:
+        return ()
+    try:
+        return assign_splits(cases, key, fractions, fold)
+    except DataError:  # too few patients for the folds, which the index says
+        return assign_splits(cases, key, fractions)
 
 
 # ---------------------------------------------------------------------------------------------- cases.csv
 
 
-def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing:
+def _list_table(folder: Path, key: bytes, fractions: Sequence[float], fold: Fold | None) -> Listing:
     try:
         notes: list[str] = []
         rows = read_rows(folder / FILE_NAME, FILE_NAME, any_length=True, notes=notes)
@@ -103,7 +114,7 @@ def _list_table(folder: Path, key: bytes, fractions: Sequence[float]) -> Listing
     read = CaseListing(FILE_NAME, (), read=(folder / FILE_NAME,))
     files = left_out_files(survey, read, cases)
     counts = {**{reason: len(paths) for reason, paths in files.items()}, **survey.unreadable}
-    with_splits = _with_splits(cases, key, fractions)
+    with_splits = _with_splits(cases, key, fractions, fold)
     return Listing(FILE_NAME, with_splits, tuple(names), tuple(findings), (), counts, files)
 
 

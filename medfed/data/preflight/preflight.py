@@ -96,13 +96,14 @@ def check(
     if not folder.is_dir():
         raise DataError("there is no such folder; name the folder with the hospital's cases")
     key = site_secret if site_secret is not None else secrets.token_bytes(32)
-    fractions = requirements.settings.fractions if requirements is not None else Images().fractions
+    settings = requirements.settings if requirements is not None else Images()
     options = options or FolderOptions()
     layout = options.layout
     if layout is None and requirements is not None:
         layout = requirements.settings.given_layout
     opened = _open(folder, key, requirements, layout)
-    listing = _as_opened(list_folder(folder, key, fractions, layout), opened)
+    listed = list_folder(folder, key, settings.fractions, layout, settings.fold)
+    listing = _as_opened(listed, opened)
     requests = _requests(listing, key, requirements, opened.classes, thumbnails, options)
     by_number = {facts.number: facts for facts in examine_all(requests, processes, progress)}
     examined = {number: by_number[number] for number in sorted(by_number)}
@@ -149,14 +150,16 @@ class _Opened:
 
 
 def _open(folder: Path, key: bytes, requirements: StudyRequirements | None, layout: Layout | None) -> _Opened:
-    fractions, needs = Images().fractions, ""
+    settings, needs = Images(), ""
     naming: Classes = None
     if requirements is not None:
-        fractions, needs = requirements.settings.fractions, requirements.needs
+        settings, needs = requirements.settings, requirements.needs
         if requirements.classes:
             naming = ClassNames(requirements.classes, requirements.words, expected=requirements.expected)
     try:
-        index = index_folder(folder, site_secret=key, fractions=fractions, layout=layout)
+        index = index_folder(
+            folder, site_secret=key, fractions=settings.fractions, fold=settings.fold, layout=layout
+        )
     except DataError as error:
         return _Opened(None, naming, str(error), listed=False)
     try:

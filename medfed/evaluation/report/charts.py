@@ -209,16 +209,28 @@ def square(
     return _svg(width, height, title, body, "square")
 
 
+# About how wide a character of a label is.
+CHARACTER_PX = 6.8
 # A dot's diameter in a swarm, and how many may stand above each other before they overlap.
 DOT_PX, MAX_STACK = 5.0, 9
 
 
-def swarm(title: str, groups: Sequence[tuple[str, Sequence[float]]], axis: Range, label: str) -> str:
+def swarm(
+    title: str,
+    groups: Sequence[tuple[str, Sequence[float]]],
+    axis: Range,
+    label: str,
+    strong: Sequence[Sequence[bool]] = (),
+) -> str:
     """Return every value as a dot on a horizontal axis, one row per group; near values stand on each other.
 
     A bar marks each group's median. Beyond `MAX_STACK` dots at one place they are drawn over each other.
+    `strong` says by group which values are drawn in the accent colour.
     """
-    width, left, right, row = 560.0, 120.0, 548.0, DOT_PX * (MAX_STACK + 2)
+    longest = max((len(name) for name, _ in groups), default=0)
+    left, row = min(max(60.0, CHARACTER_PX * longest + 16), 210.0), DOT_PX * (MAX_STACK + 2)
+    width = left + 322.0
+    right = width - 10
     height = row * len(groups) + 40
     x_of = _linear(axis, left, right)
     body = []
@@ -229,7 +241,12 @@ def swarm(title: str, groups: Sequence[tuple[str, Sequence[float]]], axis: Range
     for place, (name, values) in enumerate(groups):
         middle = row * (place + 0.5)
         body.append(_text(left - 8, middle + 4, name, "label", "end"))
-        body += [_circle(point, DOT_PX / 2, "plain") for point in _stacked(values, x_of, middle)]
+        colours = strong[place] if strong else [False] * len(values)
+        dots = sorted(zip(values, colours, strict=True))
+        body += [
+            _circle(point, DOT_PX / 2, "strong" if colour else "plain")
+            for point, (_, colour) in zip(_stacked(values, x_of, middle), dots, strict=True)
+        ]
         if values:
             at = x_of(median(values))
             body.append(_line(at, middle - row * 0.4, at, middle + row * 0.4, "whisker strong"))
@@ -254,8 +271,10 @@ def agreement(
     title: str, points: Sequence[Point], bounds: tuple[float, float, float] | None, labels: tuple[str, str]
 ) -> str:
     """Return a Bland-Altman plot: differences over means, with lower limit, mean and upper limit."""
-    width, height, left, right, top, base = 560.0, 300.0, 60.0, 548.0, 10.0, 250.0
-    x_axis = span([x for x, _ in points], None, None)
+    width, height, left, right, top, base = 440.0, 300.0, 60.0, 430.0, 10.0, 250.0
+    every = [x for x, _ in points]
+    margin = 0.05 * (max(every, default=0.0) - min(every, default=0.0))
+    x_axis = span([min(every, default=0.0) - margin, max(every, default=0.0) + margin], None, None)
     y_axis = span([*(y for _, y in points), 0.0, *(bounds or ())], None, None)
     x_of, y_of = _linear(x_axis, left, right), _linear(y_axis, base, top)
     body = [_y_grid(y_axis, y_of, left, right)]

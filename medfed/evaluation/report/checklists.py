@@ -112,9 +112,7 @@ def _statements(run: Run) -> Answers:
         "left_out": _left_out(run) or "none reported",
         "missing": f"an empty number: {missing}" if missing else None,
         "classes": f"Classes {', '.join(facts.classes)}" if facts.classes else None,
-        "output": "Label map"
-        if facts.task == "segment"
-        else "Probability; operating point fixed on validation patients",
+        "output": "Label map" if facts.task == "segment" else f"Probability; operating point {_point(run)}",
         "card_output": _card_output(run),
         "digest": facts.digest or "not recorded",
         **_training(run, rule),
@@ -224,6 +222,11 @@ def _card_output(run: Run) -> str | None:
             "A patient's risk against others', and the chance of living beyond the times of the Brier scores"
         )
     return shown_values(run.facts.classes) if run.facts.classes else None
+
+
+def _point(run: Run) -> str:
+    """Return how the operating point was chosen: over folds it is each fold's own, and none is of all."""
+    return "0.5, as each fold's own is in its report" if run.facts.folds else "fixed on validation patients"
 
 
 def _training(run: Run, rule: str) -> Answers:

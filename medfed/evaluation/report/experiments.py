@@ -11,6 +11,7 @@ from typing import Any
 from medfed.evaluation.report.focus import FocusRows
 from medfed.evaluation.robustness import CONDITION, UNCHANGED
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, is_of_seed, local, without
+from medfed.runs.facts import SearchFacts, TrialFacts
 
 Places = Sequence[str]
 
@@ -94,3 +95,38 @@ def seeds(rows: FocusRows, places: Places, models: Sequence[str], first: int) ->
     columns = zip(*(line["cells"] for line in lines), strict=True)
     known = [[row.value for row in column if row is not None] for column in columns]
     return {"places": shown, "lines": lines, "spread": [(min(some), max(some)) for some in known]}
+
+
+def search(found: SearchFacts | None) -> dict[str, Any] | None:
+    """Return the trials of the search in which the run's settings were chosen, the best first."""
+    if found is None or found.chosen is None:
+        return None
+    sign = -1 if found.better == "higher" else 1
+    trials = sorted(
+        enumerate(found.trials),
+        key=lambda one: (one[0] != found.chosen, one[1].score is None, sign * (one[1].score or 0.0), one[0]),
+    )
+    lines = [
+        {
+            "number": number + 1,
+            "is_chosen": number == found.chosen,
+            "settings": [text.partition("=")[2] for text in trial.overrides],
+            "score": "–" if trial.score is None else f"{trial.score:.4g}",
+            "rounds": trial.rounds,
+            "end": _end(trial),
+        }
+        for number, trial in trials
+    ]
+    return {"said": found.sentences, "space": _space_of(found), "score": found.score, "lines": lines}
+
+
+def _end(trial: TrialFacts) -> str:
+    if trial.repeats is not None:
+        return f"as trial {trial.repeats + 1}, not trained again"
+    return trial.why or "trained to its end"
+
+
+def _space_of(found: SearchFacts) -> list[tuple[str, str]]:
+    """Return each searched key with what it was searched in, in the order of the trials' settings."""
+    keys = [text.partition("=")[0] for text in found.trials[0].overrides]
+    return [(key, found.space[key]) for key in keys]

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from medfed.evaluation.report.focus import Focus
-from medfed.evaluation.report.formatting import duration, shown_values
+from medfed.evaluation.report.formatting import duration, shown_values, site_name
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import ALL_SITES, FEDERATED
 from medfed.files import format_bytes
@@ -48,7 +48,9 @@ def _patients(run: Run, focus: Focus) -> list[tuple[str, str]]:
     everyone, tested = _tested_patients(run, focus), " tested" if focus.split == "test" else ""
     if row is None or row.n is None or row.n >= everyone:
         return [(f"patients{tested}", str(everyone))] if everyone else []
-    return [(f"patients of the headline, of all{tested or ' measured'}", f"{row.n} of {everyone}")]
+    return [
+        (f"patients at {site_name(focus.places[0])}, of all{tested or ' measured'}", f"{row.n} of {everyone}")
+    ]
 
 
 def _tested_patients(run: Run, focus: Focus) -> int:
@@ -79,7 +81,9 @@ def case_table(run: Run) -> dict[str, Any] | None:
     counts = run.facts.cases
     if not counts:
         return None
-    splits, fewest = ("train", "val", "test"), run.study.min_patients
+    fewest = run.study.min_patients
+    # Over folds each patient trains, validates and is tested.
+    splits = ("test",) if run.facts.folds else ("train", "val", "test")
 
     def shown(number: int) -> str:
         return f"< {fewest}" if 0 < number < fewest else str(number)

@@ -76,6 +76,7 @@ def sentence(run: Run, focus: Focus | None) -> Sentence:
     structure = f" for {focus.structure}" if focus.structure and len(structures) > 1 else ""
     split = "validation" if focus.split == "val" else focus.split
     suffix = "" if focus.split == "test" else f", {split} split"
+    suffix += f", cross-validated in {run.facts.folds.of} folds" if run.facts.folds else ""
     after = f"{unit}{spread}{structure} {_where(run, site)}, in {_patients(run, focus, row)}{suffix}"
     after += f"{_macro_mean(rows, row, metric)}."
     value = number(row.value, metric, fine=fine)

@@ -15,7 +15,8 @@ from medfed.study.canonical import comparisons_of
 
 def limits(run: Run, focus: Focus | None) -> list[str]:
     """Return the limits as sentences."""
-    sentences = _held_out(run, focus)
+    sentences = list(run.facts.folds.sentences) if run.facts.folds else _held_out(run, focus)
+    sentences += run.facts.search.sentences if run.facts.search else []
     if focus is not None:
         if focus.split != "test":
             sentences.append("There is no test split: these patients were seen while the model was chosen.")
@@ -152,7 +153,7 @@ def _dropped(run: Run) -> list[str]:
 
 def _one_training(run: Run) -> list[str]:
     """Return that the luck of the training was not measured, if the model was trained with one seed alone."""
-    if not run.rounds or any(is_of_seed(model) for model in run.models):
+    if not run.rounds or run.facts.folds or any(is_of_seed(model) for model in run.models):
         return []
     return [
         "This is one training: another seed, number of threads or processor gives another model, and how far "

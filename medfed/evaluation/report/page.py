@@ -14,6 +14,7 @@ from medfed.evaluation.report import (
     guarantees,
     readers,
     rounds,
+    spread,
     summary,
     templates,
 )
@@ -35,7 +36,7 @@ GLOSSARY_MARK = "<!--glossary-->"
 # The sections of results, which are absent if there is no result to show.
 SECTIONS = (
     "comparisons", "measures", "matrix", "diagrams", "subgroups",
-    "left_out", "contributions", "difference_methods", "personalised", "robustness", "seeds",
+    "left_out", "contributions", "difference_methods", "personalised", "robustness", "seeds", "search",
 )  # fmt: skip
 
 
@@ -74,7 +75,9 @@ def render(run: Run) -> str:
         sentence=first,
         facts=facts.key_figures(run, focus),
         summary=summary.summary(run, focus),
+        spread=spread.spread(run),
         guarantees=guarantees.guarantees(run),
+        risk_curves=spread.risk_curves(run),
         guarantee_caveat=guarantees.caveat(run),
         operation=readers.operation(run),
         departures=readers.departures(run),
@@ -110,4 +113,5 @@ def _results(run: Run, focus: Focus) -> dict[str, Any]:
         "personalised": experiments.against_federated(rows, sites, personal),
         "robustness": experiments.robustness(rows, focus.places),
         "seeds": experiments.seeds(rows, focus.places, run.models, run.facts.seed),
+        "search": experiments.search(run.facts.search or None),
     }

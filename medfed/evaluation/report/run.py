@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ from medfed.data.label_naming import different_labels
 from medfed.data.refusals import REASONS
 from medfed.data.whole_images import different_units
 from medfed.errors import RunError
-from medfed.evaluation import histograms
+from medfed.evaluation import histograms, patient_groups
 from medfed.evaluation.histograms import ScoreHistogram
+from medfed.evaluation.patient_groups import PatientGroups
 from medfed.evaluation.row_transport import MAX_ROWS
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run_facts
@@ -40,6 +42,7 @@ class Run(NamedTuple):
     curves: list[ScoreHistogram]
     audit_entries: int | None
     logged_merges: Merges | None = None
+    groups: Sequence[PatientGroups] = ()
 
     @property
     def merges(self) -> Merges:
@@ -135,4 +138,5 @@ def read_run(path: Path) -> Run:
         histograms.read(folder.curves) if folder.curves.is_file() else [],
         sum(1 for _ in folder.audit.open("rb")) if folder.audit.is_file() else None,
         merges_of(folder) or None,
+        patient_groups.read(folder.groups) if folder.groups.is_file() else (),
     )

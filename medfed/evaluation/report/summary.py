@@ -10,6 +10,7 @@ from typing import Any
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report.focus import Focus, FocusRows
 from medfed.evaluation.report.formatting import interval, is_narrow, model_name, number, site_name
+from medfed.evaluation.report.glossary import definition
 from medfed.evaluation.report.guarantees import caveat, relied_on
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import FEDERATED, POOLED, Row
@@ -28,6 +29,16 @@ COUNTS = (
 SIGNIFICANT = 0.05
 # A hospital or two fit on the page; the others have their columns below.
 MAX_PLACES = 3
+# So many structures or classes have lines of their own on the page.
+MAX_STRUCTURES = 4
+# The headline metrics in plain words, of a value out of 100 pairs; 50 of them are right by chance alone.
+PAIRS = {
+    "auroc": "Of two patients, one with {what} and one without, it ranks the right one higher in about {of} "
+    "of 100 such pairs; a coin's toss is right in 50.",
+    "c_index": "Of two patients it names the one with the earlier event in about {of} of 100 such pairs; a "
+    "coin's toss is right in 50.",
+}
+CHANCE = 0.5
 ASKED = {
     "segment": "Can one model outline “{what}” at each of these hospitals, if no image leaves its hospital?",
     "survival": "Can one model rank patients by risk at each of these hospitals, if no data leave them?",
@@ -44,15 +55,49 @@ def summary(run: Run, focus: Focus | None) -> dict[str, Any] | None:
         "whom": _whom(run, focus, places),
         "places": places,
         "answer": [_answer(rows.valued(place, FEDERATED)) for place in places],
-        "counts": _counts(run, focus, places),
+        "counts": _by_structure(run, focus, places) + _counts(run, focus, places),
+        "meaning": _meaning(run, focus, rows.valued(places[0], FEDERATED)),
         "may": _may(run, focus, rows),
         "may_not": _may_not(run, focus, rows),
     }
 
 
+def _structures(run: Run, focus: Focus) -> list[str]:
+    return sorted({row.structure for row in run.rows if row.metric == focus.metric and row.structure})
+
+
+def _what(run: Run, focus: Focus) -> str:
+    """Return what is looked for: structures, or the class that patients have or not."""
+    return ", ".join(_structures(run, focus)) or (run.facts.classes[-1] if run.facts.classes else "it")
+
+
+def _meaning(run: Run, focus: Focus, row: Row | None) -> str:
+    """Return what the headline's value says, in words of a ward; '' where the metric has none."""
+    if row is None or row.value is None or focus.metric not in PAIRS:
+        description = definition(focus.record.title)
+        return f"{focus.record.title}: {description}." if description else ""
+    what = _what(run, focus) if len(run.facts.classes) == 2 else "a class"
+    return PAIRS[focus.metric].format(what=what, of=round(100 * row.value))
+
+
+def _by_structure(run: Run, focus: Focus, places: list[str]) -> list[tuple[str, list[str]]]:
+    """Return each structure's value and misses, where the headline is a mean over several."""
+    lines = []
+    for structure in _structures(run, focus)[:MAX_STRUCTURES] if focus.structure is None else ():
+        rows = focus._replace(structure=structure).rows(run.rows)
+        missed = focus._replace(metric="missed", structure=structure).rows(run.rows)
+        values = [rows.valued(place, FEDERATED) for place in places]
+        lines.append((f"{structure}: {focus.record.title}", [_answer(row) for row in values]))
+        counts = [
+            _count(missed.valued(place, FEDERATED), of) for place, of in zip(places, values, strict=True)
+        ]
+        if any(text != "–" for text in counts):
+            lines.append((f"{structure}: patients in whom it was missed altogether", counts))
+    return lines
+
+
 def _asked(run: Run, focus: Focus) -> str:
-    known = sorted({row.structure for row in run.rows if row.metric == focus.metric and row.structure})
-    what = ", ".join(known) or (run.facts.classes[-1] if run.facts.classes else "it")
+    what = _what(run, focus)
     call = "Can one model tell who has {what} at each of these hospitals, if no data leave them?"
     return ASKED.get(run.facts.task, call).format(what=what)
 
@@ -66,7 +111,8 @@ def _whom(run: Run, focus: Focus, places: list[str]) -> list[str]:
         row = patients.valued(place, FEDERATED) or focus.rows(run.rows).valued(place, FEDERATED)
         if row is not None:
             apart = ", which took no part in training" if place in run.facts.held_out else ""
-            lines.append(f"Tested at {site_name(place)}{apart}: {row.n} patients.")
+            other = "" if apart or focus.split != "test" else " who did not train it"
+            lines.append(f"Tested at {site_name(place)}{apart}: {row.n} patients{other}.")
     return lines
 
 
@@ -141,18 +187,31 @@ def _decided(run: Run, focus: Focus, rows: FocusRows) -> list[tuple[bool, str]]:
     return [
         (
             ((versus.value or 0.0) > 0) == (focus.record.better != "lower"),
-            f"{model_name(str(versus.against))} ({interval(versus, sign=True)})",
+            f"{_named(str(versus.against))} ({focus.record.title} {interval(versus, sign=True)})",
         )
         for versus in _against(run, focus, rows)
         if _is_decided(versus)
     ]
 
 
+def _named(model: str) -> str:
+    """Return a model in words of a ward: whose it is, not how it was trained."""
+    kind, _, site = model.partition(":")
+    if kind == "local" and site:
+        return f"{site}'s own model"
+    return "a model of all data in one place" if model == POOLED else model_name(model)
+
+
 def _may_not(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
     """Return what does not follow, however good the numbers look."""
     sentences = []
+    row = rows.valued(focus.places[0], FEDERATED)
+    if focus.metric in PAIRS and row is not None and row.low is not None and row.low <= CHANCE:
+        sentences.append(
+            f"That it tells patients apart at all: the interval is not above {CHANCE:.2f}, a coin's toss."
+        )
     undecided = [
-        model_name(str(versus.against)) for versus in _against(run, focus, rows) if not _is_decided(versus)
+        _named(str(versus.against)) for versus in _against(run, focus, rows) if not _is_decided(versus)
     ]
     if undecided:
         sentences.append(

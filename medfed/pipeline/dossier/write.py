@@ -30,7 +30,7 @@ from medfed.wire.signing import Identity
 PAGE, CONTENT, SBOM = "dossier.html", "dossier.json", "sbom.cdx.json"
 
 # The run's own files that a dossier holds as evidence; none is of single patients, and none names a folder.
-EVIDENCE = ("study.json", "rows.jsonl", "rounds.jsonl", "audit.jsonl", "curves.jsonl")
+EVIDENCE = ("study.json", "rows.jsonl", "rounds.jsonl", "audit.jsonl", "curves.jsonl", "groups.jsonl")
 
 
 def read_statements(path: Path) -> Statements:

@@ -8,23 +8,17 @@ another processor rounds differently and gives another model, as another seed do
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
 import msgspec
 
 from medfed.errors import StudyError
-from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import of_seed
-from medfed.files import private_folder
+from medfed.pipeline.experiments.repeated_training import require_no_privacy, run_again
 from medfed.pipeline.federate import StudyRun, federate
-from medfed.registry import kind_of
 from medfed.runs.checkpoints import load_or_train
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
-from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights
 
 
@@ -48,11 +42,7 @@ def studies_of_seeds(study: Study) -> list[Study]:
     if study.evaluation.seeds == 1:
         return []
     named = f"study '{study.name}': evaluation.seeds: {study.evaluation.seeds} would train again"
-    if kind_of(study.privacy) != "none":
-        raise StudyError(
-            f"{named}, and each training tells more of the same patients than the privacy of "
-            f"'{kind_of(study.privacy)}' counts; take seeds: 1"
-        )
+    require_no_privacy(study, named, "take seeds: 1")
     if study.keep_local:
         raise StudyError(
             f"{named}, and a model whose layers stay in the hospitals (keep_local) is not kept for each "
@@ -65,23 +55,4 @@ def studies_of_seeds(study: Study) -> list[Study]:
 def _train(run: StudyRun, study: Study) -> Weights:
     run.progress.log(f"the federation with seed {study.seed}")
     folder = RunFolder(run.folder.path / "seeds" / str(study.seed))
-    private_folder(folder.path)
-    again = replace(
-        run,
-        study=study,
-        folder=folder,
-        hospitals=_with_seed(run.hospitals, study.seed),
-        # Its merges are not those of the study's model.
-        audit=AuditLog(folder.audit),
-    )
-    return federate(again).weights
-
-
-def _with_seed(hospitals: Mapping[str, SiteCases], seed: int) -> dict[str, SiteCases]:
-    """Return the hospitals with the same cases and splits, in another order of training."""
-    seeded = {}
-    for site, hospital in hospitals.items():
-        data = copy.copy(hospital.data)
-        data.seed = seed
-        seeded[site] = replace(hospital, data=data)
-    return seeded
+    return federate(run_again(run, study, folder)).weights

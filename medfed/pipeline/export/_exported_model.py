@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medfed.data.settings import Images, Table
 from medfed.errors import RunError
+from medfed.models.ensemble import Ensemble
 from medfed.models.networks._adapters import merge_adapters
 from medfed.pipeline.create_run import open_run
 from medfed.pipeline.predict import load_model
@@ -169,7 +170,14 @@ def exported_model(run: str | Path | RunFolder, model: str) -> ExportedModel:
         RunError: if this is not a run folder, or it has no such model.
     """
     folder, facts, study = open_run(run)
-    network = load_model(study, folder, model).network
+    module = load_model(study, folder, model)
+    if isinstance(module, Ensemble):
+        raise RunError(
+            f"export: '{model}' is the mean of {len(module.members)} models, the folds of a "
+            "cross-validation, and an exported model is one network; export one fold's run, or predict "
+            "with medfed predict"
+        )
+    network = module.network
     assert isinstance(network, nn.Module)
     merge_adapters(network)
     data = study.data

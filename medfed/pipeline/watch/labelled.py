@@ -36,7 +36,9 @@ def measure_look(
         DataError: if none of them has a label.
     """
     study = with_labelled(study, name, drawn_of(study, own.labelled))
-    hospital = hospital_of(study, name, str(data), own.secret, own.cache, own.data, own.words, own.layout)
+    hospital = hospital_of(
+        study.in_fold(None), name, str(data), own.secret, own.cache, own.data, own.words, own.layout
+    )
     screen_hospital(hospital, own.bears or bears_of(study), own.cache)
     cases = [case for case in all_cases_of(hospital) if case.patient in patients]
     if not cases:

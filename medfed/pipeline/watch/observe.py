@@ -159,7 +159,8 @@ def _trained_contents(
 ) -> dict[str, bytes]:
     """Return the digest of each row by which trained.json knows it; none where targets are lacking."""
     try:
-        return contents_of(hospital_of(study, name, str(place), secret, own=own.data).data)
+        alone = study.in_fold(None)
+        return contents_of(hospital_of(alone, name, str(place), secret, own=own.data).data)
     except DataError:
         return {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from broker_enrolment import Enrolment
 
-from medfed.deployment.enrolment import broker, ends_with_parent, enrol
+from medfed.deployment.enrolment import broker, enrol
 from medfed.deployment.enrolment.broker import Broker
 from medfed.deployment.enrolment.configuration import admit_study
 from medfed.exchange._admitted import admitted_studies
@@ -71,14 +70,6 @@ def is_server(pid: int) -> bool:
         return b"nats.conf" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def test_a_child_whose_parent_has_ended_before_it_began_runs_nothing(tmp_path):
-    program = [sys.executable, "-I", "-S", ends_with_parent.__file__]
-    written = tmp_path / "written"
-    for parent, expected in ((1, False), (os.getpid(), True)):
-        subprocess.run([*program, str(parent), shutil.which("touch"), str(written)], check=True)
-        assert written.exists() == expected
 
 
 def test_the_server_of_a_hub_that_was_killed_is_replaced_where_it_was_left(enrolment, monkeypatch):

@@ -37,7 +37,7 @@ def test_the_pool_counts_hospitals_that_are_too_small_and_held_out_ones_are_adde
     counts = {"north": 20, "west": 7, "all": 23}
     rows = [result(float(n), metric="patients", site=site, n=n) for site, n in counts.items()]
     rows.append(result(0.8, site="west"))
-    name = "patients of the headline, of all tested"
+    name = "patients at west, of all tested"
     assert figures_of(RunFacts(held_out=["west"]), rows)[name] == "7 of 30"
     without_pool = [row for row in rows if row.site != "all"]
     assert figures_of(RunFacts(held_out=["west"]), without_pool)[name] == "7 of 27"

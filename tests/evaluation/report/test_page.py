@@ -204,7 +204,7 @@ def test_patients_of_hospitals_that_are_too_small_to_be_shown_are_counted_in_the
         "west",
     }  # east covers coast, so that neither is all minus the others
     # Four hospitals of the study, one of three patients, and the one that took no part.
-    assert f"<dt>patients of the headline, of all tested</dt><dd>8 of {3 * 8 + 3 + 8}</dd>" in text
+    assert f"<dt>patients at west, of all tested</dt><dd>8 of {3 * 8 + 3 + 8}</dd>" in text
     columns = {cell for table in Page(text).tables for cell in table[0]}
     assert "north" in columns
     assert not columns & {"coast", "east"}

@@ -52,13 +52,46 @@ def test_a_difference_that_may_be_chance_is_no_conclusion():
     assert page["may"] == [
         "In patients like those tested at north, expect a mean Dice of 0.60 to 0.80; single patients differ "
         "more.",
-        "On the same patients it was better than north alone (+0.100 to +0.300).",
-        "On the same patients it was worse than Pooled (−0.200 to −0.010).",
+        "On the same patients it was better than north's own model (Dice +0.100 to +0.300).",
+        "On the same patients it was worse than a model of all data in one place (Dice −0.200 to −0.010).",
     ]
     assert page["may_not"] == [
-        "That it is better or worse than south alone: the difference may be chance.",
+        "That it is better or worse than south's own model: the difference may be chance.",
         "That it works at a hospital that took no part: none was tested.",
         "That using it helps or is safe: no decision was made with it. It is no medical device.",
+    ]
+
+
+def test_the_metric_is_said_in_words_and_chance_is_no_finding():
+    page = page_of(
+        result(0.54, metric="auroc", low=0.21, high=0.84), task="classify", classes=["healthy", "lesion"]
+    )
+    assert page["meaning"] == (
+        "Of two patients, one with lesion and one without, it ranks the right one higher in about 54 of 100 "
+        "such pairs; a coin's toss is right in 50."
+    )
+    said = "That it tells patients apart at all: the interval is not above 0.50, a coin's toss."
+    assert said in page["may_not"]
+    better = page_of(result(0.8, metric="c_index", low=0.51, high=0.9), task="survival")
+    assert "names the one with the earlier event in about 80 of 100 such pairs" in better["meaning"]
+    assert not any("coin" in text for text in better["may_not"])
+    assert page_of(result(0.7))["meaning"] == (
+        "Dice: overlap of the predicted and the reference outline; 1 is the same, 0 is none."
+    )
+
+
+def test_each_of_several_structures_has_its_own_line():
+    """A mean over structures hides the one that fails."""
+    page = page_of(
+        result(0.5, n=9),
+        result(0.9, structure="liver", n=9),
+        result(0.1, structure="lesion", low=0.05, high=0.2, n=8),
+        result(5.0, structure="lesion", metric="missed", n=9),
+    )
+    assert page["counts"] == [
+        ("lesion: Dice", ["0.10 (0.05 to 0.20) in 8"]),
+        ("lesion: patients in whom it was missed altogether", ["5 of 8"]),
+        ("liver: Dice", ["0.90 in 9"]),
     ]
 
 
@@ -88,7 +121,8 @@ def test_many_comparisons_decide_by_holm_and_not_by_one_interval():
     versus = result(0.2, against="local:north", low=0.01, high=0.4, p=0.04, p_holm=0.16)
     page = page_of(result(0.7), result(0.5, model="local:north"), versus)
     assert page["may"] == []
-    assert page["may_not"][0] == "That it is better or worse than north alone: the difference may be chance."
+    said = "That it is better or worse than north's own model: the difference may be chance."
+    assert page["may_not"][0] == said
 
 
 def test_an_auroc_is_no_mean_over_patients():

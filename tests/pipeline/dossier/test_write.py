@@ -21,8 +21,8 @@ from medfed.runs.folder import RunFolder
 from medfed.wire.signing import Identity
 
 FILES = {
-    "audit.jsonl", "curves.jsonl", "dossier.html", "dossier.json", "manifest.json", "report.html",
-    "rounds.jsonl", "rows.jsonl", "run.json", "sbom.cdx.json", "study.json",
+    "audit.jsonl", "curves.jsonl", "dossier.html", "dossier.json", "groups.jsonl", "manifest.json",
+    "report.html", "rounds.jsonl", "rows.jsonl", "run.json", "sbom.cdx.json", "study.json",
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_a_dossier_is_these_files_and_verifies(run: RunFolder, tmp_path: Path) -
     assert "its manifest is not signed" in said
     assert {path.name for path in (tmp_path / "d").iterdir()} == FILES
     said = command("audit", "verify", tmp_path / "d")
-    assert "10 files, each as the manifest of" in said
+    assert "11 files, each as the manifest of" in said
     assert "NOT VERIFIED: it is whole and contradicts itself nowhere, and nobody signed it" in said
     assert "VERIFIED as" not in said
     assert "who trained, in dossier.json, is what its audit log says" in said

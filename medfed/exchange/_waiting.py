@@ -1,4 +1,8 @@
-"""Who waits for whom, since when: one line each, at a site and at the hub, where it takes long."""
+"""Who waits for whom, since when: one line each, at a site and at the hub, where it takes long.
+
+It is logged here, so that nobody who uses an exchange waits in silence: the commands, statistics before a
+study, a hub and a site in scripts of your own.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from medfed.deployment.waiting import SitesAwaited, WaitTold
+import pytest
+from chunked_updates import STUDY
+
+from medfed.errors import ExchangeError
+from medfed.exchange._waiting import SitesAwaited, WaitTold
 
 
 def test_a_long_wait_is_one_line_and_a_short_one_none():
@@ -37,3 +41,23 @@ def test_the_hub_says_once_per_site_and_round_what_it_waits_for_and_whether_the_
     told.look(["west"], "update of round 2", ages, 1700.0)
     told.look(["west"], "update of round 2", ages, 1760.0)
     assert len(said) == 4
+
+
+def test_a_site_and_a_hub_say_it_whoever_uses_them(folder_exchange, tmp_path, monkeypatch, caplog):
+    """Statistics before a study and scripts of your own wait at the same sides as the commands."""
+    monkeypatch.setattr("medfed.exchange._waiting.TELL_WAIT_S", 0.0)
+    monkeypatch.setattr("medfed.exchange._waiting.TELL_CONNECTED_S", 0.0)
+    hub = folder_exchange.open_hub(STUDY, tmp_path / "hub")
+    north = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    north.max_wait_s, north.awaited_as = 0.05, "sum of all hospitals' statistics"
+    with pytest.raises(ExchangeError, match="no model came"):
+        north.fetch("north", 0)
+    assert [*hub.collect(1, ["north"], 0.05)] == []
+    hub.awaited_as = "statistics"
+    assert [*hub.collect_messages(2, 0, "keys", ["north"], 0.05)] == []
+    said = [line.partition(" since ")[0] for line in caplog.messages]
+    assert said.count("north waits for the hub's sum of all hospitals' statistics") == 1
+    assert said.count("the hub waits for north's update of round 1") == 1
+    assert said.count("the hub waits for north's statistics") == 1
+    north.close()
+    hub.close()

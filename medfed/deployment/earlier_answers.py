@@ -1,0 +1,95 @@
+"""Of which patients this hospital has sent statistics before, over all studies; it never leaves.
+
+A hub that asks in two studies can subtract the answers: what is left is of the patients who are in one of
+them and not in the other, and `smallest_group` says nothing of that. So a site keeps beside its run folders
+of which patients each answer was (by the ledger's salted tokens), and sends none that differs from an earlier
+one by a few patients.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from medfed.deployment.site_session import SiteSession
+from medfed.errors import DECODING_ERRORS, DeclinedError, RunError
+from medfed.files import PRIVATE_FILE, lock, private_folder, utc_now
+from medfed.privacy.accounting.ledger import data_set
+
+# Beside the run folders of all studies.
+FILE = "statistics.jsonl"
+
+
+class EarlierAnswer(msgspec.Struct, frozen=True):
+    """One answer: when it was counted (UTC), for which study, and of which patients, by salted tokens."""
+
+    time: str
+    study: str
+    patients: list[str]
+
+
+def check_earlier_answers(session: SiteSession, least: int) -> None:
+    """Check that a hospital's statistics may leave beside those that it sent before.
+
+    Raises:
+        DeclinedError: if their patients are those of an earlier answer but for fewer than `least` who came,
+            or who went. Fewer than `least` patients in all are not compared: of them only that is said.
+        RunError: if what was kept is damaged.
+    """
+    _compare(session, least, keep=False)
+
+
+def record_answer(session: SiteSession, least: int) -> None:
+    """Keep of which patients statistics were counted, before they leave; on disk when this returns.
+
+    Raises:
+        DeclinedError, RunError: as `check_earlier_answers`.
+    """
+    _compare(session, least, keep=True)
+
+
+def _compare(session: SiteSession, least: int, *, keep: bool) -> None:
+    patients = data_set(session.hospital.data.patients("train"), session.hospital.secret).patients
+    if len(patients) < max(least, 1):
+        return
+    path = Path(session.site.out) / FILE
+    private_folder(path.parent)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, PRIVATE_FILE), "r+b") as file:
+        lock(file)  # several studies at once
+        earlier = list(_read(file.read()))
+        for one in earlier:
+            _check_apart(session.name, patients, one, least)
+        if keep and all(patients != {*one.patients} for one in earlier):
+            answer = EarlierAnswer(utc_now(), session.digest, sorted(patients))
+            file.write(msgspec.json.encode(answer) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _check_apart(site: str, patients: frozenset[str], earlier: EarlierAnswer, least: int) -> None:
+    before = frozenset(earlier.patients)
+    came, went = len(patients - before), len(before - patients)
+    if not (0 < came < least or 0 < went < least):
+        return
+    raise DeclinedError(
+        f"site '{site}': its statistics would be those that it sent on {earlier.time[:10]} (study "
+        f"{earlier.study[:12]}) but for {came} training patients who came and {went} who went since. Whoever "
+        f"has both could subtract them, and no numbers of fewer than {least} patients may leave. Nothing was "
+        "sent. Answer once more patients have come, with the same patients as before, or in a study with "
+        f"describe.noise; or, if nobody holds the earlier answer any more, remove its line from {FILE}"
+    )
+
+
+def _read(data: bytes) -> Iterator[EarlierAnswer]:
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            yield msgspec.json.decode(line, type=EarlierAnswer)
+        except DECODING_ERRORS as error:
+            raise RunError(
+                f"{FILE}, line {number}: of which patients this site sent statistics before is damaged "
+                f"({error}); restore the file from a back-up. Without it, statistics of a few patients "
+                "could leave as the difference of two answers"
+            ) from None

@@ -1,0 +1,163 @@
+"""What a search tries next, and which trial it stops: Optuna's tree-structured Parzen estimator, and ASHA.
+
+Bergstra, Bardenet, Bengio, Kegl, NeurIPS 2011 (TPE); Li, Jamieson, Rostamizadeh, Gonina, Ben-tzur, Hardt,
+Recht, Talwalkar, MLSys 2020, arXiv:1810.05934 (ASHA); Akiba, Sano, Yanase, Ohta, Koyama, KDD 2019,
+arXiv:1907.10902 (Optuna). Trials run one after the other, so that ASHA stops a trial at a rung for good.
+
+Optuna's study is built anew from the record before each trial, and its sampler is seeded by the study's seed
+and the trial's number: a search that was interrupted proposes what one that was not does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from medfed.errors import StudyError
+from medfed.runs.facts import SearchFacts, TrialFacts
+from medfed.study.canonical import to_dict
+from medfed.study.search import Range, Search
+from medfed.study.study import Study
+
+if TYPE_CHECKING:
+    import optuna
+
+# Floating-point settings are tried with so many significant digits, and shown with as many.
+DIGITS = 4
+
+
+class Stopped(Exception):
+    """A trial that is not trained to its end; the text says why."""
+
+
+def require_optuna() -> None:
+    """Check that the package optuna is installed.
+
+    Raises:
+        StudyError: with the command that installs it.
+    """
+    if find_spec("optuna") is None:
+        raise StudyError(
+            "--search: needs the package optuna, which is not installed here; run "
+            '`pip install "medfed[search]"`'
+        )
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The settings of one trial, and Optuna's view of it.
+
+    values: by key, a number or the position in the key's list.  overrides: the same as `--set` takes them.
+    rounds: of a trial that is trained to its end.
+    """
+
+    values: Mapping[str, int | float]
+    overrides: tuple[str, ...]
+    rounds: int
+    trial: optuna.Trial
+
+    def report(self, score: float, step: int) -> None:
+        """Take in the score of the model after `step` rounds."""
+        self.trial.report(score, step)
+
+    def check(self, step: int) -> None:
+        """Raise if the trial is not among the best that came as far, and has half of its rounds to go.
+
+        Raises:
+            Stopped: naming the round.
+        """
+        if 2 * step <= self.rounds and self.trial.should_prune():
+            raise Stopped(f"after round {step} it was not among the best of the trials that came as far")
+
+    def rungs(self) -> dict[str, float]:
+        """Return the scores with which the trial came to each rung, as Optuna calls them."""
+        attributes = self.trial.storage.get_trial_system_attrs(self.trial._trial_id)
+        return {name: value for name, value in attributes.items() if isinstance(value, float)}
+
+
+def propose(search: Search, record: SearchFacts, study: Study, number: int) -> Proposal:
+    """Return the next trial of a search; the first has the study's own settings, if the space has them."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {key: _distribution(values) for key, values in search.space.items()}
+    asked = optuna.create_study(
+        direction="maximize" if record.better == "higher" else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=study.seed * 1_000_003 + number),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=record.least, reduction_factor=record.reduction, min_early_stopping_rate=0
+        ),
+    )
+    asked.add_trials([_former(trial, distributions) for trial in record.trials if trial.repeats is None])
+    if not record.trials and (own := own_values(search, study)):
+        asked.enqueue_trial(own)
+    trial = asked.ask(distributions)
+    values = {key: _rounded(value) for key, value in trial.params.items()}
+    overrides = tuple(f"{key}={_text(search.space[key], value)}" for key, value in values.items())
+    return Proposal(values, overrides, study.train.rounds, trial)
+
+
+def own_values(search: Search, study: Study) -> dict[str, int | float]:
+    """Return the study's own settings as values of the space; empty if one is not in it."""
+    own: dict[str, int | float] = {}
+    plain = to_dict(study)
+    for key, values in search.space.items():
+        found: Any = plain
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(values, Range):
+            if isinstance(found, bool) or not isinstance(found, (int, float)):
+                return {}
+            if not values.low <= found <= values.high or (values.is_whole and not isinstance(found, int)):
+                return {}
+            own[key] = found
+        else:
+            known = [msgspec.json.encode(one, order="sorted") for one in values]
+            text = msgspec.json.encode(found, order="sorted")
+            if text not in known:
+                return {}
+            own[key] = known.index(text)
+    return own
+
+
+def _distribution(values: Range | tuple[Any, ...]) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not isinstance(values, Range):
+        return CategoricalDistribution(range(len(values)))
+    if values.is_whole:
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(float(values.low), float(values.high), log=values.log)
+
+
+def _former(
+    trial: TrialFacts, distributions: dict[str, optuna.distributions.BaseDistribution]
+) -> optuna.trial.FrozenTrial:
+    """Return a trial of the record as Optuna knows it."""
+    from optuna.trial import TrialState, create_trial
+
+    states = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+    return create_trial(
+        state=states[trial.state],
+        value=trial.score if trial.state == "finished" else None,
+        params=dict(trial.values),
+        distributions=distributions,
+        intermediate_values=dict(trial.scores),
+        system_attrs=dict(trial.rungs),
+    )
+
+
+def _rounded(value: int | float) -> int | float:
+    return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+
+
+def _text(values: Range | tuple[Any, ...], value: int | float) -> str:
+    """Return a value of the space as `--set` takes it."""
+    chosen = value if isinstance(values, Range) else values[int(value)]
+    if isinstance(chosen, float):
+        return f"{chosen:.{DIGITS}g}" if "e" not in f"{chosen:.{DIGITS}g}" else f"{chosen:.12f}".rstrip("0")
+    return msgspec.json.encode(chosen).decode()
