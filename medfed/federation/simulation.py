@@ -28,7 +28,7 @@ from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange, detail_of
 from medfed.exchange._idle_threads import end_idle_threads
-from medfed.federation.allocator import give_back_free_memory, share_one_pool
+from medfed.federation.allocator import FreedMemory, share_one_pool
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.model_selection import ModelSelection
@@ -66,7 +66,7 @@ class SiteScheduler:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._uncollected = 0
-        self._have_waited: set[int] = set()
+        self._freed = FreedMemory()
 
     def forget(self, exchange: MemoryExchange) -> None:
         """Free the models of sites that have ended, which their Trainers' circular references keep."""
@@ -75,6 +75,7 @@ class SiteScheduler:
         if self._uncollected > MAX_UNCOLLECTED_BYTES:
             gc.collect()
             self._uncollected = 0
+            self._freed.give_back()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -92,9 +93,7 @@ class SiteScheduler:
         """Let other sites train while this one waits, then restore its random states."""
         states = _random_states()
         end_idle_threads()
-        if (thread := threading.get_ident()) not in self._have_waited:
-            self._have_waited.add(thread)
-            give_back_free_memory()
+        self._freed.give_back()
         self._lock.release()
         try:
             yield

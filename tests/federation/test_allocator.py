@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from medfed.federation import allocator
+from medfed.federation.allocator import MAX_UNUSED_BYTES, FreedMemory
+
 CODE = """
 import threading
 from medfed.federation.allocator import share_one_pool
@@ -35,3 +38,38 @@ def test_threads_share_the_first_pool():
 
     assert pools(True) == 1
     assert pools(False) > 1
+
+
+def test_freed_memory_goes_back_whenever_the_process_has_grown_by_so_much(monkeypatch):
+    resident, trims = [1000], []
+
+    def trim() -> None:
+        trims.append(resident[0])
+        resident[0] -= 300
+
+    monkeypatch.setattr(allocator, "_resident_bytes", lambda: resident[0])
+    monkeypatch.setattr(allocator, "_trim", trim)
+    freed = FreedMemory()
+    freed.give_back()
+    resident[0] += MAX_UNUSED_BYTES
+    freed.give_back()
+    assert trims == []
+    resident[0] += 1
+    freed.give_back()
+    freed.give_back()
+    assert trims == [1001 + MAX_UNUSED_BYTES]
+    resident[0] += MAX_UNUSED_BYTES  # what sites keep counts as in use from then on
+    freed.give_back()
+    assert len(trims) == 1
+    resident[0] += 1
+    freed.give_back()
+    assert len(trims) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say it so")
+def test_what_a_process_takes_is_at_least_what_it_has_written():
+    before = allocator._resident_bytes()
+    written = bytearray(b"1" * (64 << 20))
+    assert allocator._resident_bytes() - before > 60 << 20
+    assert len(written) == 64 << 20
+    allocator._trim()
