@@ -45,8 +45,8 @@ def test_help_of_every_command_is_printed(name):
     [
         (["train"], "train: name a study file, or this hospital's site file with --site"),
         (["train", "study.yaml", "--accept", "0"], "train: name a study file, or this hospital's site file"),
-        (["train", "study.yaml", "--site", "site.yaml"], "omit STUDY, --out and --set"),
-        (["train", "--site", "site.yaml", "--set", "seed=1"], "omit STUDY, --out and --set"),
+        (["train", "study.yaml", "--site", "site.yaml"], "omit STUDY, --out, --set and --without"),
+        (["train", "--site", "site.yaml", "--set", "seed=1"], "omit STUDY, --out, --set and --without"),
         (["train", "--compare", "fedavg"], "train --compare: name a study file"),
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["kinds", "agregation"], "kinds: no registry 'agregation'; there are aggregation, local_training"),

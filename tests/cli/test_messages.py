@@ -69,6 +69,7 @@ def run(tmp_path, monkeypatch) -> RunFolder:
     folder.report.write_text("<html>")
     monkeypatch.setattr("medfed.evaluation.report.headline", lambda path, site=None: f"Dice 0.9 {site or ''}")
     monkeypatch.setattr("medfed.cli.commands.end_on_signals", lambda: None)
+    monkeypatch.setattr("medfed.cli.train.end_on_signals", lambda: None)
     monkeypatch.setattr("medfed.cli.describe.end_on_signals", lambda: None)
     return folder
 
