@@ -140,7 +140,7 @@ def open_patients(group: Group, metric: str, structure: str | None) -> int:
     """
     if not isinstance(group, CaseGroup) or metric == RIGHTLY_EMPTY:
         return 0  # a share of patients is a count itself
-    values = over_structures(group.patients)
+    values = over_structures(group.patients) if structure is None else group.patients.values
     names = [key for key in values if key[1] in _sources(metric) and structure in (None, key[0])]
     counts = [int(is_open(group.patients, key[0], values[key]).sum()) for key in names]
     columns = [key for key in names if structure is None and key[0] is not None]

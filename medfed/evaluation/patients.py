@@ -113,6 +113,8 @@ def is_open(patients: Patients, structure: str | None, values: Floats) -> NDArra
     A patient in whom a structure is missed has no predicted volume and an overlap of 0: of twelve patients
     with eleven missed the mean is the twelfth patient's value. `structure` None is any of them.
     """
+    if not (values == 0.0).any():
+        return np.asarray(np.isfinite(values))
     absences = {MISSED, FALSE_POSITIVE, ABSENT}
     counted = np.zeros(len(values), dtype=bool)
     for (name, metric), notes in patients.notes.items():
