@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medfed.exchange import SiteSide
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Released, Weights
+from medfed.wire.weights import Released, Weights, load
 
 
 def _users(storage: torch.UntypedStorage) -> int:
@@ -38,7 +38,7 @@ def idle_memory(
     the model received last. `given` are the tensors whose memory `give_up` has sent; None if nothing was.
 
     Where a round asks some of the sites only, a site may wait for many rounds, and would keep an old model:
-    there its module shows NaN meanwhile, and if waiting ends with an exception.
+    there its module shows NaN meanwhile. If waiting ends with an exception, it holds the hub's newest model.
     """
     if last is None or not getattr(exchange, "in_one_process", False):
         yield
@@ -53,6 +53,9 @@ def idle_memory(
     except BaseException:
         for one in lent:
             one.own(filled=True)
+        if getattr(exchange, "only_selected", False):
+            newest: GlobalModel | None = getattr(exchange, "newest_model", None)
+            load(module, {} if newest is None else newest.weights)
         raise
     for one in lent:
         one.own(filled=False)

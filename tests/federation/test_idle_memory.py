@@ -216,3 +216,15 @@ def test_across_machines_what_is_sent_is_a_copy():
     assert not isinstance(sent, Released)
     assert not given
     assert sent["weight"].data_ptr() != module.weight.data_ptr()
+
+
+def test_where_a_round_asks_some_a_wait_that_fails_leaves_the_newest_model():
+    exchange, module = MemoryExchange(only_selected=True), nn.Linear(3, 1)
+    exchange.publish(GlobalModel(5, {"weight": torch.full((1, 3), 5.0), "bias": torch.zeros(1)}))
+    with (
+        pytest.raises(OSError, match="gone"),
+        idle_memory(exchange, module, GlobalModel(1, weights_of(module))),
+    ):
+        raise OSError("gone")
+    assert module.weight.tolist() == [[5, 5, 5]]
+    assert module.weight.data_ptr() != exchange.newest_model.weights["weight"].data_ptr()
