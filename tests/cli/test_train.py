@@ -1,4 +1,4 @@
-"""What `medfed train` refuses of its options before anything is read; that it trains, the pipeline's tests say."""
+"""What `medfed train` refuses of its options before anything is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from medfed.cli import main
             "train --search: name a study file, without --site",
         ),
         (["--site", "site.yaml", "--leave-one-out"], "train --leave-one-out: name a study file"),
-        (["--site", "site.yaml", "--without", "north"], "train --site: the study comes from the hub; omit STUDY"),
+        (
+            ["--site", "site.yaml", "--without", "north"],
+            "train --site: the study comes from the hub; omit STUDY",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(words, message, tmp_path, monkeypatch):
