@@ -11,10 +11,8 @@ from medfed.data.layouts.paired import Paired
 
 
 def test_the_run_options_reach_the_command_as_one_record(monkeypatch):
-    from medfed.cli import commands
-
     received = []
-    monkeypatch.setattr(commands, "_train_study", lambda *arguments: received.append(arguments))
+    monkeypatch.setattr("medfed.cli.train._train_study", lambda *arguments: received.append(arguments))
     words = [
         "train",
         "s.yaml",

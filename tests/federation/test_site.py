@@ -174,7 +174,7 @@ def test_the_model_that_a_site_began_with_is_kept_until_its_first_checkpoint(tmp
     trainer.fit(module, datamodule=Steps())
     again = Quadratic()
     again.w.data.fill_(5.0)
-    assert _load_initial(run.initial, again) == (4, "ab" * 32, "a secret")
+    assert _load_initial(run.initial, again, "north") == (4, "ab" * 32, "a secret")
     assert again.w.item() == 0.0
     saved = torch.load(run.checkpoint, weights_only=True)
     assert saved["epoch"] == 1  # one per merge, after the second epoch

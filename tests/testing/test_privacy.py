@@ -116,6 +116,21 @@ class Credulous(Rounded, frozen=True, tag="credulous"):
         return PlainSession(self, channel.sites, deadline_s)
 
 
+class Retelling(Credulous, frozen=True, tag="retelling"):
+    """Takes the sites' keys out of their messages and passes them on as its own word."""
+
+    def protectors(self, channel):
+        channel.send(1, "greeting", f"key-of-{channel.site}".ljust(32, "0").encode())
+        if channel.receive({"greeting": 1}) is not None:
+            yield self
+
+    def open_session(self, channel, deadline_s):
+        received = channel.collect(1, "greeting", channel.sites, deadline_s)
+        keys = b" ".join(one.data for one in received)
+        channel.send(1, "greeting", dict.fromkeys(channel.sites, keys))
+        return PlainSession(self, channel.sites, deadline_s)
+
+
 @dataclass(frozen=True)
 class Asking:
     """A session that asks the sites of a sum for an answer, and merges whatever they say."""
@@ -165,6 +180,7 @@ WRONG = {
         "sites_refuse_parties_that_train_from_another_model",
         "a_site_refuses_what_was_said_in_an_earlier_run",
     },
+    Retelling: {"what_sites_tell_each_other_is_forwarded_as_they_signed_it"},
     Obedient: {
         "a_site_refuses_other_lists_of_who_is_in_the_sum",
         "sites_unmask_no_second_sum_of_a_round_over_others",
