@@ -19,7 +19,7 @@ from medfed.data.dicom.pixels import import_decoders
 from medfed.data.nifti import read_nifti
 from medfed.data.pictures import read_picture
 from medfed.data.settings import Images
-from medfed.data.volume_files import reader_of
+from medfed.data.volume_files import Reader, reader_of
 
 # One file of each ending is opened. Series are named by numbers, so each may have an ending of its own.
 MAX_ENDINGS = 16
@@ -81,4 +81,4 @@ def _import_nothing() -> None:
     """MetaImage and NRRD are read with numpy alone."""
 
 
-_OF_READER = {read_picture: _import_pictures, read_nifti: _import_nifti}
+_OF_READER: dict[Reader, Callable[[], None]] = {read_picture: _import_pictures, read_nifti: _import_nifti}
