@@ -107,7 +107,9 @@ def validated_scores(trainer: pl.Trainer, without: Collection[str] = ()) -> dict
 
 
 # Why a validation gave no scores of the merged model.
-OTHER_WEIGHTS = "validation ran on other weights, such as a moving average's"
+OTHER_WEIGHTS = (
+    "validation ran on other weights, such as a moving average's, or used none of the module's layers"
+)
 
 
 def unscored(why: str) -> str:

@@ -14,6 +14,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from medfed.errors import RunError
+
 PREFIX = "members."
 
 # What a module predicts that has a mean, and what each other output is computed from.
@@ -30,13 +32,23 @@ def join_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def members_of(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Return the weights of each member of an ensemble, in order; empty for a single model."""
+    """Return the weights of each member of an ensemble, in order; empty for a single model.
+
+    Raises:
+        RunError: if a member is missing between the others: the mean would be of fewer models.
+    """
     if not weights or not all(name.startswith(PREFIX) for name in weights):
         return []
     members: dict[int, dict[str, Tensor]] = {}
     for name, tensor in weights.items():
         number, _, inner = name.removeprefix(PREFIX).partition(".")
         members.setdefault(int(number), {})[inner] = tensor
+    if lacking := sorted(set(range(max(members))) - set(members)):
+        raise RunError(
+            f"checkpoint: the ensemble's member {lacking[0]} of {max(members) + 1} has no weights in it, and "
+            "the mean of the others is another model; the file is damaged: restore it, or make the ensemble "
+            "anew"
+        )
     return [members[number] for number in sorted(members)]
 
 

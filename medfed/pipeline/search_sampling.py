@@ -10,8 +10,10 @@ and the trial's number: a search that was interrupted proposes what one that was
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,11 @@ from medfed.study.study import Study
 if TYPE_CHECKING:
     import optuna
 
-# Floating-point settings are tried with so many significant digits, and shown with as many.
+# Floating-point settings are drawn with so many significant digits; what a study or a list gives is kept.
 DIGITS = 4
+
+# Seeds of numpy's generators are below it.
+SEEDS = 2**32
 
 
 class Stopped(Exception):
@@ -87,16 +92,17 @@ def propose(search: Search, record: SearchFacts, study: Study, number: int) -> P
     distributions = {key: _distribution(values) for key, values in search.space.items()}
     asked = optuna.create_study(
         direction="maximize" if record.better == "higher" else "minimize",
-        sampler=optuna.samplers.TPESampler(seed=study.seed * 1_000_003 + number),
+        sampler=optuna.samplers.TPESampler(seed=(study.seed * 1_000_003 + number) % SEEDS),
         pruner=optuna.pruners.SuccessiveHalvingPruner(
             min_resource=record.least, reduction_factor=record.reduction, min_early_stopping_rate=0
         ),
     )
     asked.add_trials([_former(trial, distributions) for trial in record.trials if trial.repeats is None])
-    if not record.trials and (own := own_values(search, study)):
+    own = {} if record.trials else own_values(search, study)
+    if own:
         asked.enqueue_trial(own)
     trial = asked.ask(distributions)
-    values = {key: _rounded(value) for key, value in trial.params.items()}
+    values = own or {key: _rounded(search.space[key], value) for key, value in trial.params.items()}
     overrides = tuple(f"{key}={_text(search.space[key], value)}" for key, value in values.items())
     return Proposal(values, overrides, study.train.rounds, trial)
 
@@ -112,15 +118,16 @@ def own_values(search: Search, study: Study) -> dict[str, int | float]:
         if isinstance(values, Range):
             if isinstance(found, bool) or not isinstance(found, (int, float)):
                 return {}
-            if not values.low <= found <= values.high or (values.is_whole and not isinstance(found, int)):
+            if not values.low <= found <= values.high or (values.is_whole and found != int(found)):
                 return {}
-            own[key] = found
+            own[key] = int(found) if values.is_whole else found
         else:
-            known = [msgspec.json.encode(one, order="sorted") for one in values]
-            text = msgspec.json.encode(found, order="sorted")
-            if text not in known:
+            # As plain values, in which a list is a list, and 1 is 1.0.
+            known = msgspec.json.decode(msgspec.json.encode(values))
+            own_one = msgspec.json.decode(msgspec.json.encode(found))
+            if own_one not in known:
                 return {}
-            own[key] = known.index(text)
+            own[key] = known.index(own_one)
     return own
 
 
@@ -151,13 +158,27 @@ def _former(
     )
 
 
-def _rounded(value: int | float) -> int | float:
-    return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+def _rounded(values: Range | tuple[Any, ...], value: int | float) -> int | float:
+    """Return a drawn number with few digits, but not beyond the ends of its range."""
+    if isinstance(value, int) or not isinstance(values, Range):
+        return value
+    return float(min(max(float(f"{value:.{DIGITS}g}"), values.low), values.high))
 
 
 def _text(values: Range | tuple[Any, ...], value: int | float) -> str:
     """Return a value of the space as `--set` takes it."""
-    chosen = value if isinstance(values, Range) else values[int(value)]
-    if isinstance(chosen, float):
-        return f"{chosen:.{DIGITS}g}" if "e" not in f"{chosen:.{DIGITS}g}" else f"{chosen:.12f}".rstrip("0")
-    return msgspec.json.encode(chosen).decode()
+    return _as_yaml(value if isinstance(values, Range) else values[int(value)])
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a plain value as YAML on one line, numbers with all their digits and without an exponent.
+
+    YAML 1.1 reads 1e-07 as a text.
+    """
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{Decimal(repr(value)):f}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_as_yaml(key)}: {_as_yaml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return msgspec.json.encode(value).decode()

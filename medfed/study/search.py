@@ -31,6 +31,8 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def problem(self) -> str:
         """Return why there is nothing to search from `low` to `high`, '' if there is."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"low is {self.low:g} and high is {self.high:g}; both must be numbers with an end"
         if not self.low < self.high:
             return f"low is {self.low:g} and high is {self.high:g}; low must be below high"
         return f"log needs low above 0, found {self.low:g}" if self.log and self.low <= 0 else ""
@@ -59,7 +61,13 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def problems(self, rounds: int) -> Iterator[str]:
         """Yield what is wrong with a search in a study of so many rounds."""
         for key, values in self.space.items():
-            below = any(key == part or key.startswith(f"{part}.") for part in SEARCHED)
+            # `train` as a whole would set the keys that are kept.
+            below = key != "train" and any(key == part or key.startswith(f"{part}.") for part in SEARCHED)
+            if inner := [other for other in self.space if other.startswith(f"{key}.")]:
+                yield (
+                    f"search.space: '{key}' is searched as a whole, and so is '{inner[0]}' in it, so that "
+                    "one would undo the other; search one of them"
+                )
             if not below or key in KEPT or key.startswith(("train.keep_local", "train.only", "train.lora")):
                 yield (
                     f"search.space: '{key}' cannot be searched; what can is below {', '.join(SEARCHED)}, "

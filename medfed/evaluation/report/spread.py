@@ -110,7 +110,7 @@ def risk_curves(run: Run) -> list[dict[str, str]]:
     allowed = 1.0 - float(run.study.section("evaluation").get("guarantee") or 0.0)
     drawn = []
     for (kind, structure, site), by_cut in sorted(curves.items(), key=str):
-        points = [(cut, row.value or 0.0) for cut in CUTS if (row := by_cut.get(cut)) is not None]
+        points = [(cut, by_cut[cut].value or 0.0) for cut in CUTS if cut in by_cut]
         n = max((row.n or 0 for row in by_cut.values()), default=0)
         what = title(run, kind, structure)
         figure = charts.square(
