@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from hospitals import make_hospital
 
 from medfed.cli import main
-from medfed.deployment.approvals import approve
+from medfed.deployment.approvals import approve, head_of
 from medfed.privacy.accounting.ledger import LEDGER
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
@@ -236,7 +236,7 @@ def _site_in(world: World, out: Path) -> Path:
 def _approvals(world: World, out: Path) -> str:
     site, study = _site_in(world, out), read_study(world.study)
     said = run("approvals", site)
-    approve(out / "runs", study, "a person")
+    approve(out / "runs", study, "a person", head_of(out / "secret"))
     said += run("approvals", site, "--revoke", study_digest(study)) + run("approvals", site)
     assert said.count("revoked") == 2
     return said

@@ -1,9 +1,10 @@
-"""Holds what the memory exchange carries: small updates in memory, the rest in files of this process.
+"""Holds what the memory exchange carries: small updates in memory, the rest in a file of this process.
 
 A simulation of a hundred sites would otherwise hold a hundred models at once while their hub collects. The
 header is encoded and decoded as across machines. Tensors are copied once, and not at all where the sender
-gives them up (`Released`); a file is mapped tensor by tensor, and used again for a later update, because
-writing to pages that the system holds already takes half as long.
+gives them up (`Released`). The file is mapped tensor by tensor, and a place in it used again for a later
+update, because writing to pages that the system holds already takes half as long. It is one file for all
+updates, since a process may open a thousand only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from medfed.errors import RunError
+from medfed.files import format_bytes
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel, Update
 from medfed.wire.weights import Difference, Released, Weights
@@ -28,7 +31,7 @@ Piece = bytes | memoryview
 
 
 class StoredUpdate:
-    """One encoded update, in memory or in a file that is used again once nobody can read this update."""
+    """One encoded update, in memory or at a place in a file, used again once nobody can read this update."""
 
     def __init__(self, head: bytes, reader: _InMemory | _InFile, size: int) -> None:
         self._head, self._reader, self.size = head, reader, size
@@ -49,33 +52,60 @@ class StoredUpdate:
 
 
 class UpdateStore:
-    """Stores updates, and keeps the files that are free again."""
+    """Stores updates, and keeps the places of their file that are free again, each with its length."""
 
     def __init__(self) -> None:
-        self._free: list[IO[Any]] = []
+        self._file: IO[Any] | None = None
+        self._end = 0
+        self._free: list[tuple[int, int]] = []
 
     def store(self, update: Update, study_digest: str, memory_bytes: int) -> StoredUpdate:
-        """Return an encoded update in memory if it takes at most so many bytes there, else in a file."""
+        """Return an encoded update in memory if it takes at most so many bytes there, else in a file.
+
+        Raises:
+            RunError: if it cannot be written to the file.
+        """
         head, *tensors = encoding.update_pieces(update, study_digest)
         size = _size([head, *tensors])
         if size > memory_bytes:
-            return StoredUpdate(bytes(head), self._written(head, tensors), size)
+            try:
+                return StoredUpdate(bytes(head), self._written([head, *tensors], size), size)
+            except OSError as error:
+                raise RunError(
+                    f"site '{update.site}', round {update.round}: its update of {format_bytes(size)} cannot "
+                    f"be written to this machine's folder for temporary files ({error.strerror}); make room "
+                    "there, or name a folder that has room in TMPDIR"
+                ) from error
         minuend = update.delta.minuend if isinstance(update.delta, Difference) else None
         given = isinstance(minuend, Released)
         local = encoding.offsets_of(bytes(head), "local") if given else frozenset()
         return StoredUpdate(bytes(head), _InMemory(tensors, local), size)
 
-    def _written(self, head: Piece, tensors: Sequence[Piece]) -> _InFile:
-        try:
-            file = self._free.pop()
-        except IndexError:
-            file = tempfile.TemporaryFile(prefix="medfed-")  # noqa: SIM115 - nameless, and kept for reuse
+    def _written(self, pieces: Sequence[Piece], size: int) -> _InFile:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="medfed-", buffering=0)  # noqa: SIM115 - nameless
+        place = next((one for one in self._free if one[1] >= size), None)
+        if place is None:
+            place = self._end, -(-size // _PLACE_BYTES) * _PLACE_BYTES
+            self._end += place[1]
+        else:
+            self._free.remove(place)
         lease = _Lease()
-        weakref.finalize(lease, self._free.append, file).atexit = False
-        file.seek(0)
-        file.writelines([head, *tensors])
-        file.flush()
-        return _InFile(file, len(head), lease)
+        weakref.finalize(lease, self._free.append, place).atexit = False
+        self._file.seek(place[0])
+        for piece in pieces:
+            _write(self._file, piece)
+        return _InFile(self._file, place[0] + len(pieces[0]), lease)
+
+
+# Places are multiples of this long, so that an update fits where one was that is some bytes shorter.
+_PLACE_BYTES = 1 << 16
+
+
+def _write(file: IO[Any], piece: Piece) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[file.write(left) :]
 
 
 class StoredModel:
@@ -111,7 +141,7 @@ class _InMemory:
 
 
 class _Lease:
-    """Says, as long as it is referred to, that a file is in use."""
+    """Says, as long as it is referred to, that a place in a file is in use."""
 
 
 class _Mapping(mmap.mmap):
@@ -132,12 +162,15 @@ class _InFile:
             return torch.empty(0, dtype=torch.uint8)
         before = (self._start + first) % mmap.ALLOCATIONGRANULARITY
         # Private pages: who writes to a tensor changes no file.
-        mapping = _Mapping(
-            self._file.fileno(),
-            last - first + before,
-            access=mmap.ACCESS_COPY,
-            offset=self._start + first - before,
-        )
+        offset, length = self._start + first - before, last - first + before
+        try:
+            mapping = _Mapping(self._file.fileno(), length, access=mmap.ACCESS_COPY, offset=offset)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: a tensor of each update is mapped from a file at once; raise this "
+                "process's limits of open files (ulimit -n) and of memory (ulimit -v)",
+            ) from error
         mapping.lease = self._lease
         return torch.frombuffer(mapping, dtype=torch.uint8, offset=before)
 

@@ -65,7 +65,7 @@ class MemoryExchange:
     `caller` returns the site whose function runs in the calling thread, '' if it is none's.
     `secrets` is the folder below which each site stores its own, so that a run resumes; without it they last
     as long as this object. `parties` are the sites that train. Of a round's encoded updates, `memory_bytes`
-    are held in memory and the rest in files. With `only_selected` a site is given no model that others train.
+    are held in memory, the rest in a file. With `only_selected` a site is given no model that others train.
     """
 
     signed = True

@@ -241,12 +241,14 @@ def join_global(head: bytes, tensors: TensorReader, study_digest: str = "") -> G
 
 
 def offsets_of(head: bytes, part: str) -> frozenset[int]:
-    """Return the first offset of each tensor of a part (`local`), from the first piece of an encoding."""
+    """Return the first offset of each tensor of a part (`local`), from the first piece of an encoding.
+
+    Those without elements are left out: another tensor begins where they do.
+    """
     described = msgspec.json.decode(head[8:])
     described.pop("__metadata__")
-    return frozenset(
-        entry["data_offsets"][0] for name, entry in described.items() if name.startswith(f"{part}/")
-    )
+    spans = [entry["data_offsets"] for name, entry in described.items() if name.startswith(f"{part}/")]
+    return frozenset(first for first, last in spans if last > first)
 
 
 def decode_global(data: bytes, study_digest: str = "") -> GlobalModel:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from medfed.errors import RunError
 from medfed.exchange._update_store import StoredModel, UpdateStore
 from medfed.wire.encoding import encode_update, global_pieces
 from medfed.wire.update import GlobalModel, Update
@@ -59,6 +62,7 @@ def test_only_weights_that_are_given_up_are_not_copied():
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are listed on Linux only")
 def test_a_file_has_no_name_and_is_used_again_once_nobody_reads_it(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     store = UpdateStore()
     first = store.store(update_of(1), "study", 0)
     assert not list(tmp_path.iterdir())  # nothing is left of it after kill -9
@@ -78,6 +82,43 @@ def test_a_file_has_no_name_and_is_used_again_once_nobody_reads_it(tmp_path, mon
     assert len(store._free) == 1
     store.store(update_of(4), "study", 0)
     assert read_lazily.delta["w"].tolist() == [3, 4, 5, 6]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+
+
+def test_a_longer_update_is_not_written_where_a_shorter_one_was():
+    store, long = UpdateStore(), Update("b", 1, {"w": torch.arange(30_000.0)}, 1)
+    for short in ("a", "c"):
+        first = store.store(update_of(1, site=short), "study", 0)
+        second = store.store(update_of(2, site=short), "study", 0)
+        del first
+        third = store.store(long, "study", 0)
+        assert second.decode(WEIGHTS, "study").delta["w"].tolist() == [2, 3, 4, 5]
+        assert torch.equal(third.decode({"w": torch.zeros(30_000)}, "study").delta["w"], long.delta["w"])
+
+
+class FullDisk(io.BytesIO):
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_update_that_no_disk_has_room_for_says_whose_it_is_and_what_to_do(monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **settings: FullDisk())
+    store = UpdateStore()
+    with pytest.raises(
+        RunError,
+        match=r"'north', round 1: its update of .* \(No space left on device\); make room .* in TMPDIR",
+    ):
+        store.store(update_of(1), "study", 0)
+    gc.collect()
+    assert len(store._free) == 1
+
+
+def test_a_tensor_that_begins_where_an_empty_one_does_is_copied():
+    control = {"control": {"w": torch.ones(2)}}
+    empty = Difference(Released({"w": torch.zeros(0, dtype=torch.float64)}), {"w": NOTHING})
+    stored = UpdateStore().store(Update("north", 1, empty, 1, {}, control), "study", 1 << 20)
+    control["control"]["w"].zero_()
+    assert stored.decode({"w": NOTHING}, "study").groups["control"]["w"].tolist() == [1, 1]
 
 
 def test_who_writes_to_a_tensor_from_a_file_changes_no_other_reader():

@@ -226,9 +226,7 @@ def test_a_search_that_makes_no_sense_is_refused_when_the_study_is_read(file: Pa
 
 
 @pytest.mark.slow
-def test_what_cannot_be_searched_is_refused(
-    file: Path, done: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_searched_is_refused(file: Path, done: RunFolder) -> None:
     study = read_study(file)
     with pytest.raises(StudyError, match="declares no search; add search:"):
         searchable(msgspec.structs.replace(study, search=None))
@@ -239,5 +237,7 @@ def test_what_cannot_be_searched_is_refused(
         search(file, out=done.path.parent, overrides=["search.rounds=80"], resume=True, progress=Progress())
     with pytest.raises(RunError, match="continue with --resume"):
         search(file, out=done.path.parent, progress=Progress())
-    asked = CliRunner().invoke(main, ["train", str(file), "--search", "--folds", "2"])
+    asked = CliRunner().invoke(main, ["train", str(file), "--search", "--without", "north"])
     assert "train --search: name a study file, without --site" in asked.output
+    asked = CliRunner().invoke(main, ["train", str(file), "--search", "--folds", "2"])
+    assert "--folds and --search: give one of them at a time" in asked.output

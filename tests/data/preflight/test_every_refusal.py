@@ -47,6 +47,7 @@ OTHER_ROOMS = {
     "histogram.py": "planning, after the data were opened",
     "harmonise.py": "planning and predicting, after the data were opened",
     "describe/": "sums of other hospitals, after the data were opened (tests/data/describe)",
+    "image_transforms/_chance.py": "a study's settings, as the study is read",
     "image_transforms/gamma.py": "a study's settings, as the study is read",
     "own_dataset.py": "data modules of one's own: tests/contracts/test_datamodules.py",
     "datamodules/": "prepared arrays, which are no images (tests/contracts/test_datamodules.py)",
