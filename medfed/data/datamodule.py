@@ -26,6 +26,7 @@ from medfed.data.dataset import CaseValues, ImageDataset, used_part
 from medfed.data.findings import Findings, read_findings
 from medfed.data.index import Index, index_folder
 from medfed.data.label_naming import match_classes
+from medfed.data.loader import batch_loader
 from medfed.data.own_data import OwnData
 from medfed.data.own_dataset import (
     OwnDataset,
@@ -35,7 +36,7 @@ from medfed.data.own_dataset import (
     unmeasured_note,
     volumes_of,
 )
-from medfed.data.samplers import Batch, FixedStepBatchSampler, collate
+from medfed.data.samplers import Batch, FixedStepBatchSampler
 from medfed.data.screening import (
     Screening,
     count_reasons,
@@ -375,9 +376,7 @@ class SiteDataModule(pl.LightningDataModule):
         # With the first case's salted token, sites of one seed visit their cases in different orders.
         order = f"{self.seed}/{self.index.cases[0].token}"
         batches = FixedStepBatchSampler(len(dataset), self.batch, steps, order)  # type: ignore[arg-type]
-        return DataLoader(
-            dataset, batch_sampler=batches, num_workers=self.settings.workers, collate_fn=collate
-        )
+        return batch_loader(dataset, self.settings.workers, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation batches."""
@@ -406,7 +405,7 @@ class SiteDataModule(pl.LightningDataModule):
             # Worker processes live for one epoch; their prepared cases would be lost with them.
             for case in dataset.cases:
                 dataset.prepared(case)
-        return DataLoader(dataset, batch_size=batch, shuffle=shuffle, num_workers=workers, collate_fn=collate)
+        return batch_loader(dataset, workers, batch_size=batch, shuffle=shuffle)
 
     # --- evaluation -----------------------------------------------------------------------------------------
 

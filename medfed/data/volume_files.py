@@ -38,7 +38,7 @@ _IMAGE_ENDINGS = {".nii": "NIfTI", ".nii.gz": "NIfTI", ".mha": "MetaImage", ".mh
 _IMAGE_ENDINGS |= {".nrrd": "NRRD", ".nhdr": "NRRD"}
 # Names of headers whose voxels may be in another file.
 _HEADER_ENDINGS = (".mhd", ".nhdr", ".mha", ".nrrd")
-_Reader = Callable[[str, ReadOptions], Volume]
+Reader = Callable[[str, ReadOptions], Volume]
 _NEVER_IMAGES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".log", ".md", ".html", ".ini", ".db", ".py")
 )
@@ -84,7 +84,7 @@ def _read_file(path: str, options: ReadOptions) -> list[Volume]:
         raise ImageError("neither a file nor a folder; give one")
     if status.st_size == 0:
         raise EmptyFileError("the file is empty (0 bytes); copy it again")
-    reader = _reader_of(path)
+    reader = reader_of(path)
     if reader is not None:
         return [reader(path, options)]
     file = open_dicom(path)
@@ -110,13 +110,13 @@ def _read_files(paths: list[str], options: ReadOptions) -> list[Volume]:
     dicoms: list[DicomFile] = []
     pictures: list[DicomFile] = []
     captures: list[DicomFile] = []
-    others: dict[str, _Reader] = {}
+    others: dict[str, Reader] = {}
     inodes: set[tuple[int, int]] = set()
     voxels = _voxel_files(paths)
     for path in sorted(set(paths) - voxels):
         note = _file_note(path, inodes)
         file = open_dicom(path) if note is None else None
-        reader = _reader_of(path) if note is None and file is None else None
+        reader = reader_of(path) if note is None and file is None else None
         if file is not None and not options.as_label and (is_colour(file) or is_grey_picture(file)):
             pictures.append(file)
         elif file is not None and is_placed_capture(file):
@@ -168,7 +168,7 @@ def _voxel_files(paths: list[str]) -> set[str]:
     return found
 
 
-def _without_pictures(readers: dict[str, _Reader], dicom: bool) -> tuple[dict[str, _Reader], list[str]]:
+def _without_pictures(readers: dict[str, Reader], dicom: bool) -> tuple[dict[str, Reader], list[str]]:
     """Return the readers without pictures beside other images, such as screenshots, and their notes."""
     volumes = {path: reader for path, reader in readers.items() if reader is not read_picture}
     if not volumes and not dicom:
@@ -236,7 +236,7 @@ def _unknown_format(start: bytes) -> str:
     return f"of no format that is read ({FORMATS}); convert it to one of them"
 
 
-def _reader_of(path: str) -> _Reader | None:
+def reader_of(path: str) -> Reader | None:
     """Return the reader of a file's format by its first bytes; None if it is DICOM or no known format."""
     start = _first_bytes(path)
     if start[128:132] == b"DICM":  # its preamble may be another format's first bytes

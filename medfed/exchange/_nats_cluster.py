@@ -35,7 +35,7 @@ BEHIND = "the broker that answers is behind the others; it waits until that one 
 
 
 class Patience:
-    """How long to wait for an answer from a cluster, by how long the last ones took."""
+    """How long to wait for an answer, by how long the last ones took."""
 
     def __init__(self, max_s: float) -> None:
         self._max_s = max_s
@@ -44,6 +44,10 @@ class Patience:
     def answered(self, after_s: float) -> None:
         """An answer came after so many seconds."""
         self.seconds = min(max(MIN_PATIENCE_S, _PATIENCE_FACTOR * after_s), self._max_s)
+
+    def lost(self, waited_s: float) -> None:
+        """A request was given up after so long: if the broker is as slow as that, the next waits longer."""
+        self.seconds = min(max(self.seconds, 2 * waited_s), self._max_s)
 
     def missed(self, ping_s: float) -> None:
         """No answer came in time, and one to a ping took so long: the link may be slower than thought."""

@@ -6,9 +6,12 @@ import asyncio
 import concurrent.futures
 import logging
 import ssl
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from medfed.exchange._nats_cluster import MIN_PATIENCE_S, Patience
+from medfed.exchange._nats_refusals import LOST
 from medfed.exchange._object_store import Unreachable
 from medfed.wire.signing import Identity
 
@@ -24,6 +27,9 @@ _PENDING_BYTES = 64 << 20
 # Ping interval and maximum outstanding pings: on a link of 1 Mbit/s an answer can wait a
 # minute behind chunks.
 _PING_S, _MAX_PINGS = 20, 5
+
+# Pings that are answered after a request, until it is lost if it was not.
+_PINGS_UNTIL_LOST = 3
 
 _T = TypeVar("_T")
 
@@ -101,6 +107,35 @@ async def run_unless(failed: asyncio.Event, work: Coroutine[Any, Any, None], tim
         for task in (doing, failing):
             task.cancel()
         await asyncio.gather(doing, failing, return_exceptions=True)
+
+
+async def answer_of(request: asyncio.Future[Any], client: Any, patience: Patience) -> Any:
+    """Return the answer to a request that was just sent to the only broker.
+
+    A broker may lose a request without a word, for instance while its rights change. What is sent and
+    received keeps its order, however slow the link is. So after the answer to the first ping the request has
+    left this machine, after that to the second the broker has it, and after that to the third the answer is
+    here, unless the broker takes longer than it was given.
+
+    Raises:
+        Unreachable: if the answer can no longer come.
+    """
+    patience_s, before, began = patience.seconds, client.stats["reconnects"], time.monotonic()
+    for _ in range(_PINGS_UNTIL_LOST):
+        await asyncio.wait({request}, timeout=patience_s / 2)
+        # Not `flush`: nats-py stops reading when a ping is answered whose wait was given up.
+        ping: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if client.is_connected and not request.done():
+            await client._send_ping(ping)
+        while not (request.done() or ping.done() or client.stats["reconnects"] > before):
+            await asyncio.wait({request, ping}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+    if request.done():
+        answer = request.result()
+        # The pings measure a slow link; so a long wait says little of the broker.
+        patience.answered(min(time.monotonic() - began, MIN_PATIENCE_S))
+        return answer
+    patience.lost(patience_s)
+    raise Unreachable(LOST)
 
 
 async def close_quietly(closing: Coroutine[Any, Any, None]) -> None:

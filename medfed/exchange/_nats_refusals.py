@@ -9,6 +9,7 @@ import ssl
 from medfed.wire.signing import Identity, serial_number
 
 NO_STREAM = "the broker has no such stream yet: the hub was not started, or this site is not enrolled there"
+LOST = "the broker runs, but did not answer a request, as if it had lost it; the request is sent again"
 DOES_IT_RUN = (
     "does the broker run there (`medfed hub --broker`, or `medfed broker` for one of three), and does every "
     "firewall in between allow that port?"

@@ -23,6 +23,7 @@ from medfed.exchange._admitted import record_admitted
 from medfed.exchange._concurrency import run_bounded
 from medfed.exchange._nats_cluster import BEHIND, CONNECT_ONE_S, NO_ANSWER, NOBODY, SETTLE_S, Patience, Seen
 from medfed.exchange._nats_connecting import (
+    answer_of,
     checked,
     close_quietly,
     connection_settings,
@@ -133,11 +134,9 @@ class NatsStore:
 
     def put_many(self, objects: Iterable[tuple[str, Parts]], on_stored: Callable[[str], None]) -> None:
         jobs = ((name, partial(self._start, self._put, name, b"".join(parts))) for name, parts in objects)
-
-        def on_done(name: str, answer: None) -> None:
-            on_stored(name)
-
-        checked(lambda: run_bounded(jobs, on_done, _MAX_TRANSFERS, _INITIAL_TRANSFERS))
+        checked(
+            lambda: run_bounded(jobs, lambda name, _: on_stored(name), _MAX_TRANSFERS, _INITIAL_TRANSFERS)
+        )
 
     def get_many(
         self, names: Sequence[str], on_object: Callable[[str, Buffer], None], skip_missing: bool = False
@@ -266,8 +265,9 @@ class NatsStore:
         task = asyncio.ensure_future(client.request(subject, data, timeout_s, headers=headers))
         self._requests[task] = subject
         try:
-            answer = await task
-            self._patience.answered(time.monotonic() - began)
+            answer = await (task if self._is_cluster else answer_of(task, client, self._patience))
+            if self._is_cluster:
+                self._patience.answered(time.monotonic() - began)
             return answer
         except asyncio.CancelledError:
             if task not in self._denied:
@@ -284,6 +284,7 @@ class NatsStore:
         except nats.errors.Error as error:
             raise Unreachable(f"the broker did not answer: {first_line(error)}") from None
         finally:
+            task.cancel()
             self._requests.pop(task, None)
             self._denied.discard(task)
 
@@ -473,9 +474,7 @@ class NatsStore:
         """Return the bytes of each stream."""
         sizes: dict[str, int] = {}
         while True:
-            reply = await self._request(
-                "$JS.API.STREAM.LIST", json.dumps({"offset": len(sizes)}).encode(), None
-            )
+            reply = await self._request("$JS.API.STREAM.LIST", b'{"offset": %d}' % len(sizes), None)
             page = json.loads(reply.data)
             found = {one["config"]["name"]: int(one["state"]["bytes"]) for one in page.get("streams") or ()}
             sizes |= found

@@ -66,7 +66,9 @@ def _problem(message: str, path: KeyPath, raw: Any, record: type[Any]) -> str:
         allowed = _choices(path, raw, record)
         hint = f"{nearest(str(value), allowed)}; there are {', '.join(allowed)}" if allowed else ""
         return f"found {describe_value(value)}{hint}"
-    return f"found {describe_value(value)}; {_plain_words(message)}"
+    # Of several sites' values msgspec does not say which does not fit.
+    found = "another value" if value is None and "..." in path else describe_value(value)
+    return f"found {found}; {_plain_words(message)}"
 
 
 def describe_value(value: Any) -> str:
@@ -98,10 +100,17 @@ def _parse_path(at: str) -> KeyPath:
 def _place(path: KeyPath, name: str, lines: Lines, overrides: Sequence[str]) -> str:
     """Return the file, line and key of a value, or the flag that set it."""
     shown = ".".join("*" if part == "..." else str(part) for part in path)
-    if any(f"{override.partition('=')[0].strip()}.".startswith(f"{shown}.") for override in overrides):
-        return f"--set {shown}"
+    for override in overrides:
+        keys = override.partition("=")[0].strip().split(".")[: len(path)]
+        if len(keys) == len(path) and all(map(_fits, keys, path)):
+            return f"--set {'.'.join(keys)}"
     line = next((lines[path[:k]] for k in range(len(path), 0, -1) if path[:k] in lines), None)
     return f"{name}{f':{line}' if line else ''}{f': {shown}' if shown else ''}"
+
+
+def _fits(key: str, part: str | int) -> bool:
+    """Whether a key of a flag may be this part of a path, of which msgspec says ... for a name."""
+    return part == "..." or key == str(part)
 
 
 def _plain_words(message: str) -> str:

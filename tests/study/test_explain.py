@@ -54,3 +54,16 @@ def test_a_value_is_found_by_its_path_or_is_none() -> None:
     assert _value_at(raw, ("a", 0, "b")) == 1
     assert _value_at(raw, ("a", 1)) is None
     assert _value_at(raw, ("a", 0, "b", "c")) is None
+
+
+def test_a_key_of_any_site_stands_as_a_star() -> None:
+    path = _parse_path("$.site_overrides[...].epochs")
+    lines = {("site_overrides",): 7}
+    assert _place(path, "study.yaml", lines, []) == "study.yaml:7: site_overrides.*.epochs"
+    assert _place(path, "study.yaml", {}, []) == "study.yaml: site_overrides.*.epochs"
+    # A flag names the site itself.
+    flag = ["site_overrides.north.epochs=x"]
+    assert _place(path, "study.yaml", lines, flag) == "--set site_overrides.north.epochs"
+    assert _place(path, "study.yaml", lines, ["site_overrides.north.seed=1"]) == (
+        "study.yaml:7: site_overrides.*.epochs"
+    )

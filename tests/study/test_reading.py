@@ -60,6 +60,12 @@ def test_an_error_says_file_line_key_what_was_found_and_what_is_allowed(write, s
         read_study(write(study_text + line + "\n"))
 
 
+def test_a_sites_override_that_does_not_fit_is_named_by_a_star(write, study_text):
+    expected = r"study\.yaml:\d+: site_overrides\.\*\.layout: found another value; expected text"
+    with pytest.raises(StudyError, match=expected):
+        read_study(write(study_text + "site_overrides: {north: {layout: 3}}\n"))
+
+
 def test_a_missing_key_is_named(write, study_text):
     with pytest.raises(StudyError, match=r"study\.yaml: 'task' is missing; it has no default"):
         read_study(write(study_text.replace("task:", "#")))

@@ -343,6 +343,16 @@ def decode(packed: bytes, syntax: str, encoding: Encoding, subprocess: bool = Fa
     return np.ascontiguousarray(array).view(word)
 
 
+def import_decoders() -> None:
+    """Import what decodes compressed pixels in this process, and what reads text in their headers."""
+    import pydicom.charset
+    import pydicom.encaps
+    import pydicom.pixels.processing  # noqa: F401 - imported for later readers
+
+    for syntax, (_, plugin) in DECODERS.items():
+        _installed(syntax, plugin)
+
+
 def _installed(syntax: str, plugin: str) -> bool:
     if plugin == "gdcm":
         return find_spec("gdcm") is not None  # which only its subprocess imports

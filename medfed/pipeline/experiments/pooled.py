@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
 
 from medfed.data.datamodule import SiteDataModule
-from medfed.data.samplers import FixedStepBatchSampler, collate
+from medfed.data.loader import batch_loader
+from medfed.data.samplers import FixedStepBatchSampler
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
 from medfed.federation.site import train_alone
@@ -57,7 +58,7 @@ class PooledData(pl.LightningDataModule):
         if not parts:
             raise DataError("no hospital has a training case, so nothing can be pooled; mark some as 'train'")
         joined = PooledDataset(parts)
-        loader = partial(DataLoader, joined, num_workers=self._parts[0].settings.workers, collate_fn=collate)
+        loader = partial(batch_loader, joined, self._parts[0].settings.workers)
         if any(part.steps is None for part in self._parts):
             return loader(batch_size=self._batch, shuffle=True)
         # As many steps per epoch as all hospitals together, so that the pooled model trains as long.
