@@ -16,7 +16,7 @@ def test_the_command_lists_and_revokes(tmp_path, tiny):
     site.write_text("name: north\ndata: images\nexchange: {kind: folder, url: share}\n")
     run = CliRunner().invoke
     assert "no study was approved here yet" in run(main, ["approvals", str(site)]).output
-    approvals.approve(tmp_path / "runs", study, "m.muster")
+    approvals.approve(tmp_path / "runs", study, "m.muster", approvals.head_of(tmp_path / "secret"))
     known = study_digest(study)
     assert f"{known}  approved" in run(main, ["approvals", str(site)]).output
     assert run(main, ["approvals", str(site), "--revoke", known[:12]]).output == f"revoked: study {known}\n"

@@ -199,6 +199,6 @@ def test_what_a_bundle_cannot_hold_is_refused(segment, tmp_path):
     )
     with pytest.raises(RunError, match=r"data\.normalise 'zscore' with these settings has no equal in MONAI"):
         export(run_of(tmp_path / "z", tmp_path / "z.yaml"), tmp_path / "out-z")
-    (tmp_path / "pieces.yaml").write_text(SEGMENT.replace("lesion]}", "lesion], largest: [lesion]}"))
+    (tmp_path / "pieces.yaml").write_text(SEGMENT.replace("lesion],", "lesion], largest: [lesion],"))
     with pytest.raises(RunError, match=r"task.largest and task.minimum_voxels have no equal"):
         export(run_of(tmp_path / "pieces", tmp_path / "pieces.yaml"), tmp_path / "out-pieces")
