@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,17 @@ class Enrolment:
         for place in read_federation(self.authority).brokers:
             self.brokers.append(Broker(self.authority, own=place.folder))
         return self.brokers[-1]
+
+    def wait_until_listening(self) -> None:
+        """Wait until the broker takes connections: one that does not is another error than the one tested."""
+        end = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection((self.host, self.port), timeout=1).close()
+                return
+            except OSError:
+                assert time.monotonic() < end, "the broker does not listen"
+                time.sleep(0.02)
 
     def end(self) -> None:
         for broker in self.brokers:

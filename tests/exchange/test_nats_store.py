@@ -50,6 +50,7 @@ VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {} (_ssl.c
 
 def test_another_federations_broker_is_named(enrolment, tmp_path):
     enrolment.start()
+    enrolment.wait_until_listening()
     other = Enrolment(tmp_path / "other", sites=("north",))
     record = Nats(credentials=str(other.credentials("north")), urls=[enrolment.url])
     store = record._store("ab" * 32, Identity(other.credentials("north")))
