@@ -35,8 +35,6 @@ FORMAT = "medfed-1"
 # A header holds some numbers and names. A larger one is an attack or damaged.
 MAX_HEADER_BYTES = 1 << 20
 
-_T = TypeVar("_T")
-
 # The digest of the last line of the sender's audit log, or nothing.
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")]
 
@@ -76,6 +74,7 @@ class _GlobalHeader(_Header, frozen=True, tag="global", omit_defaults=True):
     head: _Sha256 = ""
 
 
+_T = TypeVar("_T")
 _H = TypeVar("_H", bound=_Header)
 
 
@@ -489,11 +488,10 @@ _ALIGNMENT_BYTES = 64
 def _aligned_bytes(size: int) -> Tensor:
     """Return an aligned buffer of that many bytes, in memory that is reused once it is freed.
 
-    torch allocates aligned memory, and glibc does not fit an aligned request into a freed block of
-    the same size: a hub that loaded tensor after tensor beside the model it was building grew by a
-    whole model for nothing.
+    torch allocates aligned memory, and glibc does not fit an aligned request into a freed block of the same
+    size: a hub that loaded tensors beside the model it was building grew by a whole model for nothing.
     """
-    whole = torch.from_numpy(np.empty(size + _ALIGNMENT_BYTES, dtype=np.uint8))
+    whole = torch.from_numpy(np.empty(size + _ALIGNMENT_BYTES, np.uint8))
     first = -whole.data_ptr() % _ALIGNMENT_BYTES
     return whole[first : first + size]
 
