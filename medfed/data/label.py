@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume
         raise LabelError(f"the volume has {like.array.ndim} axes; (C, X, Y, Z) is expected")
     found = find_label_object(path)
     if found is not None:
-        return _OBJECT_READERS[found.elements.text(tags.MODALITY)](found, like, options)
+        drawn = _OBJECT_READERS[found.elements.text(tags.MODALITY)](found, like, options)
+        _check_interpolated(drawn.array, like.info.interpolated)
+        return drawn
     label = read_values(path, like, options.resample)
     if _is_named(label, options):
         return _named_segments(label, like, options)
@@ -53,6 +56,20 @@ def read_label_on_grid(path: str, like: Volume, options: LabelOptions) -> Volume
     values = _black_and_white(label, options)
     classes = to_class_numbers(values, options.classes, options.naming)
     return Volume(classes[None], like.affine_ras.copy(), label.info)
+
+
+def _check_interpolated(label: NDArray[Any], interpolated: Sequence[int]) -> None:
+    """Raise a LabelError if a structure is on both sides of interpolated slices and not on them."""
+    taken = [k for k in range(label.shape[3]) if k not in interpolated]
+    for below, above in itertools.pairwise(taken):
+        before, between, after = label[..., below], label[..., below + 1 : above], label[..., above]
+        for value in np.unique(before[(before == after) & (before != 0)]) if above > below + 1 else ():
+            both = ((before == value) & (after == value)).any(axis=(1, 2))
+            if (both & ~(between == value).any(axis=(1, 2, 3))).any():
+                raise LabelError(
+                    f"a structure has no voxel on slice {below + 2}, which was interpolated between two that "
+                    "hold it, so that nobody drew there; complete the series and its label, or omit the case"
+                )
 
 
 _OBJECT_READERS = {b"SEG": read_segmentation, b"RTSTRUCT": read_structure_set}

@@ -35,6 +35,7 @@ class Info:
         echo_ms: the echo time of MR, 0 if the file does not say.
         identities: keyed digests by which another patient's label is refused; they mean nothing outside this
             process, see medfed/data/identity_digest.py.
+        interpolated: the indices along Z of slices that were interpolated where none was taken.
     """
 
     modality: str = ""
@@ -43,6 +44,7 @@ class Info:
     identities: tuple[str, ...] = field(default=(), compare=False, repr=False)
     label_names: Mapping[int, str] = field(default_factory=dict, hash=False)
     echo_ms: float = 0.0
+    interpolated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,3 +74,11 @@ def resample_even(
     even = affine_ras.copy()
     even[:3, 2] *= step_mm / (positions[-1] / (len(positions) - 1))
     return out, even
+
+
+def interpolated_slices(along_mm: Sequence[float]) -> tuple[int, ...]:
+    """Return which slices of `resample_even` are over a tenth of a step from each that was taken."""
+    step_mm = float(np.median(np.diff(along_mm)))
+    even = np.arange(int(np.floor(along_mm[-1] / step_mm + 1e-6)) + 1) * step_mm
+    nearest_mm = np.abs(even[:, None] - np.asarray(along_mm)).min(axis=1)
+    return tuple(np.flatnonzero(nearest_mm > 0.1 * step_mm).tolist())

@@ -14,7 +14,7 @@ from medfed.data.dicom.directory import describe_dicomdir
 from medfed.data.dicom.file import DEFLATED, DicomFile
 from medfed.data.dicom.frame import MODALITIES, PROJECTIONS, Frame, parse_frames
 from medfed.data.dicom.pixels import AIR_HU, is_inverted, iter_words, stored_values, write_modality_values
-from medfed.data.dicom.resample import correct_gantry_tilt, resample_even
+from medfed.data.dicom.resample import correct_gantry_tilt, interpolated_slices, resample_even
 from medfed.data.dicom.stack import Stack, build_stacks, is_projection, projection
 from medfed.data.dicom.suv import suv_factor
 from medfed.data.identity_digest import identity_digests
@@ -218,7 +218,9 @@ def _volume(stack: Stack, options: ReadOptions) -> Volume:
     )
     modality = first.modality.decode("ascii", "replace") if first.modality in MODALITIES else ""
     echo_ms = first.echo_ms or 0.0
-    info = Info(modality, stack.skipped, tuple(dict.fromkeys(flags)), identities, echo_ms=echo_ms)
+    between = () if stack.uneven_mm is None else interpolated_slices(stack.uneven_mm)
+    unique_flags = tuple(dict.fromkeys(flags))
+    info = Info(modality, stack.skipped, unique_flags, identities, echo_ms=echo_ms, interpolated=between)
     return Volume(array.transpose(2, 1, 0)[None], affine, info)
 
 

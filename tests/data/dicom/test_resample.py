@@ -5,10 +5,10 @@ from __future__ import annotations
 import hard_series as hs
 import numpy as np
 import pytest
-from hard_series import Series, assert_in_place, expected_affine, write_series
+from hard_series import Series, assert_in_place, expected_affine, structure_set, write, write_series
 
-from medfed.data.read import read
-from medfed.errors import ImageError
+from medfed.data.read import read, read_label
+from medfed.errors import ImageError, LabelError
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,23 @@ def test_uneven_slices_are_refused_or_resampled(tmp_path):
     assert "resampled" in volume.info.flags
     assert_in_place(volume, slope=1.0)  # a linear function survives linear interpolation
     assert volume.spacing_mm[2] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "refused"),
+    [((1, 2, 4), True), ((1, 2, 3, 4), False), ((1, 2), False), ((4, 5), False), ((1, 5), False)],
+    ids=str,
+)
+def test_a_label_that_skips_an_interpolated_slice_is_refused(tmp_path, drawn, refused):
+    series = Series(shape=(7, 12, 12))
+    write_series(tmp_path / "mr", series)[3].unlink()
+    (volume,) = read(tmp_path / "mr", uneven="resample")
+    assert volume.info.interpolated == (3,)
+    square = [(2, 2), (6, 2), (6, 6), (2, 6)]
+    path = write(structure_set(series, {1: [(k, square) for k in drawn]}), tmp_path / "rt.dcm")
+    if refused:
+        with pytest.raises(LabelError, match=r"no voxel on slice 4, which was interpolated between two"):
+            read_label(path, volume)
+    else:
+        (label,) = read_label(path, volume).array
+        assert np.flatnonzero(label.any(axis=(0, 1))).tolist() == list(drawn)
