@@ -15,7 +15,10 @@ def averaging_problems(average: int, rounds: int, rule: Rule, privacy: Privacy) 
     if average < 2:
         return
     if average > rounds:
-        yield f"the mean is to be over the last {average} rounds, and the study has {rounds}"
+        yield (
+            f"the mean is to be over the last {average} rounds, and the study has {rounds}; give more rounds, "
+            "or set it to 1 for the last round's model"
+        )
     if rule.max_sites == 1 or rule.asynchronous:
         yield (
             f"with rule '{kind_of(rule)}' a round's model is of the hospitals that answered in it, so a mean "
