@@ -198,6 +198,13 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
+def percent_of(share: float) -> str:
+    """Return a share in per cent; what is nearly all or nearly none is never rounded to 100.0% or 0.0%."""
+    if 0.9995 <= share < 1:
+        return "over 99.9%"
+    return f"{share:.1%}" if share >= 0.001 or share == 0 else "under 0.1%"
+
+
 def _sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -211,6 +211,7 @@ class SiteTransport:
         self._send_unfinished()
         manifest = self._newest_manifest()
         if manifest is not None:
+            self._tell_if_older()  # a folder from before its first model knows only now which run it is of
             path = self._model_to_repeat(manifest, round)
             if path is None and manifest.round >= round:
                 path = self._models.fetch(manifest)
@@ -225,7 +226,7 @@ class SiteTransport:
 
     def _tell_if_older(self) -> None:
         """Log, when it starts, that this site has sent updates of which its folder knows nothing."""
-        if self._age_checked:
+        if self._age_checked or not (run := self._run_id()):
             return
         data = self._objects.get_site_object(self._site, "announced")
         self._age_checked = True
@@ -235,7 +236,7 @@ class SiteTransport:
             return  # another study's or another medfed's
         known = max((int(path.stem[1:]) for path in self._outbox.glob("r*.manifest")), default=0)
         known = max(known, self._models.newest)
-        if sent is not None and sent.run == self._run_id() and sent.round > known:
+        if sent is not None and sent.run == run and sent.round > known:
             self._warn(older_folder(sent.round, known))
 
     def _newest_manifest(self) -> Manifest | None:

@@ -258,7 +258,6 @@ def _segmentation(preflights: Preflights, channels: str, recipe: Recipe) -> tupl
         transforms=TRANSFORMS,
         rounds=recipe.rounds,
         epochs=recipe.epochs,
-        average=recipe.average,
         compared=recipe.compared,
         planned=recipe.reasons,
     )

@@ -26,8 +26,6 @@ MAX_LOCAL_EPOCHS = 10
 RESERVE = 0.1
 # The overlap of windows in prediction (the task's default), and the patches per step.
 OVERLAP, BATCH = 0.25, 2
-# How many of the last rounds' models are averaged, and of how many rounds one may be.
-AVERAGED, AVERAGED_SHARE = 5, 0.2
 # What bringing a prediction back to its file's grid and measuring it takes, per voxel of the image.
 METRICS_S = 3e-6
 
@@ -95,15 +93,14 @@ class Cases:
 class Recipe:
     """What the draft says of a segmentation's training; `reasons` are comments of the study file.
 
-    voxels: the most voxels of a patch.  average: of how many last rounds the models are averaged.  compared:
-    whether the study also trains the hospitals' own models and the pooled one.
+    voxels: the most voxels of a patch.  compared: whether the study also trains the hospitals' own models and
+    the pooled one.
     """
 
     network: Network
     voxels: int
     rounds: int
     epochs: int
-    average: int
     compared: bool = True
     reasons: tuple[str, ...] = ()
 
@@ -134,7 +131,7 @@ def parse_budget(text: str) -> float:
 
 def default_recipe(voxels: int) -> Recipe:
     """Return the recipe without a budget."""
-    return Recipe(NETWORKS[0], voxels, rounds=30, epochs=2, average=AVERAGED)
+    return Recipe(NETWORKS[0], voxels, rounds=30, epochs=2)
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,6 @@ def plan_recipe(
         voxels,
         share.rounds,
         share.epochs,
-        average=max(1, min(AVERAGED, math.floor(AVERAGED_SHARE * share.rounds))),
         compared=False,
     )
     return replace(recipe, reasons=_reasons(recipe, share, machine))

@@ -11,6 +11,8 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from medfed.files import percent_of
+
 # The packages whose versions decide what a run computes.
 _PACKAGES = ("medfed", "torch", "pytorch-lightning", "monai", "numpy", "nibabel", "pydicom", "torchmetrics")
 
@@ -218,7 +220,7 @@ class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
         licence = f"licence {self.licence}" if self.licence else "no licence stated"
         return (
             f"Training started from {self.file}{of} (SHA-256 {self.sha256[:12]}, {licence}): "
-            f"{self.share:.1%} of the network's numbers are from it."
+            f"{percent_of(self.share)} of the network's numbers are from it."
         )
 
 

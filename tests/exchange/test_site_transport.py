@@ -234,11 +234,15 @@ def test_a_state_of_the_hub_that_has_arrived_as_an_empty_file_is_waited_for(hub_
         north.fetch("north", 1)
 
 
+@pytest.mark.parametrize("empty", [False, True])  # the back-up is of before the site's first model
 def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started_again_does_not(
-    folder_exchange, hub_and_north, tmp_path, caplog
+    folder_exchange, hub_and_north, tmp_path, caplog, empty
 ):
     hub, north = hub_and_north
-    shutil.copytree(tmp_path / "north", tmp_path / "back-up")
+    if empty:
+        (tmp_path / "back-up").mkdir()
+    else:
+        shutil.copytree(tmp_path / "north", tmp_path / "back-up")
     north.send(filled_update(1.5))
     hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
     north.close()

@@ -53,7 +53,6 @@ def test_a_plan_is_what_the_seconds_buy() -> None:
     measuring_s = 20 * 7 * (0.01 + METRICS_S * 40**3)
     rounds = int((0.9 * 600 - measuring_s - 0.1) / (2 * 3.59 + 0.1))
     assert (recipe.network, recipe.rounds, recipe.epochs) == (NETWORKS[0], rounds, 2)
-    assert recipe.average == 5
     total_s = (measuring_s + 0.1 + rounds * (2 * 3.59 + 0.1)) / 0.9
     assert 600 - (2 * 3.59 + 0.1) / 0.9 < total_s <= 600
     assert (
@@ -85,7 +84,6 @@ def test_too_little_time_is_said_with_what_would_do() -> None:
         plan(30)
     short = plan(90)
     assert short.reasons[-1] == "More time helps: below 60 visits of each case a network is still learning."
-    assert short.average == max(1, int(0.2 * short.rounds))
 
 
 def test_hospitals_without_training_cases_are_told() -> None:
@@ -159,7 +157,7 @@ def test_new_with_a_budget_writes_what_was_planned(tmp_path: Path, monkeypatch) 
     default = CliRunner().invoke(main, ["new", str(tmp_path / "d.yaml"), *words[2:]])
     assert default.exit_code == 0, default.output
     study, recipe = read_study(tmp_path / "d.yaml"), default_recipe(64**3)
-    assert (study.train.rounds, study.train.average) == (recipe.rounds, recipe.average)
+    assert study.train.rounds == recipe.rounds
     assert study.data.balance == "classes"
     assert len(study.data.transforms) == len(TRANSFORMS)
     assert study.evaluation.local_models

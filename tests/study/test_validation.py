@@ -38,7 +38,7 @@ from medfed.study.reading import read_study
         (
             "train: {rounds: 3, average: 4}",
             r"train\.average: the mean is to be over the last 4 rounds, and the study has 3; "
-            r"set train\.average to at most 3, .*\(--set train\.average=1\)",
+            r"give more rounds, or .*\(--set train\.average=1\)",
         ),
         (
             "train: {rounds: 3, average: 2, keep: best}",

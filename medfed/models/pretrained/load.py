@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.errors import StudyError
+from medfed.files import percent_of
 from medfed.models.pretrained.bundle import describe_bundle
 from medfed.models.pretrained.names import Matching, match_names
 from medfed.models.pretrained.source import find_source, weights_digest
@@ -67,8 +68,8 @@ class LoadedStart(msgspec.Struct, frozen=True, kw_only=True):
         """Return it in words: the share, then a line per block of the network and of what was left."""
         of = f" ({self.bundle})" if self.bundle else ""
         licence = f", licence {self.licence}" if self.licence else ""
-        head = f"starts from {self.file}{of}, SHA-256 {self.sha256[:12]}{licence}: {self.share:.1%} of the "
-        first = head + "network's numbers are loaded" + (f"; {self.renamed}" if self.renamed else "")
+        head = f"starts from {self.file}{of}, SHA-256 {self.sha256[:12]}{licence}: {percent_of(self.share)} "
+        first = head + "of the network's numbers are loaded" + (f"; {self.renamed}" if self.renamed else "")
         return [first, *_by_block(self.tensors)]
 
 
@@ -174,14 +175,14 @@ def _too_little(
     more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     if least < 1:
         return StudyError(
-            f"start: {file} has {share:.1%} of this study's network, and start.least is {least:g}: "
+            f"start: {file} has {percent_of(share)} of this study's network, and start.least is {least:g}: "
             f"{named}{more}; it is probably another network's, or its names differ (start.names)"
         )
     agree = "; nothing agrees, so it is probably another network's, or its names differ (start.names)"
     if any(line.what == "loaded" for line in lines):
         borne = max(int(share * 100) / 100, 0.01)
         agree = (
-            f"; {share:.1%} agree; if that is meant (another number of classes), say so by "
+            f"; {percent_of(share)} agree; if that is meant (another number of classes), say so by "
             f"`start: {{path: ..., least: {borne:g}}}`"
         )
     return StudyError(f"start: {file} is of another network: {named}{more}{agree}")

@@ -10,6 +10,7 @@ from torch import nn
 from medfed.errors import StudyError
 from medfed.models.pretrained import Start
 from medfed.models.pretrained.load import load_start
+from medfed.runs.facts import StartFacts
 
 
 def network(outputs: int = 2) -> nn.Module:
@@ -61,6 +62,21 @@ def test_another_head_is_refused_unless_the_study_bears_it(tmp_path):
         "new: head: 2 tensors (head.weight (2, 4), in the file it has shape (14, 4); head.bias (2,), in the "
         "file it has shape (14,))",
     ]
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [(8_000, "99.9%"), (80_000, "over 99.9%")],  # 8 numbers are new: 99.90 % and 99.99 % are loaded
+)
+def test_a_network_with_a_new_last_layer_is_never_said_to_be_wholly_loaded(tmp_path, width, said):
+    net = nn.ModuleDict({"body": nn.Linear(width, 1, bias=False), "head": nn.Linear(1, 4)})
+    torch.save({"body.weight": torch.ones(1, width)}, tmp_path / "old.pt")
+    loaded = load_start(net, start(tmp_path, least=0.9))
+    assert f": {said} of the network's numbers are loaded" in loaded.lines()[0]
+    facts = StartFacts(file=loaded.file, sha256=loaded.sha256, share=loaded.share)
+    assert f": {said} of the network's numbers are from it" in facts.sentence
+    with pytest.raises(StudyError, match=f"; {said} agree"):
+        load_start(net, start(tmp_path))
 
 
 def test_a_share_just_below_is_refused(tmp_path):
