@@ -127,7 +127,7 @@ def test_a_broker_that_hangs_is_left_for_another(cluster, hub):
     try:
         eventually(lambda: hub.put(f"glob/{SPACE}/study/m", b"elsewhere"))
         assert hub._client._current_server.uri.hostname != own
-        assert hub.get(f"glob/{SPACE}/study/m") == b"elsewhere"
+        assert eventually(lambda: hub.get(f"glob/{SPACE}/study/m")) == b"elsewhere"
     finally:
         os.kill(stopped, signal.SIGCONT)
 
