@@ -16,8 +16,8 @@ def averaging_problems(average: int, rounds: int, rule: Rule, privacy: Privacy) 
         return
     if average > rounds:
         yield (
-            f"the mean is to be over the last {average} rounds, and the study has {rounds}; give more, "
-            "or set train.average to 1 for the last round's model (--set train.average=1)"
+            f"the mean is to be over the last {average} rounds, and the study has {rounds}; give more "
+            "rounds, or set train.average to 1 for the last round's model (--set train.average=1)"
         )
     if rule.max_sites == 1 or rule.asynchronous:
         yield (
