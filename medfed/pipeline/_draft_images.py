@@ -242,7 +242,7 @@ def _planned(preflights: Preflights, held_out: tuple[str, ...], budget_s: float)
 def _segmentation(preflights: Preflights, channels: str, recipe: Recipe) -> tuple[str, list[str]]:
     is_ct, modality_warnings = _is_ct(preflights)
     names, label_warnings = structures(preflights)
-    min_patients = max(1, min(10, *(one.facts["splits"].get("train", 0) for one in preflights.values())))
+    min_patients = max(1, min(10, *(one.facts["training_patients"] for one in preflights.values())))
     bins, reason = (
         ("hu", "CT: Hounsfield units") if is_ct else ("relative", "not CT: each image's own values")
     )

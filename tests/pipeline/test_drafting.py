@@ -50,6 +50,19 @@ def test_folders_of_ct_alone_are_planned_in_hounsfield_units(tmp_path: Path) -> 
     assert study.minimum == 1
 
 
+def test_a_fingerprint_is_asked_of_patients_and_not_of_cases(tmp_path: Path) -> None:
+    folder = make_hospital(tmp_path / "north", cases=8)
+    table = folder / "cases.csv"
+    heading, *lines = [line.split(",") for line in table.read_text().splitlines()]
+    for number, line in enumerate(lines):  # two cases of each patient, the first three patients train
+        line[heading.index("patient")] = f"p{number // 2}"
+        line[heading.index("split")] = "train" if number < 6 else "test"
+    table.write_text("\n".join(",".join(line) for line in (heading, *lines)))
+    made = draft_study("ours", {"north": folder}, {})
+    write_draft(tmp_path / "ours.yaml", made)
+    assert read_study(tmp_path / "ours.yaml").data.plan.min_patients == 3
+
+
 def test_nifti_images_with_the_hu_of_air_are_taken_for_ct(tmp_path: Path) -> None:
     folder = make_hospital(tmp_path / "north", cases=12)
     for path in folder.glob("*-image.nii.gz"):

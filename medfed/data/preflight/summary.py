@@ -50,6 +50,7 @@ def summarise(listing: Listing, examined: Iterable[CaseFacts]) -> dict[str, Any]
         "cases": len(cases),
         "left_out": dict(listing.left_out),
         "patients": len({case.patient for case in cases}),
+        "training_patients": len({case.patient for case in cases if case.split == "train"}),
         "read": len(good),
         "splits": dict(sorted(Counter(case.split for case in cases).items())),
         "labels": sum(case.label is not None or bool(case.masks) for case in cases),
