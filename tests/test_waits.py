@@ -47,6 +47,7 @@ WAITS = {
     "exchange/_nats_store.py wait": (AROUND, "a second"),
     "exchange/_nats_store.py close": (SHORT, "5 s"),
     "exchange/_nats_store.py _connected": (AROUND, "the exchange's timeout_s"),
+    "exchange/_nats_connecting.py answer_of": (AROUND, "the exchange's timeout_s, or three pings"),
     "exchange/_nats_connecting.py run_unless": (AROUND, "the exchange's timeout_s"),
     "exchange/_nats_connecting.py close_quietly": (SHORT, "2 s"),
     "exchange/folder.py wait": (AROUND, "poll_s"),
