@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medfed.deployment.admission import APPROVAL_DIGITS
 from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.site_evaluation import compare_local_model, write_own_gallery
 from medfed.deployment.site_file import SiteFile
@@ -39,8 +40,11 @@ def mark_answered(folder: RunFolder, site: str) -> None:
 def run_without_hub(site: SiteFile, accept: str) -> RunFolder | None:
     """Return a run of this hospital for which no hub is needed any more, or None.
 
-    It is one that only has to be finished, or that of the study with the digest `accept`, if it ended here.
+    It is one that only has to be finished, or that of the study with the digest `accept`, if it ended here;
+    `accept` has as many digits as it takes to approve a study, since fewer may be another study's.
     """
+    if accept and len(accept) < APPROVAL_DIGITS:
+        return None
     approver = Path(site.out), head_of(Path(site.secret))
     for digest, folder in begun_runs(site):
         if accept and not digest.startswith(accept.lower()):

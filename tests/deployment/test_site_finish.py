@@ -56,6 +56,7 @@ def test_only_an_answered_run_or_the_one_that_ended_and_is_asked_for_needs_no_hu
     ended = begin(hospital, b, finished=True)
     assert run_without_hub(site, "") is None  # it waits for another study
     assert run_without_hub(site, study_digest(b)) == ended
+    assert run_without_hub(site, study_digest(b)[:11]) is None  # too few digits to say which study is meant
 
 
 def test_two_processes_do_not_finish_one_run(hospital):
