@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from medfed.pipeline.own_choices import OwnChoices
 
 PATH = click.Path(path_type=Path)
+
+_R = TypeVar("_R", bound=Any)
 
 
 def _parse_layout(context: click.Context, parameter: click.Parameter, text: str | None) -> Layout | None:
@@ -87,6 +89,29 @@ def own_choices(site: Path | None, folder: Path | None) -> tuple[OwnChoices, Pat
     return own, folder
 
 
+def _record_options(
+    record: type[_R], name: str, options: Sequence[Callable[..., Any]], check: Callable[[_R], object]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds options to a command, which receives them as one record called `name`.
+
+    `check` raises for a record that cannot be used, before the command is called.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapper(**arguments: Any) -> None:
+            value = record(**{key: arguments.pop(key) for key in record.__dataclass_fields__})
+            check(value)
+            command(**{name: value}, **arguments)
+
+        decorated: Callable[..., None] = wrapper
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The options of a run: its folder, changes to the study file, and the run that it continues."""
@@ -119,18 +144,7 @@ _RUN_OPTIONS = (
 )
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `RunOptions` to a command, which receives them as its argument `options`."""
-
-    @wraps(command)
-    def wrapper(**arguments: Any) -> None:
-        values = {name: arguments.pop(name) for name in RunOptions.__dataclass_fields__}
-        command(options=RunOptions(**values), **arguments)
-
-    decorated: Callable[..., None] = wrapper
-    for option in reversed(_RUN_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+run_options = _record_options(RunOptions, "options", _RUN_OPTIONS, lambda options: None)
 
 
 @dataclass(frozen=True)
@@ -170,21 +184,12 @@ _EXPERIMENT_OPTIONS = (
 )
 
 
-def experiment_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `ExperimentOptions` to a command, which receives them as `experiments`."""
+def _check_one(experiments: ExperimentOptions) -> None:
+    if len(experiments.given) > 1:
+        raise MedfedError(f"{' and '.join(experiments.given)}: give one of them at a time")
 
-    @wraps(command)
-    def wrapper(**arguments: Any) -> None:
-        values = {name: arguments.pop(name) for name in ExperimentOptions.__dataclass_fields__}
-        experiments = ExperimentOptions(**values)
-        if len(experiments.given) > 1:
-            raise MedfedError(f"{' and '.join(experiments.given)}: give one of them at a time")
-        command(experiments=experiments, **arguments)
 
-    decorated: Callable[..., None] = wrapper
-    for option in reversed(_EXPERIMENT_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+experiment_options = _record_options(ExperimentOptions, "experiments", _EXPERIMENT_OPTIONS, check=_check_one)
 
 
 @dataclass(frozen=True)
@@ -238,19 +243,8 @@ _PAGE_OPTIONS = (
 )
 
 
-def page_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `PageOptions` to a command, which receives them as its argument `page`."""
-
-    @wraps(command)
-    def wrapper(**arguments: Any) -> None:
-        page = PageOptions(**{name: arguments.pop(name) for name in PageOptions.__dataclass_fields__})
-        page.settings()  # what cannot be used is refused before anything else
-        command(page=page, **arguments)
-
-    decorated: Callable[..., None] = wrapper
-    for option in reversed(_PAGE_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+# What cannot be used is refused before anything else.
+page_options = _record_options(PageOptions, "page", _PAGE_OPTIONS, PageOptions.settings)
 
 
 @dataclass(frozen=True)
@@ -308,15 +302,4 @@ _DOSSIER_OPTIONS = (
 )
 
 
-def dossier_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `DossierOptions` to a command, which receives them as its argument `asked`."""
-
-    @wraps(command)
-    def wrapper(**arguments: Any) -> None:
-        values = {name: arguments.pop(name) for name in DossierOptions.__dataclass_fields__}
-        command(asked=DossierOptions(**values), **arguments)
-
-    decorated: Callable[..., None] = wrapper
-    for option in reversed(_DOSSIER_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+dossier_options = _record_options(DossierOptions, "asked", _DOSSIER_OPTIONS, lambda asked: None)
