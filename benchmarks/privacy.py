@@ -17,6 +17,8 @@ the study's own settings without privacy. Dice (or AUROC) is that of the final m
 averaged over hospitals. hippocampus is the study of benchmarks/hippocampus.py at 2 mm. CPU seconds per round
 cover all four hospitals and the hub, training included; the median omits the first round, which also loads
 images. CPU seconds vary less than wall time on a busy machine. kB is the size of one hospital's update.
+With --timing torch has one thread: with more, helpers that wait for the next operation spin, and the time
+that they spin is counted as CPU seconds though a round ends earlier by it.
 
 A row that is trained or timed alone replaces only itself in RESULTS-privacy.md; text below
 the tables is kept.
@@ -42,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medfed.pipeline import measure_models
 from medfed.pipeline import train as run
@@ -280,6 +283,8 @@ def main() -> int:
     parts = [given.only] if given.only else list(BUDGET)
     if not os.environ.get("MEDFED_REAL_DATA"):
         parts = [part for part in parts if part != "hippocampus"]
+    if given.timing:
+        torch.set_num_threads(1)
     command = shlex.join(["python", "benchmarks/privacy.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as temporary:
         for study in parts:
@@ -291,7 +296,7 @@ def main() -> int:
                 made = (
                     f"`{command}` on {date.today().isoformat()} in {time.monotonic() - began:.0f} s, "
                     f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), "
-                    f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+                    f"{torch.get_num_threads()} threads"
                 )
                 # Write after every row, so that an interruption does not lose hours of training.
                 write(given.results, study, name, cells, "Timed" if given.timing else "Trained", made)

@@ -203,11 +203,11 @@ class FederatedCallback(pl.Callback):
         if self._connection.exchange.closed:
             raise closed_study(self.site, self.round + 1)
         if batch_idx == 0:
-            self._merged_epoch, own, only = -1, self._weights_in(pl_module), self._options.trained_only
-            same_model.check_epoch(
-                self.site, pl_module, trainer.optimizers, own, self._received if only else None
-            )
-            if not self._progress.under_way and not self._local.module_is_personal:
+            self._merged_epoch, trained = -1, self._received if self._options.trained_only else None
+            starts = not self._progress.under_way and not self._local.module_is_personal
+            own = self._weights_in(pl_module) if starts or trained is not None else {}
+            same_model.check_epoch(self.site, pl_module, trainer.optimizers, own, trained)
+            if starts:
                 self._tell(same_model.other_start(own, self._received))
         if self._own_method is not None:
             step = current_step(trainer, pl_module, batch, batch_idx, self._local_epochs)

@@ -63,10 +63,10 @@ def shared_tensors(
     With `shapes_only` they may be without values, on the meta device.
     """
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    local, parameters = local_names(module, keep_local), dict(module.named_parameters(remove_duplicate=False))
+    local, parameters = local_names(module, keep_local), _parameters(module)
     if trained_only:
         local |= {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    state = {name: (tensor, reason) for name, tensor, reason in _state(module, shapes_only)}
+    state = {name: (tensor, reason) for name, tensor, reason in _state(module, parameters, shapes_only)}
     for name, parameter in parameters.items():
         reason = state[name][1] if name in state else "not in the module's state_dict"
         if parameter.requires_grad and name not in local and reason is not None:
@@ -87,8 +87,8 @@ def unexchanged(module: nn.Module, keep_local: Iterable[str] = ()) -> dict[str, 
     Each hospital has its own of these, besides what `keep_local` keeps.
     """
     module = getattr(module, "_orig_mod", module)
-    local = local_names(module, keep_local)
-    reasons = {name: reason for name, _, reason in _state(module) if reason and name not in local}
+    local, state = local_names(module, keep_local), _state(module, _parameters(module))
+    reasons = {name: reason for name, _, reason in state if reason and name not in local}
     return {name: reason for name, reason in reasons.items() if reason != _INTEGER}
 
 
@@ -98,10 +98,15 @@ _EXCHANGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGER = "of integers"
 
 
-def _state(module: nn.Module, shapes_only: bool = False) -> Iterator[tuple[str, Tensor, str | None]]:
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(remove_duplicate=False))
+
+
+def _state(
+    module: nn.Module, parameters: Mapping[str, Tensor], shapes_only: bool = False
+) -> Iterator[tuple[str, Tensor, str | None]]:
     """Yield a module's state by name, and for what can't be exchanged what it is."""
-    own: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    own |= dict(module.named_buffers(remove_duplicate=False))
+    own = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
     for name, value in module.state_dict(keep_vars=True).items():
         if is_lazy(value) or (isinstance(value, Tensor) and value.is_meta and not shapes_only):
             raise StudyError(
