@@ -24,12 +24,17 @@ from medfed.wire.update import GlobalModel
 
 # The methods of the exchange that a site in a worker calls as they are.
 _METHODS = frozenset(
-    "is_over wait_for_model drop_out send_message sent_message receive_message open_message retract "
-    "store_secret load_secret".split()
+    (
+        "drop_out",
+        "send_message",
+        "sent_message",
+        "receive_message",
+        "open_message",
+        "retract",
+        "store_secret",
+        "load_secret",
+    )
 )
-
-# The methods whose first argument is not the site.
-_ROUND_FIRST = frozenset({"is_over", "wait_for_model"})
 
 
 class SharedModels:
@@ -93,10 +98,14 @@ class WorkerCalls:
             round, head, _, start, size = call.arguments
             exchange.send_stored(call.site, round, stored_in(file, start, head, size))
             return None
+        if call.method == "is_over":
+            return exchange.is_over(*call.arguments, call.site)
+        if call.method == "wait_for_model":
+            exchange.wait_for_model(*call.arguments, call.site)
+            return exchange.closed
         if call.method not in _METHODS:
             return self._own(call)
-        site_last = call.method in _ROUND_FIRST
-        arguments = (*call.arguments, call.site) if site_last else (call.site, *call.arguments)
+        arguments = (call.site, *call.arguments)
         return msgspec.to_builtins(getattr(exchange, call.method)(*arguments), builtin_types=(bytes,))
 
     def _answer_fetch(self, call: Call, exchange: MemoryExchange) -> None:

@@ -81,7 +81,7 @@ class WorkerExchange:
         # As in `MemoryExchange`: without waiting no other site trains meanwhile.
         while not (self.closed or self.call(site, "is_over", round)):
             with self._idle():
-                self.call(site, "wait_for_model", round)
+                self.closed |= self.call(site, "wait_for_model", round)
         answer, model = self._answer(site, "fetch", [round])
         assert model is not None, answer
         return model.decoded()

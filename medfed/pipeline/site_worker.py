@@ -60,8 +60,8 @@ def _study(told: StudyTold) -> Study:
         study = read_study(path, needs_start=False)
     if study_digest(study) != told.digest:
         raise RunError(
-            f"a worker process reads study {study_digest(study)[:12]}, expected {told.digest[:12]}: medfed, a "
-            "package with kinds of its own or the file that the study starts from has changed since the "
+            f"a worker process reads study {study_digest(study)[:12]}, expected {told.digest[:12]}: medfed, "
+            "a package with kinds of its own or the file that the study starts from has changed since the "
             "run began; continue with --resume"
         )
     return study
