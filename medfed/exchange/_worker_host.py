@@ -99,9 +99,9 @@ class WorkerCalls:
             exchange.send_stored(call.site, round, stored_in(file, start, head, size))
             return None
         if call.method == "is_over":
-            return exchange.is_over(*call.arguments, call.site)
+            return exchange.is_over(call.arguments[0], call.site)
         if call.method == "wait_for_model":
-            exchange.wait_for_model(*call.arguments, call.site)
+            exchange.wait_for_model(call.arguments[0], call.site)
             return exchange.closed
         if call.method not in _METHODS:
             return self._own(call)

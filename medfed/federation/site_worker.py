@@ -42,6 +42,9 @@ Begin = Callable[[Mapping[str, Any], "WorkerSide"], SiteWork]
 
 _DEAD = 1
 
+# How long a site's thread may still take once it has said that it has ended.
+_LAST_STEPS_S = 1.0
+
 
 class WorkerSide:
     """What the code of a worker's sites works with: the exchange, the audit log, and what a person sees."""
@@ -113,6 +116,8 @@ class _Worker:
             elif isinstance(frame, StudyClosed):
                 self._exchange.closed = True
             elif isinstance(frame, WorkerEnds):
+                for thread in self._threads:
+                    thread.join(_LAST_STEPS_S)
                 if any(thread.is_alive() for thread in self._threads):
                     break  # inside torch, which would abort the process at its end
                 return

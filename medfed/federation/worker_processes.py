@@ -360,7 +360,7 @@ def _how(returncode: int) -> str:
     """Return how a process ended, for a person."""
     if returncode >= 0:
         return f"ended with exit code {returncode}"
-    name = signal.Signals(-returncode).name if -returncode in iter(signal.Signals) else str(-returncode)
+    name = signal.Signals(-returncode).name if -returncode in {*signal.Signals} else str(-returncode)
     out_of_memory = " (perhaps as this machine ran out of memory)" if name == "SIGKILL" else ""
     return f"was ended by {name}{out_of_memory}"
 

@@ -173,7 +173,8 @@ def _workers(run: StudyRun) -> Workers:
 
     def report(site: str, what: str, arguments: Sequence[Any]) -> None:
         if what == "training":
-            run.progress.training_together(site, *arguments, beside[site])
+            step, steps = arguments
+            run.progress.training_together(site, step, steps, beside[site])
         elif what == "line":
             run.progress.log(*arguments)
 
