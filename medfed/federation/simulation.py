@@ -23,12 +23,12 @@ import torch
 from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange, detail_of
+from medfed.federation._scheduler import SiteScheduler, SitesElsewhere, TrainsElsewhere
 from medfed.federation.allocator import share_one_pool
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.model_selection import ModelSelection
 from medfed.federation.progress_bar import RoundsBar, use_rounds_bar
-from medfed.federation.scheduler import SiteScheduler, SitesElsewhere
 from medfed.privacy import Privacy
 from medfed.registry import kind_named
 from medfed.runs.json_log import RUNNING_SITE
@@ -119,12 +119,11 @@ def simulate(
     on_model: ModelCallback = lambda current: None,
     audit: AuditLog | None = None,
     on_bytes: Callable[[bytes], None] | None = None,
-    elsewhere: bool = False,
 ) -> GlobalModel:
     """Return the final model of a federation of functions, with every setting of a hub (see `run_hub`).
 
     `on_bytes` is called with the bytes of everything that the exchange carries. The functions take turns,
-    unless they work `elsewhere`, in worker processes (`worker_processes.py`).
+    unless they are `TrainsElsewhere` (`worker_processes.py`).
 
     Raises:
         StudyError: if `config.sites` are not the sites that functions are given for.
@@ -136,6 +135,7 @@ def simulate(
             f"simulate: HubConfig.sites are {', '.join(sorted(config.sites))}, functions are given for "
             f"{', '.join(sorted(sites))}; give one function for each site"
         )
+    elsewhere = all(isinstance(one, TrainsElsewhere) for one in sites.values())
     scheduler = SitesElsewhere() if elsewhere else SiteScheduler()
     exchange = MemoryExchange(
         config.study_digest,

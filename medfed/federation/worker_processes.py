@@ -37,6 +37,7 @@ from medfed.exchange._worker_link import (
     WorkerEnds,
     error_of,
 )
+from medfed.federation._scheduler import TrainsElsewhere
 from medfed.wire.audit_log import AuditLog
 
 log = logging.getLogger("medfed.federation")
@@ -58,7 +59,7 @@ _PROGRAM = (
 class Workers:
     """What the worker processes of a simulation are.
 
-    module: its `main` is called with the descriptor of the connection, and calls `site_worker.serve`.
+    module: its `main` is called with the descriptor of the connection, and calls `_site_worker.serve`.
     shares: the sites of each worker.  threads: how many threads each computes with; None leaves it to torch.
     work: what each worker gets as its `Setup.work`, as plain values.  work_of: likewise for one site.
     report: called with what a site shows a person (`WorkerSide.report`), by one thread at a time.
@@ -96,7 +97,7 @@ def shares_of(costs: Mapping[str, float], workers: int) -> tuple[tuple[str, ...]
 
 
 class WorkerProcesses:
-    """The running workers: `function(site)` is what `simulate` calls for a site, with `elsewhere`.
+    """The running workers: `function(site)` is what `simulate` calls for a site.
 
     To be closed in the end, whatever happened; then no process of it is left.
     """
@@ -119,7 +120,7 @@ class WorkerProcesses:
         """Return the sites of the same worker, with which a site takes turns."""
         return self._of[site].sites
 
-    def function(self, site: str) -> Callable[[MemoryExchange], None]:
+    def function(self, site: str) -> TrainsElsewhere:
         """Return the function of a site, which trains it in its worker."""
         worker = self._of[site]
 
@@ -130,7 +131,7 @@ class WorkerProcesses:
                     exchange.on_closed.append(self._study_closed)
             worker.run(site, exchange)
 
-        return work
+        return TrainsElsewhere(work)
 
     def _study_closed(self) -> None:
         for worker in self._workers:

@@ -20,8 +20,8 @@ from medfed.federation.hub import RoundCallback
 from medfed.federation.simulation import SiteFunction, simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.federation.worker_processes import WorkerProcesses, Workers, available_cores, shares_of
+from medfed.pipeline._told_to_workers import cost_of, told_of_site, told_of_study
 from medfed.pipeline.factory import data_scalars, hub_config_of, module_of, site_config_of
-from medfed.pipeline.told_to_workers import cost_of, told_of_site, told_of_study
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
@@ -114,7 +114,6 @@ def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Fe
                 on_round=round_finished,
                 on_model=model_merged,
                 audit=run.audit,
-                elsewhere=study.simulation.engine != "threads",
             )
     finally:
         run.progress.stop()

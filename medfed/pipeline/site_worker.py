@@ -17,12 +17,12 @@ import msgspec
 from medfed.errors import DataError, RunError
 from medfed.evaluation.inference import SiteCases
 from medfed.exchange._worker_link import StartSite
-from medfed.federation.site_worker import SiteWork, WorkerSide, serve
+from medfed.federation._site_worker import SiteWork, WorkerSide, serve
 from medfed.files import private_files
+from medfed.pipeline._told_to_workers import SiteTold, StudyTold, cases_digest
 from medfed.pipeline.factory import folders_of, hospital_of
 from medfed.pipeline.federate import StudyRun, site_function
 from medfed.pipeline.suppress_warnings import suppress_warnings
-from medfed.pipeline.told_to_workers import SiteTold, StudyTold, cases_digest
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.study.canonical import study_digest

@@ -31,8 +31,8 @@ from medfed.exchange._worker_link import (
     failure_of,
 )
 from medfed.exchange._worker_side import WorkerExchange
+from medfed.federation._scheduler import SiteScheduler
 from medfed.federation.allocator import share_one_pool
-from medfed.federation.scheduler import SiteScheduler
 from medfed.runs.json_log import RUNNING_SITE
 from medfed.wire.audit_log import AuditLog
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from medfed.exchange import MemoryExchange
 from medfed.exchange._idle_threads import end_idle_threads
 from medfed.federation.allocator import FreedMemory
 from medfed.wire.update import GlobalModel
@@ -26,6 +28,17 @@ class HasModel(Protocol):
 
     @property
     def newest_model(self) -> GlobalModel | None: ...
+
+
+@dataclass(frozen=True)
+class TrainsElsewhere:
+    """A site's function that trains it in another process, and needs no turn in this one."""
+
+    train: Callable[[MemoryExchange], None]
+
+    def __call__(self, exchange: MemoryExchange) -> None:
+        """Train the site."""
+        self.train(exchange)
 
 
 class SitesElsewhere:
