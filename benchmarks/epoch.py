@@ -176,6 +176,20 @@ def barebones(name: str, steps: int, clock: Clock) -> None:
     pl.Trainer(barebones=True, max_epochs=epochs, accelerator="cpu").fit(net, loader(name, steps))
 
 
+def site_data(name: str, steps: int) -> Any:
+    """Return the data module of a site; one batch validates, in the epochs of a merge, which do not count."""
+    import pytorch_lightning as pl
+
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return loader(name, steps)
+
+        def val_dataloader(self) -> Any:
+            return loader(name, 1)
+
+    return Data()
+
+
 def lightning(name: str, steps: int, clock: Clock, profiler: cProfile.Profile | None = None) -> None:
     """Train with the Trainer of a site, alone."""
     from medfed.federation.config import SiteConfig
@@ -183,30 +197,21 @@ def lightning(name: str, steps: int, clock: Clock, profiler: cProfile.Profile | 
 
     config = SiteConfig(ROUNDS * LOCAL_EPOCHS, local_epochs=LOCAL_EPOCHS, accelerator="cpu")
     with tempfile.TemporaryDirectory() as folder:
-        callbacks = [clock_callback(clock, profiler)]
-        trainer_of(config, Path(folder), callbacks, validate=False).fit(module(name), loader(name, steps))
+        trainer = trainer_of(config, Path(folder), [clock_callback(clock, profiler)])
+        trainer.fit(module(name), datamodule=site_data(name, steps))
 
 
 def medfed_site(name: str, steps: int, clock: Clock, profiler: cProfile.Profile | None = None) -> None:
     """Train one site of a simulation."""
-    import pytorch_lightning as pl
-
     import medfed
     from medfed.federation.config import SiteConfig
     from medfed.federation.site import SiteRun, train_site
-
-    class Data(pl.LightningDataModule):
-        def train_dataloader(self) -> Any:
-            return loader(name, steps)
-
-        def val_dataloader(self) -> Any:
-            return loader(name, 1)  # of merged models, in the epochs that are left out
 
     def site(exchange: Any) -> None:
         config = SiteConfig(ROUNDS * LOCAL_EPOCHS, local_epochs=LOCAL_EPOCHS, accelerator="cpu")
         with tempfile.TemporaryDirectory() as folder:
             run = SiteRun(Path(folder), callbacks=[clock_callback(clock, profiler)])
-            train_site("north", module(name), Data(), exchange, config, run)
+            train_site("north", module(name), site_data(name, steps), exchange, config, run)
 
     start = medfed.weights_of(module(name))
     medfed.run_federation({"north": site}, start, rule="fedavg", rounds=ROUNDS)

@@ -4,8 +4,8 @@
     python benchmarks/inference.py --short  # 20 cases: a minute or two
 
 Windows: `predict_step` of the quickstart's task against `monai.inferers.sliding_window_inference` and a
-softmax, of the same network with the same windows, on a volume of 96 cubed; both must give the same
-probabilities, and take turns.
+softmax and argmax, of the same network with the same windows, on a volume of 96 cubed; both must give the
+same probabilities and labels, and take turns.
 
 Cases: `medfed predict` of the quickstart's untrained network on copies of sample_data/university, read,
 prepared, predicted, restored to their own grid and written, against MONAI's transforms and writer around its
@@ -52,17 +52,19 @@ def windows(turns: int) -> dict[str, float]:
     module, task = module_of(study).eval(), study.task
     volume = torch.randn(1, 1, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     found: dict[str, list[float]] = {"medfed": [], "monai": []}
-    kept: dict[str, torch.Tensor] = {}
+    kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def ours() -> torch.Tensor:
-        return module.predict_step({"image": volume, "case": ["one"]}, 0)["probabilities"]
+    def ours() -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = module.predict_step({"image": volume, "case": ["one"]}, 0)
+        return outputs["probabilities"], outputs["label"]
 
-    def theirs() -> torch.Tensor:
+    def theirs() -> tuple[torch.Tensor, torch.Tensor]:
         logits = sliding_window_inference(
             volume, module.patch, task.windows, module.network, task.overlap, mode=task.blend,
             cval=float(volume.amin()),
         )  # fmt: skip
-        return torch.softmax(logits, 1)
+        probabilities = torch.softmax(logits, 1)
+        return probabilities, probabilities.argmax(1, keepdim=True)
 
     with torch.inference_mode():
         for _ in range(turns + 1):
@@ -71,7 +73,8 @@ def windows(turns: int) -> dict[str, float]:
                 kept[name] = run()
                 found[name].append(time.process_time() - began)
     least = {name: min(one[1:]) for name, one in found.items()}
-    return {**least, "difference": float((kept["medfed"] - kept["monai"]).abs().max())}
+    difference = max(float((a - b).abs().max()) for a, b in zip(kept["medfed"], kept["monai"], strict=True))
+    return {**least, "difference": difference}
 
 
 def hospital(folder: Path, cases: int) -> None:
@@ -171,7 +174,7 @@ def cases(way: str, run: str, data: str) -> dict[str, float]:
 def compare(short: bool, number: int = 200) -> Iterator[Comparison]:
     """Yield the rows of the table of `make bench`."""
     found = in_a_process(__file__, "--one", "windows", str(1 if short else TURNS))
-    note = f"largest difference of the probabilities {found['difference']:.1g}"
+    note = f"largest difference of probabilities and labels {found['difference']:.1g}"
     if found["difference"] > 1e-6:
         raise SystemExit(f"medfed and MONAI predict differently: {note}")
     yield Comparison(

@@ -38,6 +38,7 @@ HOSPITALS = ("north", "east", "south", "west")
 MAX_SLOPE_MB = 1.0
 # The share of rounds in which caches and pools fill, and the fewest rounds after it whose slope is judged.
 WARM_UP, MIN_JUDGED = 0.2, 100
+BROKER = "nats-server"
 
 STUDY = """\
 name: soak
@@ -81,11 +82,18 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def is_broker(pid: int) -> bool:
+    """Return whether a process is a nats-server."""
+    return Path(f"/proc/{pid}/comm").read_text().strip() == "nats-server"
+
+
 def look(process: str, pid: int, folder: Path, round: int) -> Look | None:
-    """Return what the process and its children hold; None if it has ended."""
+    """Return what the process and its children hold, the broker alone or all but it; None if it has ended."""
     uss = handles = threads = 0
     try:
         for one in children(pid):
+            if is_broker(one) != (process == BROKER):
+                continue
             rollup = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
             uss += sum(int(line.split()[1]) for line in rollup if line.startswith("Private"))
             handles += len(os.listdir(f"/proc/{one}/fd"))
@@ -119,7 +127,7 @@ def watch(
     while running() and seen < rounds:
         time.sleep(0.2)
         now = rounds_of(run)
-        if now == seen:
+        if now <= seen:
             continue
         seen = now
         for name, (pid, folder) in processes.items():
@@ -176,10 +184,11 @@ def over_nats(folder: Path, rounds: int) -> list[Look]:
         places = {"hub": across.run, **{name: across.site_run(name) for name in across.sites}}
         alive = list(across.running.values())
         watched = {
-            ("medfed hub, with its broker" if name == "hub" else f"medfed train --site, {name}"): (pid, place)
+            ("medfed hub" if name == "hub" else f"medfed train --site, {name}"): (pid, place)
             for name, place in places.items()
             if (pid := across.running[name].pid) is not None
         }
+        watched[BROKER] = (watched["medfed hub"][0], across.enrolment)
         found = watch(watched, across.run, rounds, lambda: all(one.is_alive() for one in alive))
         if rounds_of(across.run) < rounds:
             raise SystemExit(f"the study ended early:\n{across.told()}")

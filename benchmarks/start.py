@@ -19,10 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from comparison import Comparison, print_rows
+
 ROOT = Path(__file__).resolve().parents[1]
+STUDY = str(ROOT / "configs" / "quickstart.yaml")
 LIBRARIES = "import torch, pytorch_lightning, monai"
 
 # The most that the first step may take, as a multiple of the libraries' import, and help in seconds.
@@ -55,7 +59,8 @@ def took(*words: str) -> Took:
         SystemExit: if the process fails.
     """
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    env = {"PYTHONPATH": str(ROOT), **os.environ}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=env)
     wall_s, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)[-80:]} failed:\n{done.stderr[-3000:]}")
@@ -63,36 +68,40 @@ def took(*words: str) -> Took:
 
 
 def measure(study: str, repeats: int) -> dict[str, Took]:
-    """Return the least wall and CPU seconds of the libraries' import, the first step and the help."""
+    """Return the least of the libraries' import, the first step, the help, and Python's own start."""
     found: dict[str, list[Took]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats):
             run = str(Path(folder) / f"run{repeat}")
-            found.setdefault("import torch, Lightning and MONAI", []).append(took("-c", LIBRARIES))
-            step = took("-c", FIRST_STEP, study, "--out", run)
-            found.setdefault("medfed train, first step", []).append(step)
-            found.setdefault("medfed --help", []).append(took("-m", "medfed.cli", "--help"))
+            found.setdefault("import", []).append(took("-c", LIBRARIES))
+            found.setdefault("step", []).append(took("-c", FIRST_STEP, study, "--out", run))
+            found.setdefault("help", []).append(took("-m", "medfed.cli", "--help"))
+            found.setdefault("python", []).append(took("-c", "pass"))
     return {
         name: Took(min(one.wall_s for one in rows), min(one.cpu_s for one in rows))
         for name, rows in found.items()
     }
 
 
+def compare(short: bool, study: str = STUDY, repeats: int = 5) -> Iterator[Comparison]:
+    """Yield the rows of the table of `make bench`."""
+    found = measure(study, 1 if short else repeats)
+    step, least, usage = (found[name] for name in ("step", "import", "help"))
+    beside = "import torch, Lightning and MONAI"
+    note = f"by the wall clock {step.wall_s / least.wall_s:.2f}: {step.wall_s:.1f} of {least.wall_s:.1f} s"
+    yield Comparison("medfed train, first step", step.cpu_s, "CPU s", beside, least.cpu_s, MAX_RATIO, note)
+    note = f"{usage.wall_s:.2f} s by the wall clock; Python alone {found['python'].cpu_s:.2f} CPU s"
+    yield Comparison("medfed --help", usage.cpu_s, "CPU s", bar=MAX_HELP_S, note=note)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", nargs="?", default=str(ROOT / "configs" / "quickstart.yaml"))
+    parser.add_argument("study", nargs="?", default=STUDY)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--short", action="store_true", help="one repeat")
     given = parser.parse_args()
-    os.environ.setdefault("PYTHONPATH", str(ROOT))
-    found = measure(given.study, 1 if given.short else given.repeats)
-    least = found["import torch, Lightning and MONAI"]
-    print("| what | s | CPU s | times the import | times the import (CPU) |")
-    print("|---|---|---|---|---|")
-    for name, one in found.items():
-        ratios = (one.wall_s / least.wall_s, one.cpu_s / least.cpu_s)
-        print(f"| {name} | {one.wall_s:.2f} | {one.cpu_s:.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    print_rows(compare(given.short, given.study, given.repeats))
 
 
 if __name__ == "__main__":
