@@ -119,11 +119,16 @@ def conflict(group: Mask, published: Iterable[Mask], everyone: Mask, min_patient
         rest = int(everyone.sum()) - between
         if is_too_few(between, min_patients) or is_too_few(rest, min_patients):
             return True
-    return _gives_few(np.stack([everyone, *others, group]), min_patients)
+    return gives_few(np.stack([everyone, *others, group]), min_patients)
 
 
-def _gives_few(groups: Mask, min_patients: int) -> bool:
-    """Return whether the sum over few patients alike in all groups is a combination of the groups' sums."""
+def gives_few(groups: Mask, min_patients: int) -> bool:
+    """Return whether the sum over few patients alike in all groups is a combination of the groups' sums.
+
+    Args:
+        groups: (groups, patients), whether a patient is in a group whose sum is known.
+        min_patients: the fewest patients of a value.
+    """
     patterns, sizes = np.unique(groups[:, groups.any(axis=0)], axis=1, return_counts=True)
     table = patterns.astype(np.float64)
     rank = np.linalg.matrix_rank(table, RANK_TOLERANCE)
