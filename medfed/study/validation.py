@@ -19,7 +19,7 @@ from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
-from medfed.study.averaging import averaging_problems
+from medfed.study.averaging import averages, averaging_problems
 from medfed.study.joining import joining_refusals
 from medfed.study.own_hub import needs_own_hub
 from medfed.study.study import Study
@@ -352,7 +352,7 @@ def _model_selection(study: Study) -> Iterator[str]:
 def _averaging(study: Study) -> Iterator[str]:
     """Check that a mean of the last rounds' models is one of comparable, whole models."""
     train = study.train
-    if train.average < 2:
+    if not averages(train.average):
         return
     for problem in averaging_problems(train.average, train.rounds, study.rule, study.privacy):
         yield f"train.average: {problem}"
