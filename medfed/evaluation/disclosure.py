@@ -131,10 +131,10 @@ def gives_few(groups: Mask, min_patients: int) -> bool:
     """
     patterns, sizes = np.unique(groups[:, groups.any(axis=0)], axis=1, return_counts=True)
     table = patterns.astype(np.float64)
-    rank = np.linalg.matrix_rank(table, RANK_TOLERANCE)
-    for place in np.flatnonzero(sizes < min_patients):
-        alone = np.zeros((1, table.shape[1]))
-        alone[0, place] = 1.0
-        if np.linalg.matrix_rank(np.vstack([table, alone]), RANK_TOLERANCE) == rank:
-            return True
-    return False
+    if not table.size:
+        return False
+    _, singular, rows = np.linalg.svd(table, full_matrices=False)
+    spanned = rows[singular > RANK_TOLERANCE * singular[0]]
+    # A pattern's own sum is a combination if its unit vector lies in the span: its projection has length 1.
+    lengths = (spanned**2).sum(axis=0)
+    return bool((lengths[sizes < min_patients] > 1 - RANK_TOLERANCE).any())
