@@ -48,9 +48,8 @@ class SiteHeartbeats:
 
     def lacking(self, round: int) -> str:
         """Return a site that lacks some of the model of a round, by its last heartbeat; "" if none does."""
-        return min(
-            (site for site in self.online() if self._texts.get(site) == f"{LACKS} {round}"), default=""
-        )
+        wanted = f"{LACKS} {round}"
+        return min((site for site, text in self._texts.items() if text == wanted), default="")
 
     def answered(self, site: str) -> None:
         """Wait for a site again that had missed a deadline."""
