@@ -71,6 +71,18 @@ class Patience:
         self.answered(time.monotonic() - began)
         return answer
 
+    def tell_silent(self) -> None:
+        """Log, once per minute, that the only broker does not even say that it lives."""
+        if time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + TELL_SLOW_AGAIN_S
+            log.warning(
+                "%s: the broker answers nothing at the moment, not even that it lives; it waits for at most "
+                "%.0f s and asks again. On a slow link that passes; else its log (nats-server.log beside "
+                "nats.conf) says why: start it again",
+                self._party,
+                self._max_s,
+            )
+
     def answered(self, after_s: float) -> None:
         """An answer came after so many seconds."""
         self.seconds = min(max(MIN_PATIENCE_S, _PATIENCE_FACTOR * after_s), self._max_s)

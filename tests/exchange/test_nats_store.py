@@ -10,6 +10,7 @@ import sys
 import pytest
 from broker_enrolment import Enrolment
 
+from medfed.exchange import _nats_connecting
 from medfed.exchange._nats_cluster import Patience
 from medfed.exchange._nats_connecting import answer_of
 from medfed.exchange._nats_refusals import explain_refusal
@@ -144,6 +145,19 @@ def test_an_answer_is_waited_for_while_a_ping_is_not_answered_either():
         return await answer_of(request, link, patience), link.pings
 
     assert asyncio.run(ask()) == ("late", 1)
+
+
+def test_a_broker_that_answers_nothing_is_a_line_once(caplog, monkeypatch):
+    monkeypatch.setattr(_nats_connecting, "TELL_SILENT_S", 0.01)
+
+    async def ask() -> None:
+        request = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.1, request.set_result, "late")
+        await answer_of(request, Link(answers=False), Patience(0.002, "hub"))
+
+    asyncio.run(ask())
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("hub: the broker answers nothing at the moment, not even that it lives")
 
 
 def test_a_request_from_before_the_connection_was_made_anew_is_lost():

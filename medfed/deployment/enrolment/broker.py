@@ -221,13 +221,14 @@ class Broker:
                 "a message that the broker stored was changed on its disk, so it stores nothing more in %s: "
                 "it is started again without what it had stored there, which hub and sites send again; if "
                 "this happens twice, replace the disk",
-                ", ".join(f"'{stream}'" for _, stream in streams),
+                ", ".join(f"'{stream}'" for stream in streams),
             )
             assert self._process is not None
             self._process.kill()  # it would not end: what deals with the stream waits for ever
             self._process.wait()
-            for account, stream in streams:
-                lost = store / account / "streams" / stream if self._enrolment is not None else store
+            for stream in streams:
+                # All streams are in the hub's account.
+                lost = store / "HUB" / "streams" / stream if self._enrolment is not None else store
                 shutil.rmtree(lost, ignore_errors=True)
             self._process = self._start()
 

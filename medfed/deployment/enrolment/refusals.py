@@ -25,8 +25,9 @@ _KINDS: dict[str, str] = {
 # What it writes of a stream in which a stored message is damaged. It stores nothing more there, and answers
 # no request, be it to delete the stream or to end. What parties send is never at this place of a line.
 _DAMAGED = re.compile(
-    r"\[\d+\] \d{4}/\d\d/\d\d [\d:.]+ \[ERR\] JetStream (?:failed to store a msg on )?"
-    r"stream '([A-Za-z0-9_-]+) > ([A-Za-z0-9_-]+)'.*malformed or corrupt message"
+    r"\[\d+\] \d{4}/\d\d/\d\d [\d:.]+ (?:\[ERR\] JetStream (?:failed to store a msg on )?"
+    r"stream '([A-Za-z0-9_-]+) > ([A-Za-z0-9_-]+)'|\[WRN\] Filestore \[([A-Za-z0-9_-]+)\])"
+    r".*malformed or corrupt message"
 )
 
 # How often at most one kind is reported, and how much of the log is read at once.
@@ -36,7 +37,7 @@ REPORT_S, MAX_READ_BYTES = 60.0, 1 << 20
 class RefusalLog:
     """Reads what a server appends to its log, and reports what it refused.
 
-    `damaged` holds the account and name of each stream in which it found a damaged message.
+    `damaged` holds the name of each stream in which it found a damaged message.
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class RefusalLog:
         self._counts: dict[str, int] = {}
         self._examples: dict[str, str] = {}
         self._reported: dict[str, float] = {}
-        self.damaged: set[tuple[str, str]] = set()
+        self.damaged: set[str] = set()
 
     def poll(self) -> None:
         """Report what was refused since the last call, as far as it is due."""
         for line in self._appended():
             if damaged := _DAMAGED.match(line):
-                self.damaged.add((damaged[1], damaged[2]))
+                self.damaged.add(damaged[2] or damaged[3])
             for pattern, kind in _KINDS.items():
                 if re.search(pattern, line):
                     self._counts[kind] = self._counts.get(kind, 0) + 1
