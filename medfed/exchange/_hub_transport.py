@@ -86,7 +86,8 @@ class HubTransport:
         self._admitted: Callable[[], Collection[str]] = lambda: ()
         self._partial = PartialArrivals(store, self._warn)
         self._answers = SiteAnswers(self._objects, self._run, self._spool, self._warn, self._partial)
-        self._late = LateUpdates(self._objects, self._run, folder / "models", self._warn, self._answers.early)
+        note_early = self._answers.early.add
+        self._late = LateUpdates(self._objects, self._run, folder / "models", self._warn, note_early)
         # Sites whose heartbeats are read besides those of the sites being collected, for a display.
         self.monitored_sites: tuple[str, ...] = ()
         # The sites being waited for, what for, and until when (time.monotonic), for a display.
@@ -264,6 +265,7 @@ class HubTransport:
                     yield received
                 backoff.reset()
                 self._heartbeats.read({*sites, *self.monitored_sites})
+                self._answers.look_for_return()
                 self._tell_waiting()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects")
@@ -321,6 +323,7 @@ class HubTransport:
                         return
                 backoff.reset()
                 self._heartbeats.read({*sites, *self.monitored_sites})
+                self._answers.look_for_return()
                 self._tell_waiting()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects")
@@ -440,6 +443,10 @@ class HubTransport:
     def heartbeat_ages(self) -> dict[str, float]:
         """Return for each site that has sent a heartbeat how many seconds ago the last new one was seen."""
         return self._heartbeats.ages()
+
+    def stopped_sites(self) -> dict[str, str]:
+        """Return why each site that stopped and has not been started again since did so."""
+        return dict(self._answers.reasons)
 
     def online_sites(self) -> set[str]:
         """Return the sites whose last heartbeat is recent."""

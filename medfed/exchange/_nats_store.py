@@ -491,6 +491,8 @@ class NatsStore:
         request = f"$JS.API.STREAM.{action}.{stream}"
         reply = await self._request(request, json.dumps(settings).encode(), None)
         error = json.loads(reply.data).get("error")
+        if error and error.get("err_code") == _NO_STREAM:
+            self._streams.discard(stream)  # its store was lost: the next attempt creates it again
         if error and error.get("err_code") != _STREAM_EXISTS:
             reason = error.get("description", "no reason given")
             kind = _NoRoom if error.get("err_code") == _NO_ROOM or _NO_ROOM_TEXT in reason else Unreachable

@@ -14,6 +14,7 @@ from medfed.exchange import _nats_connecting
 from medfed.exchange._nats_cluster import Patience
 from medfed.exchange._nats_connecting import answer_of
 from medfed.exchange._nats_refusals import explain_refusal
+from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
 from medfed.exchange._protocol import Retry, WarnOnce
 from medfed.exchange.nats import Nats
@@ -168,3 +169,16 @@ def test_a_request_from_before_the_connection_was_made_anew_is_lost():
 
     with pytest.raises(Unreachable, match="did not answer a request"):
         asyncio.run(ask())
+
+
+def test_a_stream_that_is_gone_when_it_is_cleared_is_created_again(enrolment):
+    hub = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "ab" * 32)
+    try:
+        hub.put("glob/a/current/m", b"a model")
+        hub._run(hub._change_stream, "DELETE", "GLOB", {})  # as where the broker's disk is replaced
+        with pytest.raises(Unreachable, match="stream not found"):
+            hub.delete_study("ab" * 32)
+        hub.delete_study("ab" * 32)
+        assert hub.get("glob/a/current/m") is None
+    finally:
+        hub.close()
