@@ -79,8 +79,7 @@ class HubTransport:
         self._study_text = ""
         self._offered_to: tuple[str, ...] = ()
         self._next_check = self._next_offer = self._next_repeat = 0.0
-        # How often the current round's model was published again because a site lacks some of it.
-        self._repeats: dict[int, int] = {}
+        self._repeats: dict[int, int] = {}  # of the current round's model, for sites that lack some of it
         self._heartbeats = SiteHeartbeats(self._objects, self._warn)
         # Asked for the sites that are admitted to the study while it runs.
         self._admitted: Callable[[], Collection[str]] = lambda: ()
@@ -227,11 +226,11 @@ class HubTransport:
     def _may_repeat(self, lacking: str) -> bool:
         """Return whether a model is published again for a site that says that it lacks some of it."""
         assert self._current is not None
-        now = time.monotonic()
-        if not lacking or now < self._next_repeat or self._repeats.get(self._current.round, 0) >= MAX_REPEATS:
+        now, repeats = time.monotonic(), self._repeats.get(self._current.round, 0)
+        if not lacking or now < self._next_repeat or repeats >= MAX_REPEATS:
             return False
         self._next_repeat = now + REPEAT_S + self._store.settle_s
-        self._repeats = {self._current.round: self._repeats.get(self._current.round, 0) + 1}
+        self._repeats = {self._current.round: repeats + 1}
         return True
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
