@@ -172,6 +172,7 @@ def test_a_request_from_before_the_connection_was_made_anew_is_lost():
 
 
 def test_a_stream_that_is_gone_when_it_is_cleared_is_created_again(enrolment):
+    enrolment.start()
     enrolment.wait_until_listening()
     hub = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "ab" * 32)
     try:
