@@ -38,8 +38,8 @@ SKETCHES = 4
 NO_EDGE = 1e39
 
 # Sums are of multiples of this, so that adding them is exact in every order; it is far below what decides a
-# split, and far above the rounding of means (2^-53) and of a secure sum of 64 bits (2^-40 for 30 sites).
-GRID = 2.0**-20
+# split, and far above the rounding of means (2^-53) and of a secure sum of 64 bits (see `secure_sum.py`).
+GRID = 2.0**-22
 
 # Values of leaves are multiples of this, so that adding trees is exact in every order.
 VALUE_GRID = 2.0**-30
@@ -187,11 +187,14 @@ def _finer(edges: Array, counts: Array, least: int) -> Array:
     known = edges[edges < NO_EDGE]
     bounds = np.concatenate([[-OUTERMOST], known, [OUTERMOST]])
     cells = _joined(bounds, counts[: len(known) + 1], least)
-    if len(cells) > len(edges) + 1:
-        cells = _joined(bounds, counts[: len(known) + 1], -(-int(counts.sum()) // (len(edges) + 1)))
-    parts = _parts(cells, len(edges) + 1, least)
+    most = len(edges) - 1  # the outer sides of the first cell and the last are edges, too
+    if len(cells) > most:
+        cells = _joined(bounds, counts[: len(known) + 1], -(-int(counts.sum()) // most))
+    parts = _parts(cells, most, least)
     inner = [_halved(low, high, int(part)) for (low, high, _), part in zip(cells, parts, strict=True)]
-    return _padded(np.unique(np.concatenate([*inner, [cell[0] for cell in cells[1:]]])), len(edges))
+    sides = [cell[0] for cell in cells] + [cell[1] for cell in cells[-1:]]
+    sides = [side for side in sides if abs(side) < OUTERMOST]
+    return _padded(np.unique(np.concatenate([*inner, sides])), len(edges))
 
 
 def _parts(cells: Sequence[tuple[float, float, float]], most: int, least: int) -> NDArray[np.int_]:

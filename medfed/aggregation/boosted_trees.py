@@ -11,7 +11,7 @@ from counts alone. Then each round sums, over the patients in each node of one l
 numbers of patients by bin. With `network: {kind: boosted_trees}` each site sends these sums divided by its
 examples, in a tensor of the model; what it sends for the trees themselves is ignored.
 
-Departures: trees grow level by level to a depth (LightGBM grows leaf by leaf); sums are of multiples of 2^-20
+Departures: trees grow level by level to a depth (LightGBM grows leaf by leaf); sums are of multiples of 2^-22
 and values of multiples of 2^-30, so that any division of the patients into hospitals, and a secure sum of 64
 bits, gives the same trees, bit for bit; no rows or features are left out at random.
 
@@ -124,7 +124,7 @@ def _whole(mean: Array, sites: Sequence[Update]) -> Array:
     whole = np.rint(steps)
     if np.abs(steps - whole).max(initial=0) > TOLERANCE or np.abs(whole).max(initial=0) >= 2.0**52:
         raise RuleError(
-            f"round {newest_round(sites)}: the sums over all hospitals are no multiples of 2^-20, so something "
+            f"round {newest_round(sites)}: the sums over all hospitals are no multiples of 2^-22, so something "
             "rounded them: a secure sum of 32 bits, a compression, or examples that are not the patients that "
             "a site summed (FederatedCallback(examples=...))"
         )

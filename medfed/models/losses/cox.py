@@ -58,7 +58,7 @@ class Cox(Loss, tag="cox", frozen=True):
         import torch
 
         order = target[:, 0].argsort(descending=True, stable=True)
-        weight = scores[order, 0].double().exp()
+        weight = (scores[order, 0].double() - scores.max()).exp()  # only ratios count
         event = target[order, 1].to(weight.dtype)
         _, group, sizes = torch.unique_consecutive(target[order, 0], return_inverse=True, return_counts=True)
         last = sizes.cumsum(0) - 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 # As in aggregation/_tree_growing.py, which no file of models/ imports; a test compares them.
 NO_EDGE = 1e39
-GRID = 2.0**-20
+GRID = 2.0**-22
 
 # Gradients and hessians (n, K) of scores (n, K).
 Derivatives = Callable[[Tensor], tuple[Tensor, Tensor]]
