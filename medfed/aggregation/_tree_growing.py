@@ -1,7 +1,7 @@
 """How the hub grows trees from sums over hospitals: bin edges from counts, and splits from histograms.
 
-A model of boosted trees is a set of float64 arrays (`models/networks/_tree_ensemble.py` builds it and computes
-the sums). T trees of each of K outputs have N = 2^(depth + 1) - 1 nodes; the children of node i are 2i + 1
+A model of boosted trees is a set of float64 arrays (`models/networks/_tree_ensemble.py` builds it and sums). T
+trees of each of K outputs have N = 2^(depth + 1) - 1 nodes; the children of node i are 2i + 1
 and 2i + 2.
 
     cursor (3,)          the rounds that chose bin edges, the tree that grows now, and its level
@@ -12,7 +12,7 @@ and 2i + 2.
     threshold (T, K, N)  values below it go left
     missing_left (T, K, N)  1 if a missing value goes left
     value (T, K, N)      what a patient whose path ends in the node adds to the output
-    sums (K, M, F, B + 1, 3)  of the patients in each of the level's M nodes, by feature and bin (the last bin is
+    sums (K, M, F, B + 1, 3)  of the patients in each of the level's M nodes, by feature and bin (the last is
                          of missing values): gradients, hessians, and how many there are
 
 In the hub's model `sums` is zero; a site fills it with its own sums divided by its examples, so that the
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Model = Mapping[str, Array]
 
-# The rounds that choose bin edges before the first tree: powers of two, whole octaves, then twice finer cells.
+# The rounds that choose bin edges before the first tree: powers of two, then finer and finer cells.
 SKETCHES = 4
 
 # An edge where there is none: larger than every float32, the largest number that a table may hold.
@@ -88,8 +88,8 @@ def grown(model: Model, total: Array, growth: Growth) -> dict[str, Array]:
 def _base(root: Array, classifies: bool) -> Array:
     """Return the logarithms of the classes' odds from the root's sums (K, 3) at predictions of 0.
 
-    A gradient there is 1/K (a half for one output) minus the share of the class. As scikit-learn does, several
-    logarithms are centred.
+    A gradient there is 1/K (a half for one output) minus the share of the class. Several logarithms
+    are centred, as scikit-learn's.
     """
     if not classifies:
         return np.zeros(len(root))
@@ -107,7 +107,9 @@ def _on_grid(values: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------- splits
 
 
-def _grow_level(model: dict[str, Array], place: tuple[int, int], level: int, sums: Array, growth: Growth) -> None:
+def _grow_level(
+    model: dict[str, Array], place: tuple[int, int], level: int, sums: Array, growth: Growth
+) -> None:
     """Split the nodes of one level of a tree, in place, from their sums (M, F, B + 1, 3)."""
     first = 2**level - 1
     for number in range(2**level):
@@ -215,19 +217,21 @@ def _parts(cells: Sequence[tuple[float, float, float]], most: int, least: int) -
 
 
 def _joined(bounds: Array, counts: Array, least: float) -> list[tuple[float, float, float]]:
-    """Return cells (low, high, patients) of at least `least` patients, without the empty ends."""
-    filled = np.flatnonzero(counts)
+    """Return cells (low, high, patients) of at least `least` patients; only their lower sides become edges.
+
+    Cells of fewer count with such cells beside them, and as cells of their own once there are enough in a row.
+    One of few patients never widens a full one, which is to be cut.
+    """
     cells: list[tuple[float, float, float]] = []
-    low, held = None, 0.0
-    for number in filled:
-        low = float(bounds[number]) if low is None else low
-        held += float(counts[number])
+    low, held = 0.0, 0.0
+    for number in np.flatnonzero(counts):
+        count = float(counts[number])
+        if count >= least or not held:
+            low, held = float(bounds[number]), 0.0
+        held += count
         if held >= least:
             cells.append((low, float(bounds[number + 1]), held))
-            low, held = None, 0.0
-    if low is not None and cells:
-        start, _, before = cells.pop()
-        cells.append((start, float(bounds[filled[-1] + 1]), before + held))
+            held = 0.0
     return cells
 
 

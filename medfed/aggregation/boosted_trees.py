@@ -115,17 +115,20 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _whole(mean: Array, sites: Sequence[Update]) -> Array:
-    """Return the sums over all patients as multiples of the grid, from their mean.
+    """Return the sums over all patients from their mean: multiples of the grid, and whole patients.
 
     Raises:
         RuleError: if they are not: what was sent is no sum, or was rounded on its way.
     """
-    steps = mean * (sum(update.examples for update in sites) / GRID)
+    units = np.array([GRID, GRID, 1.0])
+    steps = mean * sum(update.examples for update in sites) / units
     whole = np.rint(steps)
-    if np.abs(steps - whole).max(initial=0) > TOLERANCE or np.abs(whole).max(initial=0) >= 2.0**52:
+    if (np.abs(steps - whole) * units).max(initial=0) > TOLERANCE * GRID or np.abs(whole).max(
+        initial=0
+    ) >= 2.0**52:
         raise RuleError(
-            f"round {newest_round(sites)}: the sums over all hospitals are no multiples of 2^-22, so something "
-            "rounded them: a secure sum of 32 bits, a compression, or examples that are not the patients that "
+            f"round {newest_round(sites)}: the sums over all hospitals are no multiples of 2^-22, or no whole "
+            "numbers of patients, so something rounded them: a secure sum of 32 bits, a compression, or examples that are not the patients that "
             "a site summed (FederatedCallback(examples=...))"
         )
-    return np.asarray(whole * GRID)
+    return np.asarray(whole * units)

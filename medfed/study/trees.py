@@ -56,7 +56,10 @@ def _rounds(study: Study, network: Network) -> Iterator[str]:
 
 def _training(study: Study) -> Iterator[str]:
     """Check that every training row is summed once in a round, and the sums leave as they are."""
-    train, problem = study.train, "has no meaning for boosted_trees, which sum every training row once a round"
+    train, problem = (
+        study.train,
+        "has no meaning for boosted_trees, which sum every training row once a round",
+    )
     wrong = {
         "epochs": train.epochs != 1,
         "steps": train.steps is not None,

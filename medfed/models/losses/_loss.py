@@ -71,7 +71,10 @@ def class_derivatives(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if scores.shape[1] == 1:
         share, own = scores.sigmoid(), target[:, None] == 1
     else:
-        share, own = scores.softmax(dim=1), target[:, None] == torch.arange(scores.shape[1], device=target.device)
+        share, own = (
+            scores.softmax(dim=1),
+            target[:, None] == torch.arange(scores.shape[1], device=target.device),
+        )
     return share - own.to(share.dtype), share * (1 - share)
 
 

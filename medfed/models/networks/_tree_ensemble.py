@@ -44,9 +44,9 @@ class TreeEnsemble(nn.Module):
         start = {
             "cursor": torch.zeros(3),
             "classifies": torch.ones(1),
-            "edges": first_edges(bins - 1).repeat(features, 1),
+            "edges": torch.zeros(features, bins - 1, dtype=torch.float64).copy_(first_edges(bins - 1)),
             "base": torch.zeros(ensembles),
-            "feature": torch.full(shape, -1.0),
+            "feature": torch.zeros(shape) - 1,
             "threshold": torch.zeros(shape),
             "missing_left": torch.zeros(shape),
             "value": torch.zeros(shape),
