@@ -1,7 +1,7 @@
 """How the hub grows trees from sums over hospitals: bin edges from counts, and splits from histograms.
 
-A model of boosted trees is a set of float64 arrays (`models/networks/_tree_ensemble.py` builds it and sums). T
-trees of each of K outputs have N = 2^(depth + 1) - 1 nodes; the children of node i are 2i + 1
+A model of boosted trees is a set of float64 arrays (`models/networks/_tree_ensemble.py` builds it). T trees
+of each of K outputs have N = 2^(depth + 1) - 1 nodes; the children of node i are 2i + 1
 and 2i + 2.
 
     cursor (3,)          the rounds that chose bin edges, the tree that grows now, and its level
@@ -104,7 +104,7 @@ def _on_grid(values: Any) -> Any:
     return np.rint(values / VALUE_GRID) * VALUE_GRID
 
 
-# ------------------------------------------------------------------------------------------------------- splits
+# ----------------------------------------------------------------------------------------------------- splits
 
 
 def _grow_level(
@@ -164,12 +164,12 @@ def _best_split(sums: Array, growth: Growth) -> _Split | None:
 
 
 def _score(sums: Array, growth: Growth) -> Array:
-    """Return twice how much a Newton step on these patients lowers the loss (Chen and Guestrin, equation 6)."""
+    """Return twice how much a Newton step on these patients lowers the loss (Chen, equation 6)."""
     gradient, hessian = sums[..., 0], sums[..., 1] + growth.l2
     return np.asarray(np.where(hessian > 0, gradient**2 / np.where(hessian > 0, hessian, 1), 0.0))
 
 
-# -------------------------------------------------------------------------------------------------------- edges
+# ------------------------------------------------------------------------------------------------------ edges
 
 
 def _padded(edges: Array, length: int) -> Array:
@@ -219,7 +219,7 @@ def _parts(cells: Sequence[tuple[float, float, float]], most: int, least: int) -
 def _joined(bounds: Array, counts: Array, least: float) -> list[tuple[float, float, float]]:
     """Return cells (low, high, patients) of at least `least` patients; only their lower sides become edges.
 
-    Cells of fewer count with such cells beside them, and as cells of their own once there are enough in a row.
+    Cells of fewer count with such cells beside them, and make one once there are enough in a row.
     One of few patients never widens a full one, which is to be cut.
     """
     cells: list[tuple[float, float, float]] = []
@@ -236,7 +236,7 @@ def _joined(bounds: Array, counts: Array, least: float) -> list[tuple[float, flo
 
 
 def _most_parts(low: float, high: float) -> int:
-    """Return into how many parts a cell may be cut now: to octaves first, and then as long as numbers differ."""
+    """Return into how many parts a cell may be cut now: octaves first, then while numbers differ."""
     octaves = _octaves(low, high)
     if octaves > 1:
         return int(octaves)
@@ -252,7 +252,7 @@ def _octaves(low: float, high: float) -> int:
 
 
 def _halved(low: float, high: float, parts: int) -> Array:
-    """Return the parts - 1 edges inside a cell, by equal ratios over octaves and by equal widths within one."""
+    """Return the parts - 1 edges inside a cell, of equal ratios over octaves, else of equal widths."""
     shares = np.arange(1, parts) / parts
     if _octaves(low, high) > 1:
         sign = 1 if low > 0 else -1

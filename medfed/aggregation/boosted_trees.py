@@ -76,14 +76,14 @@ class BoostedTrees(Rule, frozen=True, tag="boosted_trees"):
         step = GRID / update.examples
         if float(sums[..., 1:].min()) < -step or float(each.amax() if each.numel() else 0) > 1 + step:
             raise RuleError(
-                f"{describe(update)}: its sums have negative hessians or numbers of patients, or more patients "
-                "than examples; does it run the same version of medfed?"
+                f"{describe(update)}: its sums have negative hessians or numbers of patients, or more "
+                "patients than examples; does it run the same version of medfed?"
             )
         totals = sums.sum(-2)  # (K, M, F, 3): each feature's bins hold the same patients
         if totals.numel() and float((totals - totals[:, :, :1]).abs().amax()) > step:
             raise RuleError(
-                f"{describe(update)}: its sums over the bins of one feature differ from those of another, and "
-                "both are of the same patients; does it run the same version of medfed?"
+                f"{describe(update)}: its sums over the bins of one feature differ from those of another, "
+                "and both are of the same patients; does it run the same version of medfed?"
             )
 
     def merge(self, updates: Updates, state: State, weights: Weights) -> Merged:
@@ -123,12 +123,11 @@ def _whole(mean: Array, sites: Sequence[Update]) -> Array:
     units = np.array([GRID, GRID, 1.0])
     steps = mean * sum(update.examples for update in sites) / units
     whole = np.rint(steps)
-    if (np.abs(steps - whole) * units).max(initial=0) > TOLERANCE * GRID or np.abs(whole).max(
-        initial=0
-    ) >= 2.0**52:
+    error = (np.abs(steps - whole) * units).max(initial=0)
+    if error > TOLERANCE * GRID or np.abs(whole).max(initial=0) >= 2.0**52:
         raise RuleError(
-            f"round {newest_round(sites)}: the sums over all hospitals are no multiples of 2^-22, or no whole "
-            "numbers of patients, so something rounded them: a secure sum of 32 bits, a compression, or examples that are not the patients that "
-            "a site summed (FederatedCallback(examples=...))"
+            f"round {newest_round(sites)}: the sums over all hospitals are no multiples of 2^-22, or no "
+            "whole numbers of patients: a secure sum of 32 bits, a compression, or examples that are not the "
+            "patients that a site summed (FederatedCallback(examples=...)); correct that, and start again"
         )
     return np.asarray(whole * units)

@@ -447,7 +447,10 @@ def _centre_and_scale(
 
 
 def network_inputs(rows: TableRows, scaling: Scaling, settings: Table) -> NDArray[np.float32]:
-    """Return the inputs (N, F): scaled numbers, NaN where empty under `missing: keep`, with `indicate` which of them were empty, then words."""
+    """Return the inputs (N, F): scaled numbers, with `indicate` which of them were empty, then words.
+
+    Empty numbers are medians, or NaN with `missing: keep`.
+    """
     empty = np.isnan(rows.numbers)
     filled = rows.numbers if settings.missing == "keep" else np.where(empty, scaling.median, rows.numbers)
     scaled = (filled - scaling.centre) / scaling.scale

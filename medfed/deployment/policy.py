@@ -105,8 +105,8 @@ def _tree_refusals(policy: Policy, study: Study) -> Iterator[str]:
     fewest = getattr(study.rule, "min_patients", policy.smallest_group)
     if study.network.grows_from_sums and fewest < policy.smallest_group:
         yield (
-            f"a leaf of the study's trees may be of {fewest} patients of all hospitals (rule.min_patients), this "
-            f"hospital takes part with {policy.smallest_group} or more (policy.smallest_group)"
+            f"a leaf of the study's trees may be of {fewest} patients of all hospitals (rule.min_patients), "
+            f"this hospital takes part with {policy.smallest_group} or more (policy.smallest_group)"
         )
 
 

@@ -1,4 +1,4 @@
-"""A tree model of one site's own cases, or of pooled ones: the rule grows it from their sums, without a hub."""
+"""A tree model of one site's own cases, or of pooled ones, which the rule grows without a hub."""
 
 from __future__ import annotations
 

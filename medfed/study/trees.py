@@ -25,7 +25,7 @@ def tree_problems(study: Study) -> Iterator[str]:
     if network.grows_from_sums != isinstance(rule, Rule):
         yield (
             f"network.kind: '{kind_of(network)}' with rule '{kind_of(rule)}': trees grow at the hub, by "
-            "`rule: {kind: boosted_trees}` and `network: {kind: boosted_trees}` together; set both, or neither"
+            "`rule: {kind: boosted_trees}` and the network of that kind together; set both, or neither"
         )
     if isinstance(network, Network) and isinstance(rule, Rule):
         yield from _rounds(study, network)
@@ -34,7 +34,7 @@ def tree_problems(study: Study) -> Iterator[str]:
         if rule.min_patients < study.evaluation.smallest_group:
             yield (
                 f"rule.min_patients: {rule.min_patients}, and results of fewer than "
-                f"{study.evaluation.smallest_group} patients are withheld (evaluation.smallest_group), of which "
+                f"{study.evaluation.smallest_group} patients are withheld (evaluation.smallest_group); "
                 "a leaf is one; set it at least as high"
             )
 
@@ -73,23 +73,24 @@ def _training(study: Study) -> Iterator[str]:
         "average": train.average != 1,
     }
     yield from (f"train.{key}: {problem}; leave it out" for key, is_wrong in wrong.items() if is_wrong)
-    for site, override in sorted(study.site_overrides.items()):
-        if study.at(site).epochs != study.epochs:
+    for site in sorted(study.site_overrides):
+        if study.at(site).train.epochs != 1:
             yield f"site_overrides: {site}: epochs {problem}; leave it out"
-        del override
     if study.compress:
         yield f"compress: {problem}, of which rounding would change the trees; leave it out"
     if study.start is not None:
         yield "start: boosted_trees grow from nothing; leave it out"
     if study.sampling.fraction < 1:
         yield (
-            f"sampling.fraction: {study.sampling.fraction:g}; each level of one tree would be chosen by other "
-            "hospitals; set it to 1"
+            f"sampling.fraction: {study.sampling.fraction:g}; each level of a tree would be chosen by "
+            "other hospitals; set it to 1"
         )
-    if not getattr(study.task, "loss").grows_trees:  # noqa: B009  # not every task has one
+    loss = getattr(study.task, "loss", None)
+    if loss is None or not loss.grows_trees:
+        found = "" if loss is None else f"'{kind_of(loss)}' with these settings "
         yield (
-            f"task.loss: '{kind_of(getattr(study.task, 'loss'))}' with these settings says nothing to grow "  # noqa: B009
-            "trees from; take cross_entropy or binary_cross_entropy without weights or smoothing, or cox"
+            f"task.loss: {found}says nothing to grow trees from; take cross_entropy or binary_cross_entropy "
+            "without weights or smoothing, or cox"
         )
 
 
