@@ -27,7 +27,7 @@ def test_the_study_of_configs_is_taken() -> None:
         ("train.clip=1.0", r"train.clip: has no meaning"),
         ("train.average=2", r"train.average: has no meaning"),
         ("train.local={kind: fedprox, mu: 0.1}", r"train.local: has no meaning"),
-        ("compress=[{kind: half}]", r"compress: "),
+        ("compress=[{kind: fp16}]", r"compress: has no meaning"),
         ("sampling.fraction=0.5", r"sampling.fraction: 0.5; each level of a tree"),
         ("rule={kind: fedavg}", r"network.kind: 'boosted_trees' with rule 'fedavg': trees grow at the hub"),
         ("network={kind: fully_connected}", r"data.missing: keep .*'fully_connected' takes none"),
@@ -39,7 +39,7 @@ def test_the_study_of_configs_is_taken() -> None:
         ("task.loss={kind: focal}", r"task.loss: 'focal'"),
         ("privacy={kind: none}", r"the hub reads each hospital's sums.*network.reveal_sums: true"),
         ("privacy={kind: secure_sum, bits: 32}", r"privacy.bits: 32 round the sums"),
-        ("privacy={kind: client_dp, noise: 1.0, clip: 1.0}", r"privacy.kind: 'client_dp' rounds, clips"),
+        ("privacy={kind: client_dp, noise_multiplier: 1.0, clip: 1.0}", r"privacy.kind: 'client_dp' rounds, clips"),
     ],
 )
 def test_what_does_not_fit_is_refused(override: str, message: str) -> None:
