@@ -39,7 +39,10 @@ def test_the_study_of_configs_is_taken() -> None:
         ("task.loss={kind: focal}", r"task.loss: 'focal'"),
         ("privacy={kind: none}", r"the hub reads each hospital's sums.*network.reveal_sums: true"),
         ("privacy={kind: secure_sum, bits: 32}", r"privacy.bits: 32 round the sums"),
-        ("privacy={kind: client_dp, noise_multiplier: 1.0, clip: 1.0}", r"privacy.kind: 'client_dp' rounds, clips"),
+        (
+            "privacy={kind: client_dp, noise_multiplier: 1.0, clip: 1.0}",
+            r"privacy.kind: 'client_dp' rounds, clips",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(override: str, message: str) -> None:
