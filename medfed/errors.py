@@ -18,6 +18,7 @@
     ├── QuorumError       fewer sites answered than the study's minimum
     ├── SiteError         training at a site stopped: which site, which round, why
     ├── RunError          a run folder that is missing, of another study, or damaged
+    │   └── StorageError      it cannot be written for the time being: its disk is full
     ├── PrivacyError      a privacy mechanism that cannot keep its promise here
     │   └── LedgerError       a hospital's privacy ledger: it was changed, or has no room for the study
     ├── AuditError        an audit log that does not verify
@@ -135,6 +136,10 @@ class RunError(MedfedError):
     """A run folder is missing, damaged or belongs to another study."""
 
 
+class StorageError(RunError):
+    """A run folder cannot be written for the time being, as when its disk is full."""
+
+
 class PrivacyError(MedfedError):
     """A privacy mechanism cannot keep its promise in this study."""
 
@@ -184,9 +189,10 @@ _PLUGIN_MODULE = re.compile(r"medfed_plugin_([a-z][a-z0-9_]*)_[0-9a-f]{16}((?:\.
 def place_in_plugin(error: BaseException) -> str | None:
     """Return where in a plug-in's code an error arose, such as "plug-in 'age': task.py, line 12".
 
-    It is the innermost line of a plug-in; None if no code of a plug-in was running.
+    It is the innermost line of a plug-in; None if no code of a plug-in was running. An error of another
+    process (`exchange/_worker_link.py`) brings it along.
     """
-    found = None
+    found: str | None = getattr(error, "place_in_plugin", None)
     for frame, line in walk_tb(error.__traceback__):
         module = _PLUGIN_MODULE.fullmatch(str(frame.f_globals.get("__name__", "")))
         if module is not None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from medfed.runs.progress import Progress, ProgressTable
+from medfed.runs.progress import NOBODY, Progress, ProgressTable
 from medfed.runs.rounds import RoundReport
 from medfed.wire.untrusted_text import for_terminal
 
@@ -51,10 +51,18 @@ class NotebookProgress(Progress):
         self._table.train(site, step, steps)
         self._draw(now=False)
 
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        self._table.train(site, step, steps, turns)
+        self._draw(now=False)
+
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        self._table.update_connections(connected, awaited, remaining_s)
+        self._table.update_connections(connected, awaited, remaining_s, stopped)
         self._draw(now=False)
 
     def round(self, report: RoundReport) -> None:

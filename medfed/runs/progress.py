@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
@@ -19,6 +20,12 @@ from medfed.wire.untrusted_text import for_terminal
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
+
+# No site has stopped.
+NOBODY: Mapping[str, str] = MappingProxyType({})
+
+# The state of a site that said that it stopped, until it is started again.
+SITE_STOPPED = "stopped"
 
 
 class Progress:
@@ -38,10 +45,18 @@ class Progress:
     def training(self, site: str, step: int, steps: int) -> None:
         """Show that a site has done `step` of `steps` training steps of this round."""
 
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        """Show the same where several sites train at once: it takes turns with `turns` only."""
+        self.training(site, step, steps)
+
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        """Show connected and awaited sites, and the seconds until the hub continues without them."""
+        """Show connected, awaited and `stopped` sites (why), and the seconds until the hub goes on."""
 
     def round(self, report: RoundReport) -> None:
         """Show a finished round."""
@@ -101,7 +116,11 @@ class ProgressTable:
         return cls(title, rounds, metric, began=time.monotonic(), rows=rows)
 
     def update_connections(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> list[str]:
         """Store who is connected and awaited; return one sentence per change."""
         changes = []
@@ -109,6 +128,12 @@ class ProgressTable:
             self.rows[site] = _Row(0)
         for site, row in self.rows.items():
             is_connected = site in connected
+            if site in stopped:
+                if row.status != SITE_STOPPED:
+                    changes.append(f"{site} has stopped: {stopped[site]}")
+                    self.failed.add(site)  # so the round does not say it again
+                row.status, row.connected, row.since = SITE_STOPPED, is_connected, ""
+                continue
             if is_connected != row.connected:
                 changes.append(f"{site} {'is connected' if is_connected else 'is silent'}")
             row.connected = is_connected
@@ -119,15 +144,17 @@ class ProgressTable:
                 row.status = status
             else:
                 row.since = ""
+                if row.status in ("training", "not connected", SITE_STOPPED):
+                    row.status = "waiting"
         self.round_remaining_s = remaining_s
         return changes
 
-    def train(self, site: str, step: int, steps: int) -> None:
-        """Store that a site trains, and no other one: sites of one process take turns."""
+    def train(self, site: str, step: int, steps: int, turns: Collection[str] | None = None) -> None:
+        """Store that a site trains, and none of those with which it takes turns: all, if none are given."""
         row = self.rows.get(site)
         if row is not None:
-            for other in self.rows.values():
-                if other.status == "training":
+            for name, other in self.rows.items():
+                if other.status == "training" and (turns is None or name in turns):
                     other.status = "waiting"
             row.status, row.step, row.steps = "training", step, steps
 
@@ -189,9 +216,13 @@ class PlainProgress(Progress):
         self.log(f"{title}: {', '.join(names)}")
 
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        for change in self._table.update_connections(connected, awaited, remaining_s):
+        for change in self._table.update_connections(connected, awaited, remaining_s, stopped):
             self.log(change)
 
     def round(self, report: RoundReport) -> None:
@@ -245,10 +276,17 @@ class LiveProgress(Progress):
     def training(self, site: str, step: int, steps: int) -> None:
         self._table.train(site, step, steps)
 
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        self._table.train(site, step, steps, turns)
+
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        self._table.update_connections(connected, awaited, remaining_s)
+        self._table.update_connections(connected, awaited, remaining_s, stopped)
 
     def round(self, report: RoundReport) -> None:
         for line in self._table.update(report):

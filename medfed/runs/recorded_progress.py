@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medfed.files import utc_now
-from medfed.runs.progress import Progress
+from medfed.runs.progress import NOBODY, SITE_STOPPED, Progress
 from medfed.runs.rounds import RoundLine, RoundReport, lines_of
 from medfed.runs.status import Status
 from medfed.runs.trackers import Tracking
@@ -72,23 +72,38 @@ class RecordedProgress(Progress):
 
     def training(self, site: str, step: int, steps: int) -> None:
         self._display.training(site, step, steps)
+        self._record_training(site, step, steps, self._status.record.sites)
+
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        self._display.training_together(site, step, steps, turns)
+        self._record_training(site, step, steps, turns)
+
+    def _record_training(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
         for other, known in self._status.record.sites.items():
-            if other != site and known.state == "training":  # sites of one process take turns
+            if other != site and known.state == "training" and other in turns:
                 self._status.site(other, state="waiting")
         self._status.site(site, state="training", step=step, steps=steps, last_seen=utc_now())
         self._status.update(step=step, steps=steps)
 
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        self._display.waiting(connected, awaited, remaining_s)
+        self._display.waiting(connected, awaited, remaining_s, stopped)
         for site, known in self._status.record.sites.items():
-            state = known.state
-            if site in awaited:
+            state, reason = known.state, known.reason
+            if site in stopped:
+                state, reason = SITE_STOPPED, stopped[site]
+            elif site in awaited:
                 state = "training" if site in connected else "not connected"
-            elif state in ("training", "not connected"):
+            elif state in ("training", "not connected", SITE_STOPPED):
                 state = "waiting"
-            self._status.site(site, connected=site in connected, state=state)
+            if known.state == SITE_STOPPED != state:
+                reason = ""
+            self._status.site(site, connected=site in connected, state=state, reason=reason)
         self._status.update(
             connected=sorted(connected),
             awaited=sorted(awaited),

@@ -199,6 +199,23 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     layout: AnyLayout | str | None = None
 
 
+class Simulation(_Section, frozen=True, kw_only=True):
+    """How `medfed train` trains all hospitals on this machine; of no effect across hospitals.
+
+    engine: `threads` trains one hospital at a time on all cores, in one process; `processes` trains in worker
+    processes, each with hospitals of its own.  workers: how many of them.  threads: the threads with which
+    each computes; null is this machine's cores divided by the workers (with one worker or `threads`, all).
+
+    It is no part of the study's digest, and may be changed when a run is resumed. The number of workers
+    changes no bit of the result, nor does the engine; the number of threads may, as sums of large tensors
+    are split among them.
+    """
+
+    engine: Literal["threads", "processes"] = "threads"
+    workers: Count = 1
+    threads: Count | None = None
+
+
 class Study(_Section, frozen=True, kw_only=True):
     """A complete study.
 
@@ -216,7 +233,7 @@ class Study(_Section, frozen=True, kw_only=True):
     trackers: where the hub's record of each round goes beside the run folder, such as [{kind: csv}, {kind:
     mlflow, url: https://mlflow.example.org}]; it is not sent to the sites, which name their own.
     search: which settings `medfed train --search` looks for in a simulation, and its budget; it is not sent
-    to the sites either.
+    to the sites either.  simulation: how `medfed train` spreads the hospitals over this machine's cores.
     """
 
     name: SiteName
@@ -239,6 +256,7 @@ class Study(_Section, frozen=True, kw_only=True):
     plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
     trackers: tuple[AnyTracker, ...] = ()
     search: Search | None = None
+    simulation: Simulation = Simulation()
 
     @property
     def trained_only(self) -> bool:

@@ -60,6 +60,14 @@ def _packages(study: Study) -> Iterator[str]:
                 )
 
 
+def _simulation(study: Study) -> Iterator[str]:
+    if study.simulation.engine == "threads" and study.simulation.workers > 1:
+        yield (
+            f"simulation.workers: is {study.simulation.workers}, and engine 'threads' trains one hospital "
+            "after the other; add engine: processes, or leave workers out"
+        )
+
+
 def _trackers(study: Study) -> Iterator[str]:
     yield from missing_packages(study.trackers)
 
@@ -437,6 +445,7 @@ _CHECKS = (
     _rule,
     _compression,
     _trackers,
+    _simulation,
     _local_training,
     _model_selection,
     _search,

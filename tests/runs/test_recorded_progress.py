@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.runs.progress import Progress
+from medfed.runs.progress import Progress, ProgressTable
 from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundLine, RoundReport, SiteResult
 from medfed.runs.status import Status
@@ -58,6 +58,39 @@ def test_sites_of_one_process_take_turns(status):
     assert south.connected is None
 
 
+def test_sites_of_different_workers_train_at_once(status):
+    progress = RecordedProgress(Progress(), status)
+    progress.start("a study", {"east": 1, "north": 1, "south": 1}, 2, "val/dice")
+    progress.training_together("east", 0, 4, ("east", "south"))
+    progress.training_together("north", 1, 4, ("north",))
+    sites = status.record.sites
+    assert (sites["east"].state, sites["north"].state, sites["north"].step) == ("training", "training", 1)
+    progress.training_together("south", 0, 4, ("east", "south"))
+    sites = status.record.sites
+    assert {name: sites[name].state for name in sites} == {
+        "east": "waiting",
+        "north": "training",
+        "south": "training",
+    }
+
+
+def test_a_table_shows_sites_of_different_workers_as_training():
+    table = ProgressTable.begin("a study", {"east": 1, "north": 1, "south": 1}, 2, "val/dice")
+    table.train("east", 0, 4, ("east", "south"))
+    table.train("north", 1, 4, ("north",))
+    assert [table.rows[site].status for site in ("east", "north", "south")] == [
+        "training",
+        "training",
+        "waiting",
+    ]
+    table.train("south", 0, 4, ("east", "south"))
+    assert [table.rows[site].status for site in ("east", "north", "south")] == [
+        "waiting",
+        "training",
+        "training",
+    ]
+
+
 def test_the_hub_sees_who_is_connected_and_who_is_awaited(status):
     progress = RecordedProgress(Progress(), status)
     progress.start("a study", {"north": 0, "south": 0, "east": 0}, 2, "val/dice")
@@ -73,6 +106,19 @@ def test_the_hub_sees_who_is_connected_and_who_is_awaited(status):
     progress.waiting({"north"}, {"south"}, None)  # north's update has come
     assert status.record.sites["north"].state == "waiting"
     assert status.record.round_ends_in_s is None
+
+
+def test_a_site_that_stopped_is_no_site_that_waits_until_it_is_started_again(status):
+    progress = RecordedProgress(Progress(), status)
+    progress.start("a study", {"north": 0, "south": 0}, 2, "val/dice")
+    why = {"south": "its run folder cannot be read or written"}
+    for awaited in ({"north"}, {"south"}):  # in the round, and while the hub waits for its return
+        progress.waiting({"north"}, awaited, None, why)
+        south = status.record.sites["south"]
+        assert (south.state, south.reason) == ("stopped", why["south"])
+    progress.waiting({"north", "south"}, {"north"}, None)
+    south = status.record.sites["south"]
+    assert (south.state, south.reason) == ("waiting", "")
 
 
 def report(number: int, final: bool = False) -> RoundReport:
