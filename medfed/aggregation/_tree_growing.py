@@ -94,7 +94,7 @@ def _base(root: Array, classifies: bool) -> Array:
     if not classifies:
         return np.zeros(len(root))
     expected = 1 / len(root) if len(root) > 1 else 0.5
-    share = np.clip(expected - root[:, 0] / root[:, 2], SMALLEST_SHARE, 1 - SMALLEST_SHARE)
+    share = np.clip(expected - root[:, 0] / np.maximum(root[:, 2], 1), SMALLEST_SHARE, 1 - SMALLEST_SHARE)
     logarithm = np.log(share)
     logarithm = logarithm - (logarithm.mean() if len(root) > 1 else np.log1p(-share))
     return np.asarray(_on_grid(logarithm))
@@ -137,7 +137,8 @@ class _Split:
 
 def _leaf(sums: Array, growth: Growth) -> float:
     """Return the Newton step of a leaf, scaled by the learning rate."""
-    return float(_on_grid(-growth.learning_rate * sums[0] / (sums[1] + growth.l2)))
+    hessian = sums[1] + growth.l2
+    return float(_on_grid(-growth.learning_rate * sums[0] / hessian)) if hessian > 0 else 0.0
 
 
 def _best_split(sums: Array, growth: Growth) -> _Split | None:
@@ -186,7 +187,8 @@ def _finer_edges(edges: Array, counts: Array, least: int) -> Array:
 
 
 def _finer(edges: Array, counts: Array, least: int) -> Array:
-    known = edges[edges < NO_EDGE]
+    # Under a secure sum a site that lies can make counts negative; the hub goes on.
+    known, counts = edges[edges < NO_EDGE], np.maximum(counts, 0)
     bounds = np.concatenate([[-OUTERMOST], known, [OUTERMOST]])
     cells = _joined(bounds, counts[: len(known) + 1], least)
     most = len(edges) - 1  # the outer sides of the first cell and the last are edges, too

@@ -204,6 +204,21 @@ def test_sums_that_no_patients_have_are_refused(place: tuple[int, ...], value: f
         RULE.check(replace(update, delta=lying))
 
 
+@pytest.mark.parametrize("number", [-(2.0**30), 0.0, 2.0**30])
+def test_no_sums_of_a_lying_site_in_a_secure_sum_end_the_hub(number: float) -> None:
+    """The hub sees the sum only, so `check` cannot refuse them: the model stays finite."""
+    module = NETWORK.build(5, 3)
+    assert isinstance(module, TreeEnsemble)
+    model: Weights = weights_of(module)
+    rule = Rule(l2=0.0, min_child_weight=0.0, min_patients=5)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(SKETCHES + 4):
+        sums = torch.randint(-2, 3, model["sums"].shape, generator=generator).double() * number
+        delta = {name: torch.zeros_like(tensor) for name, tensor in model.items()} | {"sums": sums}
+        model, _ = rule.merge([Update("sum", 1, delta, 1)], {}, model)
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in model.values())
+
+
 # -------------------------------------------------------------------------------------------- splits by hand
 
 GROWTH = Growth(learning_rate=0.5, l2=1.0, min_child_weight=0.0, min_patients=1, min_gain=0.0)
