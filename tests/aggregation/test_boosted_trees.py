@@ -204,7 +204,7 @@ def test_sums_that_no_patients_have_are_refused(place: tuple[int, ...], value: f
         RULE.check(replace(update, delta=lying))
 
 
-@pytest.mark.parametrize("number", [-(2.0**30), 0.0, 2.0**30])
+@pytest.mark.parametrize("number", [-(2.0**20), 0.0, 2.0**20])
 def test_no_sums_of_a_lying_site_in_a_secure_sum_end_the_hub(number: float) -> None:
     """The hub sees the sum only, so `check` cannot refuse them: the model stays finite."""
     module = NETWORK.build(5, 3)
