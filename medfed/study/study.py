@@ -23,6 +23,7 @@ from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
+from medfed.study.averaging import Average
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.study.search import Search
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
@@ -87,7 +88,8 @@ class Train(_Section, frozen=True, kw_only=True):
     keep: which round's model the study ends with: the `last` one's, or the `best` one's by the mean, over the
     sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
     row without a better one by that mean; null never ends it early.  average: the study ends with the mean of
-    the models of so many last rounds, each merged over the sites; 1 is the last round's model.
+    the models of so many last rounds, each merged over the sites; 1 is the last round's model.  {kind: ema,
+    decay: 0.9} is a moving average of all rounds' models.
     """
 
     rounds: Count
@@ -106,7 +108,7 @@ class Train(_Section, frozen=True, kw_only=True):
     local: AnyLocal | None = None
     keep: Literal["last", "best"] = "last"
     patience: Count | None = None
-    average: Count = 1
+    average: Average = 1
 
 
 class Sampling(_Section, frozen=True, kw_only=True):
