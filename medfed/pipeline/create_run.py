@@ -227,6 +227,7 @@ def write_study(folder: RunFolder, study: Study) -> None:
     if (start := study.given_start) is not None:
         public["start"] = study.starting_from(Path(start.path).name).start
     del public["search"]  # run.json has it where it was made
+    del public["simulation"]  # of the machine, and no part of what was computed
     del public["trackers"]  # addresses inside a hospital or a coordinator's network, as of the exchange
     public["exchange"] = {"kind": kind_of(study.exchange)}
     public["plugins"] = {name: {"digest": plugin.digest} for name, plugin in study.plugins.items()}
