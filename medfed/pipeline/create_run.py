@@ -20,6 +20,7 @@ from medfed.errors import RunError
 from medfed.files import describe_exposed, private_folder, utc_now, write_whole
 from medfed.models.pretrained.load import LoadedStart
 from medfed.pipeline import privacy_facts
+from medfed.pipeline._told_to_workers import computing_of
 from medfed.pipeline.factory import network_of, started_network
 from medfed.registry import kind_of
 from medfed.runs.command_line import shown_command, typed_command
@@ -159,7 +160,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         start=UNSET if loaded is None else _record_start(folder, study, loaded),
         started=utc_now(),
         versions=package_versions(),
-        hardware=hardware(),
+        hardware=hardware(computing_of(study)),
         command=record_command(folder),
         comparisons=_comparisons(folder, study),
         withdrawn=folder.read_withdrawal() or UNSET,
