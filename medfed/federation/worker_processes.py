@@ -104,9 +104,13 @@ class WorkerProcesses:
 
     def __init__(self, workers: Workers) -> None:
         self._models, self._reporting = SharedModels(), threading.Lock()
-        self._workers = [
-            _Worker(workers, number, self._models, self._reporting) for number in range(len(workers.shares))
-        ]
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(len(workers.shares)):
+                self._workers.append(_Worker(workers, number, self._models, self._reporting))
+        except BaseException:  # one that this machine has no memory for
+            self.close()
+            raise
         self._of = {site: one for one in self._workers for site in one.sites}
         self._hears: set[int] = set()
         self._lock = threading.Lock()
@@ -206,19 +210,19 @@ class _Worker:
 
     def study_closed(self) -> None:
         """Let all sites stop at their next step, and kill them if they do not."""
-        with suppress(OSError):
-            self._link.send(StudyClosed())
         if any(one.runs_in for one in self._known.values()):
             timer = threading.Timer(GRACE_S, self._kill)
             timer.daemon = True
             timer.start()
+        with suppress(OSError):
+            self._link.send(StudyClosed())
 
     def end(self) -> None:
         """End the process: in order if its sites have ended, else at once."""
+        self._ending = True
+        if any(one.runs_in for one in self._known.values()):
+            self._kill()  # before the lock, as whoever has it may wait for this process
         with self._lock:
-            self._ending = True
-            if any(one.runs_in for one in self._known.values()):
-                self._kill()
             with suppress(OSError):
                 self._link.send(WorkerEnds())
             try:
@@ -241,23 +245,28 @@ class _Worker:
         if self._workers.threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._workers.threads)
         descriptor = theirs.fileno()
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                _PROGRAM,
-                json.dumps(sys.path),
-                self._workers.module,
-                str(descriptor),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # a command's own standard output may be a document
-            pass_fds=(descriptor,),
-            env=environment,
-            process_group=0,  # else Ctrl-C would reach it, too
-        )
-        theirs.close()
+        try:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    _PROGRAM,
+                    json.dumps(sys.path),
+                    self._workers.module,
+                    str(descriptor),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # a command's own standard output may be a document
+                pass_fds=(descriptor,),
+                env=environment,
+                process_group=0,  # else Ctrl-C would reach it, too
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         link = Link(ours)
         calls = WorkerCalls(link, self._models, self._answer_own)
         threading.Thread(target=self._receive, args=(self._number, link, calls), daemon=True).start()

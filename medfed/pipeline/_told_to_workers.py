@@ -11,6 +11,7 @@ import yaml
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.evaluation.inference import SiteCases
+from medfed.federation.worker_processes import available_cores
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import study_digest, to_dict
 from medfed.study.study import Study
@@ -72,3 +73,19 @@ def cost_of(study: Study, site: str, data: SiteDataModule) -> float:
     """Return how many training steps a site's round takes, by which sites are spread over workers."""
     train = study.at(site).train
     return train.epochs * (data.steps or math.ceil(data.examples / train.batch))
+
+
+def threads_of(study: Study) -> int | None:
+    """Return with how many threads each hospital is trained in a simulation, None if with torch's own."""
+    simulation, workers = study.simulation, min(study.simulation.workers, len(study.sites))
+    if simulation.threads is not None or simulation.engine == "threads":
+        return simulation.threads
+    return max(1, available_cores() // max(1, workers))
+
+
+def computing_of(study: Study) -> str:
+    """Return by how many worker processes and threads a simulation is trained, '' if as torch does."""
+    threads, workers = threads_of(study), min(study.simulation.workers, len(study.sites))
+    if study.simulation.engine == "processes":
+        return f"{workers} worker processes of {threads} threads"
+    return "" if threads is None else f"{threads} threads"

@@ -19,8 +19,8 @@ from medfed.exchange import SiteSide
 from medfed.federation.hub import RoundCallback
 from medfed.federation.simulation import SiteFunction, simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
-from medfed.federation.worker_processes import WorkerProcesses, Workers, available_cores, shares_of
-from medfed.pipeline._told_to_workers import cost_of, told_of_site, told_of_study
+from medfed.federation.worker_processes import WorkerProcesses, Workers, shares_of
+from medfed.pipeline._told_to_workers import cost_of, threads_of, told_of_site, told_of_study
 from medfed.pipeline.factory import data_scalars, hub_config_of, module_of, site_config_of
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
@@ -138,7 +138,7 @@ def _site_functions(run: StudyRun) -> Iterator[Mapping[str, SiteFunction]]:
     """Yield each site's training, in this process or in worker processes, which then end with the block."""
     study = run.study
     if study.simulation.engine == "threads":
-        with _computing_with(study.simulation.threads):
+        with _computing_with(threads_of(study)):
             yield {name: site_function(run, name) for name in study.sites}
         return
     workers = WorkerProcesses(_workers(run))
@@ -162,12 +162,12 @@ def _computing_with(threads: int | None) -> Iterator[None]:
 
 def _workers(run: StudyRun) -> Workers:
     """Return what the worker processes of a study are."""
-    study, simulation = run.study, run.study.simulation
+    study = run.study
     costs = {
         name: cost_of(study, name, run.hospitals[name].data) if name in run.hospitals else 0.0
         for name in study.sites
     }
-    shares = shares_of(costs, simulation.workers)
+    shares = shares_of(costs, study.simulation.workers)
     beside = {site: share for share in shares for site in share}
 
     def report(site: str, what: str, arguments: Sequence[Any]) -> None:
@@ -180,7 +180,7 @@ def _workers(run: StudyRun) -> Workers:
     return Workers(
         module="medfed.pipeline.site_worker",
         shares=shares,
-        threads=simulation.threads or max(1, available_cores() // len(shares)),
+        threads=threads_of(study),
         work=told_of_study(study, run.folder),
         work_of=lambda site: told_of_site(run.hospital(site)),
         report=report,

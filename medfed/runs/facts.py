@@ -292,11 +292,14 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def hardware() -> str:
-    """Return processor, cores and threads, GPU and operating system in one line."""
+def hardware(computing: str = "") -> str:
+    """Return processor, cores and threads, GPU and operating system in one line.
+
+    `computing` says with which threads the rounds are trained, if not with this process's.
+    """
     import torch
 
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cores = f"{os.cpu_count()} cores, {computing or f'{torch.get_num_threads()} threads'}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{platform.machine()}, {cores}, {device}, {platform.system()}"
 

@@ -206,11 +206,11 @@ class Simulation(_Section, frozen=True, kw_only=True):
 
     engine: `threads` trains one hospital at a time on all cores, in one process; `processes` trains in worker
     processes, each with hospitals of its own.  workers: how many of them.  threads: the threads with which
-    each computes; null is this machine's cores divided by the workers (with one worker or `threads`, all).
+    each computes; null is this machine's cores divided by the workers (with engine `threads`, all).
 
-    It is no part of the study's digest, and may be changed when a run is resumed. The number of workers
-    changes no bit of the result, nor does the engine; the number of threads may, as sums of large tensors
-    are split among them.
+    It is no part of the study's digest, and may be changed when a run is resumed. With equal `threads`
+    neither the engine nor the number of workers changes a bit of the result; another number of threads may,
+    as sums of large tensors are split among them: give `threads` where bits are to repeat.
     """
 
     engine: Literal["threads", "processes"] = "threads"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -223,3 +225,19 @@ def test_what_a_worker_logs_is_logged_here_with_its_site(caplog: pytest.LogCaptu
     (record,) = caplog.records
     assert (record.name, record.message, record.exc_text) == ("medfed.x", "100% of it", "Traceback ...")
     assert getattr(record, "site") == "north"  # noqa: B009 - mypy knows no such attribute
+
+
+def test_workers_that_began_end_if_one_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def popen(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
+        if begun:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        begun.append(begin(*arguments, **options))  # type: ignore[call-overload]
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        WorkerProcesses(Workers("medfed.no_such_module", (("north",), ("south",)), 1, {}))
+    assert begun[0].poll() is not None
