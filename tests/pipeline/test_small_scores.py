@@ -1,4 +1,4 @@
-"""Numbers of training that are of too few patients are in nothing that leaves, nor in a simulation's files."""
+"""Numbers of training that are of too few patients are in nothing that leaves, nor in a simulation's."""
 
 from __future__ import annotations
 
@@ -169,7 +169,9 @@ def test_no_file_of_a_simulation_holds_or_gives_a_number_of_few(pair):
     files = [path for path in done.path.rglob("*") if path.is_file() and "sites" not in path.parts]
     texts = {path.name: path.read_bytes().decode("latin-1") for path in files}
     texts["live page"] = json.dumps(summary(read_view(done.path)), default=msgspec.to_builtins)
-    assert {"rounds.jsonl", "status.json", "metrics.csv", "run.json", "audit.jsonl", "report.html"} <= {*texts}
+    assert {"rounds.jsonl", "status.json", "metrics.csv", "run.json", "audit.jsonl", "report.html"} <= {
+        *texts
+    }
     for name, text in texts.items():
         for written in re.findall(r"\d\.\d{4,}(?:e-?\d+)?", text):
             assert not any(abs(float(written) - value) < 1e-7 for value in hidden), (name, written)

@@ -66,7 +66,7 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
     tested_at = sum(row is not None and bool(row.n) for row in known)
     if not tested_at:
         return [
-            "Too few patients were tested at hospitals that took no part: how it does there is not shown."
+            "No result of a hospital that took no part can be shown: too few patients, or none, were tested."
         ]
     number = f"{tested_at} hospital{'' if tested_at == 1 else 's'}"
     tested = f"It was tested at {number} that took no part, in {patients} patients."
