@@ -18,6 +18,7 @@
     ├── QuorumError       fewer sites answered than the study's minimum
     ├── SiteError         training at a site stopped: which site, which round, why
     ├── RunError          a run folder that is missing, of another study, or damaged
+    │   └── StorageError      it cannot be written for the time being: its disk is full
     ├── PrivacyError      a privacy mechanism that cannot keep its promise here
     │   └── LedgerError       a hospital's privacy ledger: it was changed, or has no room for the study
     ├── AuditError        an audit log that does not verify
@@ -133,6 +134,10 @@ class SiteError(MedfedError):
 
 class RunError(MedfedError):
     """A run folder is missing, damaged or belongs to another study."""
+
+
+class StorageError(RunError):
+    """A run folder cannot be written for the time being, as when its disk is full."""
 
 
 class PrivacyError(MedfedError):

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from medfed.errors import MedfedError
+from medfed.errors import MedfedError, RunError, StorageError
 
 try:
     import fcntl
@@ -31,6 +31,23 @@ PRIVATE_FILE, PRIVATE_FOLDER, _PRIVATE_UMASK = 0o600, 0o700, 0o077
 
 # The umask before `private_files`, by which files for others are made, and how many callers need that now.
 _umask_before, _users, _changing = 0o022, 0, threading.Lock()
+
+# What a machine lacked for the time being, and what helps: once someone has made room, it works.
+PASSING = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space within this account's quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.ENOMEM: "free memory",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs' files",
+    errno.EIO: "look after the disk or the network share, which failed",
+    errno.ESTALE: "mount the network share again",
+    errno.ETIMEDOUT: "look after the network or the network share",
+    errno.ECONNREFUSED: "look after the network",
+    errno.EHOSTUNREACH: "look after the network",
+    errno.ENETUNREACH: "look after the network",
+    errno.EADDRINUSE: "end what uses this address, or choose another port",
+}
 
 # The suffix of a file that is being written; whoever lists a folder passes over it.
 UNFINISHED = ".writing"
@@ -144,6 +161,17 @@ def write_whole(path: Path, data: bytes | str, *, durable: bool = False, mode: i
     """Write a file so that a reader sees the old content or the new, never a part; text is UTF-8."""
     with replacing(path, durable=durable, mode=mode) as aside:
         aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def not_written(what: str, error: OSError | RuntimeError, then: str) -> RunError:
+    """Return the error for a file of a run folder that could not be written; `then` says how to go on.
+
+    torch's writer makes a RuntimeError of a full disk, so one without a number counts as that.
+    """
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    if number in PASSING:
+        return StorageError(f"{what}; {PASSING[number]} and {then}")
+    return RunError(f"{what}; give this account the right to write in the run folder, and {then}")
 
 
 def require_file_locks(part: str) -> None:

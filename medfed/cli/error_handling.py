@@ -14,8 +14,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, NoReturn
@@ -30,29 +32,18 @@ from medfed.errors import (
     ExchangeError,
     MedfedError,
     QuorumError,
+    SiteError,
+    StorageError,
     place_in_plugin,
 )
+from medfed.files import PASSING
+
+log = logging.getLogger(__name__)
 
 # Where a context keeps whether its command line asks for JSON.
 _ASKED = "medfed.json"
 
 REFUSED, DECLINED, GIVEN_UP, ALARM, TRY_AGAIN, INTERRUPTED = 1, 3, 4, 5, 75, 130
-
-# What the machine lacked for the time being: after a while, or once someone has made room, it works.
-_PASSING = {
-    errno.ENOSPC: "free disk space",
-    errno.EDQUOT: "free disk space within this account's quota",
-    errno.ENOMEM: "free memory",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "close other programs' files",
-    errno.EIO: "look after the disk or the network share, which failed",
-    errno.ESTALE: "mount the network share again",
-    errno.ETIMEDOUT: "look after the network or the network share",
-    errno.ECONNREFUSED: "look after the network",
-    errno.EHOSTUNREACH: "look after the network",
-    errno.ENETUNREACH: "look after the network",
-    errno.EADDRINUSE: "end what uses this address, or choose another port",
-}
 
 # Set to 1, it shows the traceback of an error of the operating system.
 TRACEBACK = "MEDFED_TRACEBACK"
@@ -111,8 +102,10 @@ def exit_code(error: MedfedError | OSError) -> int:
         return GIVEN_UP
     if isinstance(error, EnrolmentError):
         return REFUSED
-    passing = isinstance(error, (ExchangeError, QuorumError)) or (
-        isinstance(error, OSError) and error.errno in _PASSING
+    if isinstance(error, SiteError) and isinstance(error.__cause__, (MedfedError, OSError)):
+        return exit_code(error.__cause__)
+    passing = isinstance(error, (ExchangeError, QuorumError, StorageError)) or (
+        isinstance(error, OSError) and error.errno in PASSING
     )
     return TRY_AGAIN if passing else REFUSED
 
@@ -132,7 +125,7 @@ def _system_error(error: OSError, again: str) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = "give this account the right to the data and run folders, and "
     else:
-        remedy = f"{_PASSING[error.errno]}, and " if error.errno in _PASSING else ""
+        remedy = f"{PASSING[error.errno]}, and " if error.errno in PASSING else ""
     return (
         f"this machine refused a file or a connection: {reason}; {remedy}{again} "
         f"(which file: {TRACEBACK}=1 shows it)"
@@ -171,11 +164,23 @@ def _end_unexpected(error: Exception) -> NoReturn:
     _end(f"an error of the program: {type(error).__name__} ({TRACEBACK}=1 shows the traceback)", REFUSED)
 
 
+def _end_thread(thrown: threading.ExceptHookArgs) -> None:
+    """Log in one line that a thread beside the command ended, as a tracker's writer does on a full disk."""
+    error = thrown.exc_value
+    if os.environ.get(TRACEBACK) == "1" or not isinstance(error, OSError) or error.strerror is None:
+        threading.__excepthook__(thrown)
+        return
+    thread = "a thread" if thrown.thread is None else f"thread '{thrown.thread.name}'"
+    remedy = f"; {PASSING[error.errno]}" if error.errno in PASSING else ""
+    log.warning("%s beside this command ended: %s%s", thread, error.strerror, remedy)
+
+
 def _handle_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Print medfed's errors without a traceback, and after Ctrl-C how to continue."""
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
+        threading.excepthook = _end_thread
         remedy = _CONTINUE_SITE if kwargs.get("site") else _CONTINUE.get(command.__name__, _REPEAT)
         try:
             command(*args, **kwargs)

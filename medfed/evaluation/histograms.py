@@ -26,6 +26,8 @@ from medfed.evaluation.intervals import Floats, wilson
 from medfed.evaluation.rows import ALL_SITES
 
 MAX_BINS = 100
+# Thresholds from one edge to the next at which precision is drawn, as it does not change in a straight line.
+PRECISION_STEPS = 8
 
 
 class Bin(msgspec.Struct, frozen=True, array_like=True):
@@ -181,13 +183,15 @@ def _chance_above(low: Floats, high: Floats) -> Floats:
     return np.asarray((area(high) - area(low)) / (high - low)[:, None])
 
 
-def _above(histogram: ScoreHistogram) -> tuple[Floats, Floats, Floats]:
+def _above(histogram: ScoreHistogram, steps: int = 1) -> tuple[Floats, Floats, Floats]:
     """Return all edges, and the numbers of patients with and without the class above each of them.
 
-    Patients are assumed to be spread evenly within their bins.
+    Patients are assumed to be spread evenly within their bins. With more `steps` from one edge to the next,
+    there are thresholds between them, too.
     """
     low, high, ups, downs = _columns(histogram)
     edges = np.unique(np.concatenate([low, high]))
+    edges = np.interp(np.arange((len(edges) - 1) * steps + 1) / steps, np.arange(len(edges)), edges)
     share = np.clip((high[None] - edges[:, None]) / (high - low)[None], 0.0, 1.0)
     return edges, share @ ups, share @ downs
 
@@ -199,6 +203,20 @@ def roc(histogram: ScoreHistogram) -> list[tuple[float, float]]:
     _, ups, downs = _above(histogram)
     points = zip(downs[::-1] / histogram.negatives, ups[::-1] / histogram.positives, strict=True)
     return [(float(x), float(y)) for x, y in points]
+
+
+def precision_recall(histogram: ScoreHistogram) -> list[tuple[float, float]]:
+    """Return (recall, precision) from the highest threshold with a patient above it to the lowest.
+
+    Between edges both are of patients spread evenly: a straight line from edge to edge would be too high
+    (Davis and Goadrich, ICML 2006).
+    """
+    if not histogram.positives:
+        return []
+    _, ups, downs = _above(histogram, PRECISION_STEPS)
+    called = ups + downs
+    points = zip(ups[::-1], called[::-1], strict=True)
+    return [(float(up / histogram.positives), float(up / n)) for up, n in points if n > 0]
 
 
 def reliability(histogram: ScoreHistogram, groups: int = 10) -> list[Reliability]:

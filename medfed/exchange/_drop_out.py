@@ -65,6 +65,8 @@ def detail_of(error: BaseException) -> str:
     """
     if isinstance(error, MedfedError):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"training stopped with {type(error).__name__}: {error.strerror}"  # the system's own words
     place = place_in_plugin(error)
     return f"training stopped with {type(error).__name__}{f' ({place})' if place else ''}"
 

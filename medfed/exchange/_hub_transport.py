@@ -228,6 +228,7 @@ class HubTransport:
                     yield received
                 backoff.reset()
                 self._heartbeats.read({*sites, *self.monitored_sites})
+                self._answers.look_for_return()
                 self._tell_waiting()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects")
@@ -285,6 +286,7 @@ class HubTransport:
                         return
                 backoff.reset()
                 self._heartbeats.read({*sites, *self.monitored_sites})
+                self._answers.look_for_return()
                 self._tell_waiting()
             except (Unreachable, OSError) as error:
                 backoff.wait(error, "collects")
@@ -404,6 +406,10 @@ class HubTransport:
     def heartbeat_ages(self) -> dict[str, float]:
         """Return for each site that has sent a heartbeat how many seconds ago the last new one was seen."""
         return self._heartbeats.ages()
+
+    def stopped_sites(self) -> dict[str, str]:
+        """Return why each site that stopped and has not been started again since did so."""
+        return dict(self._answers.reasons)
 
     def online_sites(self) -> set[str]:
         """Return the sites whose last heartbeat is recent."""

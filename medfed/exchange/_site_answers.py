@@ -38,6 +38,8 @@ class SiteAnswers:
         self.early: dict[tuple[str, int], Manifest] = {}
         # The round in which a site was last found to have stopped.
         self.stopped: dict[str, int] = {}
+        # Why the sites that have stopped, and were not started again since, did so.
+        self.reasons: dict[str, str] = {}
 
     def receive(
         self, round: int, site: str, start: float, weights: Callable[[], Weights] | None = None
@@ -153,8 +155,13 @@ class SiteAnswers:
             self._warn(f"a drop-out of site '{site}' is refused: {error}", refused=True)
             return None
         if not message.text:
+            self.reasons.pop(site, None)
             return None
         self.stopped[site] = round
-        return ReceivedUpdate(
-            site, None, SiteError(f"site '{site}', round {round}: {received_reason(message.text)}")
-        )
+        self.reasons[site] = str(received_reason(message.text))
+        return ReceivedUpdate(site, None, SiteError(f"site '{site}', round {round}: {self.reasons[site]}"))
+
+    def look_for_return(self) -> None:
+        """Note which of the sites that had stopped have been started again."""
+        for site in list(self.reasons):
+            self.drop_out(self.stopped[site], site)

@@ -23,7 +23,7 @@ from medfed.aggregation import State
 from medfed.errors import DECODING_ERRORS, RunError
 from medfed.federation import membership
 from medfed.federation.model_selection import NOT_JUDGED, Judged
-from medfed.files import replacing, write_whole
+from medfed.files import not_written, replacing, write_whole
 from medfed.runs.rounds import RoundReport, SiteResult
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
@@ -188,10 +188,8 @@ def forget_report(folder: Path) -> None:
 
 
 def _not_written(round: int, error: OSError) -> RunError:
-    return RunError(
-        f"round {round}: its checkpoint could not be written: {error.strerror or error}; free disk space in "
-        f"the run folder and resume with --resume, from round {round - 1}"
-    )
+    what = f"round {round}: its checkpoint could not be written: {error.strerror or type(error).__name__}"
+    return not_written(what, error, f"resume with --resume, from round {round - 1}")
 
 
 def keep_best(folder: Path, round: int) -> None:
@@ -205,7 +203,8 @@ def save_checkpoint(folder: Path, current: GlobalModel, state: State, best: Judg
     """Write a model and the rule's state, on disk when this returns, and delete what is older than needed.
 
     Raises:
-        RunError: if the disk is full or cannot be written.
+        StorageError: if the disk is full.
+        RunError: if it cannot be written for another reason.
     """
     tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in current.weights.items()}
     for group, named in state.items():

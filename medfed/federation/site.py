@@ -24,7 +24,7 @@ from medfed.federation.first_model import load_first_model, save_first_model
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
 from medfed.federation.training_seed import seed_epoch
-from medfed.files import PRIVATE_FILE, UNFINISHED, format_bytes, replacing
+from medfed.files import PRIVATE_FILE, UNFINISHED, format_bytes, not_written, replacing
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import Privacy
 from medfed.privacy.accounting.ledger import DELTA, BudgetTracker, DataSet, Ledger
@@ -377,10 +377,11 @@ class _CheckpointSaver(pl.Callback):
             except (OSError, RuntimeError) as error:  # torch's writer calls a full disk a RuntimeError
                 unfinished.unlink(missing_ok=True)
                 free = format_bytes(shutil.disk_usage(path.parent).free)
-                raise RunError(
+                raise not_written(
                     f"this site's checkpoint could not be written ({type(error).__name__}, {free} are free "
-                    "in the run folder); free disk space and start the site again: it goes on from the last "
-                    "one"
+                    "in the run folder)",
+                    error,
+                    "start the site again: it goes on from the last one",
                 ) from None
             if trainer.is_global_zero:
                 # Lightning writes through fsspec, which sets the first umask that it ever saw.

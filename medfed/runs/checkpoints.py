@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfed.errors import RunError
-from medfed.files import format_bytes, replacing
+from medfed.files import format_bytes, not_written, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,8 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> No
     """Write a model so that both Lightning and plain `torch.load(weights_only=True)` read it.
 
     Raises:
-        RunError: if it cannot be written, for example because the disk is full.
+        StorageError: if the disk is full.
+        RunError: if it cannot be written for another reason.
     """
     import torch
 
@@ -34,9 +35,11 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> No
             torch.save(content, unfinished)
     except (OSError, RuntimeError) as error:  # torch's writer calls a full disk a RuntimeError
         free = format_bytes(shutil.disk_usage(path.parent).free)
-        raise RunError(
+        raise not_written(
             f"{path.name}: the model cannot be written ({type(error).__name__}; {free} are free in the run "
-            "folder); free disk space and resume the run, which goes on from the last round"
+            "folder)",
+            error,
+            "resume the run, which goes on from the last round",
         ) from None
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from medfed.runs.progress import Progress, ProgressTable
+from medfed.runs.progress import NOBODY, Progress, ProgressTable
 from medfed.runs.rounds import RoundReport
 from medfed.wire.untrusted_text import for_terminal
 
@@ -52,9 +52,13 @@ class NotebookProgress(Progress):
         self._draw(now=False)
 
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        self._table.update_connections(connected, awaited, remaining_s)
+        self._table.update_connections(connected, awaited, remaining_s, stopped)
         self._draw(now=False)
 
     def round(self, report: RoundReport) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
@@ -19,6 +20,12 @@ from medfed.wire.untrusted_text import for_terminal
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
+
+# No site has stopped.
+NOBODY: Mapping[str, str] = MappingProxyType({})
+
+# The state of a site that said that it stopped, until it is started again.
+SITE_STOPPED = "stopped"
 
 
 class Progress:
@@ -39,9 +46,13 @@ class Progress:
         """Show that a site has done `step` of `steps` training steps of this round."""
 
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        """Show connected and awaited sites, and the seconds until the hub continues without them."""
+        """Show connected, awaited and `stopped` sites (why), and the seconds until the hub goes on."""
 
     def round(self, report: RoundReport) -> None:
         """Show a finished round."""
@@ -101,7 +112,11 @@ class ProgressTable:
         return cls(title, rounds, metric, began=time.monotonic(), rows=rows)
 
     def update_connections(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> list[str]:
         """Store who is connected and awaited; return one sentence per change."""
         changes = []
@@ -109,6 +124,12 @@ class ProgressTable:
             self.rows[site] = _Row(0)
         for site, row in self.rows.items():
             is_connected = site in connected
+            if site in stopped:
+                if row.status != SITE_STOPPED:
+                    changes.append(f"{site} has stopped: {stopped[site]}")
+                    self.failed.add(site)  # so the round does not say it again
+                row.status, row.connected, row.since = SITE_STOPPED, is_connected, ""
+                continue
             if is_connected != row.connected:
                 changes.append(f"{site} {'is connected' if is_connected else 'is silent'}")
             row.connected = is_connected
@@ -119,6 +140,8 @@ class ProgressTable:
                 row.status = status
             else:
                 row.since = ""
+                if row.status in ("training", "not connected", SITE_STOPPED):
+                    row.status = "waiting"
         self.round_remaining_s = remaining_s
         return changes
 
@@ -189,9 +212,13 @@ class PlainProgress(Progress):
         self.log(f"{title}: {', '.join(names)}")
 
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        for change in self._table.update_connections(connected, awaited, remaining_s):
+        for change in self._table.update_connections(connected, awaited, remaining_s, stopped):
             self.log(change)
 
     def round(self, report: RoundReport) -> None:
@@ -246,9 +273,13 @@ class LiveProgress(Progress):
         self._table.train(site, step, steps)
 
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        self._table.update_connections(connected, awaited, remaining_s)
+        self._table.update_connections(connected, awaited, remaining_s, stopped)
 
     def round(self, report: RoundReport) -> None:
         for line in self._table.update(report):

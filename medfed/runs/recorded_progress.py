@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medfed.files import utc_now
-from medfed.runs.progress import Progress
+from medfed.runs.progress import NOBODY, SITE_STOPPED, Progress
 from medfed.runs.rounds import RoundLine, RoundReport, lines_of
 from medfed.runs.status import Status
 from medfed.runs.trackers import Tracking
@@ -79,16 +79,24 @@ class RecordedProgress(Progress):
         self._status.update(step=step, steps=steps)
 
     def waiting(
-        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+        self,
+        connected: Collection[str],
+        awaited: Collection[str],
+        remaining_s: float | None,
+        stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        self._display.waiting(connected, awaited, remaining_s)
+        self._display.waiting(connected, awaited, remaining_s, stopped)
         for site, known in self._status.record.sites.items():
-            state = known.state
-            if site in awaited:
+            state, reason = known.state, known.reason
+            if site in stopped:
+                state, reason = SITE_STOPPED, stopped[site]
+            elif site in awaited:
                 state = "training" if site in connected else "not connected"
-            elif state in ("training", "not connected"):
+            elif state in ("training", "not connected", SITE_STOPPED):
                 state = "waiting"
-            self._status.site(site, connected=site in connected, state=state)
+            if known.state == SITE_STOPPED != state:
+                reason = ""
+            self._status.site(site, connected=site in connected, state=state, reason=reason)
         self._status.update(
             connected=sorted(connected),
             awaited=sorted(awaited),

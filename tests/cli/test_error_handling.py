@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 
 import click
@@ -19,8 +20,10 @@ from medfed.errors import (
     EnrolmentError,
     ExchangeError,
     QuorumError,
+    SiteError,
     StudyError,
 )
+from medfed.files import not_written
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +41,14 @@ def ended_by(error, name="train", options=()):
     inner.add_command(click.command("run")(command))
     group.add_command(inner)
     return CliRunner().invoke(group, ["data", "run", *options])
+
+
+def stopped_by(cause):
+    """What ends a simulation whose site was stopped by `cause`."""
+    try:
+        raise SiteError("site 'north': stopped") from cause
+    except SiteError as error:
+        return error
 
 
 def test_a_refusal_is_its_message_on_standard_error_without_a_traceback():
@@ -96,6 +107,11 @@ def test_an_interrupted_command_says_how_to_continue(name, options, remedy):
         (QuorumError("x"), 75),
         (OSError(errno.ENOSPC, "No space left on device"), 75),
         (PermissionError(errno.EACCES, "Permission denied"), 1),
+        (not_written("model", OSError(errno.ENOSPC, "No space left on device"), "go on"), 75),
+        (not_written("model", RuntimeError("PytorchStreamWriter failed"), "go on"), 75),
+        (not_written("model", PermissionError(errno.EROFS, "Read-only file system"), "go on"), 1),
+        (stopped_by(not_written("model", OSError(errno.ENOSPC, "No space left on device"), "go on")), 75),
+        (stopped_by(DataError("no case")), 1),
     ],
 )
 def test_the_exit_code_tells_a_service_whether_to_try_again(error, code):
@@ -112,6 +128,19 @@ def test_the_operating_systems_errors_are_messages_that_name_no_file():
     denied = ended_by(PermissionError(errno.EACCES, "Permission denied", "/images/Meier_Anna"), "check")
     assert "give this account the right to the data and run folders" in denied.stderr
     assert "Meier" not in denied.stderr
+
+
+def test_a_full_disk_in_a_thread_beside_the_command_is_one_line_too(caplog, capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "/images/Meier_Anna/events.out")
+
+    def write():
+        raise full
+
+    thread = threading.Thread(target=write, name="writer")
+    error_handling._end_thread(threading.ExceptHookArgs((OSError, full, None, thread)))
+    told = "thread 'writer' beside this command ended: No space left on device; free disk space"
+    assert caplog.messages == [told]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_traceback_of_such_an_error_can_be_had(monkeypatch):
@@ -134,7 +163,7 @@ def test_a_service_is_not_restarted_where_that_cannot_help(service):
 def test_the_guide_lists_every_exit_code():
     guide = (ROOT / "docs" / "how-to" / "keep-running.md").read_text()
     codes = [line.split("|")[1].strip() for line in guide.splitlines() if line.startswith("| ")]
-    assert codes == ["Code", "0", "1", "2", "3", "4", "75", "130"]
+    assert codes == ["Code", "0", "1", "2", "3", "4", "5", "75", "130"]
 
 
 def test_lightnings_exit_after_an_interruption_of_training_is_an_interruption():

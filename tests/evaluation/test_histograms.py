@@ -107,3 +107,29 @@ def test_histograms_come_back_from_their_file(tmp_path):
     written = [of(*patients(seed, 30)) for seed in range(2)]
     rows.write(tmp_path / "curves.jsonl", written)
     assert h.read(tmp_path / "curves.jsonl") == written
+
+
+def test_precision_and_recall_by_hand():
+    """Above 0.75 half of the upper bin's 3 and 3 are called; above 0.25 all of it and half of 1 and 18."""
+    histogram = h.ScoreHistogram(
+        1, "a", "test", "federated", (h.Bin(0, 0.5, 1, 18, 5.0), h.Bin(0.5, 1, 3, 3, 4.0))
+    )
+    points = dict(h.precision_recall(histogram))
+    assert points[0.375] == pytest.approx(0.5)
+    assert points[0.75] == pytest.approx(0.5)
+    assert points[0.875] == pytest.approx(3.5 / 15.5)
+    assert points[1.0] == pytest.approx(4 / 25)
+    # Not the straight line from (0.75, 0.5) to (1, 0.16), which would be 0.33 in the middle.
+    healthy = h.ScoreHistogram(1, "a", "test", "federated", (h.Bin(0, 1, 0, 5, 2.0),))
+    assert h.precision_recall(healthy) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fine_bins_give_the_precision_of_the_patients_themselves(seed):
+    p, y = patients(seed, 400)
+    points = h.precision_recall(of(p, y))
+    for edge in (0.25, 0.5, 0.75):
+        called = p >= edge
+        recall, precision = (called & y).sum() / y.sum(), (called & y).sum() / called.sum()
+        nearest = min(points, key=lambda point: abs(point[0] - recall) + abs(point[1] - precision))
+        assert nearest == pytest.approx((recall, precision))

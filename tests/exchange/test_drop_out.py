@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -41,6 +42,8 @@ def test_every_error_has_fixed_words_that_repeat_nothing_of_it(error, reason):
 def test_the_own_log_has_medfeds_message_and_the_name_of_anothers_error():
     assert detail_of(errors.PrivacyError("'east' trains on 12 examples")) == "'east' trains on 12 examples"
     assert detail_of(KeyError("/data/Mrs Smith")) == "training stopped with KeyError"
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/Mrs Smith")
+    assert detail_of(full) == "training stopped with OSError: No space left on device"
 
 
 @pytest.mark.parametrize("text", ["'east' trains on 12 examples", "POLICY", "cannot read [/data/x]\n\x1b[2J"])
@@ -82,4 +85,23 @@ def test_the_hub_does_not_repeat_other_words(tmp_path):
     (received,) = hub.collect(1, ["east"], 20)
     assert str(received.error) == f"site 'east', round 1: {DropOut.UNKNOWN}"
     site.close()
+    hub.close()
+
+
+def test_the_hub_knows_within_a_round_who_stopped_and_who_came_back(tmp_path):
+    exchange = Folder(url=str(tmp_path / "share"), poll_s=0.05)
+    hub, site = (
+        exchange.open_hub(STUDY, tmp_path / "hub"),
+        exchange.open_site(STUDY, "east", tmp_path / "east"),
+    )
+    hub.publish(GlobalModel(0, {"w": torch.zeros(1)}, study_digest=STUDY))
+    site.drop_out("east", DropOut.POLICY)
+    site.close()
+    arrival = next(hub.collect(1, ["east", "west"], None))
+    assert (arrival.site, hub.stopped_sites()) == ("east", {"east": str(DropOut.POLICY)})
+    again = exchange.open_site(STUDY, "east", tmp_path / "east")
+    again.fetch("east", 0)
+    hub._answers.look_for_return()
+    assert hub.stopped_sites() == {}
+    again.close()
     hub.close()

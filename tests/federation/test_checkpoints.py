@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medfed.errors import RunError
+from medfed.errors import RunError, StorageError
 from medfed.federation.checkpoints import load_latest_checkpoint, save_checkpoint, save_round
 from medfed.federation.membership import first_rounds
 from medfed.runs.rounds import SiteResult
@@ -70,7 +70,7 @@ def test_a_disk_that_is_full_is_named_with_the_round_to_resume_from(tmp_path, mo
 
     monkeypatch.setattr("medfed.federation.checkpoints.encoding.safetensors_pieces", full)
     save_error = r"round 7: its checkpoint could not be written: No space left on device; .* from round 6"
-    with pytest.raises(RunError, match=save_error):
+    with pytest.raises(StorageError, match=save_error):
         save_checkpoint(tmp_path, model(7), {})
     assert not (tmp_path / "round-00007.safetensors").exists()
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from medfed.errors import PrivacyError, RunError
+from medfed.errors import PrivacyError, RunError, StorageError
 from medfed.federation.config import SiteConfig
 from medfed.federation.site import (
     LOCAL,
@@ -229,7 +229,7 @@ def test_a_full_disk_is_told_with_what_is_free_and_leaves_no_part(tmp_path: Path
     message = (
         r"checkpoint could not be written \(RuntimeError, .* free in the run folder\); free disk space and"
     )
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(StorageError, match=message):
         trainer.fit(Quadratic(), datamodule=Steps())
     assert [path.name for path in tmp_path.iterdir()] == [run.initial.name]
 

@@ -90,7 +90,23 @@ def test_a_terminal_shows_since_when_a_site_is_awaited_and_a_site_that_joined(mo
     assert {site: (row.status, row.since) for site, row in table.rows.items()} == {
         "north": ("training", "10:22"),
         "south": ("not connected", "10:22"),
-        "west": ("training", ""),
+        "west": ("waiting", ""),  # its update has come
     }
     table.update_connections([], ["north"], None)
     assert (table.rows["north"].status, table.rows["north"].since) == ("not connected", "10:40")
+
+
+def test_a_site_that_stopped_is_told_at_once_and_not_again_with_the_round():
+    table = ProgressTable.begin("a", {"north": 0, "south": 0}, 3, "val/dice")
+    table.update_connections(["north", "south"], ["north", "south"], None)
+    why = {"south": "this hospital's policy does not allow the study"}
+    told = ["south has stopped: this hospital's policy does not allow the study"]
+    assert table.update_connections(["north"], ["north"], None, why) == told
+    assert table.update_connections(["north"], ["north"], None, why) == []
+    assert table.rows["south"].status == "stopped"
+    away = SiteResult(
+        "south", "absent", "site 'south', round 1: this hospital's policy does not allow the study"
+    )
+    assert table.update(RoundReport(1, (SiteResult("north", "merged"), away), 1.0, 0)) == []
+    assert table.update_connections(["north", "south"], ["north", "south"], None) == ["south is connected"]
+    assert table.rows["south"].status == "training"

@@ -75,6 +75,19 @@ def test_the_hub_sees_who_is_connected_and_who_is_awaited(status):
     assert status.record.round_ends_in_s is None
 
 
+def test_a_site_that_stopped_is_no_site_that_waits_until_it_is_started_again(status):
+    progress = RecordedProgress(Progress(), status)
+    progress.start("a study", {"north": 0, "south": 0}, 2, "val/dice")
+    why = {"south": "its run folder cannot be read or written"}
+    for awaited in ({"north"}, {"south"}):  # in the round, and while the hub waits for its return
+        progress.waiting({"north"}, awaited, None, why)
+        south = status.record.sites["south"]
+        assert (south.state, south.reason) == ("stopped", why["south"])
+    progress.waiting({"north", "south"}, {"north"}, None)
+    south = status.record.sites["south"]
+    assert (south.state, south.reason) == ("waiting", "")
+
+
 def report(number: int, final: bool = False) -> RoundReport:
     merged = SiteResult("north", "merged", bytes_up=5, scalars={"val/dice": 0.5})
     away = SiteResult("south", "absent", "its disk is full")

@@ -24,7 +24,7 @@ MAX_ROUNDS, MAX_COMPARED = 200, 8
 # How many warnings the page lists.
 MAX_WARNINGS = 20
 
-_BAD = ("refused", "absent", "late", "not connected")
+_BAD = ("refused", "absent", "late", "not connected", "stopped")
 
 # What a life means for whoever looks.
 _HEADLINES = {

@@ -14,7 +14,7 @@ class Lesions(SegmentationMetrics, frozen=True, tag="lesions"):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("lesion_sensitivity", "Lesions found", 180, description="share of a patient's lesions"),
-        Metric("false_positives", "False positive lesions a case", 190, better="lower", highest=None),
+        Metric("false_positives", "False positive lesions per case", 190, better="lower", highest=None),
     )
 
     def measure(self, masks: StructureMasks) -> Mapping[str, CaseValue]:

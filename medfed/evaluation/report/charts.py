@@ -225,7 +225,7 @@ def swarm(
     """Return every value as a dot on a horizontal axis, one row per group; near values stand on each other.
 
     A bar marks each group's median. Beyond `MAX_STACK` dots at one place they are drawn over each other.
-    `strong` says by group which values are drawn in the accent colour.
+    `strong` says by group which values are drawn filled, in the accent colour; the others are hollow then.
     """
     longest = max((len(name) for name, _ in groups), default=0)
     left, row = min(max(60.0, CHARACTER_PX * longest + 16), 210.0), DOT_PX * (MAX_STACK + 2)
@@ -244,7 +244,7 @@ def swarm(
         colours = strong[place] if strong else [False] * len(values)
         dots = sorted(zip(values, colours, strict=True))
         body += [
-            _circle(point, DOT_PX / 2, "strong" if colour else "plain")
+            _circle(point, DOT_PX / 2, "strong" if colour else "hollow" if strong else "plain")
             for point, (_, colour) in zip(_stacked(values, x_of, middle), dots, strict=True)
         ]
         if values:

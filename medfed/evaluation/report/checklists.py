@@ -30,6 +30,9 @@ TASKS = {
 }
 
 
+_SURVIVAL_OUTPUT = (
+    "A patient's risk against others', and the chance of no event until the times of the Brier scores"
+)
 # The answer to each topic, None where a person has to write it.
 Answers = dict[str, str | None]
 
@@ -104,15 +107,16 @@ def _statements(run: Run) -> Answers:
         "partitions": "By patient, never by image; by a salted hash of the patient where no split is given",
         "network": network or None,
         "software": versions or None,
-        "uncertainty": "95 % intervals over patients (bootstrap, DeLong or Wilson, stated a row); tests "
-        "paired by patient, each also corrected by Holm",
+        "uncertainty": "95 % intervals over patients (bootstrap, Student, DeLong or Wilson, by row); "
+        "tests paired by patient, each also corrected by Holm",
         "privacy": privacy,
         "privacy_sentence": privacy.capitalize(),
         "excluded": _excluded(run),
         "left_out": _left_out(run) or "none reported",
         "missing": f"an empty number: {missing}" if missing else None,
         "classes": f"Classes {', '.join(facts.classes)}" if facts.classes else None,
-        "output": "Label map" if facts.task == "segment" else f"Probability; operating point {_point(run)}",
+        "output": _output(run),
+        "inputs_stay": "Tables" if data.get("kind") == "table" else "Images",
         "card_output": _card_output(run),
         "digest": facts.digest or "not recorded",
         **_training(run, rule),
@@ -218,10 +222,17 @@ def _left_out(run: Run) -> str:
 
 def _card_output(run: Run) -> str | None:
     if run.facts.task == "survival":
-        return (
-            "A patient's risk against others', and the chance of living beyond the times of the Brier scores"
-        )
+        return _SURVIVAL_OUTPUT
     return shown_values(run.facts.classes) if run.facts.classes else None
+
+
+def _output(run: Run) -> str:
+    """Return what the model gives for a patient."""
+    if run.facts.task == "segment":
+        return "Label map"
+    if run.facts.task == "survival":
+        return _SURVIVAL_OUTPUT
+    return f"Probability; operating point {_point(run)}"
 
 
 def _point(run: Run) -> str:
@@ -237,11 +248,11 @@ def _training(run: Run, rule: str) -> Answers:
     number = rounds or run.study.section("train").get("rounds") or "several"
     start = f". {run.facts.start.sentence.rstrip('.')}" if run.facts.start else ""
     choice = f". {run.facts.chosen.sentence}" if run.facts.chosen else ""
+    missing = f"{lost} contributions of hospitals were missing" if lost else "no contribution was missing"
+    counted = "; missed and invented structures are counted" if run.facts.task == "segment" else ""
     return {
         "training": f"{number} rounds, merged by {rule}; seed {run.facts.seed}{start}{choice}",
-        "failures": f"{lost} contributions of hospitals were missing"
-        if lost
-        else "no contribution was missing",
+        "failures": f"{missing}{counted}",
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from medfed.evaluation.guarantees import PREFIX, RISK
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report import charts
-from medfed.evaluation.report.focus import Focus, FocusRows
+from medfed.evaluation.report.focus import Focus, FocusRows, counted_of_those_concerned
 from medfed.evaluation.report.formatting import interval, is_narrow, model_name, number
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.robustness import CONDITION
@@ -51,8 +51,10 @@ def comparison(run: Run, focus: Focus, rows: FocusRows, site: str) -> dict[str, 
 
 def _whisker(row: Row, axis: tuple[float, float], ours: Row | None) -> str:
     # A model far off the axis would be drawn at its edge, which would show a wrong number.
-    if row.value is None or not axis[0] <= row.value <= axis[1]:
+    if row.value is None:
         return ""
+    if not axis[0] <= row.value <= axis[1]:
+        return '<small class="soft">off the scale</small>'
     title = f"{model_name(row.model)}: {number(row.value, metric_of(row.metric))}, {interval(row)}"
     estimate, reference = (row.value, row.low, row.high), ours.value if ours else None
     return charts.whisker(estimate, axis, reference, strong=row.model == FEDERATED, title=title)
@@ -94,7 +96,7 @@ def measures(run: Run, focus: Focus) -> dict[str, Any]:
     # Guaranteed thresholds have a section of their own.
     ours = [
         row
-        for row in run.rows
+        for row in counted_of_those_concerned(run.rows)
         if row.model == FEDERATED and row.split == focus.split and not row.metric.startswith((PREFIX, RISK))
     ]
     first = [*run.facts.held_out, ALL_SITES, SITE_MEAN]

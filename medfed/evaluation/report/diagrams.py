@@ -1,4 +1,4 @@
-"""ROC, reliability and decision curves, drawn from histograms of predicted risk."""
+"""ROC, precision-recall, reliability and decision curves, drawn from histograms of predicted risk."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from medfed.evaluation.rows import ALL_SITES, FEDERATED
 
 # With bounds on the AUROC further apart than this, a curve would show the bins and not the model.
 MAX_AUROC_GAP = 0.5
+# Where fewer have the class, an ROC curve looks better than the calls are, and precision and recall are drawn
+# beside it (Saito and Rehmsmeier, PLOS ONE 2015, 10:e0118432; that one in five is few is our choice).
+RARE_SHARE = 0.2
 _DIAGONAL = ((0.0, 0.0), (1.0, 1.0))
 
 
@@ -43,7 +46,20 @@ def _diagram(site: str, histogram: ScoreHistogram, bounds: Bounds) -> dict[str, 
         [("dashed", _DIAGONAL), ("strong", histograms.roc(histogram))],
     )
     reliability, decision = _reliability(site, histogram), _decision(site, histogram)
-    return diagram | {"roc": roc, "reliability": reliability, "decision": decision}
+    share = histogram.positives / (histogram.positives + histogram.negatives)
+    recall = _precision_recall(site, histogram, share) if share < RARE_SHARE else ""
+    return diagram | {
+        "roc": roc, "reliability": reliability, "decision": decision, "recall": recall, "share": share,
+    }  # fmt: skip
+
+
+def _precision_recall(site: str, histogram: ScoreHistogram, share: float) -> str:
+    points = histograms.precision_recall(histogram)
+    return charts.square(
+        f"Precision and recall at {site_name(site)}, {number(share)} of the patients have it",
+        ("Recall (sensitivity)", "Precision"),
+        [("dashed", ((0.0, share), (1.0, share))), ("strong", points)],
+    )
 
 
 def _reliability(site: str, histogram: ScoreHistogram) -> str:

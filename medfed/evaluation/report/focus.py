@@ -5,11 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from medfed.evaluation.metrics import Metric, headline_metrics, metric_of
+from medfed.evaluation.patients import OVERLAP, RIGHTLY_EMPTY
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import ALL_SITES, FEDERATED, SITE_MEAN, Row
 
 SPLITS = ("test", "val", "train")
+# Whose patients a count is of: only who has a structure can have it missed, only who has it not can have it
+# invented. Each is the metric that is of those patients.
+COUNTED_OF = {"missed": OVERLAP, "invented": RIGHTLY_EMPTY, "absent": RIGHTLY_EMPTY}
+
+
+def counted_of_those_concerned(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows, with counts of those patients in whom they can happen, where their number is shown."""
+
+    def about(row: Row, metric: str) -> tuple[object, ...]:
+        return metric, row.round, row.site, row.split, row.model, row.structure, row.group, row.against
+
+    every = list(rows)
+    shown = {about(row, row.metric): row.n for row in every if row.value is not None}
+    replaced = []
+    for row in every:
+        n = shown.get(about(row, COUNTED_OF.get(row.metric, "")))
+        replaced.append(msgspec.structs.replace(row, n=n) if n is not None else row)
+    return replaced
 
 
 class Focus(NamedTuple):

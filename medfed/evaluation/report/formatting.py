@@ -13,6 +13,8 @@ from medfed.wire.untrusted_text import for_html
 
 # An interval narrower than this would be written as a single number with two decimals.
 NARROW = 0.05
+# What marks an interval that is likely too narrow.
+DAGGER = "†"
 
 
 def number(value: float | None, metric: Metric | None = None, sign: bool = False, fine: bool = False) -> str:
@@ -119,6 +121,19 @@ def coded(text: str) -> str:
     """
     # The pages' templates write an apostrophe so, and for_html the other way.
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", for_html(text).replace("&#x27;", "&#39;"))
+
+
+def unbroken(text: str) -> str:
+    """Return text as HTML in which a value's interval and a word with a hyphen stay on one line.
+
+    >>> unbroken("0.82 (0.74 to 0.87) in 160")
+    '0.82 <span class="whole">(0.74 to 0.87)</span> <span class="whole">in 160</span>'
+    """
+    return re.sub(
+        r"(\([^() ]+ to [^() ]+\)†?,?|[−+]?[\d.]+ to [−+]?[\d.]+|\bin \d+$|\b\w+-\w+\b)",
+        r'<span class="whole">\1</span>',
+        for_html(text).replace("&#x27;", "&#39;"),
+    )
 
 
 def shown_values(value: object) -> str:

@@ -125,7 +125,8 @@ def _best_local(run: Run, rows: FocusRows, federated: Row, metric: Metric) -> st
         text += f" (95 % CI {interval(difference, sign=True)})"
     if difference.p is not None:
         text += f", p {'' if difference.p < 0.001 else '= '}{p_value(difference.p)}"
-        text += f" ({p_value(difference.p_holm)} by Holm)" if difference.p_holm is not None else ""
+        holm = difference.p_holm
+        text += f" ({p_value(holm)} after Holm's correction)" if holm is not None else ""
     return f"{text}."
 
 

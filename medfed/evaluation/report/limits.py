@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medfed.evaluation.patients import OVERLAP, RIGHTLY_EMPTY
-from medfed.evaluation.report.focus import Focus
+from medfed.evaluation.report.focus import Focus, counted_of_those_concerned
 from medfed.evaluation.report.formatting import interval, model_name, site_name
 from medfed.evaluation.report.rounds import LOST
 from medfed.evaluation.report.run import Run
@@ -79,7 +79,7 @@ def _uncertain(run: Run, focus: Focus) -> list[str]:
     """Return the wide intervals and the missed structures at the hospitals that the report is about."""
     ours = [
         row
-        for row in run.rows
+        for row in counted_of_those_concerned(run.rows)
         if row.model == FEDERATED and row.group is None and row.against is None and row.site in focus.places
     ]
     sentences = []

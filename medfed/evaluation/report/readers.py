@@ -10,12 +10,14 @@ from typing import Any
 
 from medfed.evaluation.conformal import CUTS
 from medfed.evaluation.guarantees import RISK
+from medfed.evaluation.intervals import MIN_RELIABLE
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report.formatting import model_name, site_name
 from medfed.evaluation.report.limits import suppressed_values
-from medfed.evaluation.report.rounds import participation
+from medfed.evaluation.report.rounds import moved_bytes, participation
 from medfed.evaluation.report.run import Run
-from medfed.files import format_bytes
+from medfed.evaluation.report.summary import SIGNIFICANT
+from medfed.evaluation.rows import Row
 
 # Names of numbers that are listed; a study of its own code may have a hundred.
 MAX_NAMES = 40
@@ -26,26 +28,35 @@ def methods(run: Run) -> dict[str, Any]:
     titles: dict[str, list[str]] = {}
     for row in run.rows:
         if row.method and row.value is not None and not row.metric.startswith(RISK):
-            title = metric_of(row.metric).title + (", difference" if row.against else "")
-            some = titles.setdefault(_short(row.method), [])
-            if title not in some:
-                some.append(title)
+            title = metric_of(row.metric).title + (" (difference)" if row.against else "")
+            for name in _names(row):
+                some = titles.setdefault(name, [])
+                if title not in some:
+                    some.append(title)
     smallest = run.study.min_patients
     notes = [
         "The unit is the patient: several images of one are averaged first, and resampling draws patients.",
         f"Intervals are 95 % intervals. The bootstrap has {run.study.draws} draws with seed "
-        f"{run.facts.seed}, within hospitals where several are pooled.",
-        "A p value and an interval are of their comparison alone and say the same; Holm's p beside it is "
-        "corrected over the models at one hospital.",
+        f"{run.facts.seed}, within hospitals where several are pooled. Of fewer than {MIN_RELIABLE} patients "
+        "an interval is Student's, marked by a dagger.",
+        "A p value and an interval are of one comparison alone, not corrected for the others. Where the test "
+        "is a permutation and the interval a bootstrap's, they may disagree near the limit; the first page "
+        "calls a model better or worse only where the interval is beyond 0 and Holm's p is below "
+        f"{SIGNIFICANT}. Holm's p is corrected over the tests of one measure at one hospital in a section.",
         f"A value over fewer than {smallest} patients is withheld, and so is one from which it would follow; "
         f"{suppressed_values(run)} are.",
     ]
     return {"lines": sorted(titles.items()), "notes": notes}
 
 
-def _short(method: str) -> str:
-    """Return a method without what differs from row to row, such as a threshold or the number of draws."""
-    return method.partition(";")[0].partition(",")[0]
+def _names(row: Row) -> list[str]:
+    """Return the methods of a row's interval and of its test, without what differs from row to row."""
+    interval, _, test = (row.method or "").partition(";")
+    names = [interval.partition(",")[0]]
+    # After the semicolon a proportion has its threshold, and a difference its test.
+    if row.p is not None and test.strip():
+        names.append(f"test: {test.strip().partition(',')[0]}")
+    return names
 
 
 def operation(run: Run) -> list[tuple[str, str]]:
@@ -84,12 +95,11 @@ def departures(run: Run) -> dict[str, Any] | None:
         {
             "site": site,
             "rounds": sum(line.site == site and line.status == "merged" for line in run.rounds),
-            "up": format_bytes(sum(line.bytes_up for line in run.rounds if line.site == site)),
-            "down": format_bytes(sum(line.bytes_down for line in run.rounds if line.site == site)),
             "epsilon": f"{spent[site]:.2f}" if site in spent else "none",
             "results": _results(run, site),
             "kept": str(run.withheld.get(site, "")) or "–",
             "cases": str(sum(run.left_out.get(site, {}).values()) or "–"),
+            **moved_bytes(run, site),
         }
         for site in sites
     ]

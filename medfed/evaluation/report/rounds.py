@@ -77,7 +77,18 @@ def participation(run: Run) -> list[dict[str, Any]]:
     for site, number in joined_later(run.merges, run.rounds).items():
         came = ("its first merged update; the rounds before are without it", f"round {number}")
         notes[site] = [came, *notes.get(site, [])]
-    return [_participation(site, lines, notes.get(site, [])) for site, lines in sorted(by_site.items())]
+    lines = [_participation(site, lines, notes.get(site, [])) for site, lines in sorted(by_site.items())]
+    # Of every round, the last one with final scores too: as the first page and the privacy officer have them.
+    return [line | moved_bytes(run, line["site"]) for line in lines]
+
+
+def moved_bytes(run: Run, site: str) -> dict[str, str]:
+    """Return how many bytes a hospital sent ("up") and received ("down") over all rounds, as text."""
+    own = [line for line in run.rounds if line.site == site]
+    return {
+        "up": format_bytes(sum(line.bytes_up for line in own)),
+        "down": format_bytes(sum(line.bytes_down for line in own)),
+    }
 
 
 def _notes(run: Run) -> dict[str, list[tuple[str, str]]]:
@@ -109,6 +120,4 @@ def _participation(site: str, lines: list[RoundLine], notes: list[tuple[str, str
         "missed": [*((why, round_ranges(numbers)) for why, numbers in missed.items()), *notes],
         "seconds": sum(seconds) / len(seconds) if seconds else None,
         "examples": max(examples) if examples else None,
-        "up": format_bytes(sum(line.bytes_up for line in lines)),
-        "down": format_bytes(sum(line.bytes_down for line in lines)),
     }

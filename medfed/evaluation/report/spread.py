@@ -54,7 +54,7 @@ def _line(one: PatientGroups) -> str:
 
 
 def _of_probabilities(curves: Sequence[ScoreHistogram]) -> list[dict[str, str]]:
-    """Return a swarm per class of the bins of predicted risk, coloured where most patients have the class."""
+    """Return a swarm per class of the bins of predicted risk, filled where most patients have the class."""
     by_class: dict[str, list[ScoreHistogram]] = defaultdict(list)
     for one in curves:
         if one.model == FEDERATED and one.split == "test":
@@ -66,7 +66,8 @@ def _of_probabilities(curves: Sequence[ScoreHistogram]) -> list[dict[str, str]]:
         ill = [[2 * cell.positives > cell.n for cell in cells] for _, cells in bins]
         name = f"{structure} predicted risk".strip()
         patients = sum(cell.n for _, cells in bins for cell in cells)
-        note = f"{name}: {patients} patients in {sum(map(len, ill))} groups; coloured where most have it"
+        note = f"{name}: {patients} patients in {sum(map(len, ill))} groups"
+        note += "; filled where most have it, else hollow"
         drawn.append({"figure": charts.swarm(note, lines, (0.0, 1.0), name, ill), "note": note})
     return drawn
 

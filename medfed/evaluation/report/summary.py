@@ -5,25 +5,35 @@ It is printed on one side of A4, before everything else. Each sentence follows f
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from medfed.evaluation.metrics import metric_of
-from medfed.evaluation.report.focus import Focus, FocusRows
-from medfed.evaluation.report.formatting import interval, is_narrow, model_name, number, site_name
+from medfed.evaluation.patients import OVERLAP, RIGHTLY_EMPTY
+from medfed.evaluation.report.focus import Focus, FocusRows, counted_of_those_concerned
+from medfed.evaluation.report.formatting import (
+    DAGGER,
+    interval,
+    is_narrow,
+    is_small_sample,
+    model_name,
+    number,
+    site_name,
+)
 from medfed.evaluation.report.glossary import definition
 from medfed.evaluation.report.guarantees import caveat, relied_on
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.rows import FEDERATED, POOLED, Row
 
-# The metrics below the answer, in words that a ward uses, if the run has them.
+# The metrics below the answer, in words that a ward uses of what is looked for, if the run has them.
 COUNTS = (
-    ("missed", "patients in whom it was missed altogether"),
+    ("missed", "patients in whom {what} was missed altogether"),
     ("lesion_sensitivity", "share of a patient's lesions found"),
-    ("rightly_empty", "patients without it rightly left empty"),
-    ("false_positives", "false positive lesions a case"),
-    ("sensitivity", "sensitivity, of those who have it"),
-    ("specificity", "specificity, of those who have it not"),
-    ("events", "events"),
+    ("rightly_empty", "patients without {what} rightly left empty"),
+    ("false_positives", "false positive lesions per case"),
+    ("sensitivity", "sensitivity, of patients with {what}"),
+    ("specificity", "specificity, of patients without {what}"),
+    ("events", "events{event}"),
 )
 # Differences with a smaller p value, corrected over the models (Holm), count as more than chance.
 SIGNIFICANT = 0.05
@@ -33,16 +43,15 @@ MAX_PLACES = 3
 MAX_STRUCTURES = 4
 # The headline metrics in plain words, of a value out of 100 pairs; 50 of them are right by chance alone.
 PAIRS = {
-    "auroc": "Of two patients, one with {what} and one without, it ranks the right one higher in about {of} "
-    "of 100 such pairs; a coin's toss is right in 50.",
+    "auroc": "Of two patients, one with {what} and one without, it gives the one with it the higher risk in "
+    "about {of} of 100 such pairs; a coin's toss is right in 50.",
     "c_index": "Of two patients it names the one with the earlier event in about {of} of 100 such pairs; a "
     "coin's toss is right in 50.",
 }
 CHANCE = 0.5
-ASKED = {
-    "segment": "Can one model outline “{what}” at each of these hospitals, if no image leaves its hospital?",
-    "survival": "Can one model rank patients by risk at each of these hospitals, if no data leave them?",
-}
+# What a proportion's method says of its threshold and of the patients behind it (metrics/confusion.py).
+THRESHOLD = re.compile(r"threshold ([^,;]+), ([^;]+)")
+OF_PATIENTS = re.compile(r"\b(\d+ of \d+)$")
 
 
 def summary(run: Run, focus: Focus | None) -> dict[str, Any] | None:
@@ -50,13 +59,17 @@ def summary(run: Run, focus: Focus | None) -> dict[str, Any] | None:
     if focus is None or not focus.places:
         return None
     rows, places = focus.rows(run.rows), focus.places[:MAX_PLACES]
+    shown = [rows.valued(place, FEDERATED) for place in places]
     return {
         "asked": _asked(run, focus),
         "whom": _whom(run, focus, places),
+        "over": ", mean over structures" if focus.structure is None and _structures(run, focus) else "",
+        "small": any(is_small_sample(row) for row in shown),
         "places": places,
-        "answer": [_answer(rows.valued(place, FEDERATED)) for place in places],
+        "answer": [_answer(row) for row in shown],
         "counts": _by_structure(run, focus, places) + _counts(run, focus, places),
-        "meaning": _meaning(run, focus, rows.valued(places[0], FEDERATED)),
+        "meaning": _meaning(run, focus, shown[0]),
+        "threshold": _threshold(run, focus, places[0]),
         "may": _may(run, focus, rows),
         "may_not": _may_not(run, focus, rows),
     }
@@ -66,9 +79,31 @@ def _structures(run: Run, focus: Focus) -> list[str]:
     return sorted({row.structure for row in run.rows if row.metric == focus.metric and row.structure})
 
 
+def _quoted(names: list[str]) -> str:
+    """Return names of others' making in quotes: “a”, “b” and “c”."""
+    every = [f"“{name}”" for name in names[:MAX_STRUCTURES]]
+    if more := len(names) - len(every):
+        every.append(f"{more} more")
+    return " and ".join(filter(None, (", ".join(every[:-1]), every[-1])))
+
+
 def _what(run: Run, focus: Focus) -> str:
     """Return what is looked for: structures, or the class that patients have or not."""
-    return ", ".join(_structures(run, focus)) or (run.facts.classes[-1] if run.facts.classes else "it")
+    names = _structures(run, focus) or run.facts.classes[-1:]
+    return _quoted(list(names)) if names else "it"
+
+
+def _sought(run: Run, focus: Focus) -> str:
+    """Return the one thing that the answer is about in quotes, or "it" where it is a mean over several."""
+    if focus.structure is None and len(run.facts.classes) == 2 and not _structures(run, focus):
+        return _what(run, focus)
+    return _quoted([focus.structure]) if focus.structure else "it"
+
+
+def _event(run: Run) -> str:
+    """Return the column of the event whose time was predicted, in quotes, or '' where it is not known."""
+    name = run.study.section("data").get("event")
+    return f"“{name}”" if name else ""
 
 
 def _meaning(run: Run, focus: Focus, row: Row | None) -> str:
@@ -80,26 +115,40 @@ def _meaning(run: Run, focus: Focus, row: Row | None) -> str:
     return PAIRS[focus.metric].format(what=what, of=round(100 * row.value))
 
 
+def _threshold(run: Run, focus: Focus, place: str) -> str:
+    """Return at which threshold sensitivity and specificity are measured, and on whom it was chosen."""
+    row = focus._replace(metric="sensitivity").rows(run.rows).valued(place, FEDERATED)
+    chosen = THRESHOLD.search((row.method or "") if row is not None else "")
+    return f"Sensitivity and specificity are at a threshold of {chosen[1]} ({chosen[2]})." if chosen else ""
+
+
 def _by_structure(run: Run, focus: Focus, places: list[str]) -> list[tuple[str, list[str]]]:
     """Return each structure's value and misses, where the headline is a mean over several."""
-    lines = []
+    lines, counted = [], counted_of_those_concerned(run.rows)
     for structure in _structures(run, focus)[:MAX_STRUCTURES] if focus.structure is None else ():
         rows = focus._replace(structure=structure).rows(run.rows)
-        missed = focus._replace(metric="missed", structure=structure).rows(run.rows)
+        missed = focus._replace(metric="missed", structure=structure).rows(counted)
         values = [rows.valued(place, FEDERATED) for place in places]
         lines.append((f"{structure}: {focus.record.title}", [_answer(row) for row in values]))
-        counts = [
-            _count(missed.valued(place, FEDERATED), of) for place, of in zip(places, values, strict=True)
-        ]
+        counts = [_count(missed.valued(place, FEDERATED)) for place in places]
         if any(text != "–" for text in counts):
             lines.append((f"{structure}: patients in whom it was missed altogether", counts))
     return lines
 
 
 def _asked(run: Run, focus: Focus) -> str:
-    what = _what(run, focus)
-    call = "Can one model tell who has {what} at each of these hospitals, if no data leave them?"
-    return ASKED.get(run.facts.task, call).format(what=what)
+    names, task, stays = list(run.facts.classes), run.facts.task, "no data leave them"
+    if task == "segment":
+        doing, stays = f"outline {_what(run, focus)}", "no image leaves its hospital"
+    elif task == "survival":
+        doing = f"rank patients by their risk of {_event(run) or 'the event'}"
+    elif task == "multilabel" or len(names) < 2:
+        doing = f"tell who has {_quoted(names) if names else 'it'}"
+    elif len(names) == 2:
+        doing = f"tell {_quoted(names[1:])} from {_quoted(names[:1])}"
+    else:
+        doing = f"tell {_quoted(names)} apart"
+    return f"Can one model {doing} at each of these hospitals, if {stays}?"
 
 
 def _whom(run: Run, focus: Focus, places: list[str]) -> list[str]:
@@ -107,43 +156,61 @@ def _whom(run: Run, focus: Focus, places: list[str]) -> list[str]:
     patients = focus._replace(metric="patients", structure=None).rows(run.rows)
     trained = ", ".join(run.trained) or "no hospital"
     lines = [f"Trained at {trained}."]
+    answers = focus.rows(run.rows)
     for place in places:
-        row = patients.valued(place, FEDERATED) or focus.rows(run.rows).valued(place, FEDERATED)
+        answer = answers.valued(place, FEDERATED)
+        row = patients.valued(place, FEDERATED) or answer
         if row is not None:
             apart = ", which took no part in training" if place in run.facts.held_out else ""
             other = "" if apart or focus.split != "test" else " who did not train it"
-            lines.append(f"Tested at {site_name(place)}{apart}: {row.n} patients{other}.")
+            having = _having(focus, answer, row)
+            lines.append(f"Tested at {site_name(place)}{apart}: {row.n} patients{other}{having}.")
     return lines
 
 
+def _having(focus: Focus, answer: Row | None, everyone: Row) -> str:
+    """Return how many of the tested patients an overlap is of: those who have the structure."""
+    if answer is None or not focus.structure or focus.metric != OVERLAP or answer.n == everyone.n:
+        return ""
+    return f", {answer.n} of them with “{focus.structure}”"
+
+
 def _answer(row: Row | None) -> str:
-    if row is None:
-        return "–"
+    return "–" if row is None else f"{_value(row)} in {row.n}"
+
+
+def _value(row: Row) -> str:
+    """Return a value and its interval, with a dagger where that is of too few patients."""
     fine = is_narrow(row)
-    spread = f" ({interval(row, fine=fine)})" if row.low is not None else ""
-    return f"{number(row.value, metric_of(row.metric), fine=fine)}{spread} in {row.n}"
+    dagger = DAGGER if is_small_sample(row) else ""
+    spread = f" ({interval(row, fine=fine)}){dagger}" if row.low is not None else ""
+    return f"{number(row.value, metric_of(row.metric), fine=fine)}{spread}"
 
 
 def _counts(run: Run, focus: Focus, places: list[str]) -> list[tuple[str, list[str]]]:
     """Return what a patient feels of the model: missed, found, invented, for each place."""
-    lines, answers = [], focus.rows(run.rows)
+    lines, counted = [], counted_of_those_concerned(run.rows)
+    what, event = _sought(run, focus), f" ({_event(run)})" if _event(run) else ""
     for name, words in COUNTS:
-        rows = focus._replace(metric=name, structure=focus.structure).rows(run.rows)
-        # An overlap is of the patients who have the structure: only in them can it be missed.
-        having = [answers.valued(place, FEDERATED) if name == "missed" else None for place in places]
-        cells = [_count(rows.valued(place, FEDERATED), of) for place, of in zip(places, having, strict=True)]
+        rows = focus._replace(metric=name, structure=focus.structure).rows(counted)
+        cells = [_count(rows.valued(place, FEDERATED)) for place in places]
         if any(cell != "–" for cell in cells):
-            lines.append((words, cells))
+            lines.append((words.format(what=what, event=event), cells))
     return lines
 
 
-def _count(row: Row | None, of: Row | None = None) -> str:
+def _count(row: Row | None) -> str:
     if row is None:
         return "–"
+    if metric_of(row.metric).count:
+        return f"{row.value:.0f} of {row.n}"
+    if row.metric == RIGHTLY_EMPTY and (row.method or "").startswith("Wilson"):
+        return f"{_value(row)}, {round((row.value or 0.0) * (row.n or 0))} of {row.n}"
     if row.metric in ("sensitivity", "specificity"):
-        return _answer(row).rpartition(" in ")[0]  # it is of those with or without, not of all patients
-    patients = (of or row).n
-    return f"{row.value:.0f} of {patients}" if metric_of(row.metric).count else _answer(row)
+        # It is of those with or without, not of all patients.
+        behind = OF_PATIENTS.search(row.method or "")
+        return _value(row) + (f", {behind[1]}" if behind else "")
+    return _answer(row)
 
 
 def _may(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
@@ -169,9 +236,12 @@ def _may(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
 
 
 def _is_decided(versus: Row) -> bool:
-    """Return whether a difference is more than chance: by Holm's p if it was tested, else by its interval."""
-    if versus.p_holm is not None:
-        return versus.p_holm < SIGNIFICANT
+    """Return whether a difference is more than chance: by its interval and, if it was tested, by Holm's p.
+
+    A test by permutation and a bootstrap's interval may disagree; then nothing is decided.
+    """
+    if versus.p_holm is not None and versus.p_holm >= SIGNIFICANT:
+        return False
     return versus.low is not None and versus.high is not None and not versus.low <= 0 <= versus.high
 
 
@@ -209,6 +279,10 @@ def _may_not(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
     if focus.metric in PAIRS and row is not None and row.low is not None and row.low <= CHANCE:
         sentences.append(
             f"That it tells patients apart at all: the interval is not above {CHANCE:.2f}, a coin's toss."
+        )
+    if row is not None and is_small_sample(row):
+        sentences.append(
+            f"That the interval is wide enough: from {row.n} patients it is likely too narrow ({DAGGER})."
         )
     undecided = [
         _named(str(versus.against)) for versus in _against(run, focus, rows) if not _is_decided(versus)

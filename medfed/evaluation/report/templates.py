@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.evaluation.report import formatting
-from medfed.evaluation.report.glossary import term
+from medfed.evaluation.report.glossary import anchor, term
 from medfed.files import format_bytes
 from medfed.wire import templates
 
@@ -18,6 +18,6 @@ def render(template: str, **values: Any) -> str:
 
     Templates may use what formatting.py defines and imports, such as number() and metric_of().
     """
-    shared = {**vars(formatting), "format_bytes": format_bytes, "term": term}
+    shared = {**vars(formatting), "format_bytes": format_bytes, "term": term, "anchor": anchor}
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
     return templates.render(FOLDER / template, shared=shared, style=style, **values)

@@ -62,3 +62,20 @@ def test_the_columns_beside_images_are_named_with_what_an_empty_cell_becomes():
     table = run_of(study={"data": {"kind": "table", "features": ["bmi"]}})
     assert model_card(table, "")["Input"] == "Columns of a table: bmi"
     assert model_card(run_of(), "")["Input"] == "Images"
+
+
+def test_nothing_is_said_of_images_or_structures_where_there_are_none():
+    facts = RunFacts(sites=["north"], task="survival")
+    study = {"data": {"kind": "table", "features": ["age"]}}
+    claim, tripod = checklists(run_of(facts, study, rounds=[RoundLine(1, "north", "merged")]))
+    assert claim.answers["De-identification"].startswith("Tables stay in the hospital; ")
+    assert claim.answers["Failure analysis"] == "no contribution was missing. Causes: a person"
+    assert tripod.answers["Model output"] == (
+        "A patient's risk against others', and the chance of no event until the times of the Brier scores"
+    )
+    claim, tripod = checklists(run_of(RunFacts(sites=["north"], task="segment")))
+    assert claim.answers["De-identification"].startswith("Images stay in the hospital; ")
+    assert claim.answers["Failure analysis"] == (
+        "no contribution was missing; missed and invented structures are counted. Causes: a person"
+    )
+    assert tripod.answers["Model output"] == "Label map"

@@ -54,3 +54,15 @@ def test_a_drawn_diagram_names_its_figures():
 @pytest.mark.parametrize("bins", [(Bin(0, 1, 3, 0, 2.5),), (Bin(0, 1, 0, 3, 0.5),)])
 def test_patients_of_one_class_have_no_diagram(bins):
     assert diagrams_of(histogram("west", bins)) == []
+
+
+RARE = (Bin(0, 0.5, 1, 18, 5.0), Bin(0.5, 1, 3, 3, 4.0))
+
+
+def test_precision_and_recall_are_drawn_where_few_have_the_class():
+    """4 of 25 have it: 0.16. 5 of 25 are a fifth, where the ROC curve stands alone."""
+    (rare,) = diagrams_of(histogram("west", RARE))
+    assert 'aria-label="Precision and recall at west, 0.160 of the patients have it"' in rare["recall"]
+    assert rare["share"] == 0.16
+    (common,) = diagrams_of(histogram("west", (Bin(0, 0.5, 1, 17, 5.0), Bin(0.5, 1, 4, 3, 4.0))))
+    assert common["recall"] == ""

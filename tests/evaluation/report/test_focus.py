@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medfed.evaluation.report.focus import Focus, focus_of, focus_on
+from medfed.evaluation.report.focus import Focus, counted_of_those_concerned, focus_of, focus_on
 from medfed.runs.facts import RunFacts
 
 from .result_rows import result, run_of
@@ -68,3 +68,19 @@ def test_rows_are_found_by_hospital_model_and_comparison():
 def test_of_rows_that_agree_in_everything_the_first_is_taken():
     first, second = result(0.8), result(0.9)
     assert focus_on([first], ()).rows([first, second]).get("north", "federated") is first
+
+
+def test_a_count_is_of_the_patients_in_whom_it_can_happen():
+    """Only in the 12 with a lesion can it be missed, only in the 4 without it invented."""
+    rows = [
+        result(0.7, structure="lesion", n=12),
+        result(0.25, structure="lesion", metric="rightly_empty", n=4),
+        *(result(1.0, structure="lesion", metric=name, n=16) for name in ("missed", "invented", "absent")),
+    ]
+    counted = {row.metric: row.n for row in counted_of_those_concerned(rows)}
+    assert counted == {"dice": 12, "rightly_empty": 4, "missed": 12, "invented": 4, "absent": 4}
+    # Where the Dice is withheld, nothing says how many have the structure.
+    hidden = [result(None, structure="lesion", n=2), result(0.0, structure="lesion", metric="missed", n=3)]
+    assert [row.n for row in counted_of_those_concerned(hidden)] == [2, 3]
+    elsewhere = [result(0.7, structure="lesion", n=12), result(0.0, metric="missed", structure="liver", n=16)]
+    assert [row.n for row in counted_of_those_concerned(elsewhere)] == [12, 16]

@@ -61,7 +61,7 @@ def test_a_mean_over_other_patients_is_not_given_as_it_would_not_subtract():
     versus = result(0.1, against="local:south", n=9, p=0.002, p_holm=0.008)
     assert words(result(0.8), result(0.7, model="local:south", n=9), versus).endswith(
         "in 10 patients. Against the best model that a single hospital trained alone the difference, in the "
-        "9 patients in whom either has a value, is +0.100, p = 0.002 (0.008 by Holm)."
+        "9 patients in whom either has a value, is +0.100, p = 0.002 (0.008 after Holm's correction)."
     )
 
 

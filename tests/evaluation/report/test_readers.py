@@ -61,17 +61,27 @@ def test_the_statistician_reads_each_method_once_with_its_metrics():
     rows = [
         result(0.8, method="BCa bootstrap over patients, 1000 draws, seed 0"),
         result(0.7, method="BCa bootstrap over patients, 50 draws, seed 0, within hospitals", site="all"),
-        result(0.1, method="BCa bootstrap over patients, 50 draws, seed 0", against="pooled"),
+        result(
+            0.1,
+            method="BCa bootstrap over patients, 50 draws, seed 0; sign-flip permutation, Holm over 4 tests",
+            against="pooled",
+            p=0.04,
+        ),
+        result(0.2, method="BCa bootstrap over patients; sign-flip permutation", against="untrained"),
+        result(0.1, metric="auroc", method="paired DeLong, Holm over 4 tests", against="pooled", p=0.04),
         result(0.5, metric="sensitivity", method="Wilson; threshold 0.31"),
         result(None),
     ]
     study = {"evaluation": {"draws": 50, "smallest_group": 7}}
     given = methods(run_of(RunFacts(seed=4), study, rows))
     assert given["lines"] == [
-        ("BCa bootstrap over patients", ["Dice", "Dice, difference"]),
+        ("BCa bootstrap over patients", ["Dice", "Dice (difference)"]),
         ("Wilson", ["Sensitivity"]),
+        ("paired DeLong", ["AUROC (difference)"]),
+        ("test: sign-flip permutation", ["Dice (difference)"]),
     ]
     assert "50 draws with seed 4" in given["notes"][1]
+    assert "they may disagree near the limit" in given["notes"][2]
     assert (
         "fewer than 7 patients is withheld, and so is one from which it would follow; 1 are"
         in given["notes"][3]

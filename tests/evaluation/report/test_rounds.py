@@ -91,3 +91,13 @@ def test_participation_sums_bytes_and_averages_seconds():
 def test_the_line_that_only_reports_final_scores_is_no_round():
     (north,) = participation(run_of(rounds=[line(1), line(2, status="reported")]))
     assert (north["rounds"], north["seconds"], north["examples"]) == (1, None, None)
+
+
+def test_bytes_are_of_every_round_as_on_the_first_page():
+    """The last line only reports the final model's scores: no round of training, but it was sent."""
+    lines = [
+        RoundLine(round=1, site="north", status="merged", bytes_up=1000, bytes_down=2000),
+        RoundLine(round=2, site="north", status="reported", bytes_up=500, bytes_down=700),
+    ]
+    (north,) = participation(run_of(rounds=lines))
+    assert (north["rounds"], north["up"], north["down"]) == (1, "1.5 kB", "2.7 kB")

@@ -41,8 +41,12 @@ def test_bins_of_predicted_risk_are_coloured_by_what_most_have(tmp_path: Path) -
     drawn = spread(run_of(tmp_path / "run", groups=[], curves=[curve]))
     assert drawn is not None
     (swarm,) = drawn["swarms"]
-    assert swarm["figure"].count("mark plain") == swarm["figure"].count("mark strong") == 1
-    assert swarm["note"].startswith("predicted risk: 12 patients in 2 groups")
+    # By form, not by colour alone: who sees no colours sees which are filled.
+    assert swarm["figure"].count("mark hollow") == swarm["figure"].count("mark strong") == 1
+    assert "mark plain" not in swarm["figure"]
+    assert swarm["note"] == (
+        "predicted risk: 12 patients in 2 groups; filled where most have it, else hollow"
+    )
 
 
 def test_limits_of_agreement_are_the_rows(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from medfed.evaluation.report.focus import focus_of
 from medfed.evaluation.report.summary import summary
 from medfed.runs.facts import ModelChoice, RunFacts
@@ -22,7 +24,16 @@ def test_it_says_what_was_asked_on_whom_and_the_answer():
         result(0.68, site="west", structure="lesion", low=0.59, high=0.78, n=12),
         result(16.0, site="west", metric="patients", n=16),
         result(2.0, site="west", metric="missed", structure="lesion", n=16),
-        result(0.25, site="west", metric="rightly_empty", structure="lesion", low=0.05, high=0.7, n=4),
+        result(
+            0.25,
+            site="west",
+            metric="rightly_empty",
+            structure="lesion",
+            low=0.05,
+            high=0.7,
+            n=4,
+            method="Wilson",
+        ),
         held_out=["west"],
     )
     assert page["asked"] == (
@@ -30,12 +41,12 @@ def test_it_says_what_was_asked_on_whom_and_the_answer():
     )
     assert page["whom"] == [
         "Trained at north, south.",
-        "Tested at west, which took no part in training: 16 patients.",
+        "Tested at west, which took no part in training: 16 patients, 12 of them with “lesion”.",
     ]
     assert page["answer"] == ["0.68 (0.59 to 0.78) in 12"]
     assert dict(page["counts"]) == {
-        "patients in whom it was missed altogether": ["2 of 12"],
-        "patients without it rightly left empty": ["0.25 (0.05 to 0.70) in 4"],
+        "patients in whom “lesion” was missed altogether": ["2 of 12"],
+        "patients without “lesion” rightly left empty": ["0.25 (0.05 to 0.70), 1 of 4"],
     }
 
 
@@ -67,8 +78,8 @@ def test_the_metric_is_said_in_words_and_chance_is_no_finding():
         result(0.54, metric="auroc", low=0.21, high=0.84), task="classify", classes=["healthy", "lesion"]
     )
     assert page["meaning"] == (
-        "Of two patients, one with lesion and one without, it ranks the right one higher in about 54 of 100 "
-        "such pairs; a coin's toss is right in 50."
+        "Of two patients, one with “lesion” and one without, it gives the one with it the higher risk in "
+        "about 54 of 100 such pairs; a coin's toss is right in 50."
     )
     said = "That it tells patients apart at all: the interval is not above 0.50, a coin's toss."
     assert said in page["may_not"]
@@ -128,12 +139,26 @@ def test_many_comparisons_decide_by_holm_and_not_by_one_interval():
 def test_an_auroc_is_no_mean_over_patients():
     rows = [
         result(0.8, metric="auroc", low=0.7, high=0.9),
-        result(0.85, metric="sensitivity", low=0.76, high=0.91),
+        result(
+            0.85,
+            metric="sensitivity",
+            low=0.76,
+            high=0.91,
+            method="Wilson; threshold 0.428, Youden index on 94 validation patients; 73 of 86",
+        ),
+        result(0.6, metric="specificity", low=0.5, high=0.7),
     ]
     page = page_of(*rows, task="classify", classes=["healthy", "disease"])
-    assert page["asked"].startswith("Can one model tell who has disease at each of these hospitals")
+    assert page["asked"].startswith("Can one model tell “disease” from “healthy” at each of these hospitals")
     assert page["may"] == ["In patients like those tested at north, expect an AUROC of 0.70 to 0.90."]
-    assert dict(page["counts"])["sensitivity, of those who have it"] == ["0.85 (0.76 to 0.91)"]
+    assert page["counts"] == [
+        ("sensitivity, of patients with “disease”", ["0.85 (0.76 to 0.91), 73 of 86"]),
+        ("specificity, of patients without “disease”", ["0.60 (0.50 to 0.70)"]),
+    ]
+    assert page["threshold"] == (
+        "Sensitivity and specificity are at a threshold of 0.428 (Youden index on 94 validation patients)."
+    )
+    assert page_of(rows[0])["threshold"] == ""
 
 
 def test_thresholds_say_nothing_of_false_alarms_and_less_where_their_patients_chose_the_model():
@@ -147,3 +172,50 @@ def test_thresholds_say_nothing_of_false_alarms_and_less_where_their_patients_ch
     best = ModelChoice(round=3, merged=5, rounds=5, keep="best", best=3)
     assert {alarms, chosen} <= set(page_of(dice, kept, study=study, chosen=best)["may_not"])
     assert alarms not in page_of(dice, study=study)["may_not"]
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "asked"),
+    [
+        ("classify", ["a", "b", "c"], "tell “a”, “b” and “c” apart"),
+        ("classify", list("abcdef"), "tell “a”, “b”, “c”, “d” and 2 more apart"),
+        ("multilabel", ["a", "{b}"], "tell who has “a” and “{b}”"),
+        ("tabular", [], "tell who has it"),
+        ("survival", [], "rank patients by their risk of “died”"),
+    ],
+)
+def test_classes_are_names_of_others_in_quotes(task, classes, asked):
+    study = {"data": {"event": "died"}}
+    page = page_of(result(0.8, metric="auroc", low=0.7, high=0.9), task=task, classes=classes, study=study)
+    assert page["asked"] == f"Can one model {asked} at each of these hospitals, if no data leave them?"
+
+
+def test_over_several_findings_no_single_one_is_named():
+    rows = [result(0.8, metric="auroc"), result(0.7, metric="sensitivity")]
+    page = page_of(*rows, task="multilabel", classes=["a", "b", "c"])
+    assert page["counts"] == [("sensitivity, of patients with it", ["0.70"])]
+
+
+def test_an_interval_of_few_patients_has_a_dagger_and_is_said_to_be_too_narrow():
+    narrow = result(0.76, low=0.69, high=0.83, n=8, note="of 8 patients, so likely too narrow")
+    page = page_of(narrow)
+    assert page["answer"] == ["0.76 (0.69 to 0.83)† in 8"]
+    said = "That the interval is wide enough: from 8 patients it is likely too narrow (†)."
+    assert page["may_not"][0] == said
+    assert said not in page_of(result(0.76, low=0.69, high=0.83, n=12))["may_not"]
+
+
+def test_a_permutation_and_an_interval_that_disagree_decide_nothing():
+    rows = [result(0.7), result(0.5, model="local:north")]
+    page = page_of(*rows, result(0.2, against="local:north", low=-0.01, high=0.4, p=0.01, p_holm=0.04))
+    assert page["may"] == []
+    page = page_of(*rows, result(0.2, against="local:north", low=0.01, high=0.4, p=0.01, p_holm=0.04))
+    assert page["may"] == [
+        "On the same patients it was better than north's own model (Dice +0.010 to +0.400)."
+    ]
+
+
+def test_the_event_that_was_predicted_has_its_name():
+    rows = [result(0.8, metric="c_index"), result(9, metric="events", n=20)]
+    page = page_of(*rows, task="survival", study={"data": {"event": "died"}})
+    assert page["counts"] == [("events (“died”)", ["9 of 20"])]
