@@ -11,7 +11,7 @@ WORKERS ?= -n 2 --dist loadfile
 # Flower's own environment: its packages are older than those of constraints.txt.
 FLOWER := .venv-flower
 
-.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean flower networks help
+.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean flower networks bench help
 
 help:
 	@echo "make train    install, then train over the four hospitals in sample_data/ (about a minute)"
@@ -19,6 +19,7 @@ help:
 	@echo "make check    format, lint, types, import layers, docs, then every test"
 	@echo "make docs     the documentation site, in site/, with strict links"
 	@echo "make coverage the fast tests with their coverage, and its floor"
+	@echo "make bench    speed and scale beside other ways, as one table in benchmarks/RESULTS.md (hours; SHORT=1: minutes)"
 	@echo "make flower   an environment with Flower, in $(FLOWER)/, for the tests of its network"
 	@echo "make networks Flower as above; NVFlare and public LightningModules in $(VENV)/, for their tests"
 	@echo "make sample   write sample_data/ again, byte for byte"
@@ -68,6 +69,10 @@ coverage: $(READY)
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS) --cov --cov-report=term:skip-covered
 
 check: format lint types layers docs test
+
+# Start, epoch, inference, exchange, soak, simulation and peers; PARTS=start,epoch measures some of them.
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py $(if $(SHORT),--short) $(if $(PARTS),--only $(PARTS))
 
 sample: $(READY)
 	$(BIN)/python sample_data/make.py

@@ -1,6 +1,7 @@
 """Measure the cost of a round without training, with real processes, TLS, and a real broker or folder.
 
     python benchmarks/exchange.py --exchange nats --megabytes 40 --sites 2 --rounds 5
+    python benchmarks/exchange.py --short  # nats and folder at 4 MB, as rows of `make bench`: half a minute
 
 Prints the seconds of each round as measured by the hub (publish the model, wait until every site has fetched
 it and sent an update of the same size, check and merge the updates, write a checkpoint), the CPU seconds of
@@ -18,11 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from comparison import Comparison, in_a_process, print_rows
+
 STUDY = "be" * 32
 TENSOR = 1_000_000
+# The most seconds that a round of 400 MB over nats should take.
+MAX_NATS_400_S = 5.0
 
 
 def model(megabytes: float, seed: int) -> dict[str, Any]:
@@ -187,6 +193,23 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def compare(short: bool) -> Iterator[Comparison]:
+    """Yield the rows of the table of `make bench`: a round over nats and over a folder, by model size."""
+    for megabytes in (4,) if short else (40, 400):
+        for kind in ("nats", "folder"):
+            words = ["--exchange", kind, "--megabytes", str(megabytes), "--rounds", "4"]
+            found = in_a_process(__file__, *words)
+            hub, site, broker = found["of_it_hub_site_broker"]
+            note = (
+                f"CPU s per round: hub {hub:g}, one site {site:g}, broker {broker:g}; peak memory hub "
+                f"{found['hub_mb']} MB ({found['hub_before_mb']} before), site {found['site_mb']} MB"
+            )
+            bar = MAX_NATS_400_S if (kind, megabytes) == ("nats", 400) else None
+            yield Comparison(
+                f"round, {kind}, {megabytes} MB, 2 sites", found["median_s"], "s", "", None, bar, note
+            )
+
+
 def size_of(folder: Path) -> int:
     """Return the total size of a folder's files, skipping those deleted while counting."""
     total = 0
@@ -219,6 +242,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--patience", type=float, default=600)
     parser.add_argument("--folder", help="where to write; a temporary folder by default")
+    parser.add_argument("--short", action="store_true", help="nats and folder at 4 MB, as a table")
     parser.add_argument("--party", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.party:
@@ -229,6 +253,9 @@ def main() -> None:
         torch.set_num_threads(1)
         logging.basicConfig(level=logging.WARNING)
         {"hub": hub, "site": site}[arguments.party[0]](json.loads(Path(arguments.party[1]).read_text()))
+        return
+    if arguments.short:
+        print_rows(compare(short=True))
         return
     folder = Path(tempfile.mkdtemp(prefix="medfed-exchange-", dir=arguments.folder))
     try:

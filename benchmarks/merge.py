@@ -1,6 +1,7 @@
 """Measure each rule's merge: time relative to one pass over the same bytes, and peak memory in models.
 
     python benchmarks/merge.py [--sites 32] [--parameters 25000000] [--rules fedavg,median]
+    python benchmarks/merge.py --sites 8 --parameters 1000000  # short: two minutes
 
 Each rule runs in its own process. Time is CPU time, measured with the updates in memory (a few different
 models in turn, far more than any cache holds). Memory is measured with the updates in safetensors files that
@@ -209,6 +210,10 @@ def main() -> None:
             f"{'models':>9}{'state, models':>15}"
         )
         for kind in options.rules.split(","):
+            least = rule_of_kind(kind).min_sites
+            if options.sites < least:
+                print(f"{kind:18}  needs at least {least} sites", flush=True)
+                continue
             spent = measure_in_subprocess("time", kind, options, folder) | measure_in_subprocess(
                 "memory", kind, options, folder
             )

@@ -1,6 +1,7 @@
 """Compare a simulated federation with a plain loop that copies a model, trains it and averages.
 
     python benchmarks/simulation.py --sites 10 100 1000 --asked 50 --millions 10
+    python benchmarks/simulation.py --short  # 4 sites of a million parameters: a minute
 
 Each site trains one tiny batch a round by SGD, so that what is measured is the federation and not the
 training. A round asks all sites, or `--asked` of them. Both ways compute the same mean. Each case runs in a
@@ -19,12 +20,17 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 
 import torch
+from comparison import Comparison, print_rows
 from torch import nn
 
 LAYERS = 10
 BATCH = 2
+
+# The most that a round may take as a multiple of the loop, and that the process may hold, in GB.
+MAX_RATIO, MAX_GB = 1.2, 1.3
 
 
 def network(millions: float) -> nn.Sequential:
@@ -128,6 +134,19 @@ def measured(way: str, sites: int, millions: float, rounds: int, asked: int) -> 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def compare(short: bool) -> Iterator[Comparison]:
+    """Yield the rows of the table of `make bench`: 10, 100 and 1,000 sites, of which at most 50 train."""
+    for sites in (4,) if short else (10, 100, 1000):
+        millions, asked = 1.0 if short else 10.0, min(50 if sites > 100 else sites, sites)
+        loop = measured("loop", sites, millions, 3, asked)
+        ours = measured("medfed", sites, millions, 3, asked)
+        what = f"round of {asked} of {sites} sites, {millions:g}M parameters"
+        note = f"by the wall clock {ours['seconds'] / loop['seconds']:.2f}"
+        yield Comparison(what, ours["cpu"], "CPU s", "plain loop", loop["cpu"], MAX_RATIO, note)
+        note = f"the loop {loop['peak']:.2f} GB"
+        yield Comparison(f"peak memory of {sites} sites", ours["peak"], "GB", bar=MAX_GB, note=note)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, nargs="+", default=[10, 50])
@@ -135,7 +154,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="the first is not counted")
     parser.add_argument("--asked", type=int, default=100, help="at most so many sites train in a round")
     parser.add_argument("--one", choices=("loop", "medfed"), help="one case, as JSON")
+    parser.add_argument("--short", action="store_true", help="4 sites, as a row of `make bench`")
     chosen = parser.parse_args()
+    if chosen.short:
+        print_rows(compare(short=True))
+        return
     if chosen.one:
         sites, asked = chosen.sites[0], min(chosen.asked, chosen.sites[0])
         if chosen.one == "loop":

@@ -189,9 +189,10 @@ _PLUGIN_MODULE = re.compile(r"medfed_plugin_([a-z][a-z0-9_]*)_[0-9a-f]{16}((?:\.
 def place_in_plugin(error: BaseException) -> str | None:
     """Return where in a plug-in's code an error arose, such as "plug-in 'age': task.py, line 12".
 
-    It is the innermost line of a plug-in; None if no code of a plug-in was running.
+    It is the innermost line of a plug-in; None if no code of a plug-in was running. An error of another
+    process (`exchange/_worker_link.py`) brings it along.
     """
-    found = None
+    found: str | None = getattr(error, "place_in_plugin", None)
     for frame, line in walk_tb(error.__traceback__):
         module = _PLUGIN_MODULE.fullmatch(str(frame.f_globals.get("__name__", "")))
         if module is not None:

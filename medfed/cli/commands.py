@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-import medfed
 from medfed.cli._output import (
     end_on_signals,
     print_own_values,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(medfed.__version__, prog_name="medfed")
+@click.version_option(package_name="medfed", prog_name="medfed")  # looked up when it is asked for
 @click.option(
     "--log-json",
     is_flag=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from pathlib import Path
 
 import click
@@ -23,4 +22,6 @@ def demo(folder: Path, no_open: bool) -> None:
         run = run_demo(folder, progress=progress)
     print_result(run)
     if not no_open:
+        import webbrowser
+
         webbrowser.open(run.report.resolve().as_uri())

@@ -38,7 +38,7 @@ def train(
     page: PageOptions,
     experiments: ExperimentOptions,
 ) -> None:
-    """Train the study in a file over its hospitals in this process, and write a run folder with a report.
+    """Train the study in a file over its hospitals on this machine, and write a run folder with a report.
 
     With --site FILE, take part as one hospital in the study that its hub offers. The study is checked against
     the site's policy, shown for approval, then trained. Run the same command again to resume.
@@ -49,6 +49,7 @@ def train(
     medfed train configs/quickstart.yaml --compare fedavg,fedprox,fedadam
     medfed train study.yaml --folds 5
     medfed train study.yaml --search
+    medfed train study.yaml --set simulation.engine=processes --set simulation.workers=4
     medfed train --site site.yaml
     """
     if experiments.given and (study is None or site is not None or options.without is not None):

@@ -175,7 +175,12 @@ def enforce_policy(session: SiteSession) -> None:
 
 
 def decline(session: SiteSession, reason: DropOut) -> None:
-    """Tell the hub that it need not wait for this site; `reason` is all that it learns."""
+    """Tell the hub that it need not wait for this site; `reason` is all that it learns.
+
+    A hub that has all of this site waits for nothing, and may have ended: it is not asked for then.
+    """
+    if session.has_answered:
+        return
     tell_both(session, reason)
 
 

@@ -3,7 +3,8 @@
 A hub that asks in two studies can subtract the answers: what is left is of the patients who are in one of
 them and not in the other, and `smallest_group` says nothing of that. So a site keeps beside its run folders
 of which patients each answer was (by the ledger's salted tokens), and sends none that differs from an earlier
-one by a few patients.
+one by a few patients, nor one that gives a few patients' values together with several earlier ones: of
+answers for A and B, for A and C, and for A, B and C, the sum over A alone follows.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from medfed.deployment.site_session import SiteSession
 from medfed.errors import DECODING_ERRORS, DeclinedError, RunError
+from medfed.evaluation.disclosure import gives_few
 from medfed.files import PRIVATE_FILE, lock, private_folder, utc_now
 from medfed.privacy.accounting.ledger import data_set
 
@@ -62,7 +65,10 @@ def _compare(session: SiteSession, least: int, *, keep: bool) -> None:
         earlier = list(_read(file.read()))
         for one in earlier:
             _check_apart(session.name, patients, one, least)
-        if keep and all(patients != {*one.patients} for one in earlier):
+        if any(patients == {*one.patients} for one in earlier):
+            return  # nothing new is told
+        _check_together(session.name, patients, earlier, least)
+        if keep:
             answer = EarlierAnswer(utc_now(), session.digest, sorted(patients))
             file.write(msgspec.json.encode(answer) + b"\n")
             file.flush()
@@ -81,6 +87,25 @@ def _check_apart(site: str, patients: frozenset[str], earlier: EarlierAnswer, le
         "sent. Answer once more patients have come, with the same patients as before, or in a study with "
         f"describe.noise; or, if nobody holds the earlier answer any more, remove its line from {FILE}"
     )
+
+
+def _check_together(site: str, patients: frozenset[str], earlier: list[EarlierAnswer], least: int) -> None:
+    """Check that no combination of all answers is of a few patients who are in the same ones.
+
+    Raises:
+        DeclinedError: if one is.
+    """
+    answers = [*(frozenset(one.patients) for one in earlier), patients]
+    tokens = sorted(frozenset().union(*answers))
+    members = np.array([[token in answer for token in tokens] for answer in answers], dtype=bool)
+    if gives_few(members, least):
+        raise DeclinedError(
+            f"site '{site}': its statistics, together with the {len(earlier)} answers that it sent before, "
+            f"would give those of fewer than {least} patients: whoever has all of them could add and "
+            "subtract them. Nothing was sent. Answer with the same patients as before, or in a study with "
+            "describe.noise; or, if nobody holds the earlier answers any more, remove their lines from "
+            f"{FILE}"
+        )
 
 
 def _read(data: bytes) -> Iterator[EarlierAnswer]:

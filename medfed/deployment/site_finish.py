@@ -15,7 +15,7 @@ from medfed.deployment.admission import APPROVAL_DIGITS
 from medfed.deployment.approvals import head_of, is_approved
 from medfed.deployment.site_evaluation import compare_local_model, write_own_gallery
 from medfed.deployment.site_file import SiteFile
-from medfed.deployment.site_session import SiteSession, ledger_of
+from medfed.deployment.site_session import ANSWERED, SiteSession, ledger_of
 from medfed.deployment.study_choice import begun_runs
 from medfed.errors import RunError
 from medfed.evaluation.rows import FEDERATED
@@ -28,8 +28,8 @@ from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.status import FINISHED
 
-# Beside a site's own state: that the hub has all this site sends, and who finishes the run.
-ANSWERED, LOCK = "answered", "finish.lock"
+# Beside a site's own state: who finishes the run.
+LOCK = "finish.lock"
 
 
 def mark_answered(folder: RunFolder, site: str) -> None:

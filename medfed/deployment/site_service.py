@@ -38,7 +38,7 @@ from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import DropOut
 from medfed.federation.callback import FederatedCallback
-from medfed.federation.model_selection import mean_of_last
+from medfed.federation.model_selection import mean_of_rounds
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
 from medfed.files import describe_exposed, private_files, utc_now, utc_time
@@ -64,6 +64,7 @@ from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round, read_rounds
 from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.runs.trackers import TrackedRun, Tracking, logger_of
+from medfed.study.averaging import averages
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
@@ -326,8 +327,8 @@ def merged_rounds(received: GlobalModel) -> int:
 def _choice(study: Study, received: GlobalModel) -> ModelChoice | UnsetType:
     """Return which round's model the hub says the final one is, where the study lets it choose."""
     train = study.train
-    if train.average > 1:
-        return mean_of_last(train.average, train.rounds)
+    if averages(train.average):
+        return mean_of_rounds(train.average, train.rounds)
     if train.keep == "last" and train.patience is None:
         return UNSET
     return ModelChoice(

@@ -20,6 +20,9 @@ from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Identity
 
+# Beside a site's own state: that the hub has all that this site sends.
+ANSWERED = "answered"
+
 
 @dataclass(frozen=True)
 class SiteSession:
@@ -51,6 +54,11 @@ class SiteSession:
     def trains(self) -> bool:
         """Whether this site trains; a held-out one only evaluates the final model."""
         return self.study.trains(self.name)
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the hub has all that this hospital sends, and may have ended."""
+        return (self.folder.path / "sites" / self.name / ANSWERED).exists()
 
     def connect(self) -> Any:
         """Open this site's side of the exchange."""

@@ -2,9 +2,10 @@
 
 Values are paired by patient. Each metric defines its test: means over patients use sign-flip permutation
 (`paired_tests`), AUROCs the paired DeLong test, and c-indices the jackknife. A row's `p` is of its comparison
-alone, as its interval is, so that the two agree; `p_holm` is corrected over the comparisons that one call
-returns for a metric at a hospital (Holm), whose number `method` gives. The difference to the untrained model
-is shown but not tested, because whether training helps is not in question.
+alone, as its interval is (a permutation and a bootstrap may still disagree near the limit); `p_holm` is
+corrected over the comparisons that one call returns for a metric at a hospital (Holm), whose number `method`
+gives. The difference to the untrained model is shown but not tested, because whether training helps is not in
+question.
 
 A row's `value` is always model minus `against`, whichever direction is better.
 """

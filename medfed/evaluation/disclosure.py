@@ -119,17 +119,22 @@ def conflict(group: Mask, published: Iterable[Mask], everyone: Mask, min_patient
         rest = int(everyone.sum()) - between
         if is_too_few(between, min_patients) or is_too_few(rest, min_patients):
             return True
-    return _gives_few(np.stack([everyone, *others, group]), min_patients)
+    return gives_few(np.stack([everyone, *others, group]), min_patients)
 
 
-def _gives_few(groups: Mask, min_patients: int) -> bool:
-    """Return whether the sum over few patients alike in all groups is a combination of the groups' sums."""
+def gives_few(groups: Mask, min_patients: int) -> bool:
+    """Return whether the sum over few patients alike in all groups is a combination of the groups' sums.
+
+    Args:
+        groups: (groups, patients), whether a patient is in a group whose sum is known.
+        min_patients: the fewest patients of a value.
+    """
     patterns, sizes = np.unique(groups[:, groups.any(axis=0)], axis=1, return_counts=True)
     table = patterns.astype(np.float64)
-    rank = np.linalg.matrix_rank(table, RANK_TOLERANCE)
-    for place in np.flatnonzero(sizes < min_patients):
-        alone = np.zeros((1, table.shape[1]))
-        alone[0, place] = 1.0
-        if np.linalg.matrix_rank(np.vstack([table, alone]), RANK_TOLERANCE) == rank:
-            return True
-    return False
+    if not table.size:
+        return False
+    _, singular, rows = np.linalg.svd(table, full_matrices=False)
+    spanned = rows[singular > RANK_TOLERANCE * singular[0]]
+    # A pattern's own sum is a combination if its unit vector lies in the span: its projection has length 1.
+    lengths = (spanned**2).sum(axis=0)
+    return bool((lengths[sizes < min_patients] > 1 - RANK_TOLERANCE).any())

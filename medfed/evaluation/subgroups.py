@@ -186,7 +186,8 @@ def _gap(
     def gap(counts: Floats) -> Floats:
         return np.asarray(statistic(counts * inside) - statistic(counts * ~inside))
 
-    strata = [str(member) for member in inside]
+    # By the first patient, not by the group: of two groups each is the other's others, with the same draws.
+    strata = [str(member == inside[0]) for member in inside]
     interval = resampling._replace(strata=strata).interval(gap, len(inside))
     if interval.value is None:
         return interval, None

@@ -207,6 +207,11 @@ class OutgoingUpdate:
         with self._stored.open("ab") as file:
             file.write(index.to_bytes(4, "little"))
 
+    @property
+    def is_partly_stored(self) -> bool:
+        """Whether some of its chunks were stored, by this process or an earlier one, and not yet all."""
+        return bool(self._stored_chunks())
+
     def _stored_chunks(self) -> set[int]:
         try:
             return _decode_indices(self._stored.read_bytes())

@@ -81,7 +81,8 @@ class HubTransport:
         self._admitted: Callable[[], Collection[str]] = lambda: ()
         self._partial = PartialArrivals(store, self._warn)
         self._answers = SiteAnswers(self._objects, self._run, self._spool, self._warn, self._partial)
-        self._late = LateUpdates(self._objects, self._run, folder / "models", self._warn, self._answers.early)
+        note_early = self._answers.early.add
+        self._late = LateUpdates(self._objects, self._run, folder / "models", self._warn, note_early)
         # Sites whose heartbeats are read besides those of the sites being collected, for a display.
         self.monitored_sites: tuple[str, ...] = ()
         # The sites being waited for, what for, and until when (time.monotonic), for a display.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,7 @@ class LateUpdates:
         run: str,
         folder: Path,
         warn: WarnOnce,
-        early: dict[tuple[str, int], Manifest],
+        note_early: Callable[[str, Manifest], None],
     ) -> None:
         self._objects, self._run, self._folder, self._warn = objects, run, folder, warn
         # Per site: the newest round that was collected, and for which round it sent one before another.
@@ -41,8 +42,8 @@ class LateUpdates:
         # What was collected and still lies in the store.
         self._stored: set[tuple[str, int]] = set()
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
-        # Updates that were announced before their round began (`SiteAnswers`, which refuses them).
-        self._early = early
+        # Called with an update that is announced before its round began (`SiteAnswers` refuses it).
+        self._note_early = note_early
 
     # -- models
 
@@ -88,7 +89,7 @@ class LateUpdates:
         if announced is None or announced.run != self._run:
             return None
         if announced.round > round:
-            self._early.setdefault((site, announced.round), announced)
+            self._note_early(site, announced)
         oldest: int | None = None
         number, previous = announced.round, announced.previous
         while number > self._newest[site]:

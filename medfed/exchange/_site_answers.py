@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from medfed.errors import MedfedError, SiteError, UpdateError, WireError
 from medfed.exchange._chunks import download
@@ -19,6 +22,32 @@ from medfed.exchange._study_store import StudyStore
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
+
+# How many updates that were sent too early are kept of one site. An honest site sends none.
+MAX_EARLY = 1000
+
+
+class EarlyUpdates:
+    """Which updates were announced before their round began: of each site a bounded number, by digest."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, dict[int, bytes]] = {}
+
+    def add(self, site: str, manifest: Manifest) -> None:
+        """Keep the first announcement for a round; of too many, those of the latest rounds are forgotten."""
+        known = self._digests.setdefault(site, {})
+        known.setdefault(manifest.round, _digest(manifest))
+        if len(known) > MAX_EARLY:
+            del known[max(known)]
+
+    def has(self, site: str, manifest: Manifest) -> bool:
+        """Return whether it is what its site announced first, and too early, for its round."""
+        known = self._digests.get(site, {}).get(manifest.round)
+        return known is not None and known == _digest(manifest)
+
+
+def _digest(manifest: Manifest) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(manifest)).digest()
 
 
 class SiteAnswers:
@@ -35,7 +64,7 @@ class SiteAnswers:
         # Per site: the last announced upload, and its verified manifest.
         self._announced: dict[str, tuple[bytes, Manifest | None]] = {}
         # Updates that were sent before their round began, refused then and when their round comes.
-        self.early: dict[tuple[str, int], Manifest] = {}
+        self.early = EarlyUpdates()
         # The round in which a site was last found to have stopped.
         self.stopped: dict[str, int] = {}
         # Why the sites that have stopped, and were not started again since, did so.
@@ -61,7 +90,7 @@ class SiteAnswers:
                 return self.drop_out(round, site) or self._refused_early(round, site)
             size = manifest.bytes
             self._check(manifest, round)
-            if self.early.get((site, round)) == manifest:
+            if self.early.has(site, manifest):
                 raise UpdateError("it was sent before the round began, so it comes from another model")
             # A late update's file is its own: another one of this site may come before both are merged.
             path = self._spool_file(site) if weights is None else self._spool / f"{site}.{round}.late"
@@ -120,7 +149,7 @@ class SiteAnswers:
         if manifest is None or manifest.run != self._run or manifest.round <= round:
             return None
         self._announced[site] = data, None
-        self.early[site, manifest.round] = manifest
+        self.early.add(site, manifest)
         return early_update(site, round, manifest.round, manifest.bytes)
 
     def forget_files(self) -> None:

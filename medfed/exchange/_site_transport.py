@@ -351,6 +351,8 @@ class SiteTransport:
             self._warn(f"its update for round {outgoing.round} is too late, the hub has moved on")
             return
         sealed = encode_sealed(outgoing.manifest, self._objects.seal)
+        if outgoing.is_partly_stored and self._objects.get_site_object(self._site, "announced") is None:
+            outgoing.mark_lost()  # the store was lost since an earlier attempt, and its chunks with it
         self._store.put(self._objects.site_object(self._site, "announced"), sealed)
         prefix = self._objects.update_prefix(self._site, outgoing.round)
         self._store.put_many(outgoing.chunks(prefix), outgoing.mark_stored)

@@ -13,7 +13,7 @@ import mmap
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,12 @@ DEFAULT_MEMORY_BYTES = 256 << 20
 Piece = bytes | memoryview
 
 
+class OpenFile(Protocol):
+    """An open file, whoever reads and writes it."""
+
+    def fileno(self) -> int: ...
+
+
 class StoredUpdate:
     """One encoded update, in memory or at a place in a file, used again once nobody can read this update."""
 
@@ -41,6 +47,12 @@ class StoredUpdate:
         """The bytes that this update takes in memory."""
         return self.size if isinstance(self._reader, _InMemory) else 0
 
+    def encoded(self) -> bytes:
+        """Return the encoding as a whole, for a test that searches it."""
+        assert isinstance(self._reader, _InFile)
+        tensors = self._reader.read("", 0, self.size - len(self._head))
+        return self._head + tensors.numpy().tobytes()
+
     def decode(self, weights: Weights, study_digest: str) -> Update:
         """Return the update; from a file its tensors are mapped on access.
 
@@ -49,6 +61,11 @@ class StoredUpdate:
         """
         lazy = isinstance(self._reader, _InFile)
         return encoding.join_update(self._head, self._reader, weights, study_digest, lazy=lazy)
+
+
+def stored_in(file: OpenFile, start: int, head: bytes, size: int) -> StoredUpdate:
+    """Return the update of `size` bytes whose head is given and whose tensors begin at `start` of a file."""
+    return StoredUpdate(head, _InFile(file, start, _Lease()), size)
 
 
 class UpdateStore:
@@ -154,7 +171,7 @@ class _InFile:
     Nobody else can shorten the file, which has no name: a mapping of a shared file could end the process.
     """
 
-    def __init__(self, file: IO[Any], start: int, lease: _Lease) -> None:
+    def __init__(self, file: OpenFile, start: int, lease: _Lease) -> None:
         self._file, self._start, self._lease = file, start, lease
 
     def read(self, name: str, first: int, last: int) -> Tensor:

@@ -84,6 +84,8 @@ class MemoryExchange:
         only_selected: bool = False,
     ) -> None:
         self.parties = parties
+        # Called once the study is closed.
+        self.on_closed: list[Callable[[], None]] = []
         self.only_selected = only_selected
         self._caller = caller
         self._study, self._run = study_digest, uuid.uuid4().hex
@@ -133,21 +135,21 @@ class MemoryExchange:
         self._require_own_name(site)
         # Without waiting no other site trains meanwhile; after it, while others had their turn, there may be
         # a newer model.
-        while not (self.closed or self._is_over(round, site)):
+        while not (self.closed or self.is_over(round, site)):
             with self._idle(), self._changed:
-                self._changed.wait_for(lambda: self.closed or self._is_over(round, site))
+                self._changed.wait_for(lambda: self.closed or self.is_over(round, site))
         with self._changed:
-            if self._newest is None or not self._is_over(round, site):
+            if self._newest is None or not self.is_over(round, site):
                 raise ExchangeError(
                     f"site '{site}' waits for round {round}, but the hub has closed the study"
                 )
             self._fetched[site], published = self._newest
             if isinstance(published, GlobalModel):
-                self._require_unwritten(published)
+                require_unwritten(published, self._versions)
                 return published
             decoded = published.decode(self._study)
             decoded = replace(decoded, sha256=model_digest(decoded))
-            self._newest, self._versions = (self._newest[0], decoded), _versions(decoded)
+            self._newest, self._versions = (self._newest[0], decoded), versions_of(decoded)
             return decoded
 
     def claim(self, site: str, tensor: Tensor) -> str:
@@ -156,20 +158,10 @@ class MemoryExchange:
             owner = str(self._owners.setdefault(tensor, site))  # type: ignore[no-untyped-call]
         return "" if owner == site else owner
 
-    def _require_unwritten(self, shared: GlobalModel) -> None:
-        """Refuse to go on once a site has written to the tensors from which the other sites start, too."""
-        versions = _versions(shared)
-        written = sorted(name for name in versions if versions[name] != self._versions[name])
-        if written:
-            raise ExchangeError(
-                f"round {shared.round}: '{written[0]}' of the hub's model was changed in place by a site's "
-                "code; all sites of this process share what they receive: copy a tensor before writing to it"
-            )
-
     def wait_for_model(self, round: int = 0, site: str = "") -> None:
         """Wait until the hub has published a model of this round or later, for this site, or has closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or self._is_over(round, site))
+            self._changed.wait_for(lambda: self.closed or self.is_over(round, site))
 
     def transmission(self, update: Update) -> Transmission:
         return Transmission("hub, in this process", *encoding.measure_update(update, self._study))
@@ -183,19 +175,34 @@ class MemoryExchange:
                 )
             if self._on_bytes is not None:
                 self._on_bytes(encoding.encode_update(update, self._study))
-            if update.round > (-1 if self._newest is None else self._newest[0]) + 1:
+            if self._is_early(update.round):
                 self._early[update.site] = update.round, len(encoding.encode_update(update, self._study))
-            elif (update.round, update.site) not in self._collected:
-                self._keep(update)
+            elif self._is_new(update.round, update.site):
+                used = sum(stored.in_memory for stored, _ in self._updates.values())
+                stored = self._store.store(update, self._study, self._memory_bytes - used)
+                self._updates[update.round, update.site] = stored, time.monotonic()
             self._updates_changed.notify_all()
 
-    def _keep(self, update: Update) -> None:
-        """Store an update; one that was sent twice counts once."""
-        key = update.round, update.site
-        if key not in self._updates:
-            used = sum(stored.in_memory for stored, _ in self._updates.values())
-            stored = self._store.store(update, self._study, self._memory_bytes - used)
-            self._updates[key] = stored, time.monotonic()
+    def send_stored(self, site: str, round: int, stored: StoredUpdate) -> None:
+        """Deliver an update that a site in another process of this machine has encoded."""
+        self._require_own_name(site)
+        with self._changed:
+            if self.closed:
+                raise ExchangeError(f"site '{site}' sends for round {round}, but the hub has closed")
+            if self._on_bytes is not None:
+                self._on_bytes(stored.encoded())
+            if self._is_early(round):
+                self._early[site] = round, stored.size
+            elif self._is_new(round, site):
+                self._updates[round, site] = stored, time.monotonic()
+            self._updates_changed.notify_all()
+
+    def _is_early(self, round: int) -> bool:
+        return round > (-1 if self._newest is None else self._newest[0]) + 1
+
+    def _is_new(self, round: int, site: str) -> bool:
+        """Return whether an update still counts; one that was sent twice counts once."""
+        return (round, site) not in self._collected and (round, site) not in self._updates
 
     def drop_out(self, site: str, reason: DropOut, detail: str = "") -> None:
         reason = DropOut(reason)  # as across machines: other words are refused
@@ -335,7 +342,7 @@ class MemoryExchange:
     def _drop_out(self, site: str, round: int) -> SiteError:
         return SiteError(f"site '{site}', round {round}: {self._dropped_out.get(site, '')}")
 
-    def _is_over(self, round: int, site: str = "") -> bool:
+    def is_over(self, round: int, site: str = "") -> bool:
         """Return whether there is a model of this round or a later one, for this site if one is named."""
         if self._newest is None or self._newest[0] < round:
             return False
@@ -364,8 +371,8 @@ class MemoryExchange:
             return None
 
         with self._idle(), self._changed:
-            self._changed.wait_for(lambda: self.closed or self._is_over(round) or find() is not None)
-            if self._is_over(round):
+            self._changed.wait_for(lambda: self.closed or self.is_over(round) or find() is not None)
+            if self.is_over(round):
                 return None
             sealed = find()
             if sealed is None:
@@ -461,9 +468,26 @@ class MemoryExchange:
             self.closed = True
             self._changed.notify_all()
             self._updates_changed.notify_all()
+        for told in self.on_closed:
+            told()
 
 
-def _versions(model: GlobalModel) -> dict[str, int]:
+def require_unwritten(shared: GlobalModel, before: Mapping[str, int]) -> None:
+    """Refuse to go on once a site has written to the tensors from which the other sites start, too.
+
+    Raises:
+        ExchangeError: if a tensor is not as `versions_of` saw it before.
+    """
+    versions = versions_of(shared)
+    written = sorted(name for name in versions if versions[name] != before[name])
+    if written:
+        raise ExchangeError(
+            f"round {shared.round}: '{written[0]}' of the hub's model was changed in place by a site's "
+            "code; all sites of this process share what they receive: copy a tensor before writing to it"
+        )
+
+
+def versions_of(model: GlobalModel) -> dict[str, int]:
     """Return how often torch has written to each tensor of a model."""
     groups = {
         f"{group}/{name}": tensor for group, own in model.groups.items() for name, tensor in own.items()

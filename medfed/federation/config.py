@@ -15,7 +15,7 @@ from medfed.federation.egress import UNDECLARED_OK, Egress
 from medfed.federation.model_selection import ModelSelection
 from medfed.local_training import LocalMethod
 from medfed.privacy import NoPrivacy, Privacy
-from medfed.study.averaging import averaging_problems
+from medfed.study.averaging import Average, averages, averaging_problems
 from medfed.study.joining import joining_refusals
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.compression import Compression
@@ -61,7 +61,7 @@ class HubConfig:
     joins: Mapping[str, int] = field(default_factory=dict)
     joining: bool = False
     return_s: float = 0.0
-    average: int = 1
+    average: Average = 1
 
     def __post_init__(self) -> None:
         for problem in selection_problems(self):
@@ -70,7 +70,7 @@ class HubConfig:
             raise StudyError(f"HubConfig.joins: {problem}")
         for problem in averaging_problems(self.average, self.rounds, self.rule, self.privacy):
             raise StudyError(f"HubConfig.average: {problem}")
-        if self.average > 1 and self.selection is not None:
+        if averages(self.average) and self.selection is not None:
             raise StudyError(
                 "HubConfig.average: a selection ends with one round's model; leave one of the two out"
             )

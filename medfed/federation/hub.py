@@ -40,7 +40,7 @@ from medfed.federation.model_selection import (
     Judged,
     choice_of,
     judge,
-    mean_of_last,
+    mean_of_rounds,
     stops,
     unjudged,
 )
@@ -48,6 +48,7 @@ from medfed.federation.round import RoundOutcome, aggregate_round, log_result, r
 from medfed.privacy import NoPrivacy
 from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
+from medfed.study.averaging import averages, first_averaged
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel
 from medfed.wire.weights import Weights
@@ -248,8 +249,8 @@ class _Study:
             self.audit.write("chosen", round=choice.round, reason=choice.sentence)
             if not choice.best:
                 log.warning("hub: %s", unjudged(config.selection, max(1, config.minimum)))
-        elif config.average > 1:
-            choice = mean_of_last(config.average, config.rounds)
+        elif averages(config.average):
+            choice = mean_of_rounds(config.average, config.rounds)
             self.audit.write("averaged", round=choice.round, reason=choice.sentence)
         began = time.monotonic()
         groups = _broadcast(config, self.state)
@@ -284,7 +285,7 @@ def _newest(exchange: HubSide, config: HubConfig, saved: Checkpoint, audit: Audi
         f"model of round {published.round}: the run folder is a back-up, or its newest checkpoint is damaged"
     )
     needed = {group for group in saved.state if group != EXAMPLES}
-    if config.average > 1 and published.round > config.rounds - config.average:
+    if averages(config.average) and published.round >= first_averaged(config.average, config.rounds):
         needed.add(AVERAGE)
     if needed or config.selection is not None:
         raise RunError(

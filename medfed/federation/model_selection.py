@@ -17,6 +17,7 @@ from typing import Literal
 from medfed.errors import StudyError
 from medfed.runs.facts import ModelChoice
 from medfed.runs.rounds import SiteResult
+from medfed.study.averaging import Average, Ema, first_averaged
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,13 @@ def choice_of(selection: ModelSelection, best: Judged, merged: int, rounds: int)
     )
 
 
-def mean_of_last(average: int, rounds: int) -> ModelChoice:
-    """Return what a run's facts say of a study that ends with the mean of its last rounds' models."""
-    return ModelChoice(round=rounds, merged=rounds, rounds=rounds, keep="average", averaged=average)
+def mean_of_rounds(average: Average, rounds: int) -> ModelChoice:
+    """Return what a run's facts say of a study that ends with a mean of its rounds' models."""
+    decay = average.decay if isinstance(average, Ema) else None
+    count = rounds - first_averaged(average, rounds) + 1
+    return ModelChoice(
+        round=rounds, merged=rounds, rounds=rounds, keep="average", averaged=count, decay=decay
+    )
 
 
 def _mean(scores: Mapping[str, float], sites: Iterable[str]) -> float:

@@ -10,25 +10,21 @@ sites are left, raised; a function that returns before the study has ended withd
 
 from __future__ import annotations
 
-import gc
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 
 from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange, detail_of
-from medfed.exchange._idle_threads import end_idle_threads
-from medfed.federation.allocator import FreedMemory, share_one_pool
+from medfed.federation._scheduler import SiteScheduler, SitesElsewhere, TrainsElsewhere
+from medfed.federation.allocator import share_one_pool
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.model_selection import ModelSelection
@@ -41,7 +37,7 @@ from medfed.runs.rounds import RoundReport
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.messages import SiteChannel
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Weights, size_in_bytes
+from medfed.wire.weights import Weights
 
 # How long a study that ends early waits for a site to notice it: one step of training, or its validation.
 MAX_STEP_S = 60.0
@@ -49,70 +45,12 @@ MAX_STEP_S = 60.0
 # How long `run_federation` waits by default for the sites in one round, and for their functions at the end.
 DEFAULT_DEADLINE_S = 24 * 3600.0
 
-# How much the models of ended sites take before they are searched for and freed, which takes a while.
-MAX_UNCOLLECTED_BYTES = 256 << 20
-
 SiteFunction = Callable[[MemoryExchange], None]
 
 log = logging.getLogger("medfed.federation")
 
 # The site whose function runs in this thread, so that no callback trains under another site's name.
 _running_site: ContextVar[str] = ContextVar("medfed_running_site", default="")
-
-
-class SiteScheduler:
-    """Lets one site train at a time, with random states of its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._uncollected = 0
-        self._freed = FreedMemory()
-
-    def forget(self, exchange: MemoryExchange) -> None:
-        """Free the models of sites that have ended, which their Trainers' circular references keep."""
-        model = exchange.newest_model
-        self._uncollected += 0 if model is None else size_in_bytes(model.weights)
-        if self._uncollected > MAX_UNCOLLECTED_BYTES:
-            gc.collect()
-            self._uncollected = 0
-            self._freed.give_back()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Run a site's whole work, and restore the random states for the next site."""
-        with self._lock:
-            states = _random_states()
-            try:
-                yield
-            finally:
-                end_idle_threads()
-                _restore(states)
-
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Let other sites train while this one waits, then restore its random states."""
-        states = _random_states()
-        end_idle_threads()
-        self._freed.give_back()
-        self._lock.release()
-        try:
-            yield
-        finally:
-            self._lock.acquire()
-            _restore(states)
-
-
-def _random_states() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    torch.set_rng_state(states[2])
-    if states[3]:
-        torch.cuda.set_rng_state_all(states[3])
 
 
 class FederationSettings(TypedDict, total=False):
@@ -184,7 +122,8 @@ def simulate(
 ) -> GlobalModel:
     """Return the final model of a federation of functions, with every setting of a hub (see `run_hub`).
 
-    `on_bytes` is called with the bytes of everything that the exchange carries.
+    `on_bytes` is called with the bytes of everything that the exchange carries. The functions take turns,
+    unless they are `TrainsElsewhere` (`worker_processes.py`).
 
     Raises:
         StudyError: if `config.sites` are not the sites that functions are given for.
@@ -196,7 +135,8 @@ def simulate(
             f"simulate: HubConfig.sites are {', '.join(sorted(config.sites))}, functions are given for "
             f"{', '.join(sorted(sites))}; give one function for each site"
         )
-    scheduler = SiteScheduler()
+    elsewhere = all(isinstance(one, TrainsElsewhere) for one in sites.values())
+    scheduler = SitesElsewhere() if elsewhere else SiteScheduler()
     exchange = MemoryExchange(
         config.study_digest,
         idle=scheduler.idle,
@@ -370,7 +310,11 @@ def _join(threads: Sequence[threading.Thread], timeout_s: float | None) -> None:
 
 
 def _run_site(
-    scheduler: SiteScheduler, failures: SiteFailures, bar: RoundsBar | None, site: str, function: SiteFunction
+    scheduler: SiteScheduler | SitesElsewhere,
+    failures: SiteFailures,
+    bar: RoundsBar | None,
+    site: str,
+    function: SiteFunction,
 ) -> None:
     _running_site.set(site)
     RUNNING_SITE.set(site)

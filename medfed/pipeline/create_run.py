@@ -20,6 +20,7 @@ from medfed.errors import RunError
 from medfed.files import describe_exposed, private_folder, utc_now, write_whole
 from medfed.models.pretrained.load import LoadedStart
 from medfed.pipeline import privacy_facts
+from medfed.pipeline._told_to_workers import computing_of
 from medfed.pipeline.factory import network_of, started_network
 from medfed.registry import kind_of
 from medfed.runs.command_line import shown_command, typed_command
@@ -127,7 +128,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         start=UNSET if loaded is None else _record_start(folder, study, loaded),
         started=utc_now(),
         versions=package_versions(),
-        hardware=hardware(),
+        hardware=hardware(computing_of(study)),
         command=record_command(folder),
         comparisons=_comparisons(folder, study),
         withdrawn=folder.read_withdrawal() or UNSET,
@@ -195,6 +196,7 @@ def write_study(folder: RunFolder, study: Study) -> None:
     if (start := study.given_start) is not None:
         public["start"] = study.starting_from(Path(start.path).name).start
     del public["search"]  # run.json has it where it was made
+    del public["simulation"]  # of the machine, and no part of what was computed
     del public["trackers"]  # addresses inside a hospital or a coordinator's network, as of the exchange
     public["exchange"] = {"kind": kind_of(study.exchange)}
     public["plugins"] = {name: {"digest": plugin.digest} for name, plugin in study.plugins.items()}

@@ -107,7 +107,7 @@ def request_of(study: Study) -> HubConfig:
     return HubConfig(
         rounds=1,
         sites=tuple(sorted(study.sites)),
-        rule=Sum(check_vector=partial(check_vector, blocks)),
+        rule=Sum(check_vector=partial(check_vector, blocks, most=study.sampling.max_examples)),
         privacy=protection_of(study),
         minimum=study.minimum,
         deadline_s=study.sampling.deadline_s,
@@ -117,8 +117,11 @@ def request_of(study: Study) -> HubConfig:
     )
 
 
-def check_vector(blocks: tuple[Block, ...], vector: Tensor) -> None:
+def check_vector(blocks: tuple[Block, ...], vector: Tensor, most: int) -> None:
     """Check that one hospital's statistics are whole numbers that can be counts of its patients.
+
+    `most` is the most patients or cases that it may state, as of training examples: whoever states a billion
+    decides what all hospitals' data are planned from.
 
     Raises:
         DataError: naming what is wrong.
@@ -126,6 +129,11 @@ def check_vector(blocks: tuple[Block, ...], vector: Tensor) -> None:
     values = decode(blocks, _array(vector))
     if values["hospitals"][0] != 1:
         raise DataError(f"it answers for {values['hospitals'][0]} hospitals, expected itself")
+    for what in ("patients", "cases"):
+        if (count := max(values.get(what, (0,)))) > most:
+            raise DataError(
+                f"it states {count} {what} that train, at most {most} are accepted (sampling.max_examples)"
+            )
 
 
 def length_for(study: Study) -> int:

@@ -27,7 +27,7 @@ from medfed.evaluation.metrics import metric_of
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress, with_personal
 from medfed.federation.model_selection import ModelSelection
-from medfed.models.networks import for_images_of, replace_batch_norms
+from medfed.models.networks import replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
 from medfed.models.networks._vanishing import check_vanishing
@@ -36,7 +36,7 @@ from medfed.models.tasks import Training
 from medfed.registry import kind_of
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
 from medfed.study.canonical import study_digest
-from medfed.study.network import untrained_network
+from medfed.study.network import network_for, untrained_network
 from medfed.study.study import Study
 
 
@@ -201,7 +201,7 @@ _CHECKED: set[tuple[object, ...]] = set()
 def _check_vanishing(study: Study, data: Images, network: torch.nn.Module) -> None:
     """Raise a StudyError if nothing is left of a patch at a layer of the study's network."""
     known = (
-        msgspec.json.encode(study.network),
+        msgspec.json.encode(network_for(study)),
         study.privacy.replaces_batch_norm,
         data.spatial_dims,
         data.patch,
@@ -219,7 +219,7 @@ def size_check(study: Study) -> CheckSize | None:
     data = study.data
     if not isinstance(data, Images) or data.patch is not None:
         return None
-    record = for_images_of(study.network, data.spatial_dims)
+    record = network_for(study)
     built: list[torch.nn.Module] = []
 
     @functools.cache

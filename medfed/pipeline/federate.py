@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from msgspec import UNSET, UnsetType
 
 from medfed.data.datamodule import SiteDataModule
 from medfed.errors import MedfedError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
-from medfed.exchange import MemoryExchange
+from medfed.exchange import SiteSide
 from medfed.federation.hub import RoundCallback
-from medfed.federation.simulation import simulate
+from medfed.federation.simulation import SiteFunction, simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
+from medfed.federation.worker_processes import WorkerProcesses, Workers, shares_of
+from medfed.pipeline._told_to_workers import cost_of, threads_of, told_of_site, told_of_study
 from medfed.pipeline.factory import data_scalars, egress_of, hub_config_of, module_of, site_config_of
 from medfed.pipeline.small_scores import few_numbers, patient_counts, under_counts
 from medfed.privacy.accounting.ledger import data_set
@@ -101,16 +105,17 @@ def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Fe
         study.task.main_score,
     )
     try:
-        final = simulate(
-            {name: _site(run, name) for name in study.sites},
-            weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
-            # In one process no update is late, so the hub waits for every site.
-            replace(hub_config_of(study), deadline_s=None, evaluating=()),
-            folder=folder.hub,
-            on_round=round_finished,
-            on_model=model_merged,
-            audit=run.audit,
-        )
+        with _site_functions(run) as functions:
+            final = simulate(
+                functions,
+                weights_of(module_of(study), study.keep_local, trained_only=study.trained_only),
+                # In one process no update is late, so the hub waits for every site.
+                replace(hub_config_of(study), deadline_s=None, evaluating=()),
+                folder=folder.hub,
+                on_round=round_finished,
+                on_model=model_merged,
+                audit=run.audit,
+            )
     finally:
         run.progress.stop()
     # `final` is the model as a site has it, even if the hub holds a part of it encrypted.
@@ -130,11 +135,68 @@ def _withheld(run: StudyRun) -> Iterator[str]:
             yield f"{site}: {names} not shown, of fewer than {least} patients (evaluation.smallest_group)"
 
 
-def _site(run: StudyRun, name: str) -> Callable[[MemoryExchange], None]:
+@contextmanager
+def _site_functions(run: StudyRun) -> Iterator[Mapping[str, SiteFunction]]:
+    """Yield each site's training, in this process or in worker processes, which then end with the block."""
+    study = run.study
+    if study.simulation.engine == "threads":
+        with _computing_with(threads_of(study)):
+            yield {name: site_function(run, name) for name in study.sites}
+        return
+    workers = WorkerProcesses(_workers(run))
+    try:
+        yield {name: workers.function(name) for name in study.sites}
+    finally:
+        workers.close()
+
+
+@contextmanager
+def _computing_with(threads: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads within the block; None leaves it as it is."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _workers(run: StudyRun) -> Workers:
+    """Return what the worker processes of a study are."""
+    study = run.study
+    costs = {
+        name: cost_of(study, name, run.hospitals[name].data) if name in run.hospitals else 0.0
+        for name in study.sites
+    }
+    shares = shares_of(costs, study.simulation.workers)
+    beside = {site: share for share in shares for site in share}
+
+    def report(site: str, what: str, arguments: Sequence[Any]) -> None:
+        if what == "training":
+            step, steps = arguments
+            run.progress.training_together(site, step, steps, beside[site])
+        elif what == "line":
+            run.progress.log(*arguments)
+
+    return Workers(
+        module="medfed.pipeline.site_worker",
+        shares=shares,
+        threads=threads_of(study),
+        work=told_of_study(study, run.folder),
+        work_of=lambda site: told_of_site(run.hospital(site)),
+        report=report,
+        audit=run.audit,
+        resume=run.resume,
+        study_digest=study_digest(study),
+    )
+
+
+def site_function(run: StudyRun, name: str) -> Callable[[SiteSide], None]:
     """Return the training of one hospital, to be called with its exchange."""
     study = run.study
 
-    def work(exchange: MemoryExchange) -> None:
+    def work(exchange: SiteSide) -> None:
         hospital = run.hospital(name)
         data = hospital.data
         # What is simulated is what is deployed: the hub's files, page and choices have what a hub would have.

@@ -8,6 +8,7 @@ lacks it. So a study begins with the key, and a site that lost its folder gets i
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from cryptography.exceptions import InvalidTag
@@ -47,6 +48,15 @@ class KeyAnnouncement(PublicKeys, frozen=True):
         return (self.box,)
 
 
+class DealtKeys(EncryptedBySite, frozen=True):
+    """The study's key as the dealer encrypted it for each site that lacks it, and the key's SHA-256.
+
+    All of them are given this one signed message, so that a dealer that gives them different keys is known.
+    """
+
+    sha256: bytes
+
+
 def shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None:
     """Return the study's key at a site, created or received if missing; None if the site is left out.
 
@@ -64,10 +74,12 @@ def _shared_key(channel: SiteChannel, make: Callable[[], bytes]) -> bytes | None
     if announced is None:
         return None
     first = dealer(announced)
-    if len({keys.holds for keys in announced.values() if keys.holds}) > 1:
+    if of_other_keys(announced):
+        holders = [f"{site} {one.holds.hex()[:8]}" for site, one in sorted(announced.items()) if one.holds]
         raise PrivacyError(
-            f"site '{channel.site}', round {channel.round}: sites of this study hold "
-            "different keys; start a new run"
+            f"{channel.who}: sites of this study hold different keys: {', '.join(holders)} (the first digits "
+            "of their SHA-256), and the hub should have refused all but those of one key; nothing is sent. "
+            "Let the odd one restore its run folder, or start a new run"
         )
     if first == channel.site:
         if key is None:
@@ -109,12 +121,25 @@ def _deal(
         for party, one in announced.items()
         if not one.holds and party != channel.site
     }
-    channel.send(ONLY_ATTEMPT, ENCRYPTED_KEYS, to_bytes(EncryptedBySite(encrypted)))
+    dealt = DealtKeys(encrypted, hashlib.sha256(key).digest())
+    channel.send(ONLY_ATTEMPT, ENCRYPTED_KEYS, to_bytes(dealt))
 
 
 def dealer(announced: Mapping[str, KeyAnnouncement]) -> str:
     """Return the site that distributes the study's key to those that lack it."""
     return min((party for party, one in announced.items() if one.holds), default=min(announced))
+
+
+def of_other_keys(announced: Mapping[str, KeyAnnouncement]) -> list[str]:
+    """Return the sites that say that they hold another key than most of those that hold one.
+
+    Of keys that equally many hold, that of the first site by name counts.
+    """
+    holders = {site: one.holds for site, one in sorted(announced.items()) if one.holds}
+    if len({*holders.values()}) < 2:
+        return []
+    ((most, _),) = Counter(holders.values()).most_common(1)  # of equal counts, the first that was counted
+    return [site for site, holds in holders.items() if holds != most]
 
 
 def relay_keys(
@@ -140,6 +165,14 @@ def relay_keys(
             if received.message is not None:
                 channel.log_refusal(received.site, ANNOUNCED, error)
             refused[received.site] = error
+    for site in of_other_keys(announced):
+        error = PrivacyError(
+            f"site '{site}', round {channel.round}: it says that it holds another key of the study than "
+            "most of the others; let it restore its run folder"
+        )
+        channel.log_refusal(site, ANNOUNCED, error)
+        refused[site] = error
+        del announced[site], sealed[site]
     if len(announced) < min_sites:
         refusals = "".join(f"{site}: {error}. " for site, error in sorted(refused.items()))
         raise QuorumError(
@@ -189,10 +222,10 @@ def _open_sealed_key(
     data: bytes,
 ) -> bytes:
     sealed = parse(data, RelayedMessages, "hub", ENCRYPTED_KEYS).messages.get(first, b"")
-    encrypted = open_relayed(channel, sealed, EncryptedBySite, first, ENCRYPTED_KEYS, ONLY_ATTEMPT).by_site
+    dealt = open_relayed(channel, sealed, DealtKeys, first, ENCRYPTED_KEYS, ONLY_ATTEMPT)
     try:
         key = _cipher(channel, box, announced[first].box, first, channel.site).decrypt(
-            bytes(12), encrypted[channel.site], None
+            bytes(12), dealt.by_site[channel.site], None
         )
     except (KeyError, InvalidTag):
         raise PrivacyError(
@@ -200,8 +233,11 @@ def _open_sealed_key(
             "start both again"
         ) from None
     held = announced[first].holds
-    if held and hashlib.sha256(key).digest() != held:
-        raise PrivacyError(f"{channel.who}: site '{first}' gave another key than the one that it holds")
+    if hashlib.sha256(key).digest() != dealt.sha256 or (held and held != dealt.sha256):
+        raise PrivacyError(
+            f"{channel.who}: site '{first}' gave another key than the one of which it says that it gives it "
+            "to all; nothing is sent"
+        )
     return key
 
 

@@ -60,7 +60,7 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
     round: whose model it is.  merged: how many rounds were merged, of `rounds` planned.  keep, patience: as
     the study says.  score: the validation score that decided.  best: the best round by it, 0 where none could
     be judged.  mean, sites: its mean, and over which sites; a hospital's own run knows neither.  averaged:
-    the model is the mean of the models of so many last rounds.
+    the model is the mean of the models of so many last rounds.  decay: of a moving average over them.
     """
 
     round: int
@@ -73,11 +73,12 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
     sites: list[str] = []
     patience: int | None = None
     averaged: int = 1
+    decay: float | None = None
 
     @property
     def by_validation(self) -> bool:
         """Whether scores of validation patients decided which model it is, or when training ended."""
-        return self.averaged == 1
+        return self.keep != "average"
 
     @property
     def sentence(self) -> str:
@@ -85,8 +86,13 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
         end = f"Training ended after {self.merged} of {self.rounds} rounds"
         if self.merged < self.rounds:
             end += f": the last {self.patience} that were judged were not better"
-        if self.averaged > 1:
+        if self.keep == "average":
             first = self.rounds - self.averaged + 1
+            if self.decay is not None:
+                return (
+                    f"{end}; the model is the moving average of the models of rounds {first} to "
+                    f"{self.rounds}, with a decay of {self.decay:g}."
+                )
             return f"{end}; the model is the mean of the models of rounds {first} to {self.rounds}."
         if self.keep != "best":
             return f"{end}; the model is that of round {self.round}, the last one merged."
@@ -286,11 +292,14 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def hardware() -> str:
-    """Return processor, cores and threads, GPU and operating system in one line."""
+def hardware(computing: str = "") -> str:
+    """Return processor, cores and threads, GPU and operating system in one line.
+
+    `computing` says with which threads the rounds are trained, if not with this process's.
+    """
     import torch
 
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cores = f"{os.cpu_count()} cores, {computing or f'{torch.get_num_threads()} threads'}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{platform.machine()}, {cores}, {device}, {platform.system()}"
 

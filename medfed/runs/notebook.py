@@ -51,6 +51,10 @@ class NotebookProgress(Progress):
         self._table.train(site, step, steps)
         self._draw(now=False)
 
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        self._table.train(site, step, steps, turns)
+        self._draw(now=False)
+
     def waiting(
         self,
         connected: Collection[str],

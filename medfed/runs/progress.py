@@ -45,6 +45,10 @@ class Progress:
     def training(self, site: str, step: int, steps: int) -> None:
         """Show that a site has done `step` of `steps` training steps of this round."""
 
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        """Show the same where several sites train at once: it takes turns with `turns` only."""
+        self.training(site, step, steps)
+
     def waiting(
         self,
         connected: Collection[str],
@@ -145,12 +149,12 @@ class ProgressTable:
         self.round_remaining_s = remaining_s
         return changes
 
-    def train(self, site: str, step: int, steps: int) -> None:
-        """Store that a site trains, and no other one: sites of one process take turns."""
+    def train(self, site: str, step: int, steps: int, turns: Collection[str] | None = None) -> None:
+        """Store that a site trains, and none of those with which it takes turns: all, if none are given."""
         row = self.rows.get(site)
         if row is not None:
-            for other in self.rows.values():
-                if other.status == "training":
+            for name, other in self.rows.items():
+                if other.status == "training" and (turns is None or name in turns):
                     other.status = "waiting"
             row.status, row.step, row.steps = "training", step, steps
 
@@ -271,6 +275,9 @@ class LiveProgress(Progress):
 
     def training(self, site: str, step: int, steps: int) -> None:
         self._table.train(site, step, steps)
+
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        self._table.train(site, step, steps, turns)
 
     def waiting(
         self,

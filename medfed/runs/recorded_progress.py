@@ -72,8 +72,15 @@ class RecordedProgress(Progress):
 
     def training(self, site: str, step: int, steps: int) -> None:
         self._display.training(site, step, steps)
+        self._record_training(site, step, steps, self._status.record.sites)
+
+    def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
+        self._display.training_together(site, step, steps, turns)
+        self._record_training(site, step, steps, turns)
+
+    def _record_training(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
         for other, known in self._status.record.sites.items():
-            if other != site and known.state == "training":  # sites of one process take turns
+            if other != site and known.state == "training" and other in turns:
                 self._status.site(other, state="waiting")
         self._status.site(site, state="training", step=step, steps=steps, last_seen=utc_now())
         self._status.update(step=step, steps=steps)

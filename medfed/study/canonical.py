@@ -31,9 +31,9 @@ def study_digest(study: Study) -> str:
 
     It covers the names of the sites but not their folders, which are each hospital's own matter. Nor does it
     cover the exchange and the trackers: how a party reaches the hub, and where it watches, is in its own file
-    and does not change what is computed. Nor the search, which comes before a study and does not change it.
-    Nor does it cover with what the federated model is compared (`COMPARISONS`): nobody else sees it, and it
-    may change when a run is resumed.
+    and does not change what is computed. Nor the search, which comes before a study and does not change it,
+    nor how a simulation is spread over one machine. Nor does it cover with what the federated model is
+    compared (`COMPARISONS`): nobody else sees it, and it may change when a run is resumed.
     """
     return digest_of(_canonical(study))
 
@@ -78,7 +78,7 @@ def is_digest(start: str) -> bool:
 def _canonical(study: Study) -> dict[str, Any]:
     plain = to_dict(study)
     plain["sites"], plain["held_out"] = sorted(study.sites), sorted(study.held_out)
-    del plain["exchange"], plain["trackers"], plain["search"]
+    del plain["exchange"], plain["trackers"], plain["search"], plain["simulation"]
     if (start := study.given_start) is not None:
         # The content of the weights counts, not where a hospital stores them.
         digest = start_digest(start.path)

@@ -23,6 +23,7 @@ from medfed.models.schedules.constant import Constant
 from medfed.privacy import NoPrivacy
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
+from medfed.study.averaging import Average
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.study.search import Search
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
@@ -87,7 +88,8 @@ class Train(_Section, frozen=True, kw_only=True):
     keep: which round's model the study ends with: the `last` one's, or the `best` one's by the mean, over the
     sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
     row without a better one by that mean; null never ends it early.  average: the study ends with the mean of
-    the models of so many last rounds, each merged over the sites; 1 is the last round's model.
+    the models of so many last rounds, each merged over the sites; 1 is the last round's model.  {kind: ema,
+    decay: 0.9} is a moving average of all rounds' models.
     """
 
     rounds: Count
@@ -106,7 +108,7 @@ class Train(_Section, frozen=True, kw_only=True):
     local: AnyLocal | None = None
     keep: Literal["last", "best"] = "last"
     patience: Count | None = None
-    average: Count = 1
+    average: Average = 1
 
 
 class Sampling(_Section, frozen=True, kw_only=True):
@@ -199,6 +201,23 @@ class SiteOverride(_Section, frozen=True, kw_only=True):
     layout: AnyLayout | str | None = None
 
 
+class Simulation(_Section, frozen=True, kw_only=True):
+    """How `medfed train` trains all hospitals on this machine; of no effect across hospitals.
+
+    engine: `threads` trains one hospital at a time on all cores, in one process; `processes` trains in worker
+    processes, each with hospitals of its own.  workers: how many of them.  threads: the threads with which
+    each computes; null is this machine's cores divided by the workers (with engine `threads`, all).
+
+    It is no part of the study's digest, and may be changed when a run is resumed. With equal `threads`
+    neither the engine nor the number of workers changes a bit of the result; another number of threads may,
+    as sums of large tensors are split among them: give `threads` where bits are to repeat.
+    """
+
+    engine: Literal["threads", "processes"] = "threads"
+    workers: Count = 1
+    threads: Count | None = None
+
+
 class Study(_Section, frozen=True, kw_only=True):
     """A complete study.
 
@@ -216,7 +235,7 @@ class Study(_Section, frozen=True, kw_only=True):
     trackers: where the hub's record of each round goes beside the run folder, such as [{kind: csv}, {kind:
     mlflow, url: https://mlflow.example.org}]; it is not sent to the sites, which name their own.
     search: which settings `medfed train --search` looks for in a simulation, and its budget; it is not sent
-    to the sites either.
+    to the sites either.  simulation: how `medfed train` spreads the hospitals over this machine's cores.
     """
 
     name: SiteName
@@ -239,6 +258,7 @@ class Study(_Section, frozen=True, kw_only=True):
     plugins: Annotated[dict[PluginName, Plugin], Meta(max_length=MAX_PLUGINS)] = {}
     trackers: tuple[AnyTracker, ...] = ()
     search: Search | None = None
+    simulation: Simulation = Simulation()
 
     @property
     def trained_only(self) -> bool:

@@ -15,12 +15,12 @@ from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodules import DataModule
 from medfed.data.settings import Images, Table
 from medfed.errors import DataError, StudyError
-from medfed.models.networks import for_images_of
 from medfed.registry import kind_of, kinds
 from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
-from medfed.study.averaging import averaging_problems
+from medfed.study.averaging import averages, averaging_problems
 from medfed.study.joining import joining_refusals
+from medfed.study.network import network_for
 from medfed.study.own_hub import needs_own_hub
 from medfed.study.study import Study
 from medfed.wire.signing import BROKER, HUB
@@ -57,6 +57,14 @@ def _packages(study: Study) -> Iterator[str]:
                     f"{key}.kind: '{kind_of(part)}' needs the package {package}, which is not installed "
                     f'here; run `pip install "{extra}"`'
                 )
+
+
+def _simulation(study: Study) -> Iterator[str]:
+    if study.simulation.engine == "threads" and study.simulation.workers > 1:
+        yield (
+            f"simulation.workers: is {study.simulation.workers}, and engine 'threads' trains one hospital "
+            "after the other; add engine: processes, or leave workers out"
+        )
 
 
 def _trackers(study: Study) -> Iterator[str]:
@@ -112,7 +120,7 @@ def _dimensions(study: Study, data: Images) -> Iterator[str]:
         )
     elif data.plan == "given":  # otherwise the patch is not known yet
         try:
-            for_images_of(study.network, data.spatial_dims).check_size(data.patch)
+            network_for(study).check_size(data.patch)
         except StudyError as error:
             yield f"data.patch: {error}"
     if data.slices is not None and study.task.needs != "segment":
@@ -352,7 +360,7 @@ def _model_selection(study: Study) -> Iterator[str]:
 def _averaging(study: Study) -> Iterator[str]:
     """Check that a mean of the last rounds' models is one of comparable, whole models."""
     train = study.train
-    if train.average < 2:
+    if not averages(train.average):
         return
     for problem in averaging_problems(train.average, train.rounds, study.rule, study.privacy):
         yield f"train.average: {problem}"
@@ -435,6 +443,7 @@ _CHECKS = (
     _rule,
     _compression,
     _trackers,
+    _simulation,
     _local_training,
     _model_selection,
     _search,

@@ -56,6 +56,22 @@ def test_enough_patients_who_came_or_went_are_no_few(session, members):
     record_answer(session(members), 2)
 
 
+def test_several_answers_that_give_one_patient_together_are_refused(session):
+    """Each pair differs by five patients and more; 0..5 plus 5..10 minus 0..10 is patient 5 alone."""
+    everyone = range(40)
+    record_answer(session(everyone), 5)
+    record_answer(session(set(everyone) - {0, 1, 2, 3, 4, 5}), 5)
+    record_answer(session(set(everyone) - {5, 6, 7, 8, 9, 10}), 5)
+    with pytest.raises(
+        DeclinedError,
+        match=r"site 'north': its statistics, together with the 3 answers that it sent before, would give "
+        r"those of fewer than 5 patients.* Nothing was sent",
+    ):
+        record_answer(session(set(everyone) - set(range(11))), 5)
+    record_answer(session(everyone), 5)
+    record_answer(session(range(6, 40)), 5)
+
+
 def test_the_same_patients_answer_in_each_study_and_are_kept_once(session, tmp_path):
     record_answer(session(range(4)), 2)
     record_answer(session(range(4), "cd" * 32), 2)

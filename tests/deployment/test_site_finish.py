@@ -8,16 +8,20 @@ import msgspec
 import pytest
 from hospitals import write_study
 
+from medfed.deployment import admission
 from medfed.deployment.approvals import approve, revoke
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_finish import LOCK, finish_later, mark_answered, run_without_hub
+from medfed.deployment.site_session import SiteSession
 from medfed.errors import RunError
+from medfed.exchange import DropOut
 from medfed.files import lock
 from medfed.pipeline.create_run import create_run
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.study.canonical import study_digest
 from medfed.study.reading import read_study
+from medfed.wire.audit_log import AuditLog
 
 
 @pytest.fixture
@@ -68,3 +72,17 @@ def test_two_processes_do_not_finish_one_run(hospital):
         assert run_without_hub(hospital.site, "") is None
         with pytest.raises(RunError, match="site 'north': another process finishes this run"):
             finish_later(session)
+
+
+def test_a_hub_that_has_all_numbers_is_not_told_of_a_refusal(hospital, monkeypatch):
+    """It may have ended: the site would wait for it in vain, and its reason would not be seen."""
+    told = []
+    monkeypatch.setattr(admission, "tell_both", lambda session, reason: told.append(reason))
+    study = hospital.studies[0]
+    folder = begin(hospital, study)
+    session = SiteSession(hospital.site, study, None, folder, None, Progress(), AuditLog(None))
+    admission.decline(session, DropOut.DATA)
+    assert told == [DropOut.DATA]
+    mark_answered(folder, "north")
+    admission.decline(session, DropOut.POLICY)
+    assert told == [DropOut.DATA]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
-from medfed.evaluation.disclosure import conflict, patients_behind_mean, withheld_sites
+from medfed.evaluation.disclosure import conflict, gives_few, patients_behind_mean, withheld_sites
 from medfed.evaluation.metrics.absence import COUNTS
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.page import write_report
@@ -62,6 +62,22 @@ def test_withheld_sites_by_hand():
 )
 def test_the_mean_over_structures_gives_the_patients_who_lack_one(patterns, expected):
     assert patients_behind_mean(np.array(patterns).T, LEAST) == expected
+
+
+def test_combinations_of_groups_give_few_where_the_rank_says_so():
+    """Against the rank of the groups with one more row, over groups that were drawn by chance."""
+    generator, found = np.random.default_rng(0), set()
+    for _ in range(60):
+        groups = generator.random((4, 9)) < 0.5
+        patterns, sizes = np.unique(groups[:, groups.any(axis=0)], axis=1, return_counts=True)
+        rank = np.linalg.matrix_rank(patterns.astype(float))
+        alone = np.eye(patterns.shape[1])[sizes < 2]
+        ranks = [np.linalg.matrix_rank(np.vstack([patterns, row]).astype(float)) for row in alone]
+        expected = any(one == rank for one in ranks)
+        assert gives_few(groups, 2) == expected
+        found.add(expected)
+    assert found == {True, False}
+    assert not gives_few(np.zeros((2, 5), bool), 2)
 
 
 def test_nested_groups_conflict():

@@ -91,3 +91,15 @@ def test_a_group_with_few_of_an_outcome_has_no_auroc_and_no_c_index():
         for r in subgroups(died, SummarySettings(round=1, seed=0, min_patients=3, draws=50))
     }
     assert three["sex=F", "the others"].value is not None
+
+
+def test_of_two_groups_each_gap_is_the_others_with_the_other_sign():
+    """Women minus men and men minus women are one question: bounds mirror each other, and p is one."""
+    generator = np.random.default_rng(4)
+    values = np.clip(generator.normal(0.7, 0.15, 30), 0, 1)
+    rows = subgroups(people(values, ["F"] * 13 + ["M"] * 17), SummarySettings(round=1, seed=0))
+    first, second = (row for row in rows if row.against is not None)
+    assert {first.group, second.group} == {"sex=F", "sex=M"}
+    assert first.value == pytest.approx(-second.value)
+    assert (first.low, first.high) == pytest.approx((-second.high, -second.low))
+    assert first.p == second.p

@@ -8,7 +8,8 @@ import pytest
 from chunked_updates import PATIENCE_S, STUDY, filled, filled_update, received_chunks, wait_until
 
 from medfed.errors import RunError
-from medfed.exchange._manifest import encode_sealed
+from medfed.exchange import _site_answers
+from medfed.exchange._manifest import Manifest, encode_sealed
 from medfed.exchange._object_store import chunk_name
 from medfed.wire import encoding as wire
 from medfed.wire.signing import HUB, Unsigned
@@ -106,6 +107,25 @@ def test_an_update_from_before_its_round_is_not_taken_when_the_round_comes(hub_a
     (received,) = hub.collect(3, ["north"], 30)
     assert (received.update, received.bytes_up > 0) == (None, True)
     assert "'north', round 3: it was sent before the round began" in str(received.error)
+
+
+def test_of_a_site_that_announces_ever_later_rounds_little_is_kept(monkeypatch):
+    """A manifest may have 16 MiB, and each look at the store could find another one."""
+    monkeypatch.setattr(_site_answers, "MAX_EARLY", 3)
+    early, chunks = _site_answers.EarlyUpdates(), ["ab" * 32]
+
+    def manifest(round: int, size: int = 5) -> Manifest:
+        return Manifest("p", "update", STUDY, "run", "north", round, size, 10, chunks)
+
+    for round in (9, 5, 7, 8, 6):
+        early.add("north", manifest(round))
+    early.add("north", manifest(5, size=6))  # the first one for a round counts
+    early.add("south", manifest(9))
+    assert [round for round in range(10) if early.has("north", manifest(round))] == [5, 6, 7]
+    assert not early.has("north", manifest(5, size=6))
+    assert early.has("south", manifest(9))
+    kept = [digest for known in early._digests.values() for digest in known.values()]
+    assert [len(one) for one in kept] == [32] * 4
 
 
 HOSTILE = {

@@ -11,6 +11,7 @@ from broker_enrolment import Enrolment
 from chunked_updates import PATIENCE_S, STUDY, filled, filled_update
 
 from medfed.exchange import _hub_transport, _site_transport
+from medfed.exchange._object_store import Unreachable
 from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.wire.update import GlobalModel
@@ -119,3 +120,22 @@ def test_chunks_that_are_lost_while_a_model_is_published_are_stored_again(partie
     hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY), lambda: next(losses, lambda: None)())
     in_background(lambda: list(hub.collect(2, ["north"], 5)))
     assert digest(north.fetch("north", 1).weights) == digest(filled(1.0))
+
+
+def test_chunks_that_are_lost_between_two_attempts_to_send_an_update_are_stored_again(parties, monkeypatch):
+    """The store is lost after the chunks, and the attempt fails before the manifest."""
+    hub, north, lose = parties
+    put, losses = north._store.put, iter([lose])
+
+    def fails_once(name, data, if_absent=False):
+        if name.endswith("/m") and (lose := next(losses, None)):
+            lose()
+            raise Unreachable("the connection to the broker was lost")
+        return put(name, data, if_absent)
+
+    monkeypatch.setattr(north._store, "put", fails_once)
+    collected = in_background(lambda: list(hub.collect(1, ["north"], PATIENCE_S)))
+    north.send(filled_update(1.5))
+    (arrival,) = collected()
+    assert arrival.error is None
+    assert digest(arrival.update.delta.minuend) == digest(filled(1.5))

@@ -18,6 +18,7 @@ from medfed.federation.config import HubConfig
 from medfed.federation.hub import run_hub
 from medfed.federation.model_selection import ModelSelection
 from medfed.privacy.ckks import Ckks
+from medfed.study.averaging import Ema
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.update import GlobalModel, Update
 
@@ -120,9 +121,29 @@ def test_the_mean_is_torchs_and_keeps_the_type():
         torch.testing.assert_close(weights[name].float(), value, atol=1e-3, rtol=0)
 
 
+def test_a_moving_average_weighs_a_model_by_its_age_and_its_weights_sum_to_one(tmp_path):
+    exchange, reports = Squares(), []
+    final = run(exchange, rounds=3, average=Ema(decay=0.5), on_round=reports.append)
+    # Rounds 1, 2 and 3 end at 1, 4 and 9, with 1/4, 1/2 and 1 of the newest's weight: (1 + 8 + 36) / 7.
+    torch.testing.assert_close(final.weights["w"], torch.full((3,), 45 / 7))
+    assert [float(model.weights["w"][0]) for model in exchange.published[:3]] == [0, 1, 4]
+    choice = reports[-1].choice
+    assert not choice.by_validation
+    assert choice.sentence == (
+        "Training ended after 3 of 3 rounds; the model is the moving average of the models of rounds 1 to 3, "
+        "with a decay of 0.5."
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(Squares(stop_in=3), rounds=3, average=Ema(decay=0.5), folder=tmp_path)
+    resumed = run(Squares(), rounds=3, average=Ema(decay=0.5), folder=tmp_path)
+    assert torch.equal(resumed.weights["w"], final.weights["w"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"average": Ema(), "rule": Cyclic()}, "with rule 'cyclic' a round's model is of the hospitals"),
+        ({"average": Ema(), "selection": ModelSelection()}, "a selection ends with one round's model"),
         ({"average": 6}, "the mean is to be over the last 6 rounds, and the study has 5"),
         (
             {"average": 2, "rule": Cyclic()},

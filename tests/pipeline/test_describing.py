@@ -152,6 +152,12 @@ def test_what_is_no_sum_of_the_hospitals_statistics_is_refused(folder):
     with pytest.raises(DataError, match="answers for 0 hospitals, expected itself"):
         request.rule.check_vector(torch.zeros(length_for(study), dtype=torch.float64))
     vector = torch.zeros(length_for(study), dtype=torch.float64)
+    vector[0], vector[2] = 1, 1_000_000
+    request.rule.check_vector(vector)
+    vector[3] = 1_000_001  # after the two flags of `hospitals`, and `patients`
+    with pytest.raises(DataError, match=r"it states 1000001 cases that train, at most 1000000 are accepted"):
+        request.rule.check_vector(vector)
+    vector = torch.zeros(length_for(study), dtype=torch.float64)
     vector[2] = -1
     with pytest.raises(DataError, match="summed statistics: a number of 'patients' is negative"):
         decoded(study, vector, 2)

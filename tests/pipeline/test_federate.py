@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from medfed.errors import DataError, QuorumError
+from medfed.pipeline import _told_to_workers
+from medfed.pipeline._told_to_workers import computing_of, threads_of
 from medfed.pipeline.federate import StudyRun, _method, federate
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
@@ -98,3 +100,40 @@ def test_the_display_ends_when_the_study_does_not(tmp_path: Path) -> None:
 def test_a_method_is_named_by_rule_and_local_method(tmp_path: Path, overrides, expected: str) -> None:
     run: StudyRun = opened(tmp_path, overrides)
     assert _method(run.study) == expected
+
+
+@pytest.mark.parametrize(
+    "overrides, threads, said",
+    [
+        ([], None, ""),
+        (["simulation.threads=3"], 3, "3 threads"),
+        (["simulation.engine=processes"], 4, "1 worker processes of 4 threads"),
+        (["simulation.engine=processes", "simulation.workers=2"], 2, "2 worker processes of 2 threads"),
+        # Two hospitals have work for two workers only.
+        (["simulation.engine=processes", "simulation.workers=9"], 2, "2 worker processes of 2 threads"),
+        (
+            ["simulation.engine=processes", "simulation.workers=2", "simulation.threads=1"],
+            1,
+            "2 worker processes of 1 threads",
+        ),
+    ],
+)
+def test_a_machine_of_four_cores_is_divided_by_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], threads: int | None, said: str
+) -> None:
+    monkeypatch.setattr(_told_to_workers, "available_cores", lambda: 4)
+    study = opened(tmp_path, overrides).study
+    assert threads_of(study) == threads
+    assert computing_of(study) == said
+
+
+def test_a_simulation_in_one_process_computes_with_the_threads_that_it_names(tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), set()
+
+    class Threads(Progress):
+        def training(self, site: str, step: int, steps: int) -> None:
+            seen.add(torch.get_num_threads())
+
+    federate(replace(opened(tmp_path, ["simulation.threads=3"]), progress=Threads()))
+    assert seen == {3}
+    assert torch.get_num_threads() == before

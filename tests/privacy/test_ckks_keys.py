@@ -8,17 +8,20 @@ import threading
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from medfed.errors import PrivacyError, QuorumError
+from medfed.errors import ExchangeError, PrivacyError, QuorumError
 from medfed.exchange import DropOut, MemoryExchange
+from medfed.privacy import _ckks_keys as module
 from medfed.privacy._ckks_keys import (
     ANNOUNCED,
     ENCRYPTED_KEYS,
+    DealtKeys,
     KeyAnnouncement,
     dealer,
+    of_other_keys,
     relay_keys,
     shared_key,
 )
-from medfed.privacy._key_exchange import to_bytes
+from medfed.privacy._key_exchange import parse, to_bytes
 from medfed.wire.messages import HubChannel, SiteChannel
 from medfed.wire.update import GlobalModel
 
@@ -48,6 +51,8 @@ def run(held: dict[str, bytes], sites=SITES):
         except PrivacyError as error:
             keys[site] = error
             exchange.drop_out(site, DropOut.ERROR)
+        except ExchangeError as error:  # the hub went on without it
+            keys[site] = error
 
     threads = [threading.Thread(target=ask, args=(site,), daemon=True) for site in sites]
     for thread in threads:
@@ -75,9 +80,61 @@ def test_a_site_that_holds_the_key_gives_it_to_one_that_lost_it():
     assert made == []
 
 
-def test_sites_that_hold_different_keys_stop():
-    with pytest.raises(QuorumError, match="site 'north' was to give the study's key to east and did not"):
-        run({"north": STUDY_KEY, "south": b"the key of another run"})
+def test_a_site_that_says_that_it_holds_another_key_is_refused_by_name_and_the_others_go_on():
+    keys, _, (sites, refused), _ = run({"north": STUDY_KEY, "south": b"the key of another run"})
+    assert sites == ["east", "north"]
+    assert keys["east"] == STUDY_KEY
+    assert "site 'south' waits for a message of round 1, but the hub has closed" in str(keys["south"])
+    assert list(refused) == ["south"]
+    assert "site 'south', round 1: it says that it holds another key of the study" in str(refused["south"])
+
+
+def test_the_key_that_most_hold_counts_and_of_equal_ones_that_of_the_first_site():
+    assert of_other_keys(announced(a=b"x", b=b"y", c=b"y", d=b"")) == ["a"]
+    assert of_other_keys(announced(c=b"x", a=b"y", b=b"z")) == ["b", "c"]
+    assert of_other_keys(announced(a=b"x", b=b"", c=b"x")) == []
+
+
+def test_a_hub_that_relays_announcements_of_different_keys_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "of_other_keys", of_other_keys_at_sites_only())
+    keys, _, _, _ = run({"east": STUDY_KEY, "north": STUDY_KEY, "south": b"the key of another run"})
+    ours, other = (hashlib.sha256(key).hexdigest()[:8] for key in (STUDY_KEY, b"the key of another run"))
+    for site in SITES:
+        assert f"site '{site}', round 1: sites of this study hold different keys" in str(keys[site])
+        assert f"east {ours}, north {ours}, south {other}" in str(keys[site])
+
+
+def of_other_keys_at_sites_only():
+    """The hub's thread is the test's own; a hub that lies refuses nobody."""
+    hub = threading.get_ident()
+    return lambda announced: [] if threading.get_ident() == hub else of_other_keys(announced)
+
+
+def test_a_dealer_that_gives_sites_different_keys_is_named(monkeypatch):
+    """It announced no key before, so that nothing else would tell until the first sum is opened."""
+    honest = module._deal
+
+    def deal(channel, box, key, announced):
+        class Lies:
+            def send(self, attempt, step, data):
+                dealt = parse(data, DealtKeys, "east", step)
+                wrong = module._cipher(channel, box, announced["south"].box, "east", "south").encrypt(
+                    bytes(12), b"a key of its own", None
+                )
+                by_site = {**dealt.by_site, "south": wrong}
+                channel.send(attempt, step, to_bytes(DealtKeys(by_site, dealt.sha256)))
+
+            def __getattr__(self, name):
+                return getattr(channel, name)
+
+        honest(Lies(), box, key, announced)
+
+    monkeypatch.setattr(module, "_deal", deal)
+    keys, _, _, _ = run({})
+    assert keys["north"] == STUDY_KEY
+    assert "site 'south', round 1: site 'east' gave another key than the one of which it says" in str(
+        keys["south"]
+    )
 
 
 def public_key(site: str) -> bytes:

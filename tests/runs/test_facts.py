@@ -26,6 +26,7 @@ def test_versions_and_hardware_of_this_machine() -> None:
     assert versions["torch"] == version("torch")
     assert versions["python"] == sys.version.split()[0]
     assert f"cores, {torch.get_num_threads()} threads" in hardware()
+    assert "cores, 2 worker processes of 1 threads, " in hardware("2 worker processes of 1 threads")
 
 
 def test_reasons_are_added() -> None:

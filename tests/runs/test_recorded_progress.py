@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.runs.progress import Progress
+from medfed.runs.progress import Progress, ProgressTable
 from medfed.runs.recorded_progress import RecordedProgress, record_warnings
 from medfed.runs.rounds import RoundLine, RoundReport, SiteResult
 from medfed.runs.status import Status
@@ -56,6 +56,39 @@ def test_sites_of_one_process_take_turns(status):
     assert (north.state, south.state, south.step, south.steps) == ("waiting", "training", 2, 4)
     assert south.last_seen
     assert south.connected is None
+
+
+def test_sites_of_different_workers_train_at_once(status):
+    progress = RecordedProgress(Progress(), status)
+    progress.start("a study", {"east": 1, "north": 1, "south": 1}, 2, "val/dice")
+    progress.training_together("east", 0, 4, ("east", "south"))
+    progress.training_together("north", 1, 4, ("north",))
+    sites = status.record.sites
+    assert (sites["east"].state, sites["north"].state, sites["north"].step) == ("training", "training", 1)
+    progress.training_together("south", 0, 4, ("east", "south"))
+    sites = status.record.sites
+    assert {name: sites[name].state for name in sites} == {
+        "east": "waiting",
+        "north": "training",
+        "south": "training",
+    }
+
+
+def test_a_table_shows_sites_of_different_workers_as_training():
+    table = ProgressTable.begin("a study", {"east": 1, "north": 1, "south": 1}, 2, "val/dice")
+    table.train("east", 0, 4, ("east", "south"))
+    table.train("north", 1, 4, ("north",))
+    assert [table.rows[site].status for site in ("east", "north", "south")] == [
+        "training",
+        "training",
+        "waiting",
+    ]
+    table.train("south", 0, 4, ("east", "south"))
+    assert [table.rows[site].status for site in ("east", "north", "south")] == [
+        "waiting",
+        "training",
+        "training",
+    ]
 
 
 def test_the_hub_sees_who_is_connected_and_who_is_awaited(status):

@@ -27,3 +27,11 @@ def test_a_study_that_nobody_may_join_keeps_the_digest_from_before_there_was_tha
     may_join = read_study(write(), ["sampling.joining=true"])
     assert study_digest(may_join) != study_digest(study)
     assert parse_study(public_yaml(may_join), "the hub's").sampling.joining
+
+
+def test_how_a_simulation_is_spread_over_a_machine_is_no_part_of_the_digest(write):
+    study = read_study(write())
+    spread = read_study(write(), ["simulation.engine=processes", "simulation.workers=3"])
+    assert spread.simulation.workers == 3
+    assert study_digest(spread) == study_digest(study)
+    assert "simulation" not in public_yaml(spread)

@@ -15,6 +15,11 @@ from medfed.study.reading import read_study
     [
         ("held_out: {north: x}", r"'north' is in sites and in held_out"),
         (
+            "simulation: {workers: 2}",
+            r"simulation\.workers: is 2, and engine 'threads' trains one hospital after the other; "
+            r"add engine: processes",
+        ),
+        (
             "sampling: {fraction: 0.5}\ntrain: {rounds: 3, keep: best}",
             r"train\.keep: best: with sampling\.fraction 0\.5 each round is scored at other sites",
         ),

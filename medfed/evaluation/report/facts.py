@@ -29,8 +29,10 @@ def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
             figures.append(
                 ("whose model is measured: the best on validation", f"round {run.facts.chosen.round}")
             )
-        if run.facts.chosen and run.facts.chosen.averaged > 1:
-            averaged = f"the last {run.facts.chosen.averaged} rounds'"
+        if run.facts.chosen and run.facts.chosen.keep == "average":
+            last = f"the last {run.facts.chosen.averaged} rounds'"
+            moving = f"all rounds', with a decay of {run.facts.chosen.decay:g} per round"
+            averaged = last if run.facts.chosen.decay is None else moving
             figures.append(("whose models' mean is measured", averaged))
         sent = sum(line.bytes_up for line in run.rounds)
         if sent:

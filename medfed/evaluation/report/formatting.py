@@ -130,7 +130,7 @@ def unbroken(text: str) -> str:
     '0.82 <span class="whole">(0.74 to 0.87)</span> <span class="whole">in 160</span>'
     """
     return re.sub(
-        r"(\([^() ]+ to [^() ]+\)†?,?|[−+]?[\d.]+ to [−+]?[\d.]+|\bin \d+$|\b\w+-\w+\b)",
+        r"(\([^()]*\d to [^()]*\)†?,?|[\d.]+ to [\d.]+|\bin \d+$|\b\w+-\w+\b)",
         r'<span class="whole">\1</span>',
         for_html(text).replace("&#x27;", "&#39;"),
     )

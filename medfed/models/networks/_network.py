@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import gcd
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -58,6 +58,14 @@ class Network(Kind, frozen=True):
     def definition(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> Definition | None:
         """Return how MONAI alone builds it, for an exported bundle; None if MONAI alone cannot."""
         return None
+
+    def fitted(self, spacing_mm: tuple[float, ...] | None, patch: tuple[int, ...] | None) -> Self:
+        """Return the network with what it takes from the voxel size and the patch; most take nothing.
+
+        Raises:
+            StudyError: if it needs one that is None, or the patch does not suit it.
+        """
+        return self
 
     def check_size(self, size: tuple[int, ...] | None) -> None:
         """Check a size without torch, as a study is read; `build` calls it, too.

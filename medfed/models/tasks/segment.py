@@ -90,7 +90,8 @@ class Segment(Task, tag="segment", frozen=True):
 
         from medfed.models.tasks._connected_components import remove_components
 
-        labels = probabilities.argmax(dim=1, keepdim=True)
+        # `argmax` gives the same, but on a CPU takes 12 times as long for two classes.
+        labels = probabilities.max(dim=1, keepdim=True).indices
         # One byte per voxel instead of argmax's eight, if the classes fit.
         labels = labels.to(torch.uint8 if len(self.classes) <= 256 else torch.int32)
         if not self.largest and not self.minimum_voxels:

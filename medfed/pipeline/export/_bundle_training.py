@@ -18,10 +18,10 @@ from torch import nn
 from medfed.data.settings import Images
 from medfed.errors import RunError
 from medfed.files import private_folder
-from medfed.models.networks import for_images_of
 from medfed.models.networks._network import Definition, build_plainly
 from medfed.pipeline.export._bundle_inference import Config, component, preprocessing
 from medfed.pipeline.export._exported_model import Computed, ExportedModel
+from medfed.study.network import network_for
 
 # A transformer block's norm for cross attention, which MONAI's checkpoints hold and nothing uses.
 _UNUSED = "norm_cross_attn"
@@ -37,7 +37,7 @@ def definition_of(exported: ExportedModel) -> Definition | None:
     data = study.data
     if not isinstance(data, Images) or study.task.predicts != "segment" or study.privacy.replaces_batch_norm:
         return None
-    record = for_images_of(study.network, data.spatial_dims)
+    record = network_for(study)
     return record.definition(data.inputs, study.task.outputs, data.patch)
 
 

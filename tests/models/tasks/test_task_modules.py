@@ -359,3 +359,12 @@ def test_mirroring_averages_the_logits_over_every_choice_of_the_axes() -> None:
     assert torch.equal(plain.predict_step(batch, 0)["probabilities"], plain(image).softmax(1))
     with pytest.raises(StudyError, match="mirror names an axis twice"):
         Segment(classes=task.classes, mirror=("x", "x"))
+
+
+def test_of_equally_likely_classes_a_voxel_gets_the_first():
+    # One row of voxels, by class: the classes' probabilities of each voxel stand below one another.
+    likely = torch.tensor([[0.5, 0.2, 0.4], [0.5, 0.4, 0.2], [0.0, 0.4, 0.4]]).reshape(1, 3, 3, 1, 1)
+    labels = Segment(classes=("background", "liver", "lesion")).labels(likely)
+    assert labels.dtype == torch.uint8
+    assert labels.shape == (1, 1, 3, 1, 1)
+    assert labels.flatten().tolist() == [0, 1, 0]
