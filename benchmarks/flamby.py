@@ -2,7 +2,7 @@
 
     MEDFED_REAL_DATA=... python benchmarks/flamby.py heart [--seeds 42 43 44 45 46] [--only "fedavg;fedadam"]
     MEDFED_REAL_DATA=... python benchmarks/flamby.py brca
-    MEDFED_REAL_DATA=... python benchmarks/flamby.py heart --seeds 42 --only fedavg  # short: a minute
+    MEDFED_REAL_DATA=... python benchmarks/flamby.py heart --seeds 42 --only fedavg  # short: minutes
 
 du Terrail et al., FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in Realistic Healthcare
 Settings, NeurIPS 2022, arXiv:2210.04620. Preprocessing, split, budget, rates and seeds are FLamby's; the

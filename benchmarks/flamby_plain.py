@@ -1,6 +1,6 @@
 """Reproduce Fed-TCGA-BRCA's pooled and single-centre rows with a plain torch loop, without medfed.
 
-    MEDFED_REAL_DATA=... python benchmarks/flamby_plain.py
+    MEDFED_REAL_DATA=... python benchmarks/flamby_plain.py  # minutes, with no shorter form
 
 It uses FLamby's budget and seeds (Adam 0.1, 30 epochs, batch 8, a new linear layer per seed), a new
 implementation of its loss from Cox's partial likelihood, and torch's shuffling after

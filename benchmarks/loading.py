@@ -1,6 +1,7 @@
 """Compare the reading speed of medfed, other readers and the hardware limit on the same files.
 
     python benchmarks/loading.py [--slices 200] [--repeats 3] [--kinds uncompressed,rle,...]
+    python benchmarks/loading.py --slices 20 --repeats 1  # short: a minute
 
 Each row is one reader. MB/s counts the decoded pixels at two bytes each; the best repeat is shown. 'warm'
 reads files in the system's cache, 'cold' reads them after asking the system to drop them (it may keep some).

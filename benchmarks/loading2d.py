@@ -14,11 +14,13 @@ torchvision is not one of medfed's packages:
 
     pip install --no-deps --target /some/folder torchvision
     PYTHONPATH=/some/folder python benchmarks/loading2d.py
+    PYTHONPATH=/some/folder python benchmarks/loading2d.py --images 100 --repeats 1 --workers 0  # short
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import resource
 import sys
 import tempfile
@@ -131,6 +133,8 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--colour", action="store_true")
     given = parser.parse_args()
+    if importlib.util.find_spec("torchvision") is None:
+        parser.error("torchvision is not installed, and not one of medfed's packages; --help says how")
     clock = cpu_s if given.clock == "cpu" else time.perf_counter
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)) / "classes"

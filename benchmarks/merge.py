@@ -1,7 +1,7 @@
 """Measure each rule's merge: time relative to one pass over the same bytes, and peak memory in models.
 
     python benchmarks/merge.py [--sites 32] [--parameters 25000000] [--rules fedavg,median]
-    python benchmarks/merge.py --sites 8 --parameters 1000000  # short: two minutes
+    python benchmarks/merge.py --sites 8 --parameters 1000000  # short: minutes
 
 Each rule runs in its own process. Time is CPU time, measured with the updates in memory (a few different
 models in turn, far more than any cache holds). Memory is measured with the updates in safetensors files that

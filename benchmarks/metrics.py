@@ -1,6 +1,6 @@
 """Compare the metrics' speed with widely used libraries, on one large case and on 2,000 patients.
 
-    python benchmarks/metrics.py
+    python benchmarks/metrics.py  # a minute or two, with no shorter form
 
 Prints one line per measurement: our time, their time, and both values, which must agree.
 """

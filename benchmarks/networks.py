@@ -4,6 +4,7 @@
     python benchmarks/networks.py --network flower --megabytes 40 --rounds 4
     pip install -c constraints.txt -e '.[nvflare]'
     python benchmarks/networks.py --network nvflare --megabytes 40 --rounds 4
+    python benchmarks/networks.py --network nvflare --megabytes 4 --rounds 3  # short: a minute
 
 Two sites hand back an update of the model's size as soon as they have the model. Prints a row of a table: the
 median seconds from one round's model to the next as the first site sees them (its answer, the network's

@@ -1,6 +1,7 @@
 """Measure data preparation: resampling, the cache, the loading of an epoch, and `medfed check`.
 
     python benchmarks/preparing.py [--only resampling,crops,epoch,check] [--cases 200]
+    python benchmarks/preparing.py --cases 8  # short: minutes
 
 Each section prints a table. CPU milliseconds are those of this process and its finished children, the best of
 the repeats; wall times are less reliable on a busy machine. Where MONAI has an equivalent (`Spacing`, and

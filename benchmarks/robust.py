@@ -1,6 +1,7 @@
 """Measure the Dice of each rule on the quickstart's four hospitals with an attacking fifth site.
 
     python benchmarks/robust.py > benchmarks/RESULTS-robust.md
+    python benchmarks/robust.py --rules fedavg --attacks sign_flip --set train.rounds=1  # short: a minute
 
 One attacker among five sites is the most that Krum's bound allows (2 f + 3 sites), and its clean run needs
 five honest sites; Bulyan needs 4 f + 3. With --parts 2, each hospital is two sites, enough for both.

@@ -1,6 +1,6 @@
 """Run the three-machine tutorial's commands, as written, on three "hosts" of this machine.
 
-    python benchmarks/three_hosts.py [--keep FOLDER]
+    python benchmarks/three_hosts.py [--keep FOLDER]  # minutes, with no shorter form
 
 A host is a folder with a home of its own, and the broker listens on loopback. The script runs every block
 that the page marks with `<!-- run on HOST ... -->` in that host's folder, in page order, and writes every

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,22 @@ def test_each_row_of_the_threat_model_names_tests_that_exist_or_says_that_nothin
         for name in tests.split(", "):
             place = ROOT / "tests" / name
             assert place.with_suffix(".py").is_file() or (name.endswith("/") and place.is_dir()), name
+
+
+def test_the_container_is_built_in_ci_from_files_that_reach_it_and_extras_that_exist():
+    text = (ROOT / "docs" / "deploy" / "Containerfile").read_text()
+    steps = [
+        step.get("run", "")
+        for step in yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"][
+            "container"
+        ]["steps"]
+    ]
+    assert any("--file docs/deploy/Containerfile" in step for step in steps)
+    extras = re.search(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)[1].split(",")
+    offered = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {*extras} <= {*offered}
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    ignored = [line for line in lines if not line.startswith("#")]
+    assert not {"constraints.txt", "medfed", ".git", "pyproject.toml", "README.md"} & {*ignored}
+    assert re.search(r"^torch==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert "HEALTHCHECK" in text

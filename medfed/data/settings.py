@@ -311,7 +311,8 @@ class Table(
     categorical: for each feature column of words, its words; each word becomes an input of 0 or 1. A word
     that isn't listed is an error, so that no site's inputs mean something else.
     missing: the treatment of an empty cell of a number: `median` uses that of the site's training rows;
-    `drop` omits the row. An empty categorical cell has 0 for each of its words.
+    `drop` omits the row; `keep` leaves it empty, for networks that learn from that (boosted_trees). An empty
+    categorical cell has 0 for each of its words.
     indicate: add an input of 0 or 1 for each number feature that says whether its cell was empty.
     standardise: `site` subtracts the mean of the site's own training rows and divides by their standard
     deviation; `fixed` uses `centre` and `scale` instead, the same at every site; `combat` removes the
@@ -337,7 +338,7 @@ class Table(
     time: str | None = None
     event: str | None = None
     categorical: dict[str, tuple[str, ...]] = {}
-    missing: Literal["median", "drop"] = "median"
+    missing: Literal["median", "drop", "keep"] = "median"
     indicate: bool = False
     standardise: Literal["site", "fixed", "combat", "none"] = "site"
     centre: dict[str, float] = {}

@@ -447,9 +447,13 @@ def _centre_and_scale(
 
 
 def network_inputs(rows: TableRows, scaling: Scaling, settings: Table) -> NDArray[np.float32]:
-    """Return the inputs (N, F): scaled numbers, with `indicate` which of them were empty, then words."""
+    """Return the inputs (N, F): scaled numbers, with `indicate` which of them were empty, then words.
+
+    Empty numbers are medians, or NaN with `missing: keep`.
+    """
     empty = np.isnan(rows.numbers)
-    scaled = (np.where(empty, scaling.median, rows.numbers) - scaling.centre) / scaling.scale
+    filled = rows.numbers if settings.missing == "keep" else np.where(empty, scaling.median, rows.numbers)
+    scaled = (filled - scaling.centre) / scaling.scale
     parts = [scaled, empty, rows.words] if settings.indicate else [scaled, rows.words]
     return np.concatenate([np.asarray(part, np.float32) for part in parts], axis=1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -43,7 +44,8 @@ def record_data(folder: Path, hospital: SiteCases, when: str) -> tuple[DataState
     """
     path = folder / FILE
     known, now = _read(path), _digests(hospital)
-    sentence = "" if known is None else _difference(known.cases, now)
+    rows = not any(case.image for split in SPLITS for case in hospital.data.cases(split))
+    sentence = "" if known is None else _difference(known.cases, now, rows=rows)
     told = () if known is None else known.changes
     state = DataState(now, (*told, f"{when}: {sentence}") if sentence else told)
     if state != known:
@@ -79,12 +81,18 @@ def _digest(secret: bytes, content: bytes, case: Case) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-def _difference(before: dict[str, str], now: dict[str, str]) -> str:
-    """Return how the cases differ, '' if they do not."""
+def _difference(before: dict[str, str], now: dict[str, str], *, rows: bool = False) -> str:
+    """Return how the cases differ, '' if they do not.
+
+    With `rows`, a case of the same content under another token is neither new nor gone: the token of a row of
+    a table depends on its line, which one more row above it changes.
+    """
     both = {*before} & {*now}
+    new, gone = (Counter(one[token] for token in {*one} - both) for one in (now, before))
+    moved = (new & gone).total() if rows else 0
     counts = (
-        (len({*now} - both), "new"),
-        (len({*before} - both), "gone"),
+        (new.total() - moved, "new"),
+        (gone.total() - moved, "gone"),
         (sum(before[token] != now[token] for token in both), "with another image, row, label or split"),
     )
     parts = [f"{number} {word}" for number, word in counts if number]

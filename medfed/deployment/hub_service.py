@@ -48,7 +48,7 @@ from medfed.federation.description import description_digest
 from medfed.federation.hub import run_hub
 from medfed.federation.membership import recorded_joins
 from medfed.files import private_files, utc_time, write_whole
-from medfed.pipeline.create_run import choose_folder, create_run, finish_run
+from medfed.pipeline.create_run import choose_folder, create_run, finish_run, run_to_resume
 from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import egress_of, hub_config_of, module_of
@@ -292,12 +292,9 @@ def _has_started(study: Study, out: Path | None) -> bool:
 
 
 def _unfinished(study: Study) -> Path | None:
-    """Return the run folder of this study's last run, if that was not finished."""
-    for folder in sorted(_runs(study), key=lambda folder: folder.facts.stat().st_mtime, reverse=True):
-        facts = folder.read_facts()
-        if facts.digest == study_digest(study):
-            return None if facts.is_finished else folder.path
-    return None
+    """Return the run folder with which --resume would go on, if that run is not finished."""
+    folder = run_to_resume(study)
+    return None if folder is None or RunFolder(folder).read_facts().is_finished else folder
 
 
 def _runs(study: Study) -> list[RunFolder]:

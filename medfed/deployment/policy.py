@@ -79,6 +79,7 @@ def refusals(policy: Policy, study: Study, cases: int) -> list[str]:
     """
     return [
         *_kind_refusals(policy, study),
+        *_tree_refusals(policy, study),
         *_epsilon_refusals(policy, study),
         *_size_refusals(policy, study, cases),
         *_statistics_refusals(policy, study),
@@ -98,6 +99,16 @@ def _kind_refusals(policy: Policy, study: Study) -> Iterator[str]:
     if policy.privacy and privacy not in policy.privacy:
         required = _either(policy.privacy)
         yield f"the study's privacy is '{privacy}', this hospital requires {required} (policy.privacy)"
+
+
+def _tree_refusals(policy: Policy, study: Study) -> Iterator[str]:
+    """Yield why leaves of trees would be of fewer patients than this hospital lets a result be of."""
+    fewest = getattr(study.rule, "min_patients", policy.smallest_group)
+    if study.network.grows_from_sums and fewest < policy.smallest_group:
+        yield (
+            f"a leaf of the study's trees may be of {fewest} patients of all hospitals (rule.min_patients), "
+            f"this hospital takes part with {policy.smallest_group} or more (policy.smallest_group)"
+        )
 
 
 def _epsilon_refusals(policy: Policy, study: Study) -> Iterator[str]:

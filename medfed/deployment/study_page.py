@@ -124,7 +124,7 @@ def describe(part: OwnPart, digest: str) -> str:
         tensors=tensors,
         numbers=f"{numbers:,}",
         size=size,
-        in_all=study.train.rounds * _largest_update(study, numbers, tensors),
+        in_all=study.train.rounds * max(size, _largest_update(study, numbers, tensors)),
         beside=list(_beside(part)),
         after=list(_after(part)),
         settings=_settings(study),

@@ -11,6 +11,7 @@ names none is measured by the metrics of its `needs`, and its `predict_step` ret
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -171,7 +172,7 @@ def measure(
         StudyError: if the task's metrics are not registered, or its module predicts something else.
     """
     module.eval()
-    device = next(module.parameters()).device
+    device = next(itertools.chain(module.parameters(), module.buffers())).device
     by_token = {case.token: case for case in cases}
     data = labels.hospital.data
     families = _prediction_metrics(task)
@@ -213,7 +214,7 @@ def measure_scores(
     of its voxels below each threshold at which that share changes.
     """
     module.eval()
-    device = next(module.parameters()).device
+    device = next(itertools.chain(module.parameters(), module.buffers())).device
     data = labels.hospital.data
     by_token = {case.token: case for case in cases}
     for batch in batches(data, cases):

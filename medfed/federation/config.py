@@ -138,7 +138,8 @@ class SiteConfig:
     optimiser step.  keep_local: the layers that stay in the hospital.  trained_only: whether only parameters
     that train are exchanged.  optimiser_state: whether the optimiser keeps its moments at a merge.
     required_scalars: what the rule needs from each site beside its weights.  parties: the sites that train in
-    the study, with which alone this one agrees on keys.
+    the study, with which alone this one agrees on keys.  grows_alone: the rule by which a site's own model
+    grows where there is no hub, for a network of trees.
     """
 
     epochs: int
@@ -159,6 +160,7 @@ class SiteConfig:
     devices: int | str = 1
     required_scalars: tuple[str, ...] = ()
     parties: tuple[str, ...] = ()
+    grows_alone: Rule | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from medfed.exchange import SiteSide
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import CallbackOptions, SiteConfig
 from medfed.federation.first_model import load_first_model, save_first_model
+from medfed.federation.growing_alone import GrowsAlone
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
 from medfed.federation.training_seed import seed_epoch
@@ -283,8 +284,10 @@ def train_alone(
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
     """Train a site's own model on its own cases only, with the same epochs, optimiser and seeds."""
-    seeded = _SeededEpochs(name, config.seed)
-    trainer = trainer_of(config, folder, [*callbacks, seeded], logger=False, validate=False)
+    own: list[pl.Callback] = [*callbacks, _SeededEpochs(name, config.seed)]
+    if config.grows_alone is not None:
+        own.append(GrowsAlone(name, config.grows_alone))
+    trainer = trainer_of(config, folder, own, logger=False, validate=False)
     trainer.fit(module, datamodule=data)
 
 

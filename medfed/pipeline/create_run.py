@@ -68,13 +68,18 @@ def check_digest(folder: RunFolder, study: Study, remedy: str) -> None:
 
 
 def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
-    """Return the run folder, created if needed: `out`, else the next free runs/NAME, or the newest to resume.
+    """Return the run folder, created if needed: `out`, else the next free runs/NAME, or the one to resume.
 
     Raises:
         RunError: if there is no run of this study to resume, or the folder is not empty.
     """
     if out is None:
-        out = _newest_or_next(study.name, resume)
+        going_on = run_to_resume(study) if resume else None
+        out = _newest_or_next(study.name, resume) if going_on is None else going_on
+        if going_on is not None and out != (newest := _newest_or_next(study.name, resume)):
+            log.warning(
+                "%s is another study's run, or never began to train: this goes on with %s", newest, out
+            )
     folder = RunFolder(out)
     if resume:
         remedy = "resume with the file and the --set that started it, or start anew with another --out"
@@ -83,6 +88,33 @@ def choose_folder(study: Study, out: Path | None, resume: bool) -> RunFolder:
         check_empty(out, "resume the run with --resume, or give another --out")
     private_folder(out)
     return folder
+
+
+def run_to_resume(study: Study) -> Path | None:
+    """Return the newest run folder of this study, or the newest that has begun to train and is not finished.
+
+    A hub that was refused before its first model, because another one runs the study, leaves an empty run: to
+    go on with that one would begin the study again, under another number, and every site would refuse it.
+    """
+    numbers = {
+        _number(path.name, study.name): RunFolder(path) for path in Path("runs").glob(f"{study.name}*")
+    }
+    runs = [numbers[one] for one in sorted(numbers, reverse=True) if one and numbers[one].facts.exists()]
+    same = [one for place, one in enumerate(runs) if _is_of(one, study, newest=place == 0)]
+    begun = [one for one in same if any(one.hub.glob("round-*.safetensors"))]
+    if not begun or begun[0].read_facts().is_finished:
+        return same[0].path if same else None
+    return begun[0].path
+
+
+def _is_of(folder: RunFolder, study: Study, *, newest: bool) -> bool:
+    """Return whether a run is one of this study; one that cannot be read is told if it is the newest."""
+    try:
+        return folder.read_facts().digest == study_digest(study)
+    except RunError:
+        if newest:
+            raise
+        return False
 
 
 def _newest_or_next(study: str, resume: bool) -> Path:

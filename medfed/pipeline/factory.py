@@ -294,6 +294,7 @@ def site_config_of(study: Study, site: str = "") -> SiteConfig:
         required_scalars=study.rule.needs_scalars,
         parties=tuple(sorted(study.sites)),
         seed=study.seed,
+        grows_alone=study.rule if study.network.grows_from_sums else None,
     )
 
 

@@ -186,6 +186,7 @@ def noised_table(
         scope,
         shown(scope, total, least, deviation * answered**0.5),
         {site: shown(scope, values, least, deviation) for site, values in hospitals.items()},
+        noised=True,
     )
     return [*lines, *_noise_lines(noise, deviation, answered, sorted(hospitals))]
 

@@ -23,6 +23,7 @@ from medfed.study.joining import joining_refusals
 from medfed.study.network import network_for
 from medfed.study.own_hub import needs_own_hub
 from medfed.study.study import Study
+from medfed.study.trees import tree_problems
 from medfed.wire.signing import BROKER, HUB
 
 
@@ -436,6 +437,7 @@ _CHECKS = (
     _joining,
     _class_names,
     _network_and_data,
+    tree_problems,
     _mirroring,
     _other_hub,
     _privacy,

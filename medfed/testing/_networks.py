@@ -25,6 +25,7 @@ INPUTS, OUTPUTS, FEATURES = 2, 3, 7
 # Settings that make large networks small; a network that is not named here is tried as it is.
 SMALL: dict[str, dict[str, Any]] = {
     "attention_unet": {"channels": (4, 8)},
+    "boosted_trees": {"trees": 2, "depth": 2, "bins": 8},
     "densenet121": {"features": 8, "growth": 4, "blocks": (1, 1)},
     "dynunet": {"filters": (4, 8, 8), "strides": (1, 2, 2)},
     "fully_connected": {"hidden": (5, 4)},
@@ -102,6 +103,9 @@ def every_parameter_learns(network: Network) -> None:
     module = build(network, size)
     answer = module(inputs(size))
     assert tuple(answer.shape) == expected_shape(network, size)
+    if network.grows_from_sums:
+        assert list(module.parameters()) == []
+        raise NotApplicable("it has no parameters, and grows from sums")
     answer.square().sum().backward()
     assert [name for name, parameter in module.named_parameters() if parameter.grad is None] == []
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
@@ -110,6 +114,8 @@ def every_parameter_learns(network: Network) -> None:
 
 @check_network.check
 def the_seed_decides_the_weights(network: Network) -> None:
+    if network.grows_from_sums:
+        raise NotApplicable("it begins without a weight")
     size = smallest(network)
     first, again, other = (weights_of(build(network, size, seed)) for seed in (0, 0, 1))
     assert digest(first) == digest(again)
@@ -125,6 +131,8 @@ def no_tensor_has_two_names(network: Network) -> None:
 
 @check_network.check
 def the_head_is_there_and_gives_the_outputs(network: Network) -> None:
+    if network.grows_from_sums:
+        raise NotApplicable("it has no layers")
     state = build(network, smallest(network)).state_dict()
     head = {name: tensor for name, tensor in state.items() if name.startswith(network.head + ".")}
     assert head

@@ -10,7 +10,7 @@ import pytest
 from hospitals import make_hospital, write_study
 
 from medfed.data.settings import Unreadable
-from medfed.deployment.data_change import FILE, record_data
+from medfed.deployment.data_change import FILE, _difference, record_data
 from medfed.errors import RunError
 from medfed.pipeline.factory import hospital_of, screen_hospital
 from medfed.study.reading import read_study
@@ -76,3 +76,14 @@ def test_a_damaged_record_is_no_traceback(place):
     (place / "state" / FILE).write_text("{")
     with pytest.raises(RunError, match=r"data\.json, by which changed data are noticed, is damaged"):
         record_data(place / "state", opened(place), "day 1")
+
+
+def test_a_row_that_goes_from_a_table_moves_the_others_and_is_alone_gone():
+    """Patients a, b, c in lines 2, 3, 4; a's row is deleted, c's is corrected and d is new."""
+    before = {"a/2": "A", "b/3": "B", "c/4": "C", "e/5": "B"}
+    now = {"b/2": "B", "c/3": "C2", "e/4": "B", "d/5": "D"}
+    told = "its data are not those with which it was here before (4 cases): 2 new, 2 gone"
+    assert _difference(before, now, rows=True) == told
+    moved = {"b/2": "B", "c/3": "C", "e/4": "B"}
+    assert _difference(before, moved, rows=True).endswith("(4 cases): 1 gone")
+    assert _difference(before, moved).endswith("(4 cases): 3 new, 4 gone")

@@ -107,6 +107,40 @@ def test_runs_of_one_study_are_numbered(study):
     assert choose_folder(study, None, resume=True).path == Path("runs/heart-4")
 
 
+def begin(path):
+    """Write what a hub writes before its first model is offered."""
+    RunFolder(path).hub.mkdir(parents=True, exist_ok=True)
+    (RunFolder(path).hub / "round-00000.safetensors").write_bytes(b"")
+
+
+def test_a_run_that_was_refused_before_it_began_is_not_gone_on_with(study, other, caplog):
+    first, _refused, another = start(study), start(study), start(other)
+    begin(first)
+    begin(another)
+    assert choose_folder(study, None, resume=True).path == Path("runs/heart")
+    assert caplog.messages == [
+        "runs/heart-3 is another study's run, or never began to train: this goes on with runs/heart"
+    ]
+    begin(Path("runs/heart-2"))
+    assert choose_folder(study, None, resume=True).path == Path("runs/heart-2")
+
+
+def test_a_new_run_after_a_finished_one_is_gone_on_with(study):
+    first = start(study)
+    begin(first)
+    finish_run(RunFolder(first), RunFolder(first).read_facts(), time.monotonic())
+    assert choose_folder(study, None, resume=True).path == first
+    assert choose_folder(study, None, resume=True).path != start(study)
+    assert choose_folder(study, None, resume=True).path == Path("runs/heart-2")
+
+
+def test_the_newest_run_that_cannot_be_read_is_told(study):
+    begin(start(study))
+    (start(study) / "run.json").write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        choose_folder(study, None, resume=True)
+
+
 def test_a_run_of_another_study_is_not_resumed(study, other):
     start(study, "run")
     assert choose_folder(study, Path("run"), resume=True).path == Path("run")

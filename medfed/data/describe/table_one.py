@@ -30,6 +30,12 @@ from medfed.errors import DataError
 # What stands where nothing was counted.
 NONE = "-"
 
+# What stands where a level has no patients that were counted, while some of other levels were withheld.
+ZERO_OR_WITHHELD = "0 or withheld"
+
+# What stands before a sum of hospitals' counts of which some were withheld.
+AT_LEAST = "at least "
+
 # The groups that every distribution ends with.
 MISSING, WITHHELD = "missing", "withheld (small groups)"
 
@@ -46,10 +52,16 @@ class Line:
     hospitals: Mapping[str, str]
 
 
-def table_one(scope: Scope, overall: Values, hospitals: Mapping[str, Values]) -> list[Line]:
-    """Return the table's lines; `hospitals` is empty where only the sum can be read."""
-    merged = list(_cells(scope, overall))
-    single = {site: list(_cells(scope, values)) for site, values in hospitals.items()}
+def table_one(
+    scope: Scope, overall: Values, hospitals: Mapping[str, Values], *, noised: bool = False
+) -> list[Line]:
+    """Return the table's lines; `hospitals` is empty where only the sum can be read.
+
+    What is `noised` was withheld after the sum; else each hospital withheld its own, and a sum is a least.
+    """
+    partial_sums = not noised and overall["hospitals"][1] > 1
+    merged = list(_cells(scope, overall, AT_LEAST if partial_sums else ""))
+    single = {site: list(_cells(scope, values, "")) for site, values in hospitals.items()}
     lines = [
         Line(variable, level, text, {site: cells[place][2] for site, cells in single.items()})
         for place, (variable, level, text) in enumerate(merged)
@@ -61,40 +73,43 @@ def _is_idle(line: Line) -> bool:
     """Whether a line says of a level that may be absent that nobody has it."""
     may_be_absent = line.variable == "scanner" or line.level in (MISSING, WITHHELD, SEXES[-1])
     said = (line.overall, *line.hospitals.values())
-    return may_be_absent and all(text == NONE or text.startswith("0 (") for text in said)
+    return may_be_absent and all(text in (NONE, ZERO_OR_WITHHELD) or text.startswith("0 (") for text in said)
 
 
 Cell = tuple[str, str, str]
 
 
-def _cells(scope: Scope, values: Values) -> Iterator[Cell]:
-    """Yield variable, level and text of each line, always the same lines for one scope."""
+def _cells(scope: Scope, values: Values, least: str) -> Iterator[Cell]:
+    """Yield variable, level and text of each line, always the same lines for one scope.
+
+    `least` stands before a count of a distribution of which something was withheld.
+    """
     patients = values["patients"][0]
     yield "hospitals", "", str(values["hospitals"][0])
     yield "hospitals", "with enough patients", str(values["hospitals"][1])
     yield "patients (training)", "", _count(patients)
     yield "cases (training)", "", _count(values["cases"][0])
-    yield from _people(values)
+    yield from _people(values, least)
     if scope.targets:
         levels = (*scope.targets, MISSING, WITHHELD)
-        yield from _distribution("class", levels, values["target"])
+        yield from _distribution("class", levels, values["target"], least)
     if scope.needs == "survival":
-        yield from _distribution("event", ("censored", "event", MISSING, WITHHELD), values["event"])
-    yield from _images(scope, values)
-    yield from _columns(scope, values)
+        yield from _distribution("event", ("censored", "event", MISSING, WITHHELD), values["event"], least)
+    yield from _images(scope, values, least)
+    yield from _columns(scope, values, least)
 
 
-def _people(values: Values) -> Iterator[Cell]:
+def _people(values: Values, least: str) -> Iterator[Cell]:
     count, (total, squares) = values["age.counted"][0], values["age.sums"]
     yield "age, years", "mean (SD)", _mean_sd(count, total, squares, AGE_STEPS, AGE_STEPS**2)
     middles = {number: (number + 0.5) * AGE_BIN_YEARS for number, _ in enumerate(values["age"])}
     yield "age, years", f"median [IQR], bins of {AGE_BIN_YEARS}", _quartiles(_sparse(values["age"]), middles)
     yield "age, years", MISSING, _missing(values["age.known"])
-    yield from _distribution("sex", (*SEXES, MISSING, WITHHELD), values["sex"])
-    yield from _distribution("scanner", (*SCANNERS, MISSING, WITHHELD), values["scanner"])
+    yield from _distribution("sex", (*SEXES, MISSING, WITHHELD), values["sex"], least)
+    yield from _distribution("scanner", (*SCANNERS, MISSING, WITHHELD), values["scanner"], least)
 
 
-def _images(scope: Scope, values: Values) -> Iterator[Cell]:
+def _images(scope: Scope, values: Values, least: str) -> Iterator[Cell]:
     images = scope.images
     if images is None:
         return
@@ -103,12 +118,13 @@ def _images(scope: Scope, values: Values) -> Iterator[Cell]:
             counts = _sparse(values[f"{what}.{axis}"])
             lengths = {number: histogram.bin_to_length(number) for number in counts}
             yield f"{what} {axis}, {_UNITS[what]}", "median [IQR]", _quartiles(counts, lengths)
-    names = images.channel_names or tuple(str(number) for number in range(images.inputs))
+    names = images.channel_names or tuple(f"channel {number}" for number in range(images.inputs))
     for number, name in enumerate(names):
-        yield from _intensities(scope, values, number, f"intensity of {name}, in structures")
+        of = f" of {name}" if len(names) > 1 or images.channel_names else ""
+        yield from _intensities(scope, values, number, f"intensity{of}, in structures")
     for number, name in enumerate(scope.structures):
         levels = ("present", "absent", WITHHELD)
-        yield from _distribution(f"structure {name}", levels, values[f"structure.{number}"])
+        yield from _distribution(f"structure {name}", levels, values[f"structure.{number}"], least)
         if (bins := values.get(f"volume.{number}")) is not None:
             counts = _sparse(bins)
             volumes = {one: bin_to_volume(one) for one in counts}
@@ -125,7 +141,7 @@ def _intensities(scope: Scope, values: Values, number: int, name: str) -> Iterat
     yield name, "median [IQR]", _quartiles(counts, middles)
 
 
-def _columns(scope: Scope, values: Values) -> Iterator[Cell]:
+def _columns(scope: Scope, values: Values, least: str) -> Iterator[Cell]:
     table = scope.table
     if table is None:
         return
@@ -135,13 +151,20 @@ def _columns(scope: Scope, values: Values) -> Iterator[Cell]:
         yield name, "mean (SD)", _mean_sd(count, total, squares, FIXED_POINT, FIXED_POINT**2)
         yield name, MISSING, _missing(values[f"known.{number}"])
     for number, (name, words) in enumerate(table.categorical.items()):
-        yield from _distribution(name, (*words, MISSING, WITHHELD), values[f"words.{number}"])
+        yield from _distribution(name, (*words, MISSING, WITHHELD), values[f"words.{number}"], least)
 
 
-def _distribution(variable: str, levels: Sequence[str], counts: Sequence[int]) -> Iterator[Cell]:
-    known = sum(counts)
+def _distribution(variable: str, levels: Sequence[str], counts: Sequence[int], least: str) -> Iterator[Cell]:
+    """Yield how many patients are of each level; the last level counts those of groups that were withheld."""
+    known, withheld = sum(counts), counts[-1]
     for level, count in zip(levels, counts, strict=True):
-        yield variable, level, f"{count} ({count / known:.1%})" if known else NONE
+        hidden = withheld and level != WITHHELD
+        if not known:
+            yield variable, level, NONE
+        elif hidden and not count:
+            yield variable, level, ZERO_OR_WITHHELD
+        else:
+            yield variable, level, f"{least if hidden else ''}{count} ({count / known:.1%})"
 
 
 def _missing(counts: Sequence[int]) -> str:

@@ -48,6 +48,35 @@ class Loss(Kind, frozen=True):
         """Return the loss, a tensor without axes."""
         raise NotImplementedError
 
+    @property
+    def grows_trees(self) -> bool:
+        """Whether `derivatives` says what trees are grown from."""
+        return False
+
+    def derivatives(self, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the derivatives of the sum of all rows' losses by each score, first and second, both (n, K).
+
+        Scores are (n, K) float64; of two classes there is one score, the log odds of the second.
+
+        Raises:
+            NotImplementedError: if not `grows_trees`.
+        """
+        raise NotImplementedError
+
+
+def class_derivatives(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the derivatives of cross entropy by scores (n, K), of class numbers (n,); see `derivatives`."""
+    import torch
+
+    if scores.shape[1] == 1:
+        share, own = scores.sigmoid(), target[:, None] == 1
+    else:
+        share, own = (
+            scores.softmax(dim=1),
+            target[:, None] == torch.arange(scores.shape[1], device=target.device),
+        )
+    return share - own.to(share.dtype), share * (1 - share)
+
 
 def check_weights(loss: Loss, weights: tuple[float, ...] | None, classes: int) -> None:
     """Check that there is one weight for each class, none negative, not all zero.

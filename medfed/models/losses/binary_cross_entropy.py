@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from medfed.errors import StudyError
-from medfed.models.losses._loss import Loss
+from medfed.models.losses._loss import Loss, class_derivatives
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,3 +39,10 @@ class BinaryCrossEntropy(Loss, tag="binary_cross_entropy", frozen=True):
         return functional.binary_cross_entropy_with_logits(
             logits.squeeze(1), target.to(logits.dtype), pos_weight=logits.new_tensor(self.positive)
         )
+
+    @property
+    def grows_trees(self) -> bool:
+        return self.positive == 1
+
+    def derivatives(self, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return class_derivatives(scores, target)

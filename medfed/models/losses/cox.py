@@ -48,3 +48,39 @@ class Cox(Loss, tag="cox", frozen=True):
             at_risk = at_risk + torch.log1p(-left_out)
         loss = (event * (at_risk - risk)).sum()
         return loss / (event.sum().clamp(min=1) if self.per == "events" else len(risk))
+
+    @property
+    def grows_trees(self) -> bool:
+        return True
+
+    def derivatives(self, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those of the sum over all events, whatever `per` is; the risk sets are of these patients."""
+        import torch
+
+        order = target[:, 0].argsort(descending=True, stable=True)
+        weight = (scores[order, 0].double() - scores.max()).exp()  # only ratios count
+        event = target[order, 1].to(weight.dtype)
+        _, group, sizes = torch.unique_consecutive(target[order, 0], return_inverse=True, return_counts=True)
+        last = sizes.cumsum(0) - 1
+        nothing = weight.new_zeros(len(sizes))
+        dying = nothing.index_add(0, group, event * weight)[group]
+        deaths = nothing.index_add(0, group, event)
+        # Of d events at one time, the l-th (from 0) has removed l/d of their own risk (Efron).
+        earlier = (event.cumsum(0) - event - (deaths.cumsum(0) - deaths)[group]) * (self.ties == "efron")
+        removed = event * earlier / deaths[group].clamp(min=1)
+        at_risk = weight.cumsum(0)[last][group] - removed * dying
+
+        def of_earlier(each: Tensor) -> tuple[Tensor, Tensor]:
+            """Return the sums over events at or before each patient's time, and over those at that time."""
+            own = nothing.index_add(0, group, event * each)
+            return own.flip(0).cumsum(0).flip(0)[group], own[group] * event
+
+        first, _ = of_earlier(1 / at_risk)
+        _, own_first = of_earlier(removed / at_risk)
+        second, _ = of_earlier(1 / at_risk**2)
+        _, own_second = of_earlier((2 * removed - removed**2) / at_risk**2)
+        hazard = weight * (first - own_first)
+        gradient = (hazard - event)[:, None]
+        hessian = (hazard - weight**2 * (second - own_second))[:, None]
+        back = order.argsort()
+        return gradient[back], hessian[back].clamp(min=0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from medfed.models.losses._loss import Loss, class_numbers
+from medfed.models.losses._loss import Loss, class_derivatives, class_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,3 +31,10 @@ class CrossEntropy(Loss, tag="cross_entropy", frozen=True):
         return functional.cross_entropy(
             logits, class_numbers(target), weight=weight, label_smoothing=self.smoothing
         )
+
+    @property
+    def grows_trees(self) -> bool:
+        return self.weights is None and self.smoothing == 0
+
+    def derivatives(self, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return class_derivatives(scores, target)

@@ -43,6 +43,12 @@ class Network(Kind, frozen=True):
     # The path of the last layer in the built module: the prefix of its tensors' names.
     head: ClassVar[str] = ""
 
+    # Whether it has no parameters, and grows at the hub from sums: the rule of its own name must merge it.
+    grows_from_sums: ClassVar[bool] = False
+
+    # Whether a missing value of a table may reach it, as NaN.
+    takes_missing: ClassVar[bool] = False
+
     def build(self, inputs: int, outputs: int, size: tuple[int, ...] | None = None) -> nn.Module:
         """Return the network with these numbers of inputs and outputs, with weights
         from torch's random state.

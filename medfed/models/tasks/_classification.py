@@ -27,6 +27,7 @@ class Classification(TaskModule):
         super().__init__(network, loss.build(len(classes)), training)
         self.source = source
         self.classes = classes
+        self._loss = loss
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the logits (B, K), or (B, 1) if the loss takes one output for two classes.
@@ -37,6 +38,8 @@ class Classification(TaskModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
+        if self.grows:
+            return self.sum_patients(batch[self.source], batch["target"], self._loss)
         return self.log_train_loss(self.loss(batch), len(batch["target"]))
 
     def loss(self, batch: dict[str, Any]) -> Tensor:

@@ -11,7 +11,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfed.models.losses import Criterion
+from medfed.errors import StudyError
+from medfed.models.losses import Criterion, Loss
+from medfed.models.networks._tree_ensemble import TreeEnsemble
 from medfed.models.tasks._gather import gather_rows
 from medfed.models.tasks._training import Training
 
@@ -26,6 +28,35 @@ class TaskModule(LightningModule):
         self._training = training
         self._rows: list[Tensor] = []
         self._cases: list[str] = []
+        self._patients: list[tuple[Tensor, Tensor]] = []
+        if self.grows:  # nothing is trained by gradients
+            self.automatic_optimization = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether the network is of trees, which the hub grows from sums of this module's training cases."""
+        return isinstance(self.network, TreeEnsemble)
+
+    def sum_patients(self, features: Tensor, target: Tensor, loss: Loss) -> Tensor:
+        """Keep a training batch; after the epoch's last one, put the sums of all into the trees' `sums`.
+
+        Returns the loss of the batch, from which nothing is trained.
+        """
+        assert isinstance(self.network, TreeEnsemble)
+        if self.trainer.world_size > 1:
+            raise StudyError(
+                "network 'boosted_trees' sums the cases of one process, and this site trains in "
+                f"{self.trainer.world_size}; use one device"
+            )
+        self._patients.append((features, target))
+        if self.trainer.is_last_batch:
+            rows, targets = (torch.cat(parts) for parts in zip(*self._patients, strict=True))
+            self.network.collect(rows, lambda scores: loss.derivatives(scores, targets))
+        with torch.no_grad():
+            return self.log_train_loss(self.criterion(self(features), target), len(target))
+
+    def on_train_epoch_start(self) -> None:
+        self._patients = []
 
     def log_train_loss(self, loss: Tensor, batch_size: int) -> Tensor:
         """Log `train/loss`, and return it."""
@@ -52,6 +83,8 @@ class TaskModule(LightningModule):
             self.log_scores(rows)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self.grows:
+            return None
         return self._training.configure(self.network)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
+from medfed.models.networks._tree_ensemble import TreeEnsemble
 from medfed.models.tasks._module import TaskModule
 from medfed.models.tasks._scores import c_index
 from medfed.models.tasks._training import Training
@@ -24,6 +25,9 @@ class TimeToEvent(TaskModule):
 
     def __init__(self, loss: Loss, network: nn.Module, training: Training) -> None:
         super().__init__(network, loss.build(1), training)
+        self._loss = loss
+        if isinstance(network, TreeEnsemble):
+            network.classifies.zero_()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logarithms of risk (B, 1)."""
@@ -32,6 +36,8 @@ class TimeToEvent(TaskModule):
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         target = batch["target"]
+        if self.grows:
+            return self.sum_patients(batch["features"], target, self._loss)
         loss = self.criterion(self(batch["features"]).float(), target)
         return self.log_train_loss(loss, len(target))
 

@@ -13,9 +13,9 @@ from medfed.errors import DataError
 SCOPE = Scope(Table(features=("crp",), target="ill"), "table", ("no", "yes"))
 
 
-def whole(**values):
+def whole(sites=1, **values):
     named = {name.replace("_", "."): numbers for name, numbers in values.items()}
-    return decode(blocks_of(SCOPE), encode(blocks_of(SCOPE), {"hospitals": [1, 1], **named}))
+    return decode(blocks_of(SCOPE), encode(blocks_of(SCOPE), {"hospitals": [sites, sites], **named}), sites)
 
 
 def test_a_line_says_of_each_hospital_and_of_all_what_was_counted():
@@ -40,7 +40,27 @@ def test_a_number_that_is_withheld_is_said_to_be():
     }
     assert lines["crp", "missing"] == "0, and 12 patients withheld"
     assert lines["sex", "withheld (small groups)"] == "2 (16.7%)"
+    assert (lines["sex", "female"], lines["sex", "male"]) == ("10 (83.3%)", "0 or withheld")
     assert lines["crp", "mean (SD)"] == "-"
+
+
+def test_a_sum_of_which_a_hospital_withheld_a_part_is_the_least_that_it_can_be():
+    # East has 4 women and 6 men; north says nothing of its 9 men and one woman.
+    east, north = whole(patients=[10], sex=[4, 6, 0, 0, 0]), whole(patients=[10], sex=[0, 0, 0, 0, 10])
+    both = whole(sites=2, patients=[20], sex=[4, 6, 0, 0, 10])
+    lines = {
+        one.level: one
+        for one in table_one(SCOPE, both, {"east": east, "north": north})
+        if one.variable == "sex"
+    }
+    assert lines["female"].overall == "at least 4 (20.0%)"
+    assert lines["male"].hospitals == {"east": "6 (60.0%)", "north": "0 or withheld"}
+    assert "other" not in lines
+    # Under noise what is too small is withheld of the sum.
+    noised = {
+        one.level: one.overall for one in table_one(SCOPE, both, {}, noised=True) if one.variable == "sex"
+    }
+    assert noised["female"] == "4 (20.0%)"
 
 
 def test_without_a_described_hospital_there_is_no_table():
