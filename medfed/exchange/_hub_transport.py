@@ -54,6 +54,9 @@ from medfed.wire.update import GlobalModel
 MAX_UPDATE_IN_MODELS = 8
 EXTRA_UPDATE_BYTES = 16 << 20
 
+# How often one model is published again for sites that lack some of it, and how long after the last time.
+MAX_REPEATS, REPEAT_S = 5, 10.0
+
 
 class HubTransport:
     """The hub's side of an exchange over an object store."""
@@ -72,10 +75,11 @@ class HubTransport:
         self._retry = Retry(self._warn, self._presence.raise_if_replaced)
         self._current: GlobalModel | None = None
         # What the store must hold while the hub waits, and when that is looked after next (time.monotonic).
-        self._sealed = b""
+        self._sealed = self._sealed_study = b""
         self._study_text = ""
         self._offered_to: tuple[str, ...] = ()
-        self._next_check = self._next_offer = 0.0
+        self._next_check = self._next_offer = self._next_repeat = 0.0
+        self._repeats: dict[int, int] = {}  # of the current round's model, for sites that lack some of it
         self._heartbeats = SiteHeartbeats(self._objects, self._warn)
         # Asked for the sites that are admitted to the study while it runs.
         self._admitted: Callable[[], Collection[str]] = lambda: ()
@@ -130,12 +134,14 @@ class HubTransport:
             self._retry("publishes", lambda: self._store.put_many(chunks(), stored.add))
             ensure_saved()
             self._retry("publishes", lambda: self._store.put(current, sealed))
-            if self._retry("publishes", lambda: self._store.get(announced)) is not None:
+            if self._retry("publishes", lambda: self._store.get(announced)) == sealed:
                 break
             stored.clear()  # the store was lost meanwhile, and the chunks with it
         if model.asynchronous:
             self._late.keep_model(model)
         self._retry("clears", lambda: self._clear(model))
+        if model is not self._current:
+            self._next_repeat = time.monotonic() + self._store.settle_s
         self._current, self._sealed = model, sealed
         self._answers.current = model
         self._answers.max_update_bytes = most = MAX_UPDATE_IN_MODELS * manifest.bytes + EXTRA_UPDATE_BYTES
@@ -189,14 +195,43 @@ class HubTransport:
             # Two hubs that put their studies on a site's list at once know nothing of each other.
             self._next_offer = time.monotonic() + CHECK_OFFERS_S
             offer(self._objects, self._offered_to)
-        wanted = ("current", "study") if self._study_text else ("current",)
-        if all(self._objects.get_hub_object(what) is not None for what in wanted):
+        lacking = self._heartbeats.lacking(self._current.round)
+        if self._is_stored() and not self._may_repeat(lacking):
+            if step := self._mailbox.deliver_lost(self._current.round + 1):
+                self._warn(f"its messages for step '{step}' are no longer there; it sends them again")
             return
-        self._warn(f"what it published is no longer there; it publishes round {self._current.round} again")
+        why = f"{lacking} finds no whole model" if lacking else "what it published is no longer there"
+        self._warn(f"{why}; it publishes round {self._current.round} again")
         if self._study_text:
             self.advertise_study(self._study_text, self._offered_to)
         self.publish(self._current)
         self._mailbox.deliver_again()
+
+    def _is_stored(self) -> bool:
+        """Return whether the store holds what this hub published last, and nothing older in its place."""
+        current = self._objects.get_hub_object("current")
+        if current != self._sealed:
+            return current is not None and self._is_newer(current)
+        return not self._study_text or self._objects.get_hub_object("study") == self._sealed_study
+
+    def _is_newer(self, current: bytes) -> bool:
+        """Return whether a hub that was started later has gone on: this one will notice, and stop."""
+        assert self._current is not None
+        try:
+            manifest = self._objects.open_manifest(current, HUB)
+        except WireError:
+            return False
+        return manifest.run == self._run and manifest.round > self._current.round
+
+    def _may_repeat(self, lacking: str) -> bool:
+        """Return whether a model is published again for a site that says that it lacks some of it."""
+        assert self._current is not None
+        now, repeats = time.monotonic(), self._repeats.get(self._current.round, 0)
+        if not lacking or now < self._next_repeat or repeats >= MAX_REPEATS:
+            return False
+        self._next_repeat = now + REPEAT_S + self._store.settle_s
+        self._repeats = {self._current.round: repeats + 1}
+        return True
 
     def collect(self, round: int, sites: Sequence[str], deadline_s: float | None) -> Iterator[ReceivedUpdate]:
         try:
@@ -330,7 +365,7 @@ class HubTransport:
         self._study_text, self._offered_to = study_text, tuple(sites)
         self.admit(sites)
         put = partial(self._objects.put_control, "study", study_text, self._run)
-        self._retry("advertises the study", put)
+        self._sealed_study = self._retry("advertises the study", put)
         self._retry("advertises the study", lambda: offer(self._objects, sites))
 
     def admit(self, sites: Sequence[str]) -> None:

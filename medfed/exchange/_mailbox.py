@@ -63,10 +63,17 @@ class SiteMailbox:
         self.objects.store.put(name, self._path(step).read_bytes())
 
     def deliver_lost(self) -> list[str]:
-        """Store again each message that the store no longer holds; return the steps that they are for."""
+        """Store again each message in whose place is nothing or another; return the steps that they are for.
+
+        A broker that lost what it had stored last may show an older message again.
+        """
         own = self.objects
-        steps = [path.stem for path in sorted(self.folder.glob("*.letter"))]
-        lost = [step for step in steps if own.get_site_object(own.party, f"l-{step}") is None]
+        paths = sorted(self.folder.glob("*.letter"))
+        lost = [
+            path.stem
+            for path in paths
+            if own.get_site_object(own.party, f"l-{path.stem}") != path.read_bytes()
+        ]
         for step in lost:
             self.deliver(step)
         return lost
@@ -131,9 +138,39 @@ class HubMailbox:
 
     def deliver(self, round: int, attempt: int, step: str, site: str, data: bytes) -> None:
         """Store a message where its site finds it."""
+        self.objects.store.put(self._name(step, site), self._sealed(round, attempt, step, site, data))
+
+    def _name(self, step: str, site: str) -> str:
+        return self.objects.hub_object(f"l-{step}-{site}")
+
+    def _sealed(self, round: int, attempt: int, step: str, site: str, data: bytes) -> bytes:
         message = Message(FORMAT, self.objects.study_digest, self.run, HUB, site, round, attempt, step, data)
-        sealed = seal_message(message, self.objects.seal)
-        self.objects.store.put(self.objects.hub_object(f"l-{step}-{site}"), sealed)
+        return seal_message(message, self.objects.seal)
+
+    def deliver_lost(self, round: int) -> str:
+        """Store the newest step's messages again if the store holds others, or none, and they are of `round`.
+
+        Returns the step; "" if nothing was lost. A store that lost something lost what came last.
+        """
+        paths = self.folder.glob("*.letters")
+        newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+        written = None if newest is None else self.written(newest.stem)
+        if newest is None or written is None or written[0][0] != round:
+            return ""
+        when, step = written[0], newest.stem
+        wanted = {self._name(step, site): (site, data) for site, data in written[1].items()}
+        stored: dict[str, bytes] = {}
+        self.objects.store.get_many(
+            list(wanted), lambda name, data: stored.update({name: bytes(data)}), skip_missing=True
+        )
+        lost = {
+            site: data
+            for name, (site, data) in wanted.items()
+            if stored.get(name) != self._sealed(*when, step, site, data)
+        }
+        for site, data in lost.items():
+            self.deliver(*when, step, site, data)
+        return step if lost else ""
 
     def deliver_again(self) -> None:
         """Store again the messages for each step that the hub wrote last."""

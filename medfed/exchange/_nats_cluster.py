@@ -7,8 +7,13 @@ a party that was moved to another broker must not take what it has seen for undo
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger("medfed.exchange")
 
 # How long a broker's copy may be behind the others': so long an older answer is not believed, and what is
 # missing is not yet refused. A copy that must catch up answers nothing until it has.
@@ -34,12 +39,49 @@ NOBODY = (
 BEHIND = "the broker that answers is behind the others; it waits until that one has caught up"
 
 
+# After how long without an answer a line says so, and how long after it the next may.
+TELL_SLOW_S, TELL_SLOW_AGAIN_S = 5.0, 60.0
+
+
 class Patience:
     """How long to wait for an answer, by how long the last ones took."""
 
-    def __init__(self, max_s: float) -> None:
-        self._max_s = max_s
+    def __init__(self, max_s: float, party: str = "") -> None:
+        self._max_s, self._party = max_s, party
+        self._next_line = 0.0  # time.monotonic
         self.seconds = min(MIN_PATIENCE_S, max_s)
+
+    async def answer_of(self, request: asyncio.Future[Any]) -> Any:
+        """Return the answer to a request that was just sent to one of several brokers.
+
+        Where it takes long, a line says so: the wait before the next attempt may be minutes on a slow link.
+        """
+        began = time.monotonic()
+        await asyncio.wait({request}, timeout=TELL_SLOW_S)
+        if not request.done() and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + TELL_SLOW_AGAIN_S
+            log.warning(
+                "%s: the brokers have not answered a request for %g s; it waits for at most %.0f s in all, "
+                "as long as the last answers make likely, and then asks again",
+                self._party,
+                TELL_SLOW_S,
+                self.seconds,
+            )
+        answer = await request
+        self.answered(time.monotonic() - began)
+        return answer
+
+    def tell_silent(self) -> None:
+        """Log, once per minute, that the only broker does not even say that it lives."""
+        if time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + TELL_SLOW_AGAIN_S
+            log.warning(
+                "%s: the broker answers nothing at the moment, not even that it lives; it waits for at most "
+                "%.0f s and asks again. On a slow link that passes; else its log (nats-server.log beside "
+                "nats.conf) says why: start it again",
+                self._party,
+                self._max_s,
+            )
 
     def answered(self, after_s: float) -> None:
         """An answer came after so many seconds."""

@@ -28,6 +28,9 @@ _PENDING_BYTES = 64 << 20
 # minute behind chunks.
 _PING_S, _MAX_PINGS = 20, 5
 
+# After how long without an answer to a ping a line says so.
+TELL_SILENT_S = 15.0
+
 # Pings that are answered after a request, until it is lost if it was not.
 _PINGS_UNTIL_LOST = 3
 
@@ -127,8 +130,12 @@ async def answer_of(request: asyncio.Future[Any], client: Any, patience: Patienc
         ping: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if client.is_connected and not request.done():
             await client._send_ping(ping)
+        asked = time.monotonic()
         while not (request.done() or ping.done() or client.stats["reconnects"] > before):
-            await asyncio.wait({request, ping}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            pause_s = min(1.0, TELL_SILENT_S)
+            await asyncio.wait({request, ping}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+            if time.monotonic() - asked >= TELL_SILENT_S and not request.done() and not ping.done():
+                patience.tell_silent()
     if request.done():
         answer = request.result()
         # The pings measure a slow link; so a long wait says little of the broker.

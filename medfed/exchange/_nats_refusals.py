@@ -9,7 +9,10 @@ import ssl
 from medfed.wire.signing import Identity, serial_number
 
 NO_STREAM = "the broker has no such stream yet: the hub was not started, or this site is not enrolled there"
-LOST = "the broker runs, but did not answer a request, as if it had lost it; the request is sent again"
+LOST = (
+    "the broker runs, but did not answer a request, as if it had lost it; the request is sent again (if this "
+    "goes on, its log, nats-server.log beside nats.conf, says why: start it again)"
+)
 DOES_IT_RUN = (
     "does the broker run there (`medfed hub --broker`, or `medfed broker` for one of three), and does every "
     "firewall in between allow that port?"

@@ -104,7 +104,8 @@ class NatsStore:
         self._study = digest if digest.startswith(OFFERS) else space_of(digest)
         self._streams: set[str] = set()
         self._is_cluster = False  # as the first connection tells
-        self._patience, self._seen = Patience(timeout_s), Seen()
+        self._patience = Patience(timeout_s, "hub" if self._is_hub else f"site '{identity.name}'")
+        self._seen = Seen()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
         self._creating = asyncio.Lock()
@@ -261,14 +262,12 @@ class NatsStore:
         import nats.errors
 
         client = await self._connected()
-        timeout_s, began = self._patience.seconds if self._is_cluster else self._timeout_s, time.monotonic()
+        timeout_s = self._patience.seconds if self._is_cluster else self._timeout_s
         task = asyncio.ensure_future(client.request(subject, data, timeout_s, headers=headers))
         self._requests[task] = subject
         try:
-            answer = await (task if self._is_cluster else answer_of(task, client, self._patience))
-            if self._is_cluster:
-                self._patience.answered(time.monotonic() - began)
-            return answer
+            patience = self._patience
+            return await (patience.answer_of(task) if self._is_cluster else answer_of(task, client, patience))
         except asyncio.CancelledError:
             if task not in self._denied:
                 raise
@@ -492,6 +491,8 @@ class NatsStore:
         request = f"$JS.API.STREAM.{action}.{stream}"
         reply = await self._request(request, json.dumps(settings).encode(), None)
         error = json.loads(reply.data).get("error")
+        if error and error.get("err_code") == _NO_STREAM:
+            self._streams.discard(stream)  # its store was lost: the next attempt creates it again
         if error and error.get("err_code") != _STREAM_EXISTS:
             reason = error.get("description", "no reason given")
             kind = _NoRoom if error.get("err_code") == _NO_ROOM or _NO_ROOM_TEXT in reason else Unreachable

@@ -13,6 +13,9 @@ from medfed.exchange._protocol import OFFLINE_AFTER_HEARTBEATS, log
 from medfed.exchange._study_store import StudyStore
 from medfed.wire.signing import HUB
 
+# What a site's heartbeat says, before the round, where some of the newest model is not in the store.
+LACKS = "lacks"
+
 
 class SitePresence:
     """The claim of one process to act as a site, renewed by heartbeats until `stop`."""
@@ -23,6 +26,8 @@ class SitePresence:
         self._replaced: ExchangeError | None = None
         # When the other side was last reached (seconds since 1970).
         self.last_contact_s: float | None = None
+        # The round of whose model some is missing in the store, or damaged.
+        self.lacks: int | None = None
 
     def claim(self) -> None:
         """Announce this process as the site.
@@ -90,7 +95,7 @@ class SitePresence:
                     )
                     return
                 count += 1
-                self.send("heartbeat", count=count)
+                self.send("heartbeat", "" if self.lacks is None else f"{LACKS} {self.lacks}", count)
             except Exception as error:  # noqa: BLE001 - a missed heartbeat must never cost a round
                 log.debug("site '%s': no heartbeat sent: %s", self._site, error)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 from medfed.errors import WireError
+from medfed.exchange._presence import LACKS
 from medfed.exchange._protocol import OFFLINE_AFTER_HEARTBEATS, WarnOnce
 from medfed.exchange._study_store import StudyStore
 
@@ -17,6 +18,8 @@ class SiteHeartbeats:
         self._objects, self._warn = objects, warn
         # Per site: its last heartbeat, and when it was first seen (time.monotonic).
         self._last: dict[str, tuple[bytes | None, float]] = {}
+        # Per site: what its last heartbeat says.
+        self._texts: dict[str, str] = {}
         # Per site that missed a deadline: its last heartbeat at that time.
         self._timed_out: dict[str, bytes | None] = {}
 
@@ -27,7 +30,7 @@ class SiteHeartbeats:
             try:
                 data = self._objects.get_site_object(site, "heartbeat")
                 if data is not None and data != self._bytes_of(site):
-                    self._objects.open_control(data, site, "heartbeat")
+                    self._texts[site] = self._objects.open_control(data, site, "heartbeat").text
                     self._last[site] = (data, now)
             except WireError as error:
                 self._warn(f"a heartbeat of site '{site}' is refused: {error}", refused=True)
@@ -42,6 +45,11 @@ class SiteHeartbeats:
         """Return the sites whose last heartbeat is recent."""
         max_age = OFFLINE_AFTER_HEARTBEATS * self._objects.store.heartbeat_s
         return {site for site, age in self.ages().items() if age <= max_age}
+
+    def lacking(self, round: int) -> str:
+        """Return a site that lacks some of the model of a round, by its last heartbeat; "" if none does."""
+        wanted = f"{LACKS} {round}"
+        return min((site for site, text in self._texts.items() if text == wanted), default="")
 
     def answered(self, site: str) -> None:
         """Wait for a site again that had missed a deadline."""

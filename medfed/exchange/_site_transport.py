@@ -214,7 +214,7 @@ class SiteTransport:
             self._tell_if_older()  # a folder from before its first model knows only now which run it is of
             path = self._model_to_repeat(manifest, round)
             if path is None and manifest.round >= round:
-                path = self._models.fetch(manifest)
+                path = self._fetched(manifest)
             if path is not None:
                 self.model_path, self._presence.last_contact_s = path, time.time()
                 received = encoding.read_global(path, self._study)
@@ -223,6 +223,15 @@ class SiteTransport:
             self._resend_lost(manifest)
         self._raise_if_closed(round)
         return None
+
+    def _fetched(self, manifest: Manifest) -> Path:
+        """Return the model that a manifest names; where that fails, this site's heartbeats say so."""
+        self._presence.lacks = None
+        try:
+            return self._models.fetch(manifest)
+        except (WireError, MissingObject):
+            self._presence.lacks = manifest.round
+            raise
 
     def _tell_if_older(self) -> None:
         """Log, when it starts, that this site has sent updates of which its folder knows nothing."""
@@ -359,7 +368,7 @@ class SiteTransport:
         name = manifest_name(prefix)
         self._store.put(name, sealed, if_absent=not self._is_replaceable(name))
         outgoing.mark_delivered()
-        if self._objects.get_site_object(self._site, "announced") is None:
+        if self._objects.get_site_object(self._site, "announced") != sealed:
             outgoing.mark_lost()  # the store was lost meanwhile, and the chunks with it
             raise Unreachable("the store lost the update while it was being sent")
 

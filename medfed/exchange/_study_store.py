@@ -85,11 +85,13 @@ class StudyStore:
 
     def put_control(
         self, what: ControlKind, text: str = "", session: str = "", count: int = 0, name: str = ""
-    ) -> None:
-        """Store a control message of this party, under its own name or another."""
+    ) -> bytes:
+        """Store a control message of this party, under its own name or another; return what is stored."""
         own = self.hub_object(what) if self.party == HUB else self.site_object(self.party, what)
         message = ControlMessage(PROTOCOL, what, self.study_digest, self.party, text, session, count)
-        self.store.put(name or own, encode_sealed(message, self.seal))
+        sealed = encode_sealed(message, self.seal)
+        self.store.put(name or own, sealed)
+        return sealed
 
     def open_control(self, data: bytes, party: str, what: ControlKind) -> ControlMessage:
         """Return a party's control message; see `_manifest.open_control`."""

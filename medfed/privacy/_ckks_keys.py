@@ -166,12 +166,12 @@ def relay_keys(
                 channel.log_refusal(received.site, ANNOUNCED, error)
             refused[received.site] = error
     for site in of_other_keys(announced):
-        error = PrivacyError(
+        other_key = PrivacyError(
             f"site '{site}', round {channel.round}: it says that it holds another key of the study than "
             "most of the others; let it restore its run folder"
         )
-        channel.log_refusal(site, ANNOUNCED, error)
-        refused[site] = error
+        channel.log_refusal(site, ANNOUNCED, other_key)
+        refused[site] = other_key
         del announced[site], sealed[site]
     if len(announced) < min_sites:
         refusals = "".join(f"{site}: {error}. " for site, error in sorted(refused.items()))

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import msgspec
+import nats.aio.client  # noqa: F401 - imported before the parties are forked: each would import it again
+import omegaconf  # noqa: F401 - as Lightning, which looks for it with each checkpoint
 import pytorch_lightning as pl
 import torch
 from torch import nn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -17,6 +18,7 @@ from chunked_updates import PATIENCE_S
 from medfed.deployment.enrolment.broker import Broker, server
 from medfed.deployment.enrolment.configuration import admit_study, read_version
 from medfed.deployment.enrolment.rights import fetch_rights, store_rights
+from medfed.exchange import _nats_cluster
 from medfed.exchange._nats_cluster import SETTLE_S, Patience, Seen
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
@@ -41,6 +43,24 @@ def test_the_wait_for_an_answer_follows_the_link_and_not_a_dead_leader():
     assert patience.seconds == 2
     patience.answered(99.0)
     assert patience.seconds == 120
+
+
+def test_brokers_that_take_long_to_answer_are_a_line(caplog, monkeypatch):
+    monkeypatch.setattr(_nats_cluster, "TELL_SLOW_S", 0.01)
+
+    async def ask() -> list[str]:
+        patience = Patience(120, "hub")
+        patience.answered(20.0)
+        requests = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        for request in requests:
+            asyncio.get_running_loop().call_later(0.1, request.set_result, "late")
+        return [await patience.answer_of(request) for request in requests]
+
+    assert asyncio.run(ask()) == ["late", "late"]
+    (told,) = [record.getMessage() for record in caplog.records if "not answered" in record.getMessage()]
+    assert told.startswith(
+        "hub: the brokers have not answered a request for 0.01 s; it waits for at most 80 s"
+    )
 
 
 def test_an_answer_older_than_one_before_is_not_believed_until_it_stays_so():

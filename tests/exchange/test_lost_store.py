@@ -122,6 +122,78 @@ def test_chunks_that_are_lost_while_a_model_is_published_are_stored_again(partie
     assert digest(north.fetch("north", 1).weights) == digest(filled(1.0))
 
 
+def test_an_older_model_in_the_place_of_the_newest_is_replaced(parties, caplog):
+    # As a broker shows it that lost what it stored last: the message before it is there again.
+    hub, north, _ = parties
+    name = hub._objects.hub_object("current")
+    older = hub._store.get(name)
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
+    newest = hub._store.get(name)
+    hub._store.put(name, older)
+    collected = in_background(lambda: list(hub.collect(2, ["north"], PATIENCE_S)))
+    assert north.fetch("north", 1).round == 1
+    north.send(filled_update(2.5, round=2))
+    (arrival,) = collected()
+    assert arrival.update.round == 2
+    assert hub._store.get(name) == newest
+    assert "what it published is no longer there; it publishes round 1 again" in caplog.text
+
+
+def test_a_hub_that_was_left_behind_does_not_replace_a_newer_model(parties):
+    hub, _, _ = parties
+    before = hub._current, hub._sealed
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
+    newest = hub._store.get(hub._objects.hub_object("current"))
+    hub._current, hub._sealed = before  # as a process that was stopped while another one went on
+    hub._next_check = 0.0
+    hub._restore_lost()
+    assert hub._store.get(hub._objects.hub_object("current")) == newest
+
+
+def test_a_chunk_that_is_lost_under_a_manifest_is_published_again_for_the_site_that_lacks_it(
+    parties, tmp_path, caplog, monkeypatch
+):
+    hub, north, _ = parties
+    for name, value in (("heartbeat_s", 0.2), ("settle_s", 0.0)):
+        monkeypatch.setattr(hub._store, name, value)
+        monkeypatch.setattr(north._store, name, value)
+    hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
+    hub._store.delete_update(f"{hub._objects.global_prefix(1)}/c")
+    in_background(lambda: list(hub.collect(2, ["north"], PATIENCE_S)))
+    assert digest(north.fetch("north", 1).weights) == digest(filled(1.0))
+    assert "north finds no whole model; it publishes round 1 again" in caplog.text
+
+
+def test_a_site_that_says_again_and_again_that_it_lacks_a_model_gets_it_some_times(parties, monkeypatch):
+    hub, _, _ = parties
+    monkeypatch.setattr(_hub_transport, "REPEAT_S", 0.0)
+    published = []
+    monkeypatch.setattr(hub, "publish", lambda model: published.append(model.round))
+    monkeypatch.setattr(hub._heartbeats, "lacking", lambda round: "north")
+    monkeypatch.setattr(hub._store, "settle_s", 0.0)
+    hub._next_repeat = 0.0
+    for _ in range(20):
+        hub._next_check = 0.0
+        hub._restore_lost()
+    assert published == [0] * 5
+
+
+def test_older_messages_in_the_place_of_the_newest_are_replaced(parties):
+    hub, north, _ = parties
+    north.send_message("north", 1, 0, "keys", b"old")
+    hub.send_messages(1, 0, "list", {"north": b"old"})
+    names = north._objects.site_object("north", "l-keys"), hub._objects.hub_object("l-list-north")
+    older = north._store.get(names[0]), hub._store.get(names[1])
+    north.send_message("north", 1, 1, "keys", b"from north")
+    hub.send_messages(1, 1, "list", {"north": b"from the hub"})
+    north._store.put(names[0], older[0])
+    hub._store.put(names[1], older[1])
+    collected = in_background(lambda: list(hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)))
+    assert north.receive_message("north", 1, {"list": 1}).data == b"from the hub"
+    (message,) = collected()
+    assert message.message.data == b"from north"
+
+
 def test_chunks_that_are_lost_between_two_attempts_to_send_an_update_are_stored_again(parties, monkeypatch):
     """The store is lost after the chunks, and the attempt fails before the manifest."""
     hub, north, lose = parties

@@ -10,9 +10,11 @@ import sys
 import pytest
 from broker_enrolment import Enrolment
 
+from medfed.exchange import _nats_connecting
 from medfed.exchange._nats_cluster import Patience
 from medfed.exchange._nats_connecting import answer_of
 from medfed.exchange._nats_refusals import explain_refusal
+from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
 from medfed.exchange._protocol import Retry, WarnOnce
 from medfed.exchange.nats import Nats
@@ -146,6 +148,19 @@ def test_an_answer_is_waited_for_while_a_ping_is_not_answered_either():
     assert asyncio.run(ask()) == ("late", 1)
 
 
+def test_a_broker_that_answers_nothing_is_a_line_once(caplog, monkeypatch):
+    monkeypatch.setattr(_nats_connecting, "TELL_SILENT_S", 0.01)
+
+    async def ask() -> None:
+        request = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.1, request.set_result, "late")
+        await answer_of(request, Link(answers=False), Patience(0.002, "hub"))
+
+    asyncio.run(ask())
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("hub: the broker answers nothing at the moment, not even that it lives")
+
+
 def test_a_request_from_before_the_connection_was_made_anew_is_lost():
     async def ask() -> None:
         link = Link(answers=False)
@@ -154,3 +169,18 @@ def test_a_request_from_before_the_connection_was_made_anew_is_lost():
 
     with pytest.raises(Unreachable, match="did not answer a request"):
         asyncio.run(ask())
+
+
+def test_a_stream_that_is_gone_when_it_is_cleared_is_created_again(enrolment):
+    enrolment.start()
+    enrolment.wait_until_listening()
+    hub = NatsStore([enrolment.url], Identity(enrolment.credentials("hub")), "ab" * 32)
+    try:
+        hub.put("glob/a/current/m", b"a model")
+        hub._run(hub._change_stream, "DELETE", "GLOB", {})  # as where the broker's disk is replaced
+        with pytest.raises(Unreachable, match="stream not found"):
+            hub.delete_study("ab" * 32)
+        hub.delete_study("ab" * 32)
+        assert hub.get("glob/a/current/m") is None
+    finally:
+        hub.close()

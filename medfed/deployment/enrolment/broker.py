@@ -170,6 +170,9 @@ class Broker:
                 self._restart(self._process)
                 pause = min(2 * pause, MAX_BACKOFF_S)
                 continue
+            if self._refusals.damaged:
+                self._start_without_damaged()
+                continue
             pause = MIN_BACKOFF_S
             self._apply_admitted()
             mtime_ns = self._configuration.stat().st_mtime_ns
@@ -202,6 +205,32 @@ class Broker:
                     self._last_error(),
                 )
                 self._process = self._start()
+
+    def _start_without_damaged(self) -> None:
+        """Start the server again without the streams of which a stored message is damaged.
+
+        Nothing there is an original: the hub has its models and each site its update, and they send them
+        again. A broker of a cluster copies what it lacks from the others.
+        """
+        streams, self._refusals.damaged = sorted(self._refusals.damaged), set()
+        store = self._folder / "store" / "jetstream"
+        with self._changing:
+            if self._stopping.is_set():
+                return
+            log.warning(
+                "a message that the broker stored was changed on its disk, so it stores nothing more in %s: "
+                "it is started again without what it had stored there, which hub and sites send again; if "
+                "this happens twice, replace the disk",
+                ", ".join(f"'{stream}'" for stream in streams),
+            )
+            assert self._process is not None
+            self._process.kill()  # it would not end: what deals with the stream waits for ever
+            self._process.wait()
+            for stream in streams:
+                # All streams are in the hub's account.
+                lost = store / "HUB" / "streams" / stream if self._enrolment is not None else store
+                shutil.rmtree(lost, ignore_errors=True)
+            self._process = self._start()
 
     def stop(self) -> None:
         """End the server; what it stored stays."""

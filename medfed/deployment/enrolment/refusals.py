@@ -22,12 +22,23 @@ _KINDS: dict[str, str] = {
     r"(?i)insufficient storage|resource limits exceeded|no space left": "more than fits on its disk",
 }
 
+# What it writes of a stream in which a stored message is damaged. It stores nothing more there, and answers
+# no request, be it to delete the stream or to end. What parties send is never at this place of a line.
+_DAMAGED = re.compile(
+    r"\[\d+\] \d{4}/\d\d/\d\d [\d:.]+ (?:\[ERR\] JetStream (?:failed to store a msg on )?"
+    r"stream '([A-Za-z0-9_-]+) > ([A-Za-z0-9_-]+)'|\[WRN\] Filestore \[([A-Za-z0-9_-]+)\])"
+    r".*malformed or corrupt message"
+)
+
 # How often at most one kind is reported, and how much of the log is read at once.
 REPORT_S, MAX_READ_BYTES = 60.0, 1 << 20
 
 
 class RefusalLog:
-    """Reads what a server appends to its log, and reports what it refused."""
+    """Reads what a server appends to its log, and reports what it refused.
+
+    `damaged` holds the name of each stream in which it found a damaged message.
+    """
 
     def __init__(
         self,
@@ -40,10 +51,13 @@ class RefusalLog:
         self._counts: dict[str, int] = {}
         self._examples: dict[str, str] = {}
         self._reported: dict[str, float] = {}
+        self.damaged: set[str] = set()
 
     def poll(self) -> None:
         """Report what was refused since the last call, as far as it is due."""
         for line in self._appended():
+            if damaged := _DAMAGED.match(line):
+                self.damaged.add(damaged[2] or damaged[3])
             for pattern, kind in _KINDS.items():
                 if re.search(pattern, line):
                     self._counts[kind] = self._counts.get(kind, 0) + 1

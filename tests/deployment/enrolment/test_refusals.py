@@ -158,3 +158,36 @@ def closed_by_server(connection: socket.socket) -> bool:
         return connection.recv(4096) == b""
     except (ConnectionResetError, ssl.SSLError):
         return True
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[ERR] JetStream failed to store a msg on stream 'HUB > GLOB': malformed or corrupt message in 2.blk",
+        "[ERR] JetStream stream 'HUB > GLOB' critical write error: malformed or corrupt message in 2.blk: x",
+        "[WRN] Filestore [GLOB] Ignoring non-write error: malformed or corrupt message in 2.blk: x",
+    ],
+)
+def test_a_stream_with_a_damaged_message_is_found(watched, line):
+    path, told, _, refusals = watched
+    append(path, f"[9] 2026/11/30 17:57:02.180298 {line}")
+    refusals.poll()
+    assert refusals.damaged == {"GLOB"}
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        # What a party could bring about, for instance by its name or a subject.
+        "10.0.0.9:4713 - cid:9 - Publish Violation - Subject \"JetStream stream 'HUB > GLOB' malformed or "
+        'corrupt message"',
+        "JetStream stream 'HUB > ../../hub' critical write error: malformed or corrupt message in 2.blk: x",
+        "JetStream stream 'HUB > GLOB' critical write error: no space left on device",
+    ],
+)
+def test_other_lines_name_no_damaged_stream(watched, line):
+    path, _, _, refusals = watched
+    append(path, f"[9] 2026/11/30 17:57:02.180298 [ERR] {line}")
+    refusals.poll()
+    assert refusals.damaged == set()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from medfed.evaluation.report.checklists import checklists, model_card, templates
 from medfed.evaluation.rows import Row
+from medfed.federation.model_selection import mean_of_rounds
 from medfed.runs.facts import PrivacyFacts, RunFacts, SitePrivacy
 from medfed.runs.rounds import RoundLine
+from medfed.study.averaging import Ema
 
 from .result_rows import run_of
 
@@ -40,6 +42,15 @@ def test_the_line_that_only_reports_final_scores_is_no_round():
     claim, _ = checklists(run_of(RunFacts(sites=["north"], seed=4), rounds=rounds))
     training = claim.answers["Initial parameters, training, choice of the final model"]
     assert training.startswith("2 rounds, merged by fedavg; seed 4")
+    chosen = mean_of_rounds(Ema(decay=0.5), 2)
+    answers = [
+        answer
+        for one in checklists(run_of(RunFacts(sites=["north"], chosen=chosen), rounds=rounds))
+        for answer in one.answers.values()
+        if answer
+    ]
+    assert any("with a decay of 0.5. Each hospital" in answer for answer in answers)
+    assert not any("0.5.." in answer for answer in answers)
 
 
 def test_every_template_uses_names_that_a_run_has():
