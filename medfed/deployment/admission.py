@@ -21,6 +21,7 @@ from medfed.federation.round import SiteConnection, drop_out
 from medfed.files import write_whole
 from medfed.pipeline.labelled import drawn_of
 from medfed.pipeline.measure_models import all_cases_of
+from medfed.pipeline.small_scores import patient_counts
 from medfed.runs.folder import RunFolder
 from medfed.study.canonical import is_digest, public_yaml, start_digest, study_digest
 from medfed.study.reading import study_name
@@ -220,8 +221,8 @@ def require_approval(session: SiteSession, accept: str, ask: Ask | None) -> None
 def own_part(session: SiteSession) -> OwnPart:
     """Return the study as this hospital takes part in it, for its page."""
     data = session.hospital.data
-    validated = len({case.patient for case in data.cases("val")})
-    return OwnPart(session.study, session.site, data.examples if session.trains else None, validated)
+    counts = patient_counts(session.study, data)
+    return OwnPart(session.study, session.site, data.examples if session.trains else None, counts)
 
 
 def _other_approved(out: Path, known: str) -> str:

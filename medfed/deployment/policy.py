@@ -21,6 +21,7 @@ from medfed.federation.egress import Egress
 from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.factory import egress_of
 from medfed.pipeline.noised_statistics import deviation_of, noise_of, within_95
+from medfed.pipeline.small_scores import PatientCounts, few_numbers, under_counts
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import kind_of, kinds
 from medfed.study.study import Study
@@ -216,16 +217,15 @@ def _either(names: tuple[str, ...]) -> str:
     return " or ".join(f"'{name}'" for name in names)
 
 
-def egress_under(study: Study, policy: Policy, validated: int | None = None) -> Egress:
+def egress_under(study: Study, policy: Policy, counts: PatientCounts | None = None) -> Egress:
     """Return the allow-list of what may leave a hospital, without what its policy withholds.
 
-    `validated` is the hospital's number of validation patients: scores over fewer than the study's or the
-    policy's `smallest_group` are withheld, beside the counts that are sent, too; and all scores if no rows
-    may leave.
+    `counts` are the hospital's patients: numbers over fewer than the study's or the policy's `smallest_group`
+    are withheld, beside the counts that are sent, too; and all scores if no rows may leave.
     """
     smallest = max(study.evaluation.smallest_group, policy.smallest_group)
     if policy.rows == "none":
-        return egress_of(study, smallest_group=None, withheld=("val",))
-    too_few = validated is not None and validated < smallest
-    egress = egress_of(study, smallest_group=smallest, withheld=("val",) if too_few else ())
-    return replace(egress, validated=validated)
+        egress = egress_of(study, smallest_group=None, withheld=("val",))
+        return egress if counts is None else replace(egress, few=few_numbers(study, counts, smallest))
+    egress = egress_of(study, smallest_group=smallest)
+    return egress if counts is None else under_counts(egress, study, counts)

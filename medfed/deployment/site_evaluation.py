@@ -20,6 +20,7 @@ from medfed.federation.config import SiteConfig
 from medfed.federation.site import train_alone
 from medfed.pipeline.factory import module_of, site_config_of
 from medfed.pipeline.measure_models import measure_site, write_baselines, write_gallery
+from medfed.pipeline.small_scores import patient_counts
 from medfed.runs.checkpoints import load_checkpoint, save_checkpoint
 from medfed.runs.rounds import WITHHELD
 from medfed.study.study import Study
@@ -29,8 +30,7 @@ from medfed.wire.weights import Weights, weights_of
 
 def site_config_under_policy(site: SiteFile, study: Study, hospital: SiteCases) -> SiteConfig:
     """Return how this site trains: as the study says, on its own devices, under its own policy."""
-    validated = {case.patient for case in hospital.data.cases("val")}
-    egress = egress_under(study, site.policy, len(validated))
+    egress = egress_under(study, site.policy, patient_counts(study, hospital.data))
     config = site_config_of(study, site.name)
     return replace(config, accelerator=site.accelerator, devices=site.devices, egress=egress)
 

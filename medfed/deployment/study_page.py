@@ -30,6 +30,7 @@ from medfed.files import format_bytes
 from medfed.pipeline.describing import length_for, needs_description, only_describes, protection_of
 from medfed.pipeline.noised_statistics import deviation_of, noise_of, within_95
 from medfed.pipeline.planning import least_of, scope_of
+from medfed.pipeline.small_scores import PatientCounts
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import kind_of, summary
 from medfed.runs.rounds import IMAGES_IN_MM, LABELS_NAMED, LEFT_OUT, WITHHELD
@@ -58,14 +59,14 @@ _LINE = 100
 class OwnPart:
     """A study as one hospital takes part in it.
 
-    study: as the hub offers it.  site: the hospital's own file.  cases: its training cases.  validated: its
-    validation patients.
+    study: as the hub offers it.  site: the hospital's own file.  cases: its training cases.  counts: the
+    patients that its numbers of training are of.
     """
 
     study: Study
     site: SiteFile
     cases: int | None = None
-    validated: int | None = None
+    counts: PatientCounts | None = None
 
     @property
     def own(self) -> Study:
@@ -80,12 +81,12 @@ class OwnPart:
     @cached_property
     def egress(self) -> Egress:
         """What may leave it."""
-        return egress_under(self.study, self.site.policy, self.validated)
+        return egress_under(self.study, self.site.policy, self.counts)
 
     @property
     def numbers(self) -> list[str]:
         """The names of the numbers that may leave it beside the weights, under its policy and the privacy."""
-        allowed = {name for name in self.egress.scalars if not name.startswith(self.egress.withheld)}
+        allowed = {name for name in self.egress.scalars if not self.egress.keeps(name)}
         if EPSILON not in self.study.privacy.scalars:  # it is on the list of whatever trains, and never sent
             allowed.discard(EPSILON)
         if not self.results:
@@ -256,6 +257,7 @@ def _beside(part: OwnPart) -> Iterator[str]:
         yield from _listed("scores over all of its validation cases, one of each", scores)
     else:
         yield f"no scores: they stay here{why}"
+    yield from _kept_as_few(part)
     if scores and any(name.startswith("val/personal") for name in numbers) and _is_personal(study):
         yield "the same scores of the model that is personalised here (val/personal/...)"
     training = [name for name in numbers if not name.startswith(("val", LEFT_OUT)) and name not in _APART]
@@ -272,6 +274,16 @@ def _of_files(numbers: list[str]) -> Iterator[str]:
         yield f"how many cases it left out because they cannot be used, by reason ({LEFT_OUT}...)"
 
 
+def _kept_as_few(part: OwnPart) -> Iterator[str]:
+    """Yield which numbers stay as they are of too few of this hospital's patients."""
+    kept = sorted(
+        name for name in part.egress.few if not name.startswith(("val/personal", *part.egress.withheld))
+    )
+    if kept and part.counts is not None:
+        least = max(part.study.evaluation.smallest_group, part.site.policy.smallest_group)
+        yield from _listed(f"not sent, as of fewer than {least} of its patients (smallest_group)", kept)
+
+
 def _why_no_scores(part: OwnPart) -> str:
     """Return why scores stay that the study would send, where this hospital decides it."""
     if not part.egress.withheld:
@@ -279,7 +291,7 @@ def _why_no_scores(part: OwnPart) -> str:
     if part.site.policy.rows == "none":
         return " (this hospital's policy.rows)"
     smallest = part.egress.smallest_group
-    few = _count(part.validated or 0, "validation patient")
+    few = _count(part.counts.validated if part.counts else 0, "validation patient")
     return f" ({few}; this hospital sends none over fewer than {smallest})"
 
 

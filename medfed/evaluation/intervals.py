@@ -56,6 +56,8 @@ MIN_STRATUM = 5
 MIN_RELIABLE = 10
 TOO_NARROW = "so likely too narrow"
 STUDENT = "Student's t, jackknife over patients"
+# A BCa interval needs at least this share of the resamples on either side of the value.
+MIN_ONE_SIDE = 0.05
 # Counts are made in blocks of about this many numbers, so that 20,000 patients do not fill the memory.
 MAX_COUNTS = 8_000_000
 
@@ -193,6 +195,8 @@ class Resampling(NamedTuple):
         quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * np.sqrt(patients / freedom)
         if kind == "percentile":
             levels = stats.norm.cdf([-quantile, quantile])
+        elif (side := _one_sided(value, defined)) is not None:
+            return alone._replace(note=f"no interval: nearly all resamples lie {side} this value")
         else:
             levels = _bca_levels(statistic, value, defined, groups, quantile)
         low, high = (float(bound) for bound in np.quantile(defined, levels))
@@ -220,15 +224,29 @@ def _student(statistic: Statistic, alone: Interval, groups: list[NDArray[np.intp
     return Interval(alone.value, alone.value - half, alone.value + half, alone.n, method, note)
 
 
+def _one_sided(value: float, resampled: Floats) -> str | None:
+    """Return 'above' or 'below' if nearly all resamples lie there, else None.
+
+    A statistic that chance can only raise, such as a calibration error near 0, has resamples above it. Moved
+    by so large a bias, a BCa interval shrinks to a point that may not even hold the value.
+    """
+    below = _share_below(value, resampled)
+    if below < MIN_ONE_SIDE:
+        return "above"
+    return "below" if below > 1 - MIN_ONE_SIDE else None
+
+
+def _share_below(value: float, resampled: Floats) -> float:
+    # Half of the ties count as below, or a statistic on few values would look biased (Efron and Tibshirani
+    # 14.14).
+    ties = 0.5 * np.count_nonzero(resampled == value)
+    return float((np.count_nonzero(resampled < value) + ties) / len(resampled))
+
+
 def _bca_levels(
     statistic: Statistic, value: float, resampled: Floats, groups: list[NDArray[np.intp]], quantile: float
 ) -> Floats:
-    # Half of the ties count as below, or a statistic on few values would look biased (Efron and Tibshirani
-    # 14.14).
-    below = (np.count_nonzero(resampled < value) + 0.5 * np.count_nonzero(resampled == value)) / len(
-        resampled
-    )
-    bias = float(stats.norm.ppf(np.clip(below, 0.5 / len(resampled), 1 - 0.5 / len(resampled))))
+    bias = float(stats.norm.ppf(_share_below(value, resampled)))
     acceleration = _acceleration(statistic, groups)
     moved = bias + np.array([-quantile, quantile])
     return np.asarray(stats.norm.cdf(bias + moved / (1 - acceleration * moved)), dtype=np.float64)
@@ -331,7 +349,9 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     share, z = successes / trials, Z_95
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    # Exactly 0 and 1 there, which rounding can miss, so that no value is outside its own interval.
+    low = 0.0 if successes == 0 else max(0.0, float(middle - half))
+    return low, 1.0 if successes == trials else min(1.0, float(middle + half))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -50,6 +50,7 @@ class Egress:
     smallest_group: the fewest patients of a group of whom a result may leave (`row/...`,
     evaluation/row_transport.py); None where no result of an evaluation may.
     withheld: prefixes of numbers that this hospital keeps although the study would send them.
+    few: the numbers that it keeps as they are of fewer than `smallest_group` of its patients.
     validated: the hospital's validation patients; None where scores beside counts are not held to them.
     """
 
@@ -59,6 +60,11 @@ class Egress:
     smallest_group: int | None = None
     withheld: tuple[str, ...] = ()
     validated: int | None = None
+    few: frozenset[str] = frozenset()
+
+    def keeps(self, name: str) -> bool:
+        """Return whether a number stays that the study would send."""
+        return name in self.few or name.startswith(self.withheld)
 
 
 def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
@@ -79,7 +85,7 @@ def enforce(update: Update, weights: Weights, egress: Egress) -> Update:
                 f"{who}: the group '{group[:40]}' is not declared to leave; a local method or privacy "
                 "mechanism declares its groups in `sends`. Nothing was sent"
             )
-    scalars = {name: value for name, value in update.scalars.items() if not name.startswith(egress.withheld)}
+    scalars = {name: value for name, value in update.scalars.items() if not egress.keeps(name)}
     few = _of_few(scalars, egress)
     scalars = {name: value for name, value in scalars.items() if name not in few}
     rows = {name: value for name, value in scalars.items() if name.startswith(ROWS)}

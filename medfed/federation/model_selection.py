@@ -117,7 +117,8 @@ def unjudged(selection: ModelSelection, minimum: int) -> str:
     return (
         f"no round was judged by '{selection.score}': in none did {minimum} or more sites send it, measured "
         "on the merged model. The last merged model is the result, and nothing was chosen. Log "
-        f"'{selection.score}' in validation_step and validate after each merge, or leave the selection out"
+        f"'{selection.score}' in validation_step and validate after each merge, or leave the selection out; "
+        "a study's hospital sends no score over fewer than `smallest_group` patients"
     )
 
 

@@ -21,14 +21,15 @@ from medfed.federation.simulation import SiteFunction, simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.federation.worker_processes import WorkerProcesses, Workers, shares_of
 from medfed.pipeline._told_to_workers import cost_of, threads_of, told_of_site, told_of_study
-from medfed.pipeline.factory import data_scalars, hub_config_of, module_of, site_config_of
+from medfed.pipeline.factory import data_scalars, egress_of, hub_config_of, module_of, site_config_of
+from medfed.pipeline.small_scores import few_numbers, patient_counts, under_counts
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.facts import ModelChoice
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
-from medfed.runs.rounds import RoundReport, append_round, without_small_scores
+from medfed.runs.rounds import RoundReport, append_round
 from medfed.study.canonical import study_digest
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
@@ -82,13 +83,13 @@ def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Fe
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
     frozen = weights_of(module_of(study)) if study.trained_only else {}
 
-    few = sites_with_few(run)
+    for line in _withheld(run):
+        run.progress.log(line)
     choices: list[ModelChoice] = []
 
     def round_finished(report: RoundReport) -> None:
         run.progress.round(report)
-        # Whoever simulates sees every score; the file may leave.
-        append_round(folder.rounds, without_small_scores(report, few))
+        append_round(folder.rounds, report)
         if report.choice is not None:
             choices.append(report.choice)
             run.progress.log(report.choice.sentence)
@@ -123,14 +124,15 @@ def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Fe
     return Federated(weights, choices[-1] if choices else UNSET)
 
 
-def sites_with_few(run: StudyRun) -> set[str]:
-    """Return the hospitals with fewer validation patients than a score may be over."""
+def _withheld(run: StudyRun) -> Iterator[str]:
+    """Yield which numbers each hospital keeps as they are of too few patients, as it would at a real hub."""
     least = run.study.evaluation.smallest_group
-    return {
-        name
-        for name, hospital in run.hospitals.items()
-        if len({case.patient for case in hospital.data.cases("val")}) < least
-    }
+    for site, hospital in run.hospitals.items():
+        few = few_numbers(run.study, patient_counts(run.study, hospital.data), least)
+        shown = sorted(name for name in few if not name.startswith("val/personal/"))
+        if shown and site in run.study.sites:
+            names = ", ".join(shown)
+            yield f"{site}: {names} not shown, of fewer than {least} patients (evaluation.smallest_group)"
 
 
 @contextmanager
@@ -197,12 +199,15 @@ def site_function(run: StudyRun, name: str) -> Callable[[SiteSide], None]:
     def work(exchange: SiteSide) -> None:
         hospital = run.hospital(name)
         data = hospital.data
+        # What is simulated is what is deployed: the hub's files, page and choices have what a hub would have.
+        egress = egress_of(study, smallest_group=study.evaluation.smallest_group)
+        egress = under_counts(egress, study, patient_counts(study, data))
         train_site(
             name,
             module_of(study, name),
             data,
             exchange,
-            site_config_of(study, name),
+            replace(site_config_of(study, name), egress=egress),
             SiteRun(
                 run.folder.site(name),
                 run.resume,

@@ -229,7 +229,11 @@ def _run_trial(
         state, why = "failed", str(error)
     score = watch.final(source.selection) if state == "finished" else watch.newest
     if state == "finished" and score is None:
-        state, why = "failed", f"not every hospital sent '{source.selection.score}' of the final model"
+        state = "failed"
+        why = (
+            f"not every hospital sent '{source.selection.score}' of the final model; one sends none over "
+            f"fewer than {run.study.evaluation.smallest_group} patients (evaluation.smallest_group)"
+        )
     for path in (folder.hub, folder.path / "sites", folder.checkpoints):
         shutil.rmtree(path, ignore_errors=True)
     return (

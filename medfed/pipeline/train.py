@@ -189,10 +189,12 @@ def mark_seen(run: StudyRun, facts: RunFacts) -> tuple[StudyRun, RunFacts]:
         hospitals[site] = marked
         if site in study.held_out:
             listed = measure_models.all_cases_of(marked)
+            measured = len(marked.unseen(listed))
             run.progress.log(
-                f"{site}: takes no part in training; {len(marked.unseen(listed))} of its {len(listed)} cases "
-                "are measured"
+                f"{site}: takes no part in training; {measured} of its {len(listed)} cases are measured"
             )
+            # Its own splits mean nothing here: it trains on none, and all are tested.
+            facts = msgspec.structs.replace(facts, cases={**facts.cases, site: {"test": measured}})
         if said:
             run.progress.log(f"{site}: {said}")
             facts = with_seen(facts, site, seen_cases.patients_seen(marked), said)

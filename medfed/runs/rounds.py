@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -123,17 +123,6 @@ def append_round(path: Path, report: RoundReport) -> None:
     """
     with path.open("ab") as file:
         file.write(encode_rounds(lines_of(report)))
-
-
-def without_small_scores(report: RoundReport, withheld: Collection[str]) -> RoundReport:
-    """Return the round without the validation scores of these sites, which have too few patients for them."""
-    results = tuple(
-        replace(one, scalars={name: x for name, x in one.scalars.items() if not name.startswith("val")})
-        if one.site in withheld
-        else one
-        for one in report.results
-    )
-    return replace(report, results=results)
 
 
 def encode_rounds(lines: Iterable[RoundLine]) -> bytes:

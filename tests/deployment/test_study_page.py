@@ -14,6 +14,7 @@ from medfed.exchange.folder import Folder
 from medfed.exchange.nats import Nats
 from medfed.federation.egress import enforce
 from medfed.pipeline.factory import module_of
+from medfed.pipeline.small_scores import PatientCounts
 from medfed.registry import kinds
 from medfed.study.reading import read_study
 from medfed.wire.update import Update
@@ -32,7 +33,7 @@ def noised(tiny):
 def page(study, name: str = "north", *, cases: int = 4, validated: int = 12, **own) -> str:
     """Return the page of a study for a hospital with this many cases, whose site file says `own`."""
     site = SiteFile(name=name, data="", **{"exchange": Folder(url="/mnt/share"), **own})
-    return describe(OwnPart(study, site, cases, validated), "d" * 64)
+    return describe(OwnPart(study, site, cases, PatientCounts(12, validated)), "d" * 64)
 
 
 def test_the_words_name_what_a_privacy_officer_asks(study, noised):
@@ -152,7 +153,7 @@ def test_every_number_that_the_page_names_may_leave_and_no_other(study, tiny):
     weights = {}
     for policy, validated in ((Policy(), 12), (Policy(), 3), (Policy(rows="none"), 12)):
         site = SiteFile(name="north", data="", exchange=Folder(url="x"), policy=policy)
-        part = OwnPart(study, site, 4, validated)
+        part = OwnPart(study, site, 4, PatientCounts(12, validated))
         words = describe(part, "d" * 64)
         named = dict.fromkeys(part.numbers, 0.5)
         assert enforce(Update("north", 1, weights, 4, named), weights, part.egress).scalars == named
@@ -173,6 +174,14 @@ def test_the_page_says_what_the_hospitals_own_policy_keeps(study):
     assert (
         "no scores: they stay here (1 validation patient; this hospital sends none over fewer than 10)" in few
     )
+
+
+def test_the_page_names_the_numbers_that_stay_as_they_are_of_few_patients(study):
+    site = SiteFile(name="north", data="", exchange=Folder(url="x"), policy=Policy(smallest_group=10))
+    words = describe(OwnPart(study, site, 4, PatientCounts(4, 12)), "d" * 64)
+    assert "not sent, as of fewer than 10 of its patients (smallest_group): train/loss\n" in words
+    assert "train/loss" not in words.replace("(smallest_group): train/loss", "")
+    assert "not sent, as of fewer" not in page(study)
 
 
 def test_a_hospital_that_is_held_out_reads_that_it_sends_no_weights(study):

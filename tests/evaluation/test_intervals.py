@@ -151,3 +151,40 @@ def test_a_small_group_is_hidden_together_with_another():
     # Two hidden groups of one patient each could still be had as a sum of two: more must go.
     assert suppressed_groups({"a": 40, "b": 1, "c": 1, "d": 9}, 5) == {"b", "c", "d"}
     assert suppressed_groups({"a": 40, "b": 0}, 5) == set()
+
+
+@pytest.mark.parametrize("sign, side", [(1.0, "above"), (-1.0, "below")])
+def test_a_statistic_that_chance_can_only_raise_has_no_interval(sign, side):
+    """The distance of a mean from 0 is 0 in the sample, and above in each resample: BCa shrank to a point."""
+    values = np.random.default_rng(1).normal(size=40)
+    values -= values.mean()
+
+    def distance(counts):
+        return sign * np.abs(counts @ values) / counts.sum(axis=1)
+
+    result = Resampling(3, None, draws=200).interval(distance, 40)
+    assert (result.low, result.high) == (None, None)
+    assert result.value == pytest.approx(0.0, abs=1e-12)
+    assert result.note == f"no interval: nearly all resamples lie {side} this value"
+
+
+def test_a_calibration_error_lies_in_its_interval_or_has_none():
+    generator = np.random.default_rng(2)
+    seen = set()
+    for seed in range(30):
+        p = generator.random(60)
+        y = generator.random(60) < p  # well calibrated, so the error is chance's
+        bins = np.minimum((p * 10).astype(int), 9)
+        gaps = np.stack([np.where(bins == one, p - y, 0.0) for one in range(10)])
+
+        def error(counts, gaps=gaps):
+            return np.abs(counts @ gaps.T).sum(axis=1) / counts.sum(axis=1)
+
+        result = Resampling(seed, None, draws=200).interval(error, 60)
+        seen.add(result.low is None)
+        assert result.low is None or result.low <= result.value <= result.high
+    assert True in seen
+
+
+def test_a_proportion_of_all_or_none_is_the_end_of_its_interval():
+    assert all(wilson(n, n)[1] == 1.0 and wilson(0, n)[0] == 0.0 for n in range(1, 300))

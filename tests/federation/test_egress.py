@@ -22,6 +22,7 @@ from medfed.federation.round import SiteConnection, drop_out, send_update
 from medfed.federation.simulation import simulate
 from medfed.local_training.scaffold import CONTROL
 from medfed.pipeline.factory import egress_of
+from medfed.pipeline.small_scores import PatientCounts
 from medfed.privacy import NoPrivacy
 from medfed.runs.rounds import WITHHELD
 from medfed.study.reading import read_study
@@ -291,7 +292,7 @@ def test_scores_over_few_patients_stay_where_the_hospital_says_so(tiny, policy, 
     egress = (
         egress_of(study, smallest_group=study.evaluation.smallest_group)
         if policy is None
-        else egress_under(study, policy, validated)
+        else egress_under(study, policy, PatientCounts(20, validated))
     )
     sent = enforce(update(scalars={"val/dice": 0.5, "train/steps": 3.0}), WEIGHTS, egress).scalars
     assert ("val/dice" in sent) == kept

@@ -62,9 +62,15 @@ def _held_out(run: Run, focus: Focus | None) -> list[str]:
     rows = focus._replace(metric="patients", structure=None).rows(run.rows), focus.rows(run.rows)
     known = [rows[0].valued(site, FEDERATED) or rows[1].get(site, FEDERATED) for site in hospitals]
     patients = sum(row.n or 0 for row in known if row is not None)
-    number = f"{len(hospitals)} hospital{'s' if len(hospitals) > 1 else ''}"
+    # Of a hospital with too few patients nothing is shown, so that it shows nothing of other hospitals.
+    tested_at = sum(row is not None and bool(row.n) for row in known)
+    if not tested_at:
+        return [
+            "No result of a hospital that took no part can be shown: too few patients, or none, were tested."
+        ]
+    number = f"{tested_at} hospital{'' if tested_at == 1 else 's'}"
     tested = f"It was tested at {number} that took no part, in {patients} patients."
-    if len(hospitals) < 3:
+    if tested_at < 3:
         tested += " So few hospitals cannot show how much results differ between hospitals."
     return [tested]
 

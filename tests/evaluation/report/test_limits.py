@@ -43,6 +43,18 @@ def test_held_out_hospitals_are_counted_with_their_patients():
     )
 
 
+def test_a_held_out_hospital_with_too_few_patients_is_none_that_it_was_tested_at():
+    few = result(None, site="two", n=None, metric="patients", note="fewer than 5 patients")
+    facts = RunFacts(held_out=["two", "west"])
+    rows = [result(0.8, site="west", n=80), few, result(0.8, site="north", n=90)]
+    assert limits_of(facts, rows)[0].startswith(
+        "It was tested at 1 hospital that took no part, in 80 patients."
+    )
+    assert limits_of(RunFacts(held_out=["two"]), [few, result(0.8, site="north", n=90)])[0] == (
+        "No result of a hospital that took no part can be shown: too few patients, or none, were tested."
+    )
+
+
 def test_without_test_patients_it_says_what_the_patients_were_seen_for():
     assert "There is no test split: these patients were seen while the model was chosen." in limits_of(
         rows=[result(0.8, split="val")]
