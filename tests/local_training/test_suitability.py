@@ -260,7 +260,7 @@ def test_rule_and_local_method_by_name_are_their_defaults():
 @pytest.mark.parametrize(
     "rule, message",
     [
-        ("fedagv", "aggregation: no 'fedagv'; did you mean 'fedavg'\\? there are bulyan, "),
+        ("fedagv", "aggregation: no 'fedagv'; did you mean 'fedavg'\\? there are boosted_trees, bulyan, "),
         (
             FedAvg,
             "expected a kind of 'aggregation' .* found the class FedAvg",
