@@ -159,8 +159,10 @@ def test_a_chunk_that_is_lost_under_a_manifest_is_published_again_for_the_site_t
         monkeypatch.setattr(north._store, name, value)
     hub.publish(GlobalModel(1, filled(1.0), study_digest=STUDY))
     hub._store.delete_update(f"{hub._objects.global_prefix(1)}/c")
-    in_background(lambda: list(hub.collect(2, ["north"], PATIENCE_S)))
+    collected = in_background(lambda: list(hub.collect(2, ["north"], PATIENCE_S)))
     assert digest(north.fetch("north", 1).weights) == digest(filled(1.0))
+    north.send(filled_update(2.5, round=2))
+    assert len(collected()) == 1
     assert "north finds no whole model; it publishes round 1 again" in caplog.text
 
 
