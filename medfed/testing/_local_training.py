@@ -317,7 +317,8 @@ def train_two_rounds(method: LocalMethod, module: pl.LightningModule, batches: l
 
 @check_local_method.check
 def it_works_under_every_network(method: LocalMethod) -> None:
-    trained = [name for name in installed() if not small(name).grows_from_sums]  # the others have no optimiser
+    # Networks that grow from sums have no parameters, and no optimiser.
+    trained = [name for name in installed() if not small(name).grows_from_sums]
     for name in trained:
         module, batches, head = module_and_batches(name)
         placed = msgspec.structs.replace(method, head=head) if hasattr(method, "head") else method
