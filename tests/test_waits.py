@@ -91,6 +91,10 @@ WAITS = {
     "exchange/memory.py receive_message": (BUSY, "the round ends or the hub closes"),
     "exchange/memory.py collect_messages": (BUSY, "deadline_s, 24 hours"),
     "federation/simulation.py _join": (BUSY, "deadline_s"),
+    "federation/_site_worker.py run": (SHORT, "_LAST_STEPS_S for each site, then it exits"),
+    "federation/worker_processes.py _close_at_end": (BEAT, "the worker's process ends"),
+    "federation/worker_processes.py _replace": (SHORT, "the process was killed"),
+    "federation/worker_processes.py end": (SHORT, "GRACE_S, then it is killed"),
     "pipeline/describing.py describe_here": (BUSY, "the statistics are summed"),
     # Reading images: a bar shows how many cases are read.
     "data/dicom/decoder_process.py _read_exactly": (SHORT, "the decoder's timeout per image"),

@@ -45,7 +45,7 @@ def test_everything_that_is_said_of_the_model_is_said_of_that_round(done):
     run = read_run(done.path)
     assert {row.round for row in read_rows(done.rows)} == {choice.round}
     assert choice.sentence in page
-    assert choice.sentence in model_card(run, "")["Training"]
+    assert choice.sentence.rstrip(".") in model_card(run, "")["Training"]
     assert f"the model is that of round {choice.round}" in choice.sentence
     assert '"event":"chosen"' in done.audit.read_text()
     saved = torch.load(done.checkpoint("federated"), weights_only=True)
