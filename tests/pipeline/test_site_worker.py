@@ -181,7 +181,7 @@ def runs(pid: int) -> bool:
 @pytest.mark.slow
 def test_whoever_ends_the_command_no_worker_is_left_and_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    longer = ("train.rounds=30", "evaluation.draws=20")
+    longer = ("train.rounds=80", "evaluation.draws=20")  # the second signal must not come after the last
     expected = trained(tmp_path / "one", (*longer, *ONE))
     study, out = str(write_tables(tmp_path)), tmp_path / "run"
     overrides = [word for one in (*longer, *TWO) for word in ("--set", one)]
