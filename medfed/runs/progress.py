@@ -175,8 +175,12 @@ class ProgressTable:
             failures += [f"round {report.round}: {result.site}: {note}" for note in new]
             (self.failed.add if result.status in _FAILED else self.failed.discard)(result.site)
             row.status = result.status
-            row.loss = result.scalars.get("train/loss", row.loss)
-            row.score = result.scalars.get(self.metric, row.score)
+            if result.status == "merged":
+                row.loss = result.scalars.get("train/loss")
+            if (
+                result.status not in _FAILED
+            ):  # a number that stays in its hospital is not that of an earlier round
+                row.score = result.scalars.get(self.metric)
             row.epsilon = result.scalars.get("privacy/epsilon", row.epsilon)
             row.bytes_up += result.bytes_up
             row.bytes_down += report.bytes_down if not final else 0
@@ -233,7 +237,8 @@ class PlainProgress(Progress):
         parts = []
         for site, row in sorted(table.rows.items()):
             if row.status in ("merged", "reported"):
-                score = "" if row.score is None else f" {named} {row.score:.3f}"
+                unknown = f" {named} –" if named else ""
+                score = unknown if row.score is None else f" {named} {row.score:.3f}"
                 loss = "" if row.loss is None or row.status == "reported" else f" loss {row.loss:.3f}"
                 spent = "" if row.epsilon is None else f" epsilon {row.epsilon:.2f}"
                 parts.append(f"{site}{loss}{score}{spent}")

@@ -84,7 +84,11 @@ def after_line(known: SiteStatus, line: RoundLine, metric: str) -> SiteStatus:
     }
     names = {"loss": "train/loss", "score": metric, "epsilon": "privacy/epsilon"}
     fields |= {field: line.scalars[name] for field, name in names.items() if name in line.scalars}
+    # A number that stays in its hospital is not that of an earlier round.
+    if line.status in ("merged", "reported"):
+        fields["score"] = line.scalars.get(metric)
     if line.status == "merged":
+        fields["loss"] = line.scalars.get("train/loss")
         fields |= {"round": line.round, "examples": line.examples or known.examples}
     return msgspec.structs.replace(known, **fields)
 

@@ -32,6 +32,13 @@ def test_a_round_is_one_line_with_every_site_its_loss_and_score(capsys):
     )
 
 
+def test_a_score_that_stays_in_its_hospital_is_not_shown_as_that_of_an_earlier_round(capsys):
+    shown = SiteResult("north", "merged", scalars=SCORES)
+    stays = SiteResult("north", "merged", scalars={"train/loss": 0.4})
+    lines = printed(capsys, (shown,), (stays,))
+    assert lines[-1].startswith("round 2/3   north loss 0.400 dice – | south waiting   1.0 s")
+
+
 def test_why_a_site_is_absent_is_printed_once_until_it_returns(capsys):
     present = SiteResult("north", "merged", scalars=SCORES)
     away = SiteResult("south", "absent", "its disk is full")

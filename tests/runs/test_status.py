@@ -177,3 +177,13 @@ def test_another_librarys_message_which_may_quote_a_path_is_not_written(tmp_path
     stopped = ended(tmp_path / "status.json", OSError("/data/Mrs Smith"), OSError)
     assert (stopped["state"], stopped["reason"]) == ("stopped", "OSError")
     assert "Smith" not in (tmp_path / "status.json").read_text()
+
+
+def test_a_score_that_stays_in_its_hospital_is_not_that_of_an_earlier_round():
+    def line(round: int, **scalars: float) -> RoundLine:
+        return RoundLine(round=round, site="north", status="merged", scalars=scalars)
+
+    one = after_line(SiteStatus(), line(1, **{"train/loss": 0.5, "val/dice": 0.25}), "val/dice")
+    assert (one.loss, one.score) == (0.5, 0.25)
+    two = after_line(one, line(2, **{"train/loss": 0.4}), "val/dice")
+    assert (two.loss, two.score) == (0.4, None)
