@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import uuid
 from dataclasses import dataclass
 
@@ -88,19 +90,23 @@ def test_policy_approval_and_revocation_across_processes(across):
     assert "approve that one" in wrong.stderr
 
     # A study that was changed on its way: north says so, writes it down, and takes part once the true
-    # one is there.
+    # one is there. The hub, which would publish the true one again, is stopped meanwhile.
     offered = offered_text(across, known)
     true = offered.read_bytes()
-    offered.write_bytes(true.replace(b"rounds: 2", b"rounds: 9"))
-    assert offered.read_bytes() != true
-    tampered = command(across, "train", "--site", "north.yaml", "--accept", known)
+    os.kill(across.running["hub"].pid, signal.SIGSTOP)
+    try:
+        offered.write_bytes(true.replace(b"rounds: 2", b"rounds: 9"))
+        assert offered.read_bytes() != true
+        tampered = command(across, "train", "--site", "north.yaml", "--accept", known)
+    finally:
+        os.kill(across.running["hub"].pid, signal.SIGCONT)
     assert tampered.returncode == 1
     assert "its signature by 'hub' is invalid" in tampered.stderr
     (line,) = entries(across.folder / "runs-north" / "audit.jsonl")
     assert (line["event"], line["site"]) == ("study refused", "north")
     assert "its signature by 'hub' is invalid" in line["reason"]
     assert verify(across.folder / "runs-north" / "audit.jsonl").signer == "north"
-    offered.write_bytes(true)
+    across.until(lambda: offered.read_bytes() == true, "the hub publishes the true study again")
 
     for site in ("north", "south"):
         across.start(site, known)
