@@ -450,7 +450,7 @@ def _take_rows(
 def _show_waiting(side: Any, progress: Progress, status: Status) -> None:
     """Show who is connected and who is awaited."""
     remaining_s = None if side.deadline is None else side.deadline - time.monotonic()
-    progress.waiting(side.online_sites(), side.pending_sites, remaining_s, side.stopped_sites())
+    progress.connections(side.online_sites(), side.pending_sites, remaining_s, side.stopped_sites())
     for site, age_s in side.heartbeat_ages().items():
         status.site(site, last_seen=utc_time(time.time() - age_s))
     status.update(state="leading")

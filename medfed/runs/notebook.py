@@ -55,7 +55,7 @@ class NotebookProgress(Progress):
         self._table.train(site, step, steps, turns)
         self._draw(now=False)
 
-    def waiting(
+    def connections(
         self,
         connected: Collection[str],
         awaited: Collection[str],

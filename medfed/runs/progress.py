@@ -50,13 +50,19 @@ class Progress:
         self.training(site, step, steps)
 
     def waiting(
+        self, connected: Collection[str], awaited: Collection[str], remaining_s: float | None
+    ) -> None:
+        """Show connected and awaited sites, and the seconds until the hub continues without them."""
+
+    def connections(
         self,
         connected: Collection[str],
         awaited: Collection[str],
         remaining_s: float | None,
         stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        """Show connected, awaited and `stopped` sites (why), and the seconds until the hub goes on."""
+        """Show the same and which sites have `stopped` (why); a display of its own may leave this out."""
+        self.waiting(connected, awaited, remaining_s)
 
     def round(self, report: RoundReport) -> None:
         """Show a finished round."""
@@ -219,7 +225,7 @@ class PlainProgress(Progress):
         names = [f"{site} ({cases} cases)" if cases else site for site, cases in sites.items()]
         self.log(f"{title}: {', '.join(names)}")
 
-    def waiting(
+    def connections(
         self,
         connected: Collection[str],
         awaited: Collection[str],
@@ -284,7 +290,7 @@ class LiveProgress(Progress):
     def training_together(self, site: str, step: int, steps: int, turns: Collection[str]) -> None:
         self._table.train(site, step, steps, turns)
 
-    def waiting(
+    def connections(
         self,
         connected: Collection[str],
         awaited: Collection[str],

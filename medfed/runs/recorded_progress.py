@@ -85,14 +85,14 @@ class RecordedProgress(Progress):
         self._status.site(site, state="training", step=step, steps=steps, last_seen=utc_now())
         self._status.update(step=step, steps=steps)
 
-    def waiting(
+    def connections(
         self,
         connected: Collection[str],
         awaited: Collection[str],
         remaining_s: float | None,
         stopped: Mapping[str, str] = NOBODY,
     ) -> None:
-        self._display.waiting(connected, awaited, remaining_s, stopped)
+        self._display.connections(connected, awaited, remaining_s, stopped)
         for site, known in self._status.record.sites.items():
             state, reason = known.state, known.reason
             if site in stopped:

@@ -8,7 +8,7 @@ import re
 
 from rich.console import Console
 
-from medfed.runs.progress import LiveProgress, PlainProgress, ProgressTable, show_warnings
+from medfed.runs.progress import LiveProgress, PlainProgress, Progress, ProgressTable, show_warnings
 from medfed.runs.rounds import RoundReport, SiteResult
 
 SCORES = {"train/loss": 0.5, "val/dice": 0.25}
@@ -117,3 +117,15 @@ def test_a_site_that_stopped_is_told_at_once_and_not_again_with_the_round():
     assert table.update(RoundReport(1, (SiteResult("north", "merged"), away), 1.0, 0)) == []
     assert table.update_connections(["north", "south"], ["north", "south"], None) == ["south is connected"]
     assert table.rows["south"].status == "training"
+
+
+def test_a_display_that_knows_of_no_stopped_sites_is_told_who_is_awaited():
+    class Own(Progress):
+        seen: tuple[object, ...] = ()
+
+        def waiting(self, connected, awaited, remaining_s):
+            self.seen = connected, awaited, remaining_s
+
+    display = Own()
+    display.connections({"north"}, {"south"}, 3.0, {"south": "its disk is full"})
+    assert display.seen == ({"north"}, {"south"}, 3.0)

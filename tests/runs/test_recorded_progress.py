@@ -38,7 +38,7 @@ def test_everything_reaches_the_display_too(status, tmp_path):
     progress.opened(tmp_path)
     progress.start("a study", {"north": 3}, 2, "val/dice")
     progress.training("north", 1, 2)
-    progress.waiting({"north"}, {"north"}, None)
+    progress.connections({"north"}, {"north"}, None)
     progress.round(RoundReport(1, (), 1.0, 0))
     progress.log("a line")
     progress.stop()
@@ -94,7 +94,7 @@ def test_a_table_shows_sites_of_different_workers_as_training():
 def test_the_hub_sees_who_is_connected_and_who_is_awaited(status):
     progress = RecordedProgress(Progress(), status)
     progress.start("a study", {"north": 0, "south": 0, "east": 0}, 2, "val/dice")
-    progress.waiting({"north", "east"}, {"north", "south"}, 61.25)
+    progress.connections({"north", "east"}, {"north", "south"}, 61.25)
     states = {name: (one.state, one.connected) for name, one in status.record.sites.items()}
     assert states == {
         "north": ("training", True),
@@ -103,7 +103,7 @@ def test_the_hub_sees_who_is_connected_and_who_is_awaited(status):
     }
     assert (status.record.connected, status.record.awaited) == (["east", "north"], ["north", "south"])
     assert status.record.round_ends_in_s == 61.2
-    progress.waiting({"north"}, {"south"}, None)  # north's update has come
+    progress.connections({"north"}, {"south"}, None)  # north's update has come
     assert status.record.sites["north"].state == "waiting"
     assert status.record.round_ends_in_s is None
 
@@ -113,10 +113,10 @@ def test_a_site_that_stopped_is_no_site_that_waits_until_it_is_started_again(sta
     progress.start("a study", {"north": 0, "south": 0}, 2, "val/dice")
     why = {"south": "its run folder cannot be read or written"}
     for awaited in ({"north"}, {"south"}):  # in the round, and while the hub waits for its return
-        progress.waiting({"north"}, awaited, None, why)
+        progress.connections({"north"}, awaited, None, why)
         south = status.record.sites["south"]
         assert (south.state, south.reason) == ("stopped", why["south"])
-    progress.waiting({"north", "south"}, {"north"}, None)
+    progress.connections({"north", "south"}, {"north"}, None)
     south = status.record.sites["south"]
     assert (south.state, south.reason) == ("waiting", "")
 

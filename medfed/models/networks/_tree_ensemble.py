@@ -67,7 +67,7 @@ class TreeEnsemble(nn.Module):
         value = self.value[:trees].flatten(0, 1)
         ends = self._nodes(features, slice(0, trees), self.depth)
         each = value.gather(1, ends.T).T  # (n, trees * K)
-        return self.base + each.reshape(len(features), trees, -1).sum(dim=1)
+        return self.base + torch.unflatten(each, 1, (trees, -1)).sum(dim=1)
 
     def _nodes(self, features: Tensor, trees: slice, levels: int) -> Tensor:
         """Return the node (n, trees * K) that each row reaches in so many levels of these trees."""
@@ -75,12 +75,13 @@ class TreeEnsemble(nn.Module):
             one[trees].flatten(0, 1) for one in (self.feature, self.threshold, self.missing_left)
         )
         rows = features.double()
-        node = torch.zeros(len(rows), len(feature), dtype=torch.long, device=rows.device)
+        # Of any number of rows when it is traced, too.
+        node = torch.zeros_like(rows[:, :1], dtype=torch.long).expand(-1, len(feature))
         for _ in range(levels):
             split = feature.gather(1, node.T).T.long()
             value = rows.gather(1, split.clamp(min=0))
-            below = value < threshold.gather(1, node.T).T
-            left = torch.where(value.isnan(), missing_left.gather(1, node.T).T > 0, below)
+            missing = value.isnan() & (missing_left.gather(1, node.T).T > 0)
+            left = (value < threshold.gather(1, node.T).T) | missing  # NaN is below nothing
             node = torch.where(split >= 0, 2 * node + 2 - left.long(), node)
         return node
 

@@ -40,7 +40,7 @@ def make_run(path: Path, *, ended: str = "", facts: bool = True) -> Path:
         progress.round(report)
         append_round(folder.rounds, report)
     progress.log(f"a line that quotes {HOSTILE}")
-    progress.waiting({"north"}, {"north", "south"}, 340.0)
+    progress.connections({"north"}, {"north", "south"}, 340.0)
     status.update(state=ended or "leading", stored_bytes={"models": 80_000_000})
     status.beat()
     folder.consent.write_text(f"Study 'lungs'\n\nWhat leaves: {HOSTILE}\n")
