@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -66,9 +66,9 @@ MAX_CIPHERTEXT_BYTES = 70_000
 
 SUM, ENCRYPTED, EXAMPLES = f"{GROUP}ckks", "ckks", "examples"
 
-# The tag among an update's ciphertexts, what it is called by site beside the sum, and its maximum bytes: two
-# ciphertexts and some numbers.
-TAG, TAG_OF, MAX_TAG_BYTES = "tag", "tag of ", 2 * MAX_CIPHERTEXT_BYTES + 1000
+# The tag among an update's ciphertexts, what it is called by site beside the sum, and its maximum bytes: one
+# ciphertext and some numbers.
+TAG, TAG_OF, MAX_TAG_BYTES = "tag", "tag of ", MAX_CIPHERTEXT_BYTES + 1000
 
 # What the digest of each site's merged ciphertexts is called beside the sum.
 UPDATE_OF = "update of "
@@ -136,7 +136,7 @@ class Ckks(Privacy, tag="ckks", frozen=True):
         if update.examples < 1:
             raise UpdateError(f"{update}: {update.examples} examples, expected at least 1")
         count = sum(weights[name].numel() for name in weights if name not in plain)
-        expected = dict(_pieces([min(SLOTS, count - first) for first in range(0, count, SLOTS)]))
+        expected = dict(_pieces(range(_ciphertexts_for(count))))
         group = update.groups.get(ENCRYPTED, {})
         if sorted(group) != [*expected, TAG] or set(update.groups) != {ENCRYPTED}:
             pieces = len(set(group) - {TAG})
@@ -145,8 +145,8 @@ class Ckks(Privacy, tag="ckks", frozen=True):
                 f"{len(expected)} and a tag"
             )
         _check_tag(update, group[TAG])
-        for name, sizes in expected.items():
-            _check_ciphertexts(f"{update}: piece {name}", group[name], sizes)
+        for name, places in expected.items():
+            _check_ciphertexts(f"{update}: piece {name}", group[name], len(places))
         return update
 
     def init(self, weights: Weights) -> PrivacyState:
@@ -214,11 +214,10 @@ class _Encryptor:
                 f"numbers below {MAX_SUM / 64:.3g} of up to 64 sites"
             )
 
-        def encrypted(first: int) -> bytes:
-            values = ts.plain_tensor(flat[first : first + SLOTS])
-            return ts.ckks_vector(context, values).serialize()  # type: ignore[no-any-return]
-
-        parts = [encrypted(first) for first in range(0, flat.size, SLOTS)]
+        # The last one is as large as the others, so that one combination holds all.
+        slots = np.zeros((_ciphertexts_for(flat.size), SLOTS))
+        slots.reshape(-1)[: flat.size] = flat
+        parts = [ts.ckks_vector(context, ts.plain_tensor(values)).serialize() for values in slots]
         combined = combine(ts, context, self.key, update.round, parts)
         made_from = update_digest(update.examples, parts)
         tag = seal_tag(self.key, Tag(update.site, update.round, update.examples, combined, made_from))
@@ -229,6 +228,11 @@ def _pieces(items: Sequence[T]) -> Iterator[tuple[str, Sequence[T]]]:
     """Yield what stands for the ciphertexts, in order, under the names of the tensors that carry them."""
     for number, first in enumerate(range(0, len(items), CIPHERTEXTS_PER_TENSOR)):
         yield f"{number:05d}", items[first : first + CIPHERTEXTS_PER_TENSOR]
+
+
+def _ciphertexts_for(count: int) -> int:
+    """Return how many ciphertexts hold so many numbers."""
+    return -(-count // SLOTS)
 
 
 def _local(update: Update, weights: Weights, name: str) -> torch.Tensor:
@@ -336,12 +340,12 @@ def _decrypted(privacy: Ckks, received: GlobalModel, key: bytes) -> dict[str, to
     weights = dict(received.weights)
     names = [name for name in sorted(weights) if privacy.encrypts(name)]
     sizes = [weights[name].numel() for name in names]
-    if sum(sizes) != flat.size:
+    if flat.size != _ciphertexts_for(sum(sizes)) * SLOTS:
         raise PrivacyError(
-            f"round {received.round}: the encrypted sum holds {flat.size} numbers, the model's encrypted "
-            f"layers have {sum(sizes)}"
+            f"round {received.round}: the encrypted sum holds {flat.size} numbers, expected "
+            f"{_ciphertexts_for(sum(sizes)) * SLOTS} for the model's encrypted layers"
         )
-    for name, values in zip(names, np.split(flat, np.cumsum(sizes)[:-1]), strict=True):
+    for name, values in zip(names, np.split(flat[: sum(sizes)], np.cumsum(sizes)[:-1]), strict=True):
         weights[name] = torch.from_numpy(values).reshape(weights[name].shape).to(weights[name].dtype)
     return weights
 
@@ -349,24 +353,22 @@ def _decrypted(privacy: Ckks, received: GlobalModel, key: bytes) -> dict[str, to
 # ---------------------------------------------------------------------------------------------- at the hub
 
 
-def _check_ciphertexts(what: str, piece: torch.Tensor, sizes: Sequence[int]) -> None:
-    if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > len(sizes) * MAX_CIPHERTEXT_BYTES:
-        raise UpdateError(
-            f"{what}: {piece.numel()} numbers of {piece.dtype} are not {len(sizes)} ciphertexts"
-        )
+def _check_ciphertexts(what: str, piece: torch.Tensor, count: int) -> None:
+    if piece.dtype != torch.uint8 or piece.dim() != 1 or piece.numel() > count * MAX_CIPHERTEXT_BYTES:
+        raise UpdateError(f"{what}: {piece.numel()} numbers of {piece.dtype} are not {count} ciphertexts")
     ts, context = _tenseal(), _hub_context()
     parts = _unpacked(piece)
-    if len(parts) != len(sizes):
-        raise UpdateError(f"{what}: {len(parts)} ciphertexts, expected {len(sizes)}")
-    for part, size in zip(parts, sizes, strict=True):
+    if len(parts) != count:
+        raise UpdateError(f"{what}: {len(parts)} ciphertexts, expected {count}")
+    for part in parts:
         try:
             vector = ts.ckks_vector_from(context, part)
             # Try an addition: ciphertexts of another scale or other parameters cannot be added.
-            fits = list(vector.shape) == [size] and list((vector + _trial(size)).shape) == [size]
+            fits = list(vector.shape) == [SLOTS] and list((vector + _trial()).shape) == [SLOTS]
         except (ValueError, RuntimeError, IndexError):
             fits = False
         if not fits:
-            raise UpdateError(f"{what}: does not hold a ciphertext of {size} numbers")
+            raise UpdateError(f"{what}: does not hold a ciphertext of {SLOTS} numbers")
 
 
 def _check_tag(update: Update, tag: torch.Tensor) -> None:
@@ -436,8 +438,8 @@ def _new_context() -> Any:
 
 
 @cache
-def _trial(size: int) -> Any:
-    return _tenseal().ckks_vector(_hub_context(), [0.0] * size)
+def _trial() -> Any:
+    return _tenseal().ckks_vector(_hub_context(), [0.0] * SLOTS)
 
 
 @cache
@@ -453,6 +455,7 @@ def _new_key() -> bytes:
     return key
 
 
+@lru_cache(maxsize=1)  # reading it takes as long as encrypting five ciphertexts
 def _context(key: bytes) -> Any:
     context = _tenseal().context_from(key, n_threads=1)
     context.global_scale = SCALE

@@ -33,7 +33,7 @@ PRIVACY = Ckks(layers=["a"])
 
 def local(site: str, round: int = 1) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(sum(site.encode()) + round)
-    # Two ciphertexts, of 2048 and 452 numbers.
+    # Two ciphertexts; 452 numbers of the second are used.
     return {"a": torch.randn(50, 50, generator=generator), "b": torch.zeros(2)}
 
 
@@ -134,7 +134,10 @@ LIES = {
         ),
         NOT_THE_SUM,
     ),
-    "none": (lambda: with_sum(merged(sent(1)), **{"00000": torch.zeros(0, dtype=torch.uint8)}), NOT_THE_SUM),
+    "none": (
+        lambda: with_sum(merged(sent(1)), **{"00000": torch.zeros(0, dtype=torch.uint8)}),
+        "it holds no ciphertexts",
+    ),
     "rubbish": (
         lambda: with_sum(merged(sent(1)), **{"00000": module._packed([b"x" * 60, b"y"])}),
         "it holds no ciphertexts",
@@ -199,7 +202,7 @@ def test_whatever_else_the_hub_publishes_is_not_decrypted(lie, reason, tmp_path,
 
 def test_a_site_with_a_wrong_tag_is_named_where_its_form_is_wrong():
     honest = sent(1)["east"].groups["ckks"]["tag"]
-    wrong = tags.seal_tag(key(), tag_of("south", combined=[]))
+    wrong = tags.seal_tag(key(), tag_of("south", combined=b""))
     model = with_sum(merged(sent(1)), **{"tag of east": honest, "tag of south": module._as_tensor(wrong)})
     with pytest.raises(PrivacyError, match="site 'south': its tag does not fit the model"):
         decrypt(model)
@@ -244,14 +247,20 @@ def test_a_combination_is_the_sum_of_the_ciphertexts_times_the_coefficients(monk
     """Decrypted, it is sum r_j m_j: with coefficients that CKKS can hold, computed by hand."""
     monkeypatch.setattr(tags, "_factors", lambda key, round, count: [1, 5, 2][:count])
     context = module._context(key())
-    parts = [ts.ckks_vector(context, [value] * 4).serialize() for value in (1.0, 10.0)]
-    parts.append(ts.ckks_vector(context, [100.0] * 2).serialize())
-    short, long = (
-        np.array(ts.ckks_vector_from(context, data).decrypt())
-        for data in tags.combine(ts, context, key(), 1, parts)
-    )
-    assert np.allclose(long, [51.0] * 4, atol=1e-3)  # 1 * 1 + 5 * 10
-    assert np.allclose(short, [200.0] * 2, atol=1e-3)  # 2 * 100
+    parts = [ts.ckks_vector(context, [value] * 4).serialize() for value in (1.0, 10.0, 100.0)]
+    data = tags.combine(ts, context, key(), 1, parts)
+    combined = np.array(ts.ckks_vector_from(context, data).decrypt())
+    assert np.allclose(combined, [251.0] * 4, atol=1e-3)  # 1 * 1 + 5 * 10 + 2 * 100
+
+
+@pytest.mark.parametrize("factors", [[1, 1, 1], [7, 3, 3], [4, 2, 1], [6, 6, 1]])
+def test_a_combination_leaves_the_ciphertexts_that_planes_share_as_they_are(monkeypatch, factors):
+    monkeypatch.setattr(tags, "_factors", lambda key, round, count: factors[:count])
+    context = module._context(key())
+    parts = [ts.ckks_vector(context, [value]).serialize() for value in (1.0, 10.0, 100.0)]
+    data = tags.combine(ts, context, key(), 1, parts)
+    (combined,) = ts.ckks_vector_from(context, data).decrypt()
+    assert combined == pytest.approx(factors[0] + 10 * factors[1] + 100 * factors[2], abs=1e-3)
 
 
 def test_coefficients_follow_from_key_and_round_and_nothing_else():
