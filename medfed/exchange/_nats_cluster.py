@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 log = logging.getLogger("medfed.exchange")
@@ -22,6 +22,9 @@ SETTLE_S = 10.0
 # The shortest wait for an answer, and how many times as long as the last one took a wait is: a link may be
 # slow. Brokers elect a leader within 4 to 9 s.
 MIN_PATIENCE_S, _PATIENCE_FACTOR = 2.0, 4.0
+
+# A broker that is behind and that the leader has not heard of for so long does not run, or is cut off.
+UNHEARD_S = 10.0
 
 # How long an attempt to connect to one of several brokers takes: one that has no power does not even refuse.
 CONNECT_ONE_S = 5
@@ -95,6 +98,30 @@ class Patience:
         """No answer came in time, and one to a ping took so long: the link may be slower than thought."""
         if ping_s > self.seconds / 4:
             self.seconds = min(2 * self.seconds, self._max_s)
+
+
+class Unreached:
+    """The brokers of a cluster that a stream's leader does not reach, by what it says of its replicas.
+
+    A leader calls a broker offline only if it was told so when the connection ended; one that became leader
+    later, while that broker was down, says for ever that it is not current and was never heard of. A leader
+    has heard of no one in its first second, too, so such a broker counts if it is the same twice in a row.
+    """
+
+    def __init__(self) -> None:
+        self._unheard: frozenset[str] = frozenset()
+
+    def names(self, replicas: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+        """Return the sorted names; `replicas` is the `cluster.replicas` of a stream's information."""
+        replicas, before = list(replicas), self._unheard
+        self._unheard = frozenset(str(one["name"]) for one in replicas if _is_unheard(one))
+        offline = {str(one["name"]) for one in replicas if one.get("offline")}
+        return tuple(sorted(offline | (self._unheard & before)))
+
+
+def _is_unheard(replica: Mapping[str, Any]) -> bool:
+    # `active` is the time since it was last heard of in nanoseconds, 0 if never.
+    return not replica.get("current") and not 0 < replica.get("active", 0) < UNHEARD_S * 1e9
 
 
 class Seen:

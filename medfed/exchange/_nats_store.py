@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from medfed.errors import ExchangeError
+from medfed.exchange import _nats_cluster as cluster
 from medfed.exchange._admitted import record_admitted
 from medfed.exchange._concurrency import run_bounded
-from medfed.exchange._nats_cluster import BEHIND, CONNECT_ONE_S, NO_ANSWER, NOBODY, SETTLE_S, Patience, Seen
 from medfed.exchange._nats_connecting import (
     answer_of,
     checked,
@@ -97,15 +97,15 @@ class NatsStore:
         for url in urls:
             if not url.startswith(_SCHEMES):
                 raise ExchangeError(f"exchange.urls: '{url}' begins with none of {', '.join(_SCHEMES)}")
-        self._urls, self._identity, self._timeout_s = list(urls), identity, timeout_s
-        self._proxy = proxy
+        self._urls, self._identity, self._timeout_s, self._proxy = list(urls), identity, timeout_s, proxy
         self._is_hub = identity.name == HUB
         self._digest = digest
         self._study = digest if digest.startswith(OFFERS) else space_of(digest)
         self._streams: set[str] = set()
         self._is_cluster = False  # as the first connection tells
-        self._patience = Patience(timeout_s, "hub" if self._is_hub else f"site '{identity.name}'")
-        self._seen = Seen()
+        self._patience = cluster.Patience(timeout_s, "hub" if self._is_hub else f"site '{identity.name}'")
+        self._seen = cluster.Seen()
+        self._unreached = cluster.Unreached()
         # What each site should be able to store, and its share if the broker's disk has less.
         self._wanted_bytes = self._site_bytes = FIRST_SITE_BYTES
         self._creating = asyncio.Lock()
@@ -194,7 +194,7 @@ class NatsStore:
         """Return the names of a cluster's brokers that the others do not reach; () for one broker."""
         info = self._run(self._info, GLOBAL)
         members = (info.get("cluster") or {}).get("replicas") or ()
-        return tuple(sorted(str(one["name"]) for one in members if one.get("offline")))
+        return self._unreached.names(members)
 
     def wait(self, timeout_s: float) -> None:
         # A message wakes it up; polling makes sure that none is missed.
@@ -255,7 +255,7 @@ class NatsStore:
             raise Unreachable(f"the broker answers {status}: {headers.get('Description', '')}")
         sequence = int(headers.get("Nats-Sequence", 0))
         if self._is_cluster and subject.endswith(".m") and self._seen.is_old(subject, sequence):
-            raise Unreachable(BEHIND)
+            raise Unreachable(cluster.BEHIND)
         return None if status else cast(bytes, answer.data)
 
     async def _request(self, subject: str, data: bytes, headers: dict[str, str] | None) -> Any:
@@ -274,11 +274,11 @@ class NatsStore:
             raise Refused(no_rights(self._identity.name)) from None
         except nats.errors.NoRespondersError:
             self._streams.clear()  # the broker's disk was lost: the hub creates them again
-            raise Unreachable(NOBODY if self._is_cluster else NO_STREAM) from None
+            raise Unreachable(cluster.NOBODY if self._is_cluster else NO_STREAM) from None
         except nats.errors.TimeoutError:
             if self._is_cluster:
                 await self._leave_if_silent(client)
-                raise Unreachable(NO_ANSWER) from None
+                raise Unreachable(cluster.NO_ANSWER) from None
             raise Unreachable(f"the broker did not answer within {timeout_s:g} s") from None
         except nats.errors.Error as error:
             raise Unreachable(f"the broker did not answer: {first_line(error)}") from None
@@ -334,7 +334,7 @@ class NatsStore:
 
     async def _connect_to(self, urls: list[str]) -> bool:
         client = new_client(self._proxy)
-        connect_s = int(_CONNECT_S) if len(urls) == 1 else CONNECT_ONE_S
+        connect_s = int(_CONNECT_S) if len(urls) == 1 else cluster.CONNECT_ONE_S
         self._refusal = self._last_error = ""
         self._failures, self._failed = len(urls), asyncio.Event()
         try:
@@ -350,7 +350,7 @@ class NatsStore:
             )
             await self._subscribe(client)
             self._is_cluster = bool(client._server_info.get("cluster"))
-            self.settle_s = SETTLE_S if self._is_cluster else 0.0
+            self.settle_s = cluster.SETTLE_S if self._is_cluster else 0.0
         except Exception as error:  # noqa: BLE001 - closes the connection, then raises again
             await discard(client)
             self._last_error = self._last_error or first_line(error)

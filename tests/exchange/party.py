@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import nats.aio.client  # noqa: F401 - imported before the parties are forked: each would import it again
-import omegaconf  # noqa: F401 - as Lightning, which looks for it with each checkpoint
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from medfed.federation.hub import run_hub
 from medfed.federation.site import SiteRun, train_site
 from medfed.registry import union
 from medfed.wire.weights import digest, weights_of
+
+with suppress(ImportError):
+    import omegaconf  # noqa: F401 - where it is installed, Lightning looks for it with each checkpoint
 
 STUDY = "cd" * 32
 SIZES = {"north": 12, "south": 20, "west": 8}

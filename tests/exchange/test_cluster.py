@@ -19,7 +19,7 @@ from medfed.deployment.enrolment.broker import Broker, server
 from medfed.deployment.enrolment.configuration import admit_study, read_version
 from medfed.deployment.enrolment.rights import fetch_rights, store_rights
 from medfed.exchange import _nats_cluster
-from medfed.exchange._nats_cluster import SETTLE_S, Patience, Seen
+from medfed.exchange._nats_cluster import SETTLE_S, Patience, Seen, Unreached
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
 from medfed.wire.credentials import read_federation
@@ -78,6 +78,24 @@ def test_an_answer_older_than_one_before_is_not_believed_until_it_stays_so():
     assert seen.is_old("a.m", 8)
     seen.forget()
     assert not seen.is_old("a.m", 0)
+
+
+def replica(name: str, current: bool, active_s: float, **more: object) -> dict[str, object]:
+    return {"name": name, "current": current, "active": int(active_s * 1e9), **more}
+
+
+def test_a_broker_that_a_new_leader_never_heard_of_is_not_reached():
+    """What nats-server 2.15 says of a broker that was down before its leader was elected: no `offline`."""
+    here, never, told = replica("a", True, 0.02), replica("b", False, 0, lag=5), replica("c", False, 9)
+    unreached = Unreached()
+    assert unreached.names([here, never]) == ()  # a leader of this moment has heard of no one
+    assert unreached.names([here, never]) == ("b",)
+    assert unreached.names([here, replica("b", False, 0.4)]) == ()  # it runs and catches up
+    assert unreached.names([here, never]) == ()
+    assert unreached.names([{**told, "offline": True}, never]) == ("b", "c")
+    assert unreached.names([replica("c", False, 11)]) == ()
+    assert unreached.names([replica("c", False, 12)]) == ("c",)
+    assert unreached.names([]) == ()
 
 
 # -- with real brokers
