@@ -22,7 +22,7 @@ from medfed.registry import kind_of
 from medfed.study.own_hub import needs_own_hub
 from medfed.wire.untrusted_text import for_log
 from medfed.wire.update import GlobalModel
-from medfed.wire.weights import Weights, unexchanged
+from medfed.wire.weights import Weights, own_tensors, unexchanged
 
 # How many tensors that differ are named; the rest is counted.
 MAX_NAMED = 8
@@ -66,7 +66,7 @@ def check_own_module(connection: SiteConnection, module: nn.Module, names: Colle
     claim = getattr(connection.exchange, "claim", None)
     if claim is None:
         return
-    parameters = dict(getattr(module, "_orig_mod", module).named_parameters(remove_duplicate=False))
+    parameters = own_tensors(getattr(module, "_orig_mod", module))[0]
     trained = {name: one for name, one in parameters.items() if name in names and one.requires_grad}
     others = {name: other for name, one in trained.items() if (other := claim(connection.site, one))}
     if others:
@@ -116,7 +116,7 @@ def check_optimisers(site: str, module: nn.Module, optimisers: Iterable[Optimize
     Raises:
         StudyError: with how many there are and their shapes.
     """
-    own = {id(parameter) for parameter in module.parameters()}
+    own = {id(parameter) for parameter in own_tensors(module)[0].values()}
     trained = [one for optimiser in optimisers for group in optimiser.param_groups for one in group["params"]]
     others = [tuple(one.shape) for one in trained if one.requires_grad and id(one) not in own]
     if others:

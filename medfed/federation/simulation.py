@@ -24,7 +24,7 @@ from medfed.aggregation import Rule
 from medfed.errors import ExchangeError, MedfedError, QuorumError, SiteError, StudyError
 from medfed.exchange import MemoryExchange, detail_of
 from medfed.federation._scheduler import SiteScheduler, SitesElsewhere, TrainsElsewhere
-from medfed.federation.allocator import share_one_pool
+from medfed.federation.allocator import MAX_POOLS, share_one_pool
 from medfed.federation.config import HubConfig
 from medfed.federation.hub import ModelCallback, RoundCallback, run_hub
 from medfed.federation.model_selection import ModelSelection
@@ -159,7 +159,8 @@ def simulate(
         )
         for item in sites.items()
     ]
-    share_one_pool()
+    if len(sites) > MAX_POOLS:
+        share_one_pool()
     for thread in threads:
         thread.start()
 

@@ -63,10 +63,11 @@ def shared_tensors(
     With `shapes_only` they may be without values, on the meta device.
     """
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    local, parameters = local_names(module, keep_local), _parameters(module)
+    local, (parameters, buffers) = local_names(module, keep_local), own_tensors(module)
     if trained_only:
         local |= {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    state = {name: (tensor, reason) for name, tensor, reason in _state(module, parameters, shapes_only)}
+    own = {**parameters, **buffers}
+    state = {name: (tensor, reason) for name, tensor, reason in _state(module, own, shapes_only)}
     for name, parameter in parameters.items():
         reason = state[name][1] if name in state else "not in the module's state_dict"
         if parameter.requires_grad and name not in local and reason is not None:
@@ -87,7 +88,8 @@ def unexchanged(module: nn.Module, keep_local: Iterable[str] = ()) -> dict[str, 
     Each hospital has its own of these, besides what `keep_local` keeps.
     """
     module = getattr(module, "_orig_mod", module)
-    local, state = local_names(module, keep_local), _state(module, _parameters(module))
+    parameters, buffers = own_tensors(module)
+    local, state = local_names(module, keep_local), _state(module, {**parameters, **buffers})
     reasons = {name: reason for name, _, reason in state if reason and name not in local}
     return {name: reason for name, reason in reasons.items() if reason != _INTEGER}
 
@@ -98,15 +100,36 @@ _EXCHANGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGER = "of integers"
 
 
-def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    return dict(module.named_parameters(remove_duplicate=False))
+def own_tensors(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+    """Return a module's parameters and buffers by name, shared ones under each name.
+
+    As `named_parameters` and `named_buffers` give them, but in one walk: it is done in each epoch.
+    """
+    parameters: dict[str, nn.Parameter] = {}
+    buffers: dict[str, Tensor] = {}
+
+    def walk(prefix: str, layer: nn.Module) -> None:
+        for name, parameter in layer._parameters.items():
+            if parameter is not None:
+                parameters[prefix + name] = parameter
+        for name, buffer in layer._buffers.items():
+            if buffer is not None:
+                buffers[prefix + name] = buffer
+        for name, child in layer._modules.items():
+            if child is not None:
+                walk(f"{prefix}{name}.", child)
+
+    walk("", module)
+    return parameters, buffers
 
 
 def _state(
-    module: nn.Module, parameters: Mapping[str, Tensor], shapes_only: bool = False
+    module: nn.Module, own: Mapping[str, Tensor], shapes_only: bool = False
 ) -> Iterator[tuple[str, Tensor, str | None]]:
-    """Yield a module's state by name, and for what can't be exchanged what it is."""
-    own = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+    """Yield a module's state by name, and for what can't be exchanged what it is.
+
+    `own` are its parameters and buffers.
+    """
     for name, value in module.state_dict(keep_vars=True).items():
         if is_lazy(value) or (isinstance(value, Tensor) and value.is_meta and not shapes_only):
             raise StudyError(

@@ -15,6 +15,7 @@ from medfed.wire.weights import (
     load,
     local_names,
     norm,
+    own_tensors,
     shared_tensors,
     size_in_bytes,
     unexchanged,
@@ -190,6 +191,36 @@ def test_frozen_tied_parameters_are_omitted_under_each_name():
     module = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     module["b"].weight = module["a"].weight.requires_grad_(False)
     assert set(shared_tensors(module, trained_only=True)) == {"a.bias", "b.bias"}
+
+
+def tied() -> nn.Module:
+    module = nn.ModuleDict({"a": network(), "b": nn.Linear(2, 3, bias=False)})
+    module["b"].weight = module["a"][0].weight
+    module["again"] = module["a"]
+    module.register_module("none", None)
+    module.register_buffer("unset", None)
+    return module
+
+
+@pytest.mark.parametrize(
+    "module", [network(), tied(), torch.compile(tied(), backend="eager"), torch.jit.script(network())]
+)
+def test_own_tensors_are_those_that_torch_lists(module):
+    parameters, buffers = own_tensors(module)
+    for own, listed in (
+        (parameters, module.named_parameters(remove_duplicate=False)),
+        (buffers, module.named_buffers(remove_duplicate=False)),
+    ):
+        expected = dict(listed)
+        assert list(own) == list(expected)
+        assert all(own[name].data_ptr() == expected[name].data_ptr() for name in own)
+
+
+def test_a_module_that_holds_itself_is_an_error_and_no_endless_walk():
+    module = network()
+    module[0].parent = module
+    with pytest.raises(RecursionError, match="maximum recursion depth"):
+        own_tensors(module)
 
 
 def test_a_compiled_module_has_the_names_of_its_own():
