@@ -23,8 +23,8 @@ from medfed.wire.signing import Identity
 
 log = logging.getLogger("medfed.deployment.enrolment.broker")
 
-# After how long without an answer, while pings are answered, a stream is silent. While 45 MiB/s were stored on
-# two processors at load 20, the slowest of 932 answers took 0.23 s; a cluster elects a leader within 4 to 9 s.
+# After how long without an answer, while pings are answered, a stream is silent. While 45 MiB/s were stored
+# on two processors at load 20, the slowest of 932 answers took 0.23 s; a cluster elects a leader within 9 s.
 SILENT_S = 30.0
 
 # How often each stream is asked: a request may be lost without a word while rights change, so it is repeated.
