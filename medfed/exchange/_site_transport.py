@@ -254,6 +254,8 @@ class SiteTransport:
         if manifest is None:
             return None
         pinned = read_or_create(self._folder / "run", manifest.run)
+        refused = manifest.run != pinned or manifest.round < self._models.newest
+        self._presence.holds = (pinned, self._models.newest) if refused else None
         if manifest.run != pinned:
             raise WireError(
                 f"it is of another run of this study than this site takes part in ({manifest.run[:8]}, not "
