@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from medfed.aggregation import Rule, State
 from medfed.errors import ExchangeError, ForgedError, MedfedError, QuorumError, SiteError, UpdateError
-from medfed.exchange import DropOut, HubSide, ReceivedUpdate, SiteSide, SupportsAsync
+from medfed.exchange import DropOut, HubSide, MemoryExchange, ReceivedUpdate, SiteSide, SupportsAsync
 from medfed.federation.acceptance import (
     accept_numbers,
     check_examples,
@@ -91,8 +91,15 @@ def receive(connection: SiteConnection, round: int) -> GlobalModel:
     )
     channel = connection.channel(received.round, received)
     model = connection.privacy.decrypt(received, channel)
+    exchange = connection.exchange if model is received else None
+    # Sites of one process receive the same tensors, by digest: the first that finds them valid is enough.
+    if isinstance(exchange, MemoryExchange) and exchange.valid_model == model.sha256:
+        return model
     with channel.logged_refusals():
-        return check_model(model, channel.who)
+        check_model(model, channel.who)
+    if isinstance(exchange, MemoryExchange):
+        exchange.valid_model = model.sha256
+    return model
 
 
 def send_update(
