@@ -103,7 +103,7 @@ def test_what_does_not_match_the_model_is_refused(delta, examples, message):
 
 def difference(*values: float, norm: float | None = None) -> Update:
     model = {"a": torch.tensor([1.0, 1.0])}
-    return Update("s", 3, Difference({"a": torch.tensor(values)}, model, norm), 5)
+    return Update("s", 3, Difference({"a": torch.tensor(values).float()}, model, norm), 5)
 
 
 def test_a_checked_difference_has_its_norm_by_hand():
