@@ -44,7 +44,7 @@ from medfed.federation.model_selection import (
     stops,
     unjudged,
 )
-from medfed.federation.round import RoundOutcome, aggregate_round, log_result, require_own
+from medfed.federation.round import RoundOutcome, aggregate_round, log_results, require_own
 from medfed.privacy import NoPrivacy
 from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
@@ -376,10 +376,12 @@ def _collect_scores(
     """Collect the scores of a model that nobody trains any further from each site that is asked."""
     sites = sorted(set(asked))
     arrivals = exchange.collect(round, sites, config.deadline_s)
-    results = [log_result(_reported(arrival, round, audit), round, audit) for arrival in arrivals]
+    results: list[SiteResult] = []
+    for arrival in arrivals:
+        results += log_results([_reported(arrival, round, audit)], round, audit)
     answered = {result.site for result in results}
     missing = [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
-    results += [log_result(result, round, audit) for result in missing]
+    results += log_results(missing, round, audit)
     return tuple(sorted(results, key=lambda result: result.site))
 
 
