@@ -302,9 +302,9 @@ def _after(part: OwnPart) -> Iterator[str]:
     if part.trains and any(name.startswith(COMPONENTS) for name in part.numbers):
         yield (
             f"once, the number of its validation patients, and {len(CANDIDATES)} mean gains in Dice of each "
-            "structure over them, in"
+            f"structure over them ({COMPONENTS}...),"
         )
-        yield f"  thousandths: by removing components below a volume, or all but the largest ({COMPONENTS}...)"
+        yield "  in thousandths: by removing components below a volume, or all but the largest"
     yield from _results(part)
     if not part.trains:
         yield from _of_files(part.numbers)

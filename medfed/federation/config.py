@@ -77,6 +77,12 @@ class HubConfig:
                 "HubConfig.average: a selection ends with one round's model; leave one of the two out"
             )
 
+        if self.structures and self.keeps_best:
+            raise StudyError(
+                "HubConfig.structures: components are chosen by the last merged model, and the selection may "
+                "keep an earlier one; leave one of the two out"
+            )
+
     @property
     def keeps_best(self) -> bool:
         """Whether the study ends with the best round's model."""

@@ -49,7 +49,7 @@ def ensemble_run(
     began, folder = time.monotonic(), RunFolder(path)
     private_folder(path)
     studies = [read_run_study(fold.study) for fold in folds]
-    of_all = _removed_by_all(studies).in_fold(Fold(number=0, of=len(folds)))
+    of_all = removed_by_all(studies).in_fold(Fold(number=0, of=len(folds)))
     weights = join_members([load_checkpoint(fold.checkpoint(FEDERATED)) for fold in folds])
     save_checkpoint(folder.checkpoint(FEDERATED), weights, study.train.rounds)
     rounds = consecutive_rounds(read_rounds(fold.rounds) for fold in folds)
@@ -87,7 +87,7 @@ def no_mean(study: Study, folds: Sequence[RunFolder]) -> str:
     return ""
 
 
-def _removed_by_all(studies: Sequence[Study]) -> Study:
+def removed_by_all(studies: Sequence[Study]) -> Study:
     """Return the folds' study; components are removed that each fold chose to remove, by the same rule."""
     rules = [getattr(study.task, "postprocess", "none") for study in studies]
     if any(isinstance(one, str) for one in rules):

@@ -1,4 +1,4 @@
-"""The hub chooses what is removed by what the sites measure of the last model, in memory, on disk, after a kill.
+"""The hub chooses what is removed by what the sites measure of the last model, also after a kill.
 
 By hand: north has 10 patients and gains 0.03 by keeping the largest component of a; south has 20 and loses
 0.03 by that: (0.3 - 0.6) / 30 < 0. Both gain 0.01 by removing components of b below 0.1 ml.
@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import pytorch_lightning as pl
+import torch
 from simulated import simulated
-from test_best_round import WANTS, Counter, Data, Killed
+from torch.utils.data import DataLoader, TensorDataset
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.federation.config import SiteConfig
@@ -24,6 +26,44 @@ from medfed.wire.weights import weights_of
 
 STRUCTURES, ROUNDS = ("a", "b"), 3
 LARGEST = {"north": (10, 0.03), "south": (20, -0.03)}
+
+
+WANTS = {"north": 2.0, "south": 3.0}
+
+
+class Counter(pl.LightningModule):
+    """One weight that grows by 1 in every step, so the model of round r is r."""
+
+    def __init__(self, wants: float = 0.0) -> None:
+        super().__init__()
+        self.weight, self.wants = torch.nn.Parameter(torch.zeros(1)), wants
+
+    def training_step(self, batch, index):
+        return -self.weight.sum()
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", (self.weight - self.wants).square().sum())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(2, 1)), 2)
+
+    val_dataloader = train_dataloader
+
+
+class Killed(pl.Callback):
+    """Stops a site in one epoch, as kill -9 would."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("killed")
 
 
 def gains_of(site: str) -> dict[str, float]:
