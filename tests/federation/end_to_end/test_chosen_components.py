@@ -77,7 +77,7 @@ def run(place, *, resume=False, killed: int | None = None, measured=None, **sett
 
     def site(name):
         def measure(module):
-            measured.append((name, float(module.weight)))
+            measured.append((name, float(module.weight.detach())))
             return gains_of(name)
 
         def work(exchange):
