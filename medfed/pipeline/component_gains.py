@@ -31,6 +31,12 @@ def with_rules(study: Study, rules: Rules) -> Study:
     return msgspec.structs.replace(study, task=msgspec.structs.replace(study.task, postprocess=dict(rules)))
 
 
+def removed_components(study: Study) -> Rules | None:
+    """Return which components a run removes, by structure; None where none are given and none were chosen."""
+    rules = getattr(study.task, "postprocess", "none")
+    return None if isinstance(rules, str) else dict(rules)
+
+
 def postprocess_facts(study: Study, final: GlobalModel) -> PostprocessFacts | UnsetType:
     """Return which components are removed, as the final model says; nothing if the study does not choose.
 

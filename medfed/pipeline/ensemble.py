@@ -17,7 +17,7 @@ from medfed.evaluation.rows import FEDERATED, UNTRAINED
 from medfed.files import private_folder, write_whole
 from medfed.models.ensemble import AVERAGED, join_members
 from medfed.pipeline import measure_models
-from medfed.pipeline.component_gains import with_rules
+from medfed.pipeline.component_gains import removed_components, with_rules
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import module_of
 from medfed.pipeline.federate import StudyRun
@@ -89,10 +89,11 @@ def no_mean(study: Study, folds: Sequence[RunFolder]) -> str:
 
 def removed_by_all(studies: Sequence[Study]) -> Study:
     """Return the folds' study; components are removed that each fold chose to remove, by the same rule."""
-    rules = [getattr(study.task, "postprocess", "none") for study in studies]
-    if any(isinstance(one, str) for one in rules):
+    rules = [removed_components(study) for study in studies]
+    if None in rules:
         return studies[0]
-    alike = {name: one for name, one in rules[0].items() if all(other.get(name) == one for other in rules)}
+    first, *others = [one or {} for one in rules]
+    alike = {name: one for name, one in first.items() if all(other.get(name) == one for other in others)}
     return with_rules(studies[0], alike)
 
 
