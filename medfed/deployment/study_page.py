@@ -26,6 +26,7 @@ from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.conformal import CUTS
 from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
+from medfed.federation.postprocessing import CANDIDATES, COMPONENTS
 from medfed.files import format_bytes
 from medfed.pipeline.describing import length_for, needs_description, only_describes, protection_of
 from medfed.pipeline.noised_statistics import deviation_of, noise_of, within_95
@@ -251,7 +252,8 @@ def _values_besides_weights(part: OwnPart) -> Iterator[str]:
         "alike": "not the number of its training cases: every hospital counts the same",
     }[study.privacy.shows_examples]
     numbers = part.numbers
-    scores = [name for name in numbers if name.startswith("val") and not name.startswith("val/personal")]
+    apart = ("val/personal", COMPONENTS)
+    scores = [name for name in numbers if name.startswith("val") and not name.startswith(apart)]
     why = _why_no_scores(part)
     if scores:
         yield from _listed("scores over all of its validation cases, one of each", scores)
@@ -297,6 +299,12 @@ def _why_no_scores(part: OwnPart) -> str:
 
 def _after(part: OwnPart) -> Iterator[str]:
     """Yield what leaves after training."""
+    if part.trains and any(name.startswith(COMPONENTS) for name in part.numbers):
+        yield (
+            f"once, the number of its validation patients, and {len(CANDIDATES)} mean gains in Dice of each "
+            f"structure over them ({COMPONENTS}...),"
+        )
+        yield "  in thousandths: by removing components below a volume, or all but the largest"
     yield from _results(part)
     if not part.trains:
         yield from _of_files(part.numbers)
