@@ -119,13 +119,13 @@ def describe(part: OwnPart, digest: str) -> str:
         only=only_describes(study),
         noised=noise_of(study) is not None,
         protection=protection_of(study) if needs_description(study) else study.privacy,
-        before=list(_before(part)),
+        before=list(_statistics_before_training(part)),
         duration=list(_duration(part)),
         tensors=tensors,
         numbers=f"{numbers:,}",
         size=size,
         in_all=study.train.rounds * max(size, _largest_update(study, numbers, tensors)),
-        beside=list(_beside(part)),
+        beside=list(_values_besides_weights(part)),
         after=list(_after(part)),
         settings=_settings(study),
         bound=_bound(study),
@@ -136,7 +136,7 @@ def describe(part: OwnPart, digest: str) -> str:
     return page.removesuffix("\n")
 
 
-def _before(part: OwnPart) -> Iterator[str]:
+def _statistics_before_training(part: OwnPart) -> Iterator[str]:
     """Yield what leaves once before training, where a study asks for statistics."""
     study, least = part.own, max(least_of(part.own), part.site.policy.smallest_group)
     if not needs_description(study) or part.site.name not in study.sites:
@@ -242,7 +242,7 @@ def _training_time(part: OwnPart) -> Iterator[str]:
     )
 
 
-def _beside(part: OwnPart) -> Iterator[str]:
+def _values_besides_weights(part: OwnPart) -> Iterator[str]:
     """Yield what leaves each round beside the network's weights, by name."""
     study = part.own
     yield {
