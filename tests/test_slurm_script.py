@@ -59,7 +59,7 @@ def test_a_site_that_ends_before_the_script_looks_at_it_is_requeued(job, tmp_pat
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_signal_before_the_limit_reaches_the_site_and_its_end_requeues_the_job(job, tmp_path, signals):
     # The site takes a while to end, as it does after a step of its training.
-    site = "trap 'touch told' USR1; touch ready; until [ -e told ] && [ -e end ]; do sleep 0.05; done; exit 75"
+    site = "trap 'touch told' USR1; touch ready; until [ -e told ] && [ -e end ]; do sleep 0.1; done; exit 75"
     running = job(site)
     wait_for(tmp_path / "ready")
     for _ in range(signals):
