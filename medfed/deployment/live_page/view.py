@@ -196,7 +196,9 @@ def _warnings(lines: Iterable[RoundLine], facts: RunFacts) -> Iterable[Concern]:
     for line in lines:
         texts = list(line.notes)
         if line.status in _MISSING:
-            texts.append(f"{line.status}: {line.reason}" if line.reason else line.status)
+            # Without the round, so that what holds in many rounds is one line.
+            reason = line.reason.removeprefix(f"site '{line.site}', round {line.round}: ")
+            texts.append(f"{line.status}: {reason}" if reason else line.status)
         for text in texts:
             found.setdefault((line.site, text), []).append(line.round)
     for (site, text), rounds in sorted(found.items(), key=lambda item: -item[1][-1]):
