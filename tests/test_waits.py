@@ -69,7 +69,7 @@ WAITS = {
     "deployment/enrolment/stream_watch.py _watch": (BEAT, "stop"),
     "deployment/enrolment/stream_watch.py _unanswered": (BEAT, "STEP_S"),
     "deployment/enrolment/stream_watch.py _answers_ping": (BEAT, "PING_S"),
-    "deployment/enrolment/stream_watch.py stop": (SHORT, "its requests are cancelled"),
+    "deployment/enrolment/stream_watch.py stop": (SHORT, "its requests are cancelled, or STOP_S"),
     "deployment/enrolment/broker.py _supervise": (BEAT, "stop"),
     "deployment/enrolment/rights.py _follow_rights": ("'listens at ...' at once", "Ctrl-C"),
     "deployment/enrolment/configuration.py write_configuration": (FILE, "that is written"),
