@@ -234,9 +234,10 @@ def test_a_state_of_the_hub_that_has_arrived_as_an_empty_file_is_waited_for(hub_
         north.fetch("north", 1)
 
 
-@pytest.mark.parametrize("empty", [False, True])  # the back-up is of before the site's first model
+# The back-up is of before the site's first model; what the site had stored is lost once it has joined.
+@pytest.mark.parametrize("empty, lost", [(False, False), (True, False), (False, True)])
 def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started_again_does_not(
-    folder_exchange, hub_and_north, tmp_path, caplog, empty
+    folder_exchange, hub_and_north, tmp_path, caplog, empty, lost
 ):
     hub, north = hub_and_north
     if empty:
@@ -253,6 +254,8 @@ def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started
     shutil.rmtree(tmp_path / "north")
     (tmp_path / "back-up").rename(tmp_path / "north")
     restored = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    if lost:
+        shutil.rmtree(tmp_path / "share" / "up")
     assert restored.fetch("north", 0).round == 1
     restored.close()
     assert "its run folder is older than its update of round 1, and knows of round 0 at most" in caplog.text
