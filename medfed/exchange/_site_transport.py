@@ -12,7 +12,6 @@ from medfed.errors import EndedError, ExchangeError, WireError
 from medfed.exchange._chunks import (
     OutgoingUpdate,
     combined_digest,
-    prefetch,
     split_chunks,
 )
 from medfed.exchange._drop_out import DropOut
@@ -293,10 +292,9 @@ class SiteTransport:
         manifest, is_new = self._hub_manifest("announced")
         if manifest is None:
             return False
-        path = self._models.path(manifest.round)
-        if manifest.round < round or path.exists() or manifest.run != self._run_id():
+        if manifest.round < round or manifest.run != self._run_id():
             return False
-        return prefetch(self._store, manifest, self._objects.global_prefix(manifest.round), path) or is_new
+        return self._models.prefetch(manifest) or (is_new and not self._models.path(manifest.round).exists())
 
     def _model_to_repeat(self, manifest: Manifest, round: int) -> Path | None:
         """Return the model of `round` if this site was killed after sending its next update.
