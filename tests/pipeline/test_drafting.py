@@ -83,6 +83,24 @@ def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
     assert study.data.patch == (48, 48, 32)
 
 
+@pytest.mark.parametrize(("side", "first_stride"), [(48, 1), (49, 2)])
+def test_a_classifier_of_large_images_halves_them_at_once(
+    tmp_path: Path, side: int, first_stride: int
+) -> None:
+    """At full resolution its first layer takes most of the time: hours where minutes are enough."""
+    for number in range(4):
+        image = nibabel.Nifti1Image(np.full((side, 48, 48), number, np.int16), np.eye(4))
+        nibabel.save(image, tmp_path / f"{number}.nii.gz")
+    rows = [f"{number},p{number},{number}.nii.gz,{number % 2}" for number in range(4)]
+    (tmp_path / "cases.csv").write_text("\n".join(["case,patient,image,target", *rows]) + "\n")
+    write_draft(tmp_path / "c.yaml", draft_study("c", {"north": tmp_path}, {}, task="classify"))
+    study = read_study(tmp_path / "c.yaml")
+    # By hand: 48 x 48 x 48 voxels are the most at full resolution; 49 are rounded up to 56.
+    assert study.data.patch == (side if side == 48 else 56, 48, 48)
+    assert study.network.first_stride == first_stride
+    study.network.check_size(study.data.patch)
+
+
 def test_tables_become_a_study_of_their_columns(tmp_path: Path) -> None:
     tables = SAMPLES / "tabular"
     code, output = new(tmp_path / "h.yaml", tables / "north.csv", tables / "east.csv", "--target", "disease")
