@@ -21,7 +21,7 @@ help:
 	@echo "make coverage the fast tests with their coverage, and its floor"
 	@echo "make bench    speed and scale beside other ways, as one table in benchmarks/RESULTS.md (hours; SHORT=1: minutes)"
 	@echo "make flower   an environment with Flower, in $(FLOWER)/, for the tests of its network"
-	@echo "make networks Flower as above; NVFlare and public LightningModules in $(VENV)/, for their tests"
+	@echo "make networks Flower as above; NVFlare, Ray and public LightningModules in $(VENV)/, for their tests"
 	@echo "make sample   write sample_data/ again, byte for byte"
 
 $(READY): pyproject.toml constraints.txt
@@ -77,9 +77,9 @@ bench: $(READY)
 sample: $(READY)
 	$(BIN)/python sample_data/make.py
 
-# Both networks that others lead and public LightningModules, for their tests.
+# Both networks that others lead, Ray and public LightningModules, for their tests.
 networks: $(READY) flower
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nvflare,modules]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nvflare,modules,ray]'
 
 flower:
 	test -x $(FLOWER)/bin/python || $(PYTHON) -m venv $(FLOWER)

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,8 +30,8 @@ from medfed.federation._worker_process import WorkerProcess
 
 log = logging.getLogger("medfed.federation")
 
-# How long an address has to answer, and a node to say what it has.
-ANSWER_S, NODE_S = 20.0, 120.0
+# How long an address has to accept a connection and to say that it is Ray, and a node to say what it has.
+CONNECT_S, ANSWER_S, NODE_S = 5.0, 60.0, 120.0
 
 # How long a worker has to begin, and how long cores may stay taken by one that has died.
 BEGIN_S, FREED_S = 120.0, 10.0
@@ -314,18 +315,27 @@ def _not_joined(address: str, error: Exception) -> str:
 
 def _require_answer(address: str) -> None:
     """Raise if no Ray answers at an address: `ray.init` would wait for minutes, then abort this process."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        why = _unhealthy(address)
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise StudyError(
+            f"simulation.address: {address}: no Ray answers there ({why}); start it with `ray start --head "
+            "--port=...` and give the address that this prints, or write address: local"
+        )
+
+
+def _unhealthy(address: str) -> str:
+    """Return what is wrong with the Ray at an address, '' if nothing."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         asked = subprocess.run(command, capture_output=True, timeout=ANSWER_S, check=False, text=True)
-        why = f"its health check ended with exit code {asked.returncode}"
-        if asked.returncode == 0:
-            return
     except subprocess.TimeoutExpired:
-        why = f"no answer within {ANSWER_S:g} s"
-    raise StudyError(
-        f"simulation.address: {address}: no Ray answers there ({why}); start it with `ray start --head "
-        "--port=...` and give the address that this prints, or write address: local for Ray on this machine"
-    )
+        return f"who answers there did not say within {ANSWER_S:g} s that it is Ray"
+    return f"`ray health-check` ended with exit code {asked.returncode}" if asked.returncode else ""
 
 
 @contextmanager
