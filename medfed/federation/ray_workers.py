@@ -34,7 +34,7 @@ log = logging.getLogger("medfed.federation")
 CONNECT_S, ANSWER_S, NODE_S = 5.0, 60.0, 120.0
 
 # How long a worker has to begin, and how long cores may stay taken by one that has died.
-BEGIN_S, FREED_S = 120.0, 10.0
+BEGIN_S, FREED_S = 300.0, 10.0
 
 # The packages whose versions must be those of the process that has the hub.
 PACKAGES = ("medfed", "torch", "pytorch-lightning", "monai", "numpy")
@@ -273,6 +273,7 @@ def _join(plan: RayPlan) -> bool:
     """Join the cluster, or begin one; return False if this process has joined one already."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what runs here is nobody else's business
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning for each start
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever else runs here starves what trains
     with _own_signals():
         import ray
 

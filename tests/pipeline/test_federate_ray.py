@@ -45,7 +45,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else other tests starve the workers
     both = Cluster()
     yield both
     both.nodes.shutdown()
