@@ -297,7 +297,7 @@ def _join(plan: RayPlan) -> bool:
             }
         try:
             ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises bare ones, too: a node that began too slowly
             raise StudyError(_not_joined(address, error)) from error
     return True
 
