@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -48,13 +48,14 @@ from medfed.federation.description import description_digest
 from medfed.federation.hub import run_hub
 from medfed.federation.membership import recorded_joins
 from medfed.files import private_files, utc_time, write_whole
-from medfed.pipeline.create_run import choose_folder, create_run, finish_run, run_to_resume
+from medfed.pipeline.component_gains import postprocess_facts, with_rules
+from medfed.pipeline.create_run import choose_folder, create_run, finish_run, run_to_resume, write_study
 from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.experiments.unlearning import prepare_retraining, retraining
 from medfed.pipeline.factory import egress_of, hub_config_of, module_of
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
-from medfed.runs.facts import ModelChoice
+from medfed.runs.facts import ModelChoice, PostprocessFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress, show_warnings
 from medfed.runs.recorded_progress import RecordedProgress
@@ -166,15 +167,17 @@ def run_study(
                     f"{unfinished}"
                 )
             admitted = partial(_admitted, study, enrolment)
-            rows, choice = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
+            ended = _run_rounds(study, exchange, folder, admitted, audit, progress, status)
         if only_describes(study):
             finish_run(folder, facts, began)
             status.update(state=FINISHED)
             return folder
         joined = recorded_joins(folder.hub)
-        facts = msgspec.structs.replace(facts, chosen=choice, sites=sorted({*facts.sites, *joined}))
+        sites = sorted({*facts.sites, *joined})
+        chosen, postprocess = ended.choice, ended.postprocess
+        facts = msgspec.structs.replace(facts, chosen=chosen, postprocess=postprocess, sites=sites)
         folder.write_facts(facts)
-        write_rows(folder.reported, rows)
+        write_rows(folder.reported, ended.rows)
         write_report(folder.path)
         finish_run(folder, facts, began)
         status.update(state=FINISHED)
@@ -302,6 +305,14 @@ def _runs(study: Study) -> list[RunFolder]:
     return [folder for folder in folders if folder.facts.exists()]
 
 
+class _Ended(NamedTuple):
+    """The end of a study's rounds: what the sites reported, which model it is, what is removed of masks."""
+
+    rows: list[Row]
+    choice: ModelChoice | UnsetType
+    postprocess: PostprocessFacts | UnsetType
+
+
 def _run_rounds(
     study: Study,
     exchange: Exchange,
@@ -310,7 +321,7 @@ def _run_rounds(
     audit: AuditLog,
     progress: Progress,
     status: Status,
-) -> tuple[list[Row], ModelChoice | UnsetType]:
+) -> _Ended:
     """Run every round; return the rows that the sites report on the final model, and which model it is.
 
     `admitted` returns the hospitals that the study does not name and the coordinator has admitted to it.
@@ -320,6 +331,7 @@ def _run_rounds(
     config = expected.config
     rows: list[Row] = []
     choices: list[ModelChoice] = []
+    postprocess: PostprocessFacts | UnsetType = UNSET
     stated: dict[str, str] = {}
     units: dict[str, str] = {}
 
@@ -365,7 +377,11 @@ def _run_rounds(
                     )
         if final is not None:
             frozen = weights_of(module_of(planned)) if study.trained_only else {}
-            save_checkpoint(folder.checkpoint(FEDERATED), {**frozen, **final.weights}, final.merges)
+            postprocess = postprocess_facts(study, final)
+            weights, rules = {**frozen, **final.weights}, postprocess.rules if postprocess else None
+            save_checkpoint(folder.checkpoint(FEDERATED), weights, final.merges, rules)
+            if postprocess:
+                write_study(folder, with_rules(planned, postprocess.rules))
     except BaseException:
         # Not closed: the sites wait for a hub that was stopped and is started again.
         side.disconnect()
@@ -373,7 +389,7 @@ def _run_rounds(
     finally:
         progress.stop()
     side.close()
-    return rows, choices[-1] if choices else UNSET
+    return _Ended(rows, choices[-1] if choices else UNSET, postprocess)
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,11 @@ from medfed.federation.model_selection import mean_of_rounds
 from medfed.federation.round import SiteConnection, receive, send_update
 from medfed.federation.site import ChargedPatients, SiteRun, log_ledger_refusals, train_site
 from medfed.files import describe_exposed, private_files, utc_now, utc_time
-from medfed.pipeline.create_run import create_run, finish_run
+from medfed.pipeline.component_gains import component_scalars, postprocess_facts, with_rules
+from medfed.pipeline.create_run import create_run, finish_run, write_study
 from medfed.pipeline.describing import needs_description, only_describes, protection_of
 from medfed.pipeline.factory import (
+    chooses_components,
     data_scalars,
     hospital_of,
     module_of,
@@ -168,8 +170,10 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     session.status.update(state="waiting for the hub")
     with _connected(session) as side:
         final = _train(session, side) if session.trains else _evaluate(session, side)
-        facts = msgspec.structs.replace(facts, chosen=_choice(session.study, final))
+        postprocess = postprocess_facts(session.study, final)
+        facts = msgspec.structs.replace(facts, chosen=_choice(session.study, final), postprocess=postprocess)
         folder.write_facts(facts)
+        session = _as_chosen(session, final)
         mark_answered(folder, name)
     finish(session, facts, began)
 
@@ -257,6 +261,8 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
     with log_ledger_refusals(session.audit, name):
         ledger = ledger_of(site, session.hospital.secret)
     tracked = Tracking(site.trackers, TrackedRun(session.folder.path, study.name, name))
+    least = max(study.evaluation.smallest_group, site.policy.smallest_group)
+    gains = partial(component_scalars, study, hospital=session.hospital, least=least)
     run = SiteRun(
         own_folder,
         resume=True,
@@ -273,6 +279,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         callbacks=[SiteProgress(session)],
         log=session.progress.log,
         on_final_model=partial(_keep_and_measure, session),
+        on_last_model=gains if chooses_components(study) else None,
         scalars=data_scalars(data),
         checkpoint_s=checkpoint_s(site),
     )
@@ -309,8 +316,20 @@ def _evaluate(session: SiteSession, side: Any) -> GlobalModel:
 
 def _keep_and_measure(session: SiteSession, received: GlobalModel) -> Mapping[str, float]:
     """Write the final model, before anything of it is sent, and return the results that may leave."""
-    save_checkpoint(session.folder.checkpoint(FEDERATED), received.weights, received.merges)
-    return measure_final_model(session, received)
+    postprocess = postprocess_facts(session.study, received)
+    rules = postprocess.rules if postprocess else None
+    save_checkpoint(session.folder.checkpoint(FEDERATED), received.weights, received.merges, rules)
+    return measure_final_model(_as_chosen(session, received), received)
+
+
+def _as_chosen(session: SiteSession, received: GlobalModel) -> SiteSession:
+    """Return the session of the study with the components to remove that came with the final model."""
+    postprocess = postprocess_facts(session.study, received)
+    if not postprocess:
+        return session
+    study = with_rules(session.study, postprocess.rules)
+    write_study(session.folder, study)
+    return replace(session, study=study)
 
 
 def _record_evaluated(session: SiteSession, received: GlobalModel) -> None:

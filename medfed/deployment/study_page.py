@@ -26,6 +26,7 @@ from medfed.deployment.site_file import SiteFile
 from medfed.evaluation.conformal import CUTS
 from medfed.evaluation.inference import AGE_BAND_YEARS
 from medfed.federation.egress import ROWS, Egress
+from medfed.federation.postprocessing import CANDIDATES, COMPONENTS
 from medfed.files import format_bytes
 from medfed.pipeline.describing import length_for, needs_description, only_describes, protection_of
 from medfed.pipeline.noised_statistics import deviation_of, noise_of, within_95
@@ -119,13 +120,13 @@ def describe(part: OwnPart, digest: str) -> str:
         only=only_describes(study),
         noised=noise_of(study) is not None,
         protection=protection_of(study) if needs_description(study) else study.privacy,
-        before=list(_before(part)),
+        before=list(_statistics_before_training(part)),
         duration=list(_duration(part)),
         tensors=tensors,
         numbers=f"{numbers:,}",
         size=size,
         in_all=study.train.rounds * max(size, _largest_update(study, numbers, tensors)),
-        beside=list(_beside(part)),
+        beside=list(_values_besides_weights(part)),
         after=list(_after(part)),
         settings=_settings(study),
         bound=_bound(study),
@@ -136,7 +137,7 @@ def describe(part: OwnPart, digest: str) -> str:
     return page.removesuffix("\n")
 
 
-def _before(part: OwnPart) -> Iterator[str]:
+def _statistics_before_training(part: OwnPart) -> Iterator[str]:
     """Yield what leaves once before training, where a study asks for statistics."""
     study, least = part.own, max(least_of(part.own), part.site.policy.smallest_group)
     if not needs_description(study) or part.site.name not in study.sites:
@@ -242,7 +243,7 @@ def _training_time(part: OwnPart) -> Iterator[str]:
     )
 
 
-def _beside(part: OwnPart) -> Iterator[str]:
+def _values_besides_weights(part: OwnPart) -> Iterator[str]:
     """Yield what leaves each round beside the network's weights, by name."""
     study = part.own
     yield {
@@ -251,7 +252,8 @@ def _beside(part: OwnPart) -> Iterator[str]:
         "alike": "not the number of its training cases: every hospital counts the same",
     }[study.privacy.shows_examples]
     numbers = part.numbers
-    scores = [name for name in numbers if name.startswith("val") and not name.startswith("val/personal")]
+    apart = ("val/personal", COMPONENTS)
+    scores = [name for name in numbers if name.startswith("val") and not name.startswith(apart)]
     why = _why_no_scores(part)
     if scores:
         yield from _listed("scores over all of its validation cases, one of each", scores)
@@ -297,6 +299,12 @@ def _why_no_scores(part: OwnPart) -> str:
 
 def _after(part: OwnPart) -> Iterator[str]:
     """Yield what leaves after training."""
+    if part.trains and any(name.startswith(COMPONENTS) for name in part.numbers):
+        yield (
+            f"once, the number of its validation patients, and {len(CANDIDATES)} mean gains in Dice of each "
+            f"structure over them ({COMPONENTS}...),"
+        )
+        yield "  in thousandths: by removing components below a volume, or all but the largest"
     yield from _results(part)
     if not part.trains:
         yield from _of_files(part.numbers)

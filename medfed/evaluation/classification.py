@@ -189,15 +189,26 @@ def operating_point(probabilities: ArrayLike, targets: ArrayLike) -> float | Non
     """Return the threshold with the largest Youden index, or None if only one class is present.
 
     The threshold lies midway between two observed probabilities, so rounding errors do not change any
-    patient's prediction.
+    patient's prediction. It is 0, which calls everyone, where no threshold is better than that: the lowest
+    probability would be a single patient's.
     """
     p, y = check_binary(probabilities, targets)
     if y.all() or not y.any():
         return None
     steps = np.unique(p)
-    thresholds = np.r_[steps[0], (steps[1:] + steps[:-1]) / 2]
+    thresholds = np.r_[0.0, (steps[1:] + steps[:-1]) / 2]
     youden = [(p[y] >= threshold).mean() + (p[~y] < threshold).mean() for threshold in thresholds]
     return float(thresholds[int(np.argmax(youden))])
+
+
+def shown_threshold(threshold: float) -> str:
+    """Return an operating point as it may be shown, with two digits from the nearer of 0 and 1.
+
+    More digits would tell the two validation patients between whom it lies.
+    """
+    if threshold <= 0.5:
+        return f"{threshold:.2g}"
+    return f"{1 - float(f'{1 - threshold:.2g}'):.10g}"
 
 
 def proportion(part: int, whole: int, method: str, absent: str) -> Interval:

@@ -12,7 +12,7 @@ A row's `value` is always model minus `against`, whichever direction is better.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -180,11 +180,12 @@ def _row(factory: RowFactory, difference: Difference) -> Row:
     return msgspec.structs.replace(row, method=method)
 
 
-def holm_corrected(rows: Sequence[Row]) -> list[Row]:
+def holm_corrected(rows: Sequence[Row], same: Callable[[Row], object] | None = None) -> list[Row]:
     """Return the rows, also with p values corrected over each metric, structure and hospital (Holm).
 
     Each hospital is a separate question: how do the models compare on its patients? A hospital with three
     patients, whose p values cannot be small, must not cost a hospital with three hundred its power.
+    Rows for which `same` returns equal values test one hypothesis, which counts once; without it all differ.
     """
     families: dict[tuple[str, str | None, str], list[int]] = {}
     for index, row in enumerate(rows):
@@ -192,8 +193,12 @@ def holm_corrected(rows: Sequence[Row]) -> list[Row]:
             families.setdefault((row.metric, row.structure, row.site), []).append(index)
     corrected = list(rows)
     for members in families.values():
-        p_values = holm([p for index in members if (p := rows[index].p) is not None])
-        for index, p in zip(members, p_values, strict=True):
-            method = f"{rows[index].method}, Holm over {len(members)} tests"
-            corrected[index] = msgspec.structs.replace(rows[index], p_holm=p, method=method)
+        hypotheses = {index: same(rows[index]) if same is not None else index for index in members}
+        raw: dict[object, float] = {}
+        for index, hypothesis in hypotheses.items():
+            raw[hypothesis] = max(raw.get(hypothesis, 0.0), rows[index].p or 0.0)
+        p_holm = dict(zip(raw, holm(list(raw.values())), strict=True))
+        for index, hypothesis in hypotheses.items():
+            method = f"{rows[index].method}, Holm over {len(raw)} tests"
+            corrected[index] = msgspec.structs.replace(rows[index], p_holm=p_holm[hypothesis], method=method)
     return corrected

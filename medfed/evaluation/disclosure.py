@@ -23,7 +23,7 @@ Hundepool et al., Statistical Disclosure Control, Wiley 2012, chapters 4 and 5.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,6 +120,23 @@ def conflict(group: Mask, published: Iterable[Mask], everyone: Mask, min_patient
         if is_too_few(between, min_patients) or is_too_few(rest, min_patients):
             return True
     return gives_few(np.stack([everyone, *others, group]), min_patients)
+
+
+def differ_by_few(patients: Set[str], earlier: Iterable[Set[str]], min_patients: int) -> bool:
+    """Return whether sums over patients, beside the same sums over earlier patients, give those of too few.
+
+    So they do if few patients came or went since one of the earlier times, or if few are in the same ones of
+    several. The same patients again say nothing new.
+    """
+    sets = list(earlier)
+    if any(patients == one for one in sets):
+        return False
+    if any(is_too_few(len(part), min_patients) for one in sets for part in (patients - one, one - patients)):
+        return True
+    everyone = sorted({*patients}.union(*sets))
+    return gives_few(
+        np.array([[name in one for name in everyone] for one in (*sets, patients)]), min_patients
+    )
 
 
 def gives_few(groups: Mask, min_patients: int) -> bool:

@@ -34,6 +34,7 @@ from medfed.evaluation.patients import FINDING, PROBABILITY, RISK, SURVIVAL
 from medfed.evaluation.report.gallery import CaseImages
 from medfed.evaluation.rows import CaseRow
 from medfed.evaluation.survival import survival_probability
+from medfed.models.tasks._connected_components import final_labels
 from medfed.registry import kind_of, kinds
 
 if TYPE_CHECKING:
@@ -84,6 +85,17 @@ class Reference(NamedTuple):
     label: NDArray[np.integer]
     spacing_mm: tuple[float, ...]
     unit: segmentation.Unit = "mm"
+
+    @property
+    def voxel_ml(self) -> float | None:
+        """A voxel's volume; None of a plane, or without a size in mm."""
+        has_volume = self.unit == "mm" and len(self.spacing_mm) == 3
+        return float(np.prod(self.spacing_mm)) / 1000.0 if has_volume else None
+
+
+def voxel_ml_of(affine_ras: NDArray[np.floating]) -> float:
+    """Return a voxel's volume."""
+    return abs(float(np.linalg.det(affine_ras[:3, :3]))) / 1000.0
 
 
 class LabelCache:
@@ -380,7 +392,7 @@ def _segmented(
     label = reference.label
     # A class that this hospital did not label has no reference here.
     structures = {number: task.classes[number] for number in task.labelled_at(about["site"])}
-    predicted = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
+    predicted = final_labels(task, torch.as_tensor(probabilities), reference.voxel_ml)
     if label.ndim == 2:
         predicted = predicted[..., 0]
     if len(structures) < len(task.classes) - 1:
@@ -466,7 +478,8 @@ def case_images(
         restored = data.restored(outputs["probabilities"][0].cpu().numpy(), case, nearest=False)
         image, label = data.original(case)
         reference = np.zeros(image.shape, np.uint8) if label is None else label.array[0].astype(np.int32)
-        predicted = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()
+        voxel_ml = None if in_pixels(image) else voxel_ml_of(image.affine_ras)
+        predicted = final_labels(task, torch.as_tensor(restored), voxel_ml)
         return CaseImages(image.array[0], predicted, reference, image.affine_ras)
 
     return load

@@ -247,7 +247,7 @@ def surface_distances(
         weights = [np.ones(int(np.count_nonzero(mark))) for mark in edges]
     else:
         edges, weights = _surfels(prediction, reference, spacing)
-    offsets, near_mm = _near(spacing)
+    offsets, near_mm = _ball_offsets(spacing)
     reach = np.abs(offsets).max(axis=0)
     first, second = (np.pad(mark, [(int(size), int(size)) for size in reach]) for mark in edges)
     to_reference = _nearest(first, second, offsets, near_mm, spacing)
@@ -255,7 +255,7 @@ def surface_distances(
     return Surfaces(to_reference, to_prediction, *weights)
 
 
-def _near(spacing_mm: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _ball_offsets(spacing_mm: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return the offsets (N, axes) in a ball of about NEIGHBOURHOOD_VOXELS voxels, and their lengths in mm.
 
     The nearest offsets come first.

@@ -42,12 +42,14 @@ def subgroups(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
     group with fewer than `min_patients` patients is suppressed, and another one with it; so is the metric of
     a group with fewer than `min_patients` patients of an outcome that the metric depends on. An attribute
     from whose groups a value of few patients would follow is suppressed as a whole (`disclosure.conflict`).
+    Where two groups are all patients, their gaps are one hypothesis, which Holm's correction counts once.
     """
     some = [case for case in unperturbed(cases) if (case.model, case.split) == (FEDERATED, "test")]
     places = {ALL_SITES: [case for case in some if case.site not in settings.held_out]}
     places |= {site: [case for case in some if case.site == site] for site in sorted(settings.held_out)}
     shown = _shown_wholes(some, settings)
-    rows = []
+    rows: list[Row] = []
+    halves: set[tuple[str, str]] = set()
     for site, members in places.items():
         if not members:
             continue
@@ -63,7 +65,14 @@ def subgroups(cases: Iterable[CaseRow], settings: SummarySettings) -> list[Row]:
             found, groups = _attribute(place, name, published, settings.min_patients)
             rows += found
             published += groups
-    return holm_corrected(rows)
+            if len(groups) == 2 and bool((groups[0] | groups[1]).sum() == place.known.sum()):
+                halves.add((site, name))
+
+    def hypothesis(row: Row) -> tuple[str, str]:
+        attribute = str(row.group).partition("=")[0]
+        return row.site, attribute if (row.site, attribute) in halves else str(row.group)
+
+    return holm_corrected(rows, hypothesis)
 
 
 def _shown_wholes(cases: Sequence[CaseRow], settings: SummarySettings) -> set[tuple[str, str | None, str]]:

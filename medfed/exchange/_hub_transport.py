@@ -80,11 +80,11 @@ class HubTransport:
         self._offered_to: tuple[str, ...] = ()
         self._next_check = self._next_offer = self._next_repeat = 0.0
         self._repeats: dict[int, int] = {}  # of the current round's model, for sites that lack some of it
-        self._heartbeats = SiteHeartbeats(self._objects, self._warn)
+        self._heartbeats = heard = SiteHeartbeats(self._objects, self._warn)
         # Asked for the sites that are admitted to the study while it runs.
         self._admitted: Callable[[], Collection[str]] = lambda: ()
         self._partial = PartialArrivals(store, self._warn)
-        self._answers = SiteAnswers(self._objects, self._run, self._spool, self._warn, self._partial)
+        self._answers = SiteAnswers(self._objects, self._run, self._spool, self._warn, self._partial, heard)
         note_early = self._answers.early.add
         self._late = LateUpdates(self._objects, self._run, folder / "models", self._warn, note_early)
         # Sites whose heartbeats are read besides those of the sites being collected, for a display.
@@ -339,10 +339,10 @@ class HubTransport:
         """Return a site's oldest new update up to a round, or that it stopped if it has not `answered`."""
         number = self._late.next_of(site, round, merged)
         if number is None:
-            return None if answered else self._answers.drop_out(round, site)
+            return None if answered else self._answers.absence(round, site)
         received = self._answers.receive(number, site, start, lambda: self._late.weights_of(number - 1))
         if received is None:  # some of it may still arrive
-            return None if answered else self._answers.drop_out(round, site)
+            return None if answered else self._answers.absence(round, site)
         self._late.collected(site, number)
         return received
 
@@ -412,8 +412,8 @@ class HubTransport:
                     may_be_half = isinstance(error, WireError) and not isinstance(error, ForgedError)
                     if may_be_half and self._partial.may_still_arrive((site, round, step), str(error)):
                         continue
-                    if message is None and (dropped_out := self._answers.drop_out(round, site)) is not None:
-                        message = ReceivedMessage(site, error=dropped_out.error)
+                    if message is None and (absence := self._answers.absence(round, site)) is not None:
+                        message = ReceivedMessage(site, error=absence.error)
                     if message is not None:
                         pending.remove(site)
                         yield message

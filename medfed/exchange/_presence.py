@@ -13,8 +13,9 @@ from medfed.exchange._protocol import OFFLINE_AFTER_HEARTBEATS, log
 from medfed.exchange._study_store import StudyStore
 from medfed.wire.signing import HUB
 
-# What a site's heartbeat says, before the round, where some of the newest model is not in the store.
-LACKS = "lacks"
+# What a site's heartbeat says, before the round, where some of the newest model is not in the store; and
+# before the run and the round of its newest model, where it refuses the hub's as another run's, or as older.
+LACKS, HOLDS = "lacks", "holds"
 
 
 class SitePresence:
@@ -28,6 +29,8 @@ class SitePresence:
         self.last_contact_s: float | None = None
         # The round of whose model some is missing in the store, or damaged.
         self.lacks: int | None = None
+        # The run and the round of its newest model, while the hub publishes another run's or an older one.
+        self.holds: tuple[str, int] | None = None
 
     def claim(self) -> None:
         """Announce this process as the site.
@@ -84,6 +87,11 @@ class SitePresence:
         except WireError:
             return False
 
+    def _text(self) -> str:
+        if self.holds is not None:
+            return f"{HOLDS} {self.holds[0]} {self.holds[1]}"
+        return "" if self.lacks is None else f"{LACKS} {self.lacks}"
+
     def _send_heartbeats(self) -> None:
         count = 0
         while not self._stopped.wait(self._objects.store.heartbeat_s):
@@ -95,7 +103,7 @@ class SitePresence:
                     )
                     return
                 count += 1
-                self.send("heartbeat", "" if self.lacks is None else f"{LACKS} {self.lacks}", count)
+                self.send("heartbeat", self._text(), count)
             except Exception as error:  # noqa: BLE001 - a missed heartbeat must never cost a round
                 log.debug("site '%s': no heartbeat sent: %s", self._site, error)
 

@@ -14,10 +14,12 @@ from medfed.exchange._chunks import download
 from medfed.exchange._chunks import prefetch as fetch_some
 from medfed.exchange._drop_out import received_reason
 from medfed.exchange._exchange import ReceivedUpdate, early_update
+from medfed.exchange._later_models import LaterModels
 from medfed.exchange._manifest import Manifest
 from medfed.exchange._object_store import MissingObject, Unreachable, manifest_name
 from medfed.exchange._partial_arrivals import NotWhole, PartialArrivals, not_whole
 from medfed.exchange._protocol import MAX_ATTEMPTS, MIN_BACKOFF_S, WarnOnce
+from medfed.exchange._site_heartbeats import SiteHeartbeats
 from medfed.exchange._study_store import StudyStore
 from medfed.wire import encoding
 from medfed.wire.update import GlobalModel
@@ -54,10 +56,17 @@ class SiteAnswers:
     """The sites' answers, as they lie in the store and in the hub's own files (`spool`)."""
 
     def __init__(
-        self, objects: StudyStore, run: str, spool: Path, warn: WarnOnce, partial: PartialArrivals
+        self,
+        objects: StudyStore,
+        run: str,
+        spool: Path,
+        warn: WarnOnce,
+        partial: PartialArrivals,
+        heard: SiteHeartbeats,
     ) -> None:
         self._objects, self._store, self._study = objects, objects.store, objects.study_digest
         self._run, self._spool, self._warn, self._partial = run, spool, warn, partial
+        self._later = LaterModels(heard, run, warn)
         # The newest published model, and the most bytes that an update of it may have; 0 is no limit.
         self.current: GlobalModel | None = None
         self.max_update_bytes = 0
@@ -87,7 +96,7 @@ class SiteAnswers:
                 if manifest is None and weights is not None:
                     raise MissingObject("its manifest is not there, and a later update says that it was sent")
             if manifest is None:
-                return self.drop_out(round, site) or self._refused_early(round, site)
+                return self.absence(round, site) or self._refused_early(round, site)
             size = manifest.bytes
             self._check(manifest, round)
             if self.early.has(site, manifest):
@@ -172,6 +181,10 @@ class SiteAnswers:
                     raise WireError(str(error)) from None
                 time.sleep(MIN_BACKOFF_S)
         return None
+
+    def absence(self, round: int, site: str) -> ReceivedUpdate | None:
+        """Return why a site cannot answer: that it has stopped, or refuses what this hub publishes."""
+        return self.drop_out(round, site) or self._later.refusal(round, site)
 
     def drop_out(self, round: int, site: str) -> ReceivedUpdate | None:
         """Return that a site has stopped, if it says so."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from medfed.errors import WireError
-from medfed.exchange._presence import LACKS
+from medfed.exchange._presence import HOLDS, LACKS
 from medfed.exchange._protocol import OFFLINE_AFTER_HEARTBEATS, WarnOnce
 from medfed.exchange._study_store import StudyStore
 
@@ -20,6 +20,9 @@ class SiteHeartbeats:
         self._last: dict[str, tuple[bytes | None, float]] = {}
         # Per site: what its last heartbeat says.
         self._texts: dict[str, str] = {}
+        # Per site whose heartbeats say so: the run and the round of the model that it holds and the hub does
+        # not know, and since when it says that (time.monotonic).
+        self._holds: dict[str, tuple[str, int, float]] = {}
         # Per site that missed a deadline: its last heartbeat at that time.
         self._timed_out: dict[str, bytes | None] = {}
 
@@ -30,7 +33,8 @@ class SiteHeartbeats:
             try:
                 data = self._objects.get_site_object(site, "heartbeat")
                 if data is not None and data != self._bytes_of(site):
-                    self._texts[site] = self._objects.open_control(data, site, "heartbeat").text
+                    self._texts[site] = text = self._objects.open_control(data, site, "heartbeat").text
+                    self._note_held(site, text, now)
                     self._last[site] = (data, now)
             except WireError as error:
                 self._warn(f"a heartbeat of site '{site}' is refused: {error}", refused=True)
@@ -50,6 +54,17 @@ class SiteHeartbeats:
         """Return a site that lacks some of the model of a round, by its last heartbeat; "" if none does."""
         wanted = f"{LACKS} {round}"
         return min((site for site, text in self._texts.items() if text == wanted), default="")
+
+    def held(self, site: str) -> tuple[str, int, float] | None:
+        """Return of which run and round a site holds a model while it refuses the hub's, and since when."""
+        return self._holds.get(site)
+
+    def _note_held(self, site: str, text: str, now: float) -> None:
+        words, before = text.split(), self._holds.pop(site, None)
+        if len(words) == 3 and words[0] == HOLDS and words[2].isdecimal():
+            run, number = words[1], int(words[2][:9])
+            since = before[2] if before is not None and before[:2] == (run, number) else now
+            self._holds[site] = (run, number, since)
 
     def answered(self, site: str) -> None:
         """Wait for a site again that had missed a deadline."""

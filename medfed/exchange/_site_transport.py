@@ -36,7 +36,7 @@ from medfed.exchange._protocol import (
 )
 from medfed.exchange._received_models import ReceivedModels
 from medfed.exchange._study_store import StudyStore
-from medfed.exchange._waiting import WaitTold
+from medfed.exchange._waiting import WaitReporter
 from medfed.wire import encoding
 from medfed.wire.messages import Message, open_message
 from medfed.wire.signing import HUB, Seal, Unsigned
@@ -88,7 +88,7 @@ class SiteTransport:
         # What it waits for from the hub, and since when (seconds since 1970); `awaited_as` are other words.
         self.awaited: tuple[str, float] | None = None
         self.awaited_as = ""
-        self._told = WaitTold(site, log.warning)
+        self._told = WaitReporter(site, log.warning)
         self._age_checked = False  # whether it has compared its folder with what it sent
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
@@ -254,6 +254,8 @@ class SiteTransport:
         if manifest is None:
             return None
         pinned = read_or_create(self._folder / "run", manifest.run)
+        refused = manifest.run != pinned or manifest.round < self._models.newest
+        self._presence.holds = (pinned, self._models.newest) if refused else None
         if manifest.run != pinned:
             raise WireError(
                 f"it is of another run of this study than this site takes part in ({manifest.run[:8]}, not "

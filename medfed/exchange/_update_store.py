@@ -13,6 +13,7 @@ import mmap
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import IO, Any, Protocol
 
 import torch
@@ -39,8 +40,10 @@ class OpenFile(Protocol):
 class StoredUpdate:
     """One encoded update, in memory or at a place in a file, used again once nobody can read this update."""
 
-    def __init__(self, head: bytes, reader: _InMemory | _InFile, size: int) -> None:
-        self._head, self._reader, self.size = head, reader, size
+    def __init__(
+        self, head: bytes, reader: _InMemory | _InFile, size: int, norm: float | None = None
+    ) -> None:
+        self._head, self._reader, self.size, self._norm = head, reader, size, norm
 
     @property
     def in_memory(self) -> int:
@@ -60,7 +63,10 @@ class StoredUpdate:
             WireError: as `encoding.decode_update`.
         """
         lazy = isinstance(self._reader, _InFile)
-        return encoding.join_update(self._head, self._reader, weights, study_digest, lazy=lazy)
+        update = encoding.join_update(self._head, self._reader, weights, study_digest, lazy=lazy)
+        if self._norm is None or not isinstance(update.delta, Difference):
+            return update
+        return replace(update, delta=Difference(update.delta.minuend, weights, self._norm))
 
 
 def stored_in(file: OpenFile, start: int, head: bytes, size: int) -> StoredUpdate:
@@ -84,9 +90,11 @@ class UpdateStore:
         """
         head, *tensors = encoding.update_pieces(update, study_digest)
         size = _size([head, *tensors])
+        # What the site has measured of the difference holds here, too: its bytes have not left this process.
+        norm = update.delta.norm if isinstance(update.delta, Difference) else None
         if size > memory_bytes:
             try:
-                return StoredUpdate(bytes(head), self._written([head, *tensors], size), size)
+                return StoredUpdate(bytes(head), self._written([head, *tensors], size), size, norm)
             except OSError as error:
                 raise RunError(
                     f"site '{update.site}', round {update.round}: its update of {format_bytes(size)} cannot "
@@ -96,7 +104,7 @@ class UpdateStore:
         minuend = update.delta.minuend if isinstance(update.delta, Difference) else None
         given = isinstance(minuend, Released)
         local = encoding.offsets_of(bytes(head), "local") if given else frozenset()
-        return StoredUpdate(bytes(head), _InMemory(tensors, local), size)
+        return StoredUpdate(bytes(head), _InMemory(tensors, local), size, norm)
 
     def _written(self, pieces: Sequence[Piece], size: int) -> _InFile:
         if self._file is None:

@@ -17,7 +17,7 @@ TELL_WAIT_S = 60.0
 TELL_CONNECTED_S = 600.0
 
 
-class WaitTold:
+class WaitReporter:
     """Says once, in one line, what a site waits for from the hub and since when, if that takes long."""
 
     def __init__(self, name: str, log: Callable[[str], None]) -> None:

@@ -95,6 +95,8 @@ class MemoryExchange:
         lock = threading.RLock()
         self._changed, self._updates_changed = threading.Condition(lock), threading.Condition(lock)
         self.closed = False
+        # The digest of the model that a site found valid last.
+        self.valid_model = ""
         # The newest model: its round; encoded until a site asks for it, and then as all sites receive it.
         self._newest: tuple[int, StoredModel | GlobalModel] | None = None
         self._store, self._memory_bytes = UpdateStore(), memory_bytes

@@ -18,17 +18,9 @@ import torch
 
 from medfed.errors import ExchangeError, StudyError
 from medfed.exchange import DropOut, SiteSide, detail_of, reason_of
-from medfed.federation import merged_scores, same_model, within_round
+from medfed.federation import closing, merged_scores, same_model, within_round
 from medfed.federation.acceptance import MAX_GROWTH
-from medfed.federation.closing import (
-    check_merged,
-    chosen_before_last,
-    closed_study,
-    fetch_once,
-    fetch_selected,
-    report_numbers,
-    stop_reason,
-)
+from medfed.federation.closing import check_merged, closed_study, fetch_once, fetch_selected, report_numbers
 from medfed.federation.config import CallbackOptions, default_egress
 from medfed.federation.egress import TRAINING, keep_undeclared, with_declared_scores
 from medfed.federation.examples import Pass, count_examples, disagreement
@@ -267,7 +259,7 @@ class FederatedCallback(pl.Callback):
             self._tell_unscored(trainer)
         if self._received is not None and self._received.scoring:
             self._take_chosen(trainer, pl_module, self._received)
-        self._stopped = stop_reason(trainer)
+        self._stopped = closing.stop_reason(trainer)
         if self._options.close_at_end and trainer.is_global_zero and self._received is not None:
             self.close(self._received)
 
@@ -286,13 +278,17 @@ class FederatedCallback(pl.Callback):
 
     def report_scores(self, received: GlobalModel) -> GlobalModel:
         """Send this site's scores of the last merged model, and return the one that the hub chooses then."""
-        report_numbers(self._connection, received, self._only_declared(self.scores))
+        report_numbers(self._connection, received, self._last_numbers())
         return receive(self._connection, received.round + 1)
+
+    def _last_numbers(self) -> dict[str, float]:
+        measure = self._options.on_last_model
+        return {**self._only_declared(self.scores), **({} if measure is None else measure())}
 
     def _take_chosen(self, trainer: pl.Trainer, module: pl.LightningModule, last: GlobalModel) -> None:
         """Report the last merged model's scores, and load the model that the hub chooses."""
         if trainer.is_global_zero:
-            report_numbers(self._connection, last, self._only_declared(self.scores))
+            report_numbers(self._connection, last, self._last_numbers())
         self._received = received = fetch_once(trainer, self._connection, last.round + 1)
         load(module, received.weights)
         self._local_state = self._local.start(module, received, self._local_state)
@@ -352,7 +348,7 @@ class FederatedCallback(pl.Callback):
     @property
     def chosen_before_last(self) -> bool:
         """Whether the final model is an earlier round's than the last one, of which `scores` are."""
-        return chosen_before_last(self._received)
+        return closing.chosen_before_last(self._received)
 
     def personalised_weights(self, module: pl.LightningModule) -> Weights | None:
         """Return the hospital's personalised model, or None if its local method makes none."""

@@ -36,7 +36,8 @@ class HubConfig:
     of each of `sites` that joins later than in the first.  joining: whether the exchange may bring further
     sites while the study runs (`SupportsJoining`).  return_s: how long the hub waits, once too few sites are
     left for a round, until one that stopped has been started again; 0 ends the run.  average: the study ends
-    with the mean of the models of so many last rounds; 1 is the last model.
+    with the mean of the models of so many last rounds; 1 is the last model.  structures: those of which the
+    hub chooses the connected components to remove (`postprocessing.py`); none if it chooses nothing.
 
     Raises:
         StudyError: if models are to be selected by scores that the hub could not compare, sites join that
@@ -62,6 +63,7 @@ class HubConfig:
     joining: bool = False
     return_s: float = 0.0
     average: Average = 1
+    structures: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for problem in selection_problems(self):
@@ -74,6 +76,22 @@ class HubConfig:
             raise StudyError(
                 "HubConfig.average: a selection ends with one round's model; leave one of the two out"
             )
+
+        if self.structures and self.keeps_best:
+            raise StudyError(
+                "HubConfig.structures: components are chosen by the last merged model, and the selection may "
+                "keep an earlier one; leave one of the two out"
+            )
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the study ends with the best round's model."""
+        return self.selection is not None and self.selection.keep == "best"
+
+    @property
+    def scores_last(self) -> bool:
+        """Whether every site scores the last merged model before the final one is published."""
+        return self.keeps_best or bool(self.structures)
 
     @property
     def changes_sites(self) -> bool:
@@ -175,6 +193,8 @@ class CallbackOptions:
     accountant: called with the round before an update is sent; records what the round costs under
         differential privacy and returns the scalars that report it (`PrivateTraining.commit_round`).
     on_final_model: called with the final model; returns what this site reports of it besides its scores.
+    on_last_model: called once the module holds the last merged model, where the hub chooses something by what
+        the sites measure of it; returns that.
     required_scalars: what the study's rule needs besides the weights: `train/loss_before`, the training loss
         of the received model, and `train/class_loss`, its mean over the classes and each class's.
     scalars: numbers that go with each update, such as how many cases the site left out.
@@ -188,6 +208,7 @@ class CallbackOptions:
     audit: AuditLog | None = None
     accountant: Callable[[int], dict[str, float]] | None = None
     on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
+    on_last_model: Callable[[], Mapping[str, float]] | None = None
     required_scalars: Collection[str] = ()
     scalars: Mapping[str, float] = field(default_factory=dict)
     parties: tuple[str, ...] = ()

@@ -44,7 +44,8 @@ from medfed.federation.model_selection import (
     stops,
     unjudged,
 )
-from medfed.federation.round import RoundOutcome, aggregate_round, log_result, require_own
+from medfed.federation.postprocessing import CHOICE, choice_group, choose_rules, sentence_of
+from medfed.federation.round import RoundOutcome, aggregate_round, log_results, require_own
 from medfed.privacy import NoPrivacy
 from medfed.registry import kind_of
 from medfed.runs.rounds import RoundReport, SiteResult
@@ -85,7 +86,8 @@ def run_hub(
     `weights` are those of the untrained model. With a `folder`, each merged round is saved there, and a run
     found there is resumed. `on_round` is called after each round, `on_model` with each model including the
     untrained one, both once the model is on disk and published. Where `config.selection` keeps the best
-    model, every site first scores the last merged one, and the final model is the best round's (`chosen`).
+    model, every site first scores the last merged one, and the final model is the best round's (`chosen`);
+    likewise before components to remove are chosen (`config.structures`).
 
     Raises:
         QuorumError: if too few sites sent a valid update for a round.
@@ -106,7 +108,7 @@ def run_hub(
         del weights, saved, start  # else the first model would stay in memory through the whole study
         while study.goes_on:
             study.train_round()
-        if config.selection is not None and config.selection.keep == "best":
+        if config.scores_last:
             study.choose()
         study.finish()
     return study.current
@@ -224,7 +226,10 @@ class _Study:
             forget_report(self.folder)
 
     def choose(self) -> None:
-        """Have every site score the last model, and make the best round's the current one."""
+        """Have every site score the last model, and make the final one the current one, with what is chosen.
+
+        It is the best round's where the study keeps that, else the last.
+        """
         if self.current.chosen is not None:
             return  # resumed after the choice
         config, began = self.config, time.monotonic()
@@ -235,9 +240,20 @@ class _Study:
         self.best = _judged(config, self.best, self.current.round, results)
         seconds = time.monotonic() - began
         self.on_round(RoundReport(number, results, seconds, size, scored=self.current.round))
-        self.current, self.state = self._kept.chosen(self.best, self.current, self.state)
+        best = self.best if config.keeps_best else NOT_JUDGED
+        self.current, self.state = self._kept.chosen(best, self.current, self.state)
+        if config.structures:
+            self._choose_components(results)
         self._report = partial(self.on_model, self.current)
         self.save(save_checkpoint, self.best)
+
+    def _choose_components(self, results: Sequence[SiteResult]) -> None:
+        """Choose which components are removed, by what the sites measured; the final model carries it."""
+        sent = {one.site: one.scalars for one in results if one.status == "reported"}
+        rules, gains = choose_rules(sent, self.config.structures)
+        self.audit.write("postprocess", reason=sentence_of(rules, gains))
+        log.info("hub: %s", sentence_of(rules, gains))
+        self.state = {**self.state, CHOICE: choice_group(rules, self.config.structures)}
 
     def finish(self) -> None:
         """Publish the final model and collect the sites' scores of it."""
@@ -254,6 +270,7 @@ class _Study:
             self.audit.write("averaged", round=choice.round, reason=choice.sentence)
         began = time.monotonic()
         groups = _broadcast(config, self.state)
+        groups |= {CHOICE: self.state[CHOICE]} if config.structures else {}
         self.current = replace(self.current, groups=groups, classes=config.classes)
         size = self.publish(replace(self.current, participants=(), final=True))
         number, sites = self.current.round + 1, (*config.sites, *config.evaluating)
@@ -376,10 +393,12 @@ def _collect_scores(
     """Collect the scores of a model that nobody trains any further from each site that is asked."""
     sites = sorted(set(asked))
     arrivals = exchange.collect(round, sites, config.deadline_s)
-    results = [log_result(_reported(arrival, round, audit), round, audit) for arrival in arrivals]
+    results: list[SiteResult] = []
+    for arrival in arrivals:
+        results += log_results([_reported(arrival, round, audit)], round, audit)
     answered = {result.site for result in results}
     missing = [SiteResult(site, "absent", "it reported nothing") for site in sites if site not in answered]
-    results += [log_result(result, round, audit) for result in missing]
+    results += log_results(missing, round, audit)
     return tuple(sorted(results, key=lambda result: result.site))
 
 

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,11 @@ class SiteRun:
     """One site's run of a study: its files, and what is called on the way.
 
     folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  loggers: Lightning's
-    further ones.  resume: whether an
-    earlier run there goes on.  examples: as in FederatedCallback.  patients: required under differential
-    privacy.  log: called with what a person should know.  on_final_model, scalars: as in
-    CallbackOptions.  checkpoint_s: a checkpoint is also written inside a round, at the end of a local epoch,
-    once the last one is so many seconds old; None writes them after merges only.
+    further ones.  resume: whether an earlier run there goes on.  examples: as in FederatedCallback.
+    patients: required under differential privacy.  log: called with what a person should know.
+    on_final_model, on_last_model, scalars: as in CallbackOptions; the second is called with the module.
+    checkpoint_s: a checkpoint is also written inside a round, at the end of a local epoch, once the last one
+    is so many seconds old; None writes them after merges only.
     """
 
     folder: Path
@@ -79,6 +80,7 @@ class SiteRun:
     callbacks: Sequence[pl.Callback] = ()
     log: Callable[[str], None] = lambda text: None
     on_final_model: Callable[[GlobalModel], Mapping[str, float]] | None = None
+    on_last_model: Callable[[pl.LightningModule], Mapping[str, float]] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     checkpoint_s: float | None = None
 
@@ -120,7 +122,7 @@ def train_site(
             callbacks.append(PrivateTraining(name, config.privacy, fitted, tracker, log=run.log))
         elif tracker is not None:
             callbacks.append(_RoundCharges(name, config, tracker))
-        federated = _callback(name, exchange, config, run, tracker)
+        federated = _callback(name, exchange, config, run, tracker, module)
         resume = _resume(federated, module, run)
         saver = _CheckpointSaver(run, federated, config.local_epochs)
         trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger, more=run.loggers)
@@ -163,7 +165,12 @@ def log_ledger_refusals(audit: AuditLog, site: str) -> Iterator[None]:
 
 
 def _callback(
-    name: str, exchange: SiteSide, config: SiteConfig, run: SiteRun, tracker: BudgetTracker | None
+    name: str,
+    exchange: SiteSide,
+    config: SiteConfig,
+    run: SiteRun,
+    tracker: BudgetTracker | None,
+    module: pl.LightningModule,
 ) -> FederatedCallback:
     return FederatedCallback(
         name,
@@ -183,6 +190,7 @@ def _callback(
             audit=run.audit,
             accountant=tracker.commit_round if tracker is not None else None,
             on_final_model=run.on_final_model,
+            on_last_model=None if run.on_last_model is None else partial(run.on_last_model, module),
             scalars=run.scalars,
             required_scalars=config.required_scalars,
             parties=config.parties,

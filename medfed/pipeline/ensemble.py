@@ -17,6 +17,7 @@ from medfed.evaluation.rows import FEDERATED, UNTRAINED
 from medfed.files import private_folder, write_whole
 from medfed.models.ensemble import AVERAGED, join_members
 from medfed.pipeline import measure_models
+from medfed.pipeline.component_gains import removed_components, with_rules
 from medfed.pipeline.create_run import create_run, finish_run
 from medfed.pipeline.factory import module_of
 from medfed.pipeline.federate import StudyRun
@@ -47,7 +48,8 @@ def ensemble_run(
         return [], why
     began, folder = time.monotonic(), RunFolder(path)
     private_folder(path)
-    of_all = read_run_study(folds[0].study).in_fold(Fold(number=0, of=len(folds)))
+    studies = [read_run_study(fold.study) for fold in folds]
+    of_all = removed_by_all(studies).in_fold(Fold(number=0, of=len(folds)))
     weights = join_members([load_checkpoint(fold.checkpoint(FEDERATED)) for fold in folds])
     save_checkpoint(folder.checkpoint(FEDERATED), weights, study.train.rounds)
     rounds = consecutive_rounds(read_rounds(fold.rounds) for fold in folds)
@@ -83,6 +85,16 @@ def no_mean(study: Study, folds: Sequence[RunFolder]) -> str:
             "model sees images prepared in its own way; give the settings in the study for a mean"
         )
     return ""
+
+
+def removed_by_all(studies: Sequence[Study]) -> Study:
+    """Return the folds' study; components are removed that each fold chose to remove, by the same rule."""
+    rules = [removed_components(study) for study in studies]
+    if None in rules:
+        return studies[0]
+    first, *others = [one or {} for one in rules]
+    alike = {name: one for name, one in first.items() if all(other.get(name) == one for other in others)}
+    return with_rules(studies[0], alike)
 
 
 def _to_measure(study: Study, hospital: SiteCases) -> bool:

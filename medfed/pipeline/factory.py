@@ -27,6 +27,7 @@ from medfed.evaluation.metrics import metric_of
 from medfed.federation.config import HubConfig, SiteConfig
 from medfed.federation.egress import TRAINING, Egress, with_personal
 from medfed.federation.model_selection import ModelSelection
+from medfed.federation.postprocessing import names_of
 from medfed.models.networks import replace_batch_norms
 from medfed.models.networks._adapters import prepare_training
 from medfed.models.networks._image_and_table import ImageAndTable
@@ -316,6 +317,7 @@ def hub_config_of(study: Study) -> HubConfig:
         max_examples=study.sampling.max_examples,
         selection=selection_of(study),
         average=study.train.average,
+        structures=structures_of(study),
     )
 
 
@@ -353,6 +355,16 @@ def judged_by(study: Study, key: str) -> ModelSelection:
     )
 
 
+def chooses_components(study: Study) -> bool:
+    """Whether the hospitals' validation patients decide which components are removed."""
+    return getattr(study.task, "postprocess", "none") == "auto"
+
+
+def structures_of(study: Study) -> tuple[str, ...]:
+    """Return the structures for which the hub chooses, in the task's order; none if it does not choose."""
+    return tuple(study.task.classes[1:]) if chooses_components(study) else ()  # type: ignore[attr-defined]
+
+
 def data_scalars(data: SiteDataModule) -> dict[str, float]:
     """Return what leaves with each update about a site's files, as numbers.
 
@@ -379,6 +391,7 @@ def egress_of(study: Study, *, smallest_group: int | None, withheld: tuple[str, 
             by_class,
             reports,
             study.privacy.scalars,
+            names_of(structures_of(study)) if chooses_components(study) else (),
             (f"{LEFT_OUT}{reason}" for reason in REASONS.values()),
             (LABELS_NAMED, IMAGES_IN_MM, WITHHELD),
         ),

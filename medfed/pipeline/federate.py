@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ from medfed.federation.simulation import SiteFunction, simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.federation.worker_processes import WorkerProcesses, Workers, shares_of
 from medfed.pipeline._told_to_workers import cost_of, threads_of, told_of_site, told_of_study
+from medfed.pipeline.component_gains import component_scalars, postprocess_facts, with_rules
 from medfed.pipeline.factory import (
+    chooses_components,
     data_scalars,
     egress_of,
     folders_of,
@@ -35,7 +38,7 @@ from medfed.pipeline.small_scores import few_numbers, patient_counts, under_coun
 from medfed.privacy.accounting.ledger import data_set
 from medfed.registry import kind_of
 from medfed.runs.checkpoints import save_checkpoint
-from medfed.runs.facts import ModelChoice
+from medfed.runs.facts import ModelChoice, PostprocessFacts
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import RoundReport, append_round
@@ -77,10 +80,18 @@ class StudyRun:
 
 
 class Federated(NamedTuple):
-    """The final model of a study's rounds, and which it is where the study chooses one."""
+    """The final model of a study's rounds, and which it is where the study chooses one.
+
+    postprocess: which components are removed of what it predicts, where the study lets that be chosen.
+    """
 
     weights: Weights
     choice: ModelChoice | UnsetType = UNSET
+    postprocess: PostprocessFacts | UnsetType = UNSET
+
+    def measured_as(self, study: Study) -> Study:
+        """Return the study as this model is measured: with the components to remove that were chosen."""
+        return with_rules(study, self.postprocess.rules) if self.postprocess else study
 
 
 def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Federated:
@@ -129,8 +140,13 @@ def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Fe
         run.progress.stop()
     # `final` is the model as a site has it, even if the hub holds a part of it encrypted.
     weights = {**frozen, **final.weights}
-    save_checkpoint(folder.checkpoint(FEDERATED), weights, final.merges)
-    return Federated(weights, choices[-1] if choices else UNSET)
+    postprocess = postprocess_facts(study, final)
+    save_checkpoint(
+        folder.checkpoint(FEDERATED), weights, final.merges, postprocess.rules if postprocess else None
+    )
+    if postprocess:
+        run.progress.log(postprocess.sentence)
+    return Federated(weights, choices[-1] if choices else UNSET, postprocess)
 
 
 def _withheld(run: StudyRun) -> Iterator[str]:
@@ -234,6 +250,8 @@ def site_function(run: StudyRun, name: str) -> Callable[[SiteSide], None]:
         # What is simulated is what is deployed: the hub's files, page and choices have what a hub would have.
         egress = egress_of(study, smallest_group=study.evaluation.smallest_group)
         egress = under_counts(egress, study, patient_counts(study, data))
+        least = study.evaluation.smallest_group
+        gains = partial(component_scalars, study, hospital=hospital, least=least)
         train_site(
             name,
             module_of(study, name),
@@ -254,6 +272,7 @@ def site_function(run: StudyRun, name: str) -> Callable[[SiteSide], None]:
                 callbacks=[_step_callback(run.progress, name, study.at(name).train.epochs)],
                 log=run.progress.log,
                 scalars=data_scalars(data),
+                on_last_model=gains if chooses_components(study) else None,
             ),
         )
 

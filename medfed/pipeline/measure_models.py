@@ -181,7 +181,7 @@ def write_baselines(
         if study.keep_local and model == FEDERATED:
             # It is complete only with a hospital's own layers, so no one baseline holds for all hospitals.
             continue
-        baselines[model] = baseline_of(module_with(study, weights), sites)
+        baselines[model] = baseline_of(module_with(study, weights), sites, study.evaluation.smallest_group)
     write_baseline_file(folder, baselines)
 
 

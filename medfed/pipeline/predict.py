@@ -43,10 +43,11 @@ from medfed.data.table import read_inputs
 from medfed.data.transforms import Prepared, restore, whole_input
 from medfed.data.whole_images import check_whole_size, prepared_extent
 from medfed.errors import DataError, ImageError, MedfedError, RunError
-from medfed.evaluation.inference import SiteCases, batches, is_plane
+from medfed.evaluation.inference import SiteCases, batches, is_plane, voxel_ml_of
 from medfed.evaluation.rows import FEDERATED
 from medfed.evaluation.survival import survival_probability
 from medfed.files import private_files, private_folder, write_whole
+from medfed.models.tasks._connected_components import final_labels
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.create_run import check_empty, open_run
 from medfed.pipeline.dicom_seg import dicom_segmentation
@@ -257,7 +258,8 @@ def _predict_images(
             )
         if task.predicts == "segment":
             restored = restore(outputs["probabilities"][0].cpu().numpy(), prepared, nearest=False)
-            labels = _labels(task, restored, decision)
+            sized = None if prepared.in_pixels else prepared.original_affine_ras
+            labels = _labels(task, restored, decision, sized)
             if is_plane(settings):
                 line = _write_plane(task, labels[..., 0], prepared, case, out)
             else:
@@ -267,12 +269,20 @@ def _predict_images(
         yield {"case": case.token, **line}
 
 
-def _labels(task: Any, probabilities: NDArray[np.floating], decision: Decision | None) -> NDArray[np.integer]:
-    """Return the labels (X, Y, Z) of probabilities (classes, X, Y, Z): the likeliest, or what is decided."""
+def _labels(
+    task: Any,
+    probabilities: NDArray[np.floating],
+    decision: Decision | None,
+    affine_ras: NDArray[np.floating] | None,
+) -> NDArray[np.integer]:
+    """Return the labels (X, Y, Z) of probabilities (classes, X, Y, Z): the likeliest, or what is decided.
+
+    `affine_ras` is that of the voxels, None where they have no size.
+    """
     if decision is not None:
         return decision.mask(probabilities)
-    labels: NDArray[np.integer] = task.labels(torch.as_tensor(probabilities)[None])[0, 0].numpy()
-    return labels
+    voxel_ml = None if affine_ras is None else voxel_ml_of(affine_ras)
+    return final_labels(task, torch.as_tensor(probabilities), voxel_ml)
 
 
 def columns_beside(index: Index, settings: Images) -> Callable[[Case], dict[str, torch.Tensor]]:
@@ -345,9 +355,10 @@ def _predict_own(
         if task.predicts != "segment":
             yield {"case": case.token, **_values(task, outputs)}
             continue
-        labels = _labels(task, outputs["probabilities"][0].cpu().numpy(), decision)
-        if affine_ras is not None:
-            line = _write_masks(task, labels, np.asarray(affine_ras, np.float64), case, out)
+        sized = None if affine_ras is None else np.asarray(affine_ras, np.float64)
+        labels = _labels(task, outputs["probabilities"][0].cpu().numpy(), decision, sized)
+        if sized is not None:
+            line = _write_masks(task, labels, sized, case, out)
         else:
             line = _write_nifti(task, labels, np.eye(4), case, out)
         yield {"case": case.token, **line}
@@ -404,7 +415,7 @@ def _write_masks(
     task: Any, labels: NDArray[np.integer], affine_ras: NDArray[np.float64], case: Case, out: Path
 ) -> dict[str, object]:
     line = _write_nifti(task, labels, affine_ras, case, out)
-    voxel_ml = abs(float(np.linalg.det(affine_ras[:3, :3]))) / 1000.0
+    voxel_ml = voxel_ml_of(affine_ras)
     for number, structure in list(enumerate(task.classes))[1:]:
         line[f"{structure} ml"] = round(int((labels == number).sum()) * voxel_ml, 4)
     return line | _write_dicom(task, labels, affine_ras, case, out)

@@ -33,7 +33,7 @@ from medfed.pipeline.factory import (
     screen_hospital,
     started_network,
 )
-from medfed.pipeline.federate import StudyRun, federate
+from medfed.pipeline.federate import Federated, StudyRun, federate
 from medfed.pipeline.noised_statistics import simulated_releases
 from medfed.pipeline.planning import PlanFiles, needs_plan, plan_study
 from medfed.pipeline.report import report_run
@@ -114,7 +114,8 @@ def train(
         run, facts = mark_seen(run, facts)
         status.update(state="training")
         federated = federate(run)
-        facts = msgspec.structs.replace(facts, chosen=federated.choice)
+        facts = msgspec.structs.replace(facts, chosen=federated.choice, postprocess=federated.postprocess)
+        run = _measured_as_chosen(run, federated)
         models = {UNTRAINED: weights_of(module_of(run.study)), FEDERATED: federated.weights}
         status.update(state="training other models, to compare")
         compared, facts = _models_to_compare(run, facts)
@@ -135,6 +136,14 @@ def train(
         reported = report_run(folder.path)
         status.update(state=FINISHED)
     return reported
+
+
+def _measured_as_chosen(run: StudyRun, federated: Federated) -> StudyRun:
+    """Return the run whose models are measured with the components removed that the study has chosen."""
+    study = federated.measured_as(run.study)
+    if study != run.study:
+        write_study(run.folder, study)
+    return replace(run, study=study)
 
 
 def describe_plugins(study: Study) -> list[str]:

@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> None:
+def save_checkpoint(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    round: int,
+    postprocess: Mapping[str, float | str] | None = None,
+) -> None:
     """Write a model so that both Lightning and plain `torch.load(weights_only=True)` read it.
+
+    `postprocess` says which components are removed of what it predicts, where a study has chosen that.
 
     Raises:
         StorageError: if the disk is full.
@@ -29,6 +36,7 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], round: int) -> No
         "pytorch-lightning_version": version("pytorch-lightning"),
         "epoch": round,
         "global_step": round,
+        **({} if postprocess is None else {"postprocess": dict(postprocess)}),
     }
     try:
         with replacing(path) as unfinished:

@@ -230,10 +230,20 @@ class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class PostprocessFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Which connected components are removed, as the hospitals' validation patients decided.
+
+    rules: by structure, the volume in ml below which a component is removed, or `largest`.
+    """
+
+    rules: dict[str, float | str]
+    sentence: str
+
+
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The content of run.json.
 
-    `start`, `chosen`, `folds`, `search`, `withdrawn`, `seconds` and `finished` may be absent.
+    `start`, `chosen`, `postprocess`, `folds`, `search`, `withdrawn`, `seconds` and `finished` may be absent.
     """
 
     study: str = ""
@@ -267,6 +277,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     # The lines that began and resumed the run, without folders; command.txt has them as they were typed.
     command: str = ""
     chosen: ModelChoice | UnsetType = UNSET
+    # Where the study lets it be chosen (`task.postprocess: auto`).
+    postprocess: PostprocessFacts | UnsetType = UNSET
     # The folder of a cross-validation, not those of its folds.
     folds: FoldFacts | UnsetType = UNSET
     # The search that the settings of this run were chosen in.

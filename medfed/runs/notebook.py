@@ -62,7 +62,10 @@ class NotebookProgress(Progress):
         remaining_s: float | None,
         stopped: Mapping[str, str] = NOBODY,
     ) -> None:
+        stops = self._table.new_stops(stopped)
         self._table.update_connections(connected, awaited, remaining_s, stopped)
+        for line in stops:
+            self.log(line)
         self._draw(now=False)
 
     def round(self, report: RoundReport) -> None:

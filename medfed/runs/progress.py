@@ -20,12 +20,25 @@ from medfed.wire.untrusted_text import for_terminal
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
+    from rich.table import Table
 
 # No site has stopped.
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
 # The state of a site that said that it stopped, until it is started again.
 SITE_STOPPED = "stopped"
+
+# The states that a site leaves once its update is no longer awaited, or once its connection comes or goes.
+_PASSING = ("training", "waiting", "not connected", SITE_STOPPED)
+
+
+def state_of_site(state: str, is_connected: bool, is_awaited: bool) -> str:
+    """Return a site's next state: one that is not connected is never said to wait, whoever is awaited."""
+    if is_awaited:
+        return "training" if is_connected else "not connected"
+    if state in _PASSING:
+        return "waiting" if is_connected else "not connected"
+    return state
 
 
 class Progress:
@@ -129,31 +142,31 @@ class ProgressTable:
         stopped: Mapping[str, str] = NOBODY,
     ) -> list[str]:
         """Store who is connected and awaited; return one sentence per change."""
-        changes = []
+        changes = self.new_stops(stopped)
         for site in sorted({*connected, *awaited} - {*self.rows}):  # it has joined since
             self.rows[site] = _Row(0)
         for site, row in self.rows.items():
             is_connected = site in connected
             if site in stopped:
-                if row.status != SITE_STOPPED:
-                    changes.append(f"{site} has stopped: {stopped[site]}")
-                    self.failed.add(site)  # so the round does not say it again
+                self.failed.add(site)  # so the round does not say it again
                 row.status, row.connected, row.since = SITE_STOPPED, is_connected, ""
                 continue
             if is_connected != row.connected:
                 changes.append(f"{site} {'is connected' if is_connected else 'is silent'}")
             row.connected = is_connected
-            if site in awaited:
-                status = "training" if is_connected else "not connected"
-                if status != row.status or not row.since:
-                    row.since = time.strftime("%H:%M")
-                row.status = status
-            else:
+            status = state_of_site(row.status, is_connected, site in awaited)
+            if site not in awaited and status != "not connected":
                 row.since = ""
-                if row.status in ("training", "not connected", SITE_STOPPED):
-                    row.status = "waiting"
+            elif status != row.status or not row.since:
+                row.since = time.strftime("%H:%M")
+            row.status = status
         self.round_remaining_s = remaining_s
         return changes
+
+    def new_stops(self, stopped: Mapping[str, str]) -> list[str]:
+        """Return one sentence per site that has stopped and is not shown so yet."""
+        known = {site for site, row in self.rows.items() if row.status != SITE_STOPPED}
+        return [f"{site} has stopped: {why}" for site, why in stopped.items() if site in known]
 
     def train(self, site: str, step: int, steps: int, turns: Collection[str] | None = None) -> None:
         """Store that a site trains, and none of those with which it takes turns: all, if none are given."""
@@ -297,7 +310,10 @@ class LiveProgress(Progress):
         remaining_s: float | None,
         stopped: Mapping[str, str] = NOBODY,
     ) -> None:
+        stops = self._table.new_stops(stopped)  # the table shows who is silent, and not why a site stopped
         self._table.update_connections(connected, awaited, remaining_s, stopped)
+        for line in stops:
+            self.log(line)
 
     def round(self, report: RoundReport) -> None:
         for line in self._table.update(report):
@@ -316,33 +332,65 @@ class LiveProgress(Progress):
 
     def _render(self) -> RenderableType:
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
+        from rich.measure import Measurement
         from rich.text import Text
 
         state = self._table
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        named = state.metric_name or "score"
-        for name in ("site", "cases", "", "loss", named, "sent", "received"):
+        left_out = [] if any(row.cases for row in state.rows.values()) else ["cases"]
+        table, unlimited = _sites_table(state, left_out), self._console.options.update(max_width=_UNLIMITED)
+        for name in _LEFT_OUT_FIRST:
+            if Measurement.get(self._console, unlimited, table).maximum <= self._console.width:
+                break
+            left_out.append(name)
+            table = _sites_table(state, left_out)
+        return Group(Text(state.title, style="bold"), table, _foot(state, self._console.width), Text(""))
+
+
+# The columns that a narrow terminal does without, rather than with cut numbers.
+_LEFT_OUT_FIRST = ("received", "sent", "cases")
+
+# How long the bar is where the line has room for it, and how wide a table may become that is only measured.
+_BAR, _UNLIMITED = 30, 1000
+
+
+def _sites_table(state: ProgressTable, left_out: Collection[str]) -> Table:
+    """Return a row per site, without the columns that are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    named = state.metric_name or "score"
+    names = ("site", "cases", "", "loss", named, "sent", "received")
+    for name in names:
+        if name not in left_out:
             table.add_column(name, justify="left" if name in ("site", "") else "right", no_wrap=True)
-        for site, row in sorted(state.rows.items()):
-            table.add_row(
-                Text(site, style="bold"),
-                str(row.cases or ""),
-                _status(row),
-                _number(row.loss),
-                _number(row.score),
-                _bytes(row.bytes_up),
-                _bytes(row.bytes_down),
-            )
-        left = "" if state.remaining_s is None else f"   {_format_duration(state.remaining_s)} left"
-        foot = Table.grid(padding=(0, 2, 0, 0))
-        foot.add_row(
-            f"round {min(state.done + 1, state.rounds)}/{state.rounds}",
-            ProgressBar(total=state.rounds, completed=state.done, width=30),
-            f"{_format_duration(time.monotonic() - state.began)}{left}{state.deadline}",
+    for site, row in sorted(state.rows.items()):
+        cells = (
+            Text(site, style="bold"),
+            str(row.cases or ""),
+            _status(row),
+            _number(row.loss),
+            _number(row.score),
+            _bytes(row.bytes_up),
+            _bytes(row.bytes_down),
         )
-        return Group(Text(state.title, style="bold"), table, foot, Text(""))
+        table.add_row(*(cell for name, cell in zip(names, cells, strict=True) if name not in left_out))
+    return table
+
+
+def _foot(state: ProgressTable, width: int) -> Table:
+    """Return the round, a bar as long as the line leaves room for, and the time."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    left = "" if state.remaining_s is None else f"   {_format_duration(state.remaining_s)} left"
+    round = f"round {min(state.done + 1, state.rounds)}/{state.rounds}"
+    words = f"{_format_duration(time.monotonic() - state.began)}{left}{state.deadline}"
+    room = width - len(round) - len(words) - 2 * 3  # three gaps
+    foot = Table.grid(padding=(0, 2, 0, 0))
+    bar = ProgressBar(total=state.rounds, completed=state.done, width=max(1, min(_BAR, room)))
+    foot.add_row(round, bar, words)
+    return foot
 
 
 # Statuses are words, not symbols that must be learnt; colour repeats the word and never replaces it.

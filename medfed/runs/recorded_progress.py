@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medfed.files import utc_now
-from medfed.runs.progress import NOBODY, SITE_STOPPED, Progress
+from medfed.runs.progress import NOBODY, SITE_STOPPED, Progress, state_of_site
 from medfed.runs.rounds import RoundLine, RoundReport, lines_of
 from medfed.runs.status import Status
 from medfed.runs.trackers import Tracking
@@ -97,10 +97,8 @@ class RecordedProgress(Progress):
             state, reason = known.state, known.reason
             if site in stopped:
                 state, reason = SITE_STOPPED, stopped[site]
-            elif site in awaited:
-                state = "training" if site in connected else "not connected"
-            elif state in ("training", "not connected", SITE_STOPPED):
-                state = "waiting"
+            else:
+                state = state_of_site(state, site in connected, site in awaited)
             if known.state == SITE_STOPPED != state:
                 reason = ""
             self._status.site(site, connected=site in connected, state=state, reason=reason)

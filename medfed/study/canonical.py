@@ -90,6 +90,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         del plain["describe"]["noise"]
     if not plain["data"].get("transforms", True):  # likewise, and so below
         del plain["data"]["transforms"]
+    if plain["task"].get("postprocess") == "none":
+        del plain["task"]["postprocess"]
     if study.data.fold is None:
         del plain["data"]["fold"]
     if not study.sampling.joining:

@@ -22,6 +22,7 @@ from medfed.study.averaging import averages, averaging_problems
 from medfed.study.joining import joining_refusals
 from medfed.study.network import network_for
 from medfed.study.own_hub import needs_own_hub
+from medfed.study.postprocessing import postprocessing_problems
 from medfed.study.study import Study
 from medfed.study.trees import tree_problems
 from medfed.wire.signing import BROKER, HUB
@@ -471,6 +472,7 @@ _CHECKS = (
     _model_selection,
     _search,
     _averaging,
+    postprocessing_problems,
     _site_references,
     _quorum,
 )

@@ -56,7 +56,7 @@ class Parties:
         self.opened.append(side)
         return side
 
-    def begun(self, *sites: str) -> list[Any]:
+    def with_first_model(self, *sites: str) -> list[Any]:
         """Return the hub and the sites, which have received the untrained model."""
         hub, *sides = self.hub(), *(self.site(name) for name in sites)
         hub.publish(self.model(0))
@@ -195,7 +195,7 @@ def a_model_stays_readable_when_newer_ones_have_come(parties: Parties) -> None:
 
 @in_a_new_study
 def an_update_arrives_with_every_bit(parties: Parties) -> None:
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     site.send(update(control={"b": torch.full((), 2.0)}))
     (received,) = hub.collect(1, ["north"], PATIENCE_S)
     arrived = received.update
@@ -210,7 +210,7 @@ def an_update_arrives_with_every_bit(parties: Parties) -> None:
 
 @in_a_new_study
 def sending_twice_equals_sending_once_and_the_first_counts(parties: Parties) -> None:
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     site.send(update(plus=1.0))
     site.send(update(plus=2.0))
     (received,) = hub.collect(1, ["north"], PATIENCE_S)
@@ -248,7 +248,7 @@ def an_update_for_another_round_is_no_answer(parties: Parties) -> None:
 
 @in_a_new_study
 def an_update_for_a_later_round_is_refused_at_once_and_when_its_round_comes(parties: Parties) -> None:
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     site.send(update(round=3))
     (received,) = hub.collect(1, ["north"], PATIENCE_S)
     assert received.update is None
@@ -264,7 +264,7 @@ def an_update_for_a_later_round_is_refused_at_once_and_when_its_round_comes(part
 
 @in_a_new_study
 def a_site_that_drops_out_is_not_waited_for(parties: Parties) -> None:
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     site.drop_out("north", DropOut.DISK)
     (received,) = hub.collect(1, ["north"], PATIENCE_S)
     assert received.update is None
@@ -275,7 +275,7 @@ def a_site_that_drops_out_is_not_waited_for(parties: Parties) -> None:
 
 @in_a_new_study
 def closing_lets_a_waiting_site_go(parties: Parties) -> None:
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     waiting = Waiting(lambda: site.fetch("north", 1))
     parties.close(hub)
     with raises(ExchangeError, "site 'north' waits for round 1, but the hub has closed the study"):
@@ -288,7 +288,7 @@ def closing_lets_a_waiting_site_go(parties: Parties) -> None:
 @in_a_new_study
 def a_hub_that_restarts_finds_what_was_sent_meanwhile(parties: Parties) -> None:
     parties.require_restarts()
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     parties.end(hub)
     site.send(update())
     hub = parties.hub()
@@ -299,7 +299,7 @@ def a_hub_that_restarts_finds_what_was_sent_meanwhile(parties: Parties) -> None:
 @in_a_new_study
 def a_site_that_restarts_goes_on_in_the_current_round(parties: Parties) -> None:
     parties.require_restarts()
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     parties.end(site)
     began = time.monotonic()
     site = parties.site("north")
@@ -312,7 +312,7 @@ def a_site_that_restarts_goes_on_in_the_current_round(parties: Parties) -> None:
 @in_a_new_study
 def a_site_that_restarts_after_its_update_left_may_train_the_round_again(parties: Parties) -> None:
     parties.require_restarts()
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     site.send(update())
     assert sites_of(hub.collect(1, ["north"], PATIENCE_S)) == ["north"]
     parties.end(site)
@@ -328,7 +328,7 @@ def a_site_that_restarts_after_its_update_left_may_train_the_round_again(parties
 @in_a_new_study
 def a_new_run_of_a_study_takes_nothing_from_the_one_before(parties: Parties) -> None:
     parties.require_restarts()
-    hub, site = parties.begun("north")
+    hub, site = parties.with_first_model("north")
     site.send(update())
     parties.end(hub)
     hub = parties.hub("hub of a new run")
@@ -366,7 +366,7 @@ def messages(
 
 @in_a_new_study
 def messages_go_both_ways_and_a_site_waits_for_its_own(parties: Parties) -> None:
-    hub, north, south = parties.begun("north", "south")
+    hub, north, south = parties.with_first_model("north", "south")
     north.send_message("north", 1, 1, "keys", b"from north")
     south.send_message("south", 1, 1, "keys", b"\x00\xff from south")
     expected = {"north": b"from north", "south": b"\x00\xff from south"}
@@ -381,7 +381,7 @@ def messages_go_both_ways_and_a_site_waits_for_its_own(parties: Parties) -> None
 
 @in_a_new_study
 def the_first_message_of_a_step_counts_on_both_sides(parties: Parties) -> None:
-    hub, north = parties.begun("north")
+    hub, north = parties.with_first_model("north")
     north.send_message("north", 1, 1, "keys", b"first")
     north.send_message("north", 1, 1, "keys", b"second")
     assert messages(hub, 1, 1, "keys", "north") == {"north": b"first"}
@@ -394,7 +394,7 @@ def the_first_message_of_a_step_counts_on_both_sides(parties: Parties) -> None:
 
 @in_a_new_study
 def a_message_of_another_step_attempt_or_round_is_not_the_one(parties: Parties) -> None:
-    hub, north = parties.begun("north")
+    hub, north = parties.with_first_model("north")
     north.send_message("north", 1, 1, "keys", b"one")
     for round, attempt, step in ((1, 1, "shares"), (1, 2, "keys"), (2, 1, "keys")):
         assert messages(hub, round, attempt, step, "north", deadline_s=SHORT_S) == {}
@@ -407,7 +407,7 @@ def a_message_of_another_step_attempt_or_round_is_not_the_one(parties: Parties) 
 
 @in_a_new_study
 def a_site_stops_waiting_for_a_message_when_the_round_is_over(parties: Parties) -> None:
-    hub, north = parties.begun("north")
+    hub, north = parties.with_first_model("north")
     waiting = Waiting(lambda: north.receive_message("north", 1, {"keys": 1}))
     hub.publish(parties.model(1))
     assert waiting.result() is None
@@ -415,7 +415,7 @@ def a_site_stops_waiting_for_a_message_when_the_round_is_over(parties: Parties) 
 
 @in_a_new_study
 def closing_lets_a_site_go_that_waits_for_a_message(parties: Parties) -> None:
-    hub, north = parties.begun("north")
+    hub, north = parties.with_first_model("north")
     waiting = Waiting(lambda: north.receive_message("north", 1, {"keys": 1}))
     parties.close(hub)
     with raises(ExchangeError, "the hub has closed"):
@@ -424,7 +424,7 @@ def closing_lets_a_site_go_that_waits_for_a_message(parties: Parties) -> None:
 
 @in_a_new_study
 def a_site_that_drops_out_is_not_waited_for_in_a_step(parties: Parties) -> None:
-    hub, north = parties.begun("north")
+    hub, north = parties.with_first_model("north")
     north.drop_out("north", DropOut.DISK)
     (received,) = hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)
     with raises(SiteError, "site 'north', round 1: its run folder cannot be read or written"):
@@ -433,7 +433,7 @@ def a_site_that_drops_out_is_not_waited_for_in_a_step(parties: Parties) -> None:
 
 @in_a_new_study
 def a_forwarded_message_shows_who_wrote_it(parties: Parties) -> None:
-    hub, north, south = parties.begun("north", "south")
+    hub, north, south = parties.with_first_model("north", "south")
     north.send_message("north", 1, 1, "keys", b"from north")
     (received,) = hub.collect_messages(1, 1, "keys", ["north"], PATIENCE_S)
     assert south.open_message("south", received.sealed, "north").data == b"from north"
@@ -448,7 +448,7 @@ def a_forwarded_message_shows_who_wrote_it(parties: Parties) -> None:
 
 @in_a_new_study
 def a_retracted_update_can_be_replaced(parties: Parties) -> None:
-    hub, north = parties.begun("north")
+    hub, north = parties.with_first_model("north")
     north.send(update(plus=1.0))
     north.retract("north", 1)
     assert sites_of(hub.collect(1, ["north"], SHORT_S)) == []
@@ -460,7 +460,7 @@ def a_retracted_update_can_be_replaced(parties: Parties) -> None:
 @in_a_new_study
 def both_sides_know_their_messages_after_a_restart(parties: Parties) -> None:
     parties.require_restarts()
-    hub, north = parties.begun("north")
+    hub, north = parties.with_first_model("north")
     north.send_message("north", 1, 1, "keys", b"first")
     hub.send_messages(1, 1, "keys", {"north": b"first"})
     parties.end(hub)

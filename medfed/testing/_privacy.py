@@ -202,7 +202,7 @@ def a_site_refuses_what_a_lying_hub_forwards_and_the_round_goes_on(privacy: Priv
         assert [found.ends[site] for site in others] == [None] * len(others)
 
 
-def passes_on(hub: MaliciousHub, site: str) -> bool:
+def reached_by_what_others_said(hub: MaliciousHub, site: str) -> bool:
     """Return whether a site was sent anything that another site had told the hub, in whatever form."""
     texts = [
         word for other, said in hub.said.items() if other != site for one in said for word in _words(one)
@@ -228,7 +228,7 @@ def what_sites_tell_each_other_is_forwarded_as_they_signed_it(privacy: Privacy) 
     """
     planned, honest = privacy.planned(ROUNDS), MaliciousHub(SITES)
     _lied(planned, honest)
-    if not any(passes_on(honest, site) for site in SITES):
+    if not any(reached_by_what_others_said(honest, site) for site in SITES):
         raise NotApplicable("its hub passes nothing on that a site said")
     for site in SITES:
         assert forwarding_steps(honest, site), (

@@ -20,7 +20,7 @@ import base64
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,7 +114,14 @@ class AuditLog:
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one line; it is on disk when this returns."""
-        if self._path is None:
+        self.write_all([(event, fields)])
+
+    def write_all(self, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Append one line for each event with its fields, in this order; all are on disk when this returns.
+
+        So many lines wait for the disk once.
+        """
+        if self._path is None or not events:
             return
         with self._lock, open(self._path, "ab", opener=_open_private) as file:
             lock(file)
@@ -122,7 +129,7 @@ class AuditLog:
             if os.fstat(file.fileno()).st_size != self._size:
                 # Another process wrote, or a power cut tore the last line.
                 self._repair(self._path, file, self._read(self._path.read_bytes()))
-            self._append(file, event, fields)
+            self._append(file, events)
 
     def _read(self, data: bytes) -> bytes:
         """Take over the state of the log and return its torn last line."""
@@ -143,10 +150,22 @@ class AuditLog:
             aside.write(torn + b"\n")
             _flush(aside)
         file.truncate(self._size)
-        self._append(file, "repaired", {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()})
+        repaired = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
+        self._append(file, [("repaired", repaired)])
 
-    def _append(self, file: BinaryIO, event: str, fields: dict[str, Any]) -> None:
-        last = self._verified
+    def _append(self, file: BinaryIO, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        lines, last = [], self._verified
+        for event, fields in events:
+            line, last = self._line_after(last, event, fields)
+            lines.append(line + b"\n")
+        data = b"".join(lines)
+        file.write(data)
+        _flush(file)
+        self._verified = last
+        self._size += len(data)
+
+    def _line_after(self, last: VerifiedLog, event: str, fields: dict[str, Any]) -> tuple[bytes, VerifiedLog]:
+        """Return the line that continues a log, and what the log holds then."""
         entry = {
             "number": last.lines,
             "time": datetime.now(UTC).isoformat(),
@@ -155,20 +174,16 @@ class AuditLog:
         }
         if self._identity is None:
             line = msgspec.json.encode({**entry, "previous": last.head})
-            after = VerifiedLog(last.lines + 1, _digest(line))
-        else:
-            own = self._identity.certificate
-            certificate = own.public_bytes(Encoding.DER)
-            if certificate != last.certificate:
-                entry["certificate"] = base64.b64encode(certificate).decode()
-            text = msgspec.json.encode({**entry, "previous": last.head})
-            signature = base64.b64encode(self._identity.sign(_CONTEXT, text))
-            line = text[:-1] + _SIGNATURE + signature + b'"}'
-            after = VerifiedLog(last.lines + 1, _digest(line), common_name(own), last.signed + 1, certificate)
-        file.write(line + b"\n")
-        _flush(file)
-        self._verified = after
-        self._size += len(line) + 1
+            return line, VerifiedLog(last.lines + 1, _digest(line))
+        own = self._identity.certificate
+        certificate = own.public_bytes(Encoding.DER)
+        if certificate != last.certificate:
+            entry["certificate"] = base64.b64encode(certificate).decode()
+        text = msgspec.json.encode({**entry, "previous": last.head})
+        signature = base64.b64encode(self._identity.sign(_CONTEXT, text))
+        line = text[:-1] + _SIGNATURE + signature + b'"}'
+        signed = last.signed + 1
+        return line, VerifiedLog(last.lines + 1, _digest(line), common_name(own), signed, certificate)
 
 
 def _digest(line: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medfed.errors import UpdateError, WireError
 from medfed.wire.untrusted_text import for_log
-from medfed.wire.weights import Difference, Weights, approximate_norm, digest, norm
+from medfed.wire.weights import Difference, Weights, approximate_norm, digest
 
 # The norm, in multiples of those of the same round, above which an update is refused (see `outlier_errors`).
 DEFAULT_OUTLIER_FACTOR = 1000.0
@@ -157,7 +157,10 @@ def check_model(model: GlobalModel, who: str) -> GlobalModel:
 
 
 def check_update(update: Update, against: Weights) -> Update:
-    """Return the update if it matches the model.
+    """Return the update if it matches the model, a difference with its norm.
+
+    One pass over the values measures the norm and shows whether all are finite; it is left out where it was
+    made before in this process.
 
     Raises:
         UpdateError: naming site, round and tensor: a missing or unknown name, another shape or dtype, a value
@@ -184,13 +187,25 @@ def check_update(update: Update, against: Weights) -> Update:
     for name in sorted(sent):
         if name not in against:
             raise UpdateError(f"{update}: '{name}' is not in the global model{_SAME_NETWORK}")
-        _check_tensor(f"{update}: '{name}'", sent[name], against[name])
+        _check_form(f"{update}: '{name}'", sent[name], against[name])
+    delta = _measured(update.delta)
+    if not isinstance(delta, Difference) or delta.norm is None:
+        for name in sorted(sent):
+            _check_finite(f"{update}: '{name}'", sent[name])
     for group, tensors in update.groups.items():
         for name, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise UpdateError(f"{update}: '{name}' of group '{group}' has values that are not finite")
     check_scalars(update)
-    return update
+    return update if delta is update.delta else replace(update, delta=delta)
+
+
+def _measured(delta: Weights) -> Weights:
+    """Return a difference with its norm, unless that is not finite; anything else as it is."""
+    if not isinstance(delta, Difference) or delta.norm is not None:
+        return delta
+    length = approximate_norm(delta)
+    return Difference(delta.minuend, delta.subtrahend, length) if isfinite(length) else delta
 
 
 def check_scalars(update: Update) -> None:
@@ -207,7 +222,7 @@ def check_scalars(update: Update) -> None:
 _SAME_NETWORK = "; do site and hub run the same study (network, keep_local) and the same version of medfed?"
 
 
-def _check_tensor(what: str, tensor: Tensor, expected: Tensor) -> None:
+def _check_form(what: str, tensor: Tensor, expected: Tensor) -> None:
     if tensor.shape != expected.shape:
         raise UpdateError(
             f"{what} has shape {tuple(tensor.shape)}, the global model has "
@@ -217,6 +232,9 @@ def _check_tensor(what: str, tensor: Tensor, expected: Tensor) -> None:
         raise UpdateError(
             f"{what} has dtype {tensor.dtype}, expected a floating-point one such as {expected.dtype}"
         )
+
+
+def _check_finite(what: str, tensor: Tensor) -> None:
     # One sum shows whether each value must be checked: it is finite unless a value is not, or it overflows.
     if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
@@ -239,9 +257,9 @@ def outlier_errors(updates: Sequence[Update], weights: Weights, factor: float) -
     examined; both limits are far beyond it. They stop what a fault or a lie has multiplied, but no attacker
     who knows them: robust rules do.
     """
-    norms = [approximate_norm(update.delta) for update in updates]
+    norms = [_norm_of(update.delta) for update in updates]
     numbers = sum(tensor.numel() for tensor in weights.values())
-    model = max(norm(weights), MIN_MEAN_MAGNITUDE * numbers**0.5)
+    model = max(approximate_norm(weights), MIN_MEAN_MAGNITUDE * numbers**0.5)
     if len(norms) > 1:
         reference, whose = sorted(norms)[(len(norms) - 1) // 2], "the median of this round's"
         limit = max(factor * reference, MIN_OUTLIER_IN_MODELS * model)
@@ -256,6 +274,11 @@ def outlier_errors(updates: Sequence[Update], weights: Weights, factor: float) -
         else None
         for update, value in zip(updates, norms, strict=True)
     ]
+
+
+def _norm_of(delta: Weights) -> float:
+    known = delta.norm if isinstance(delta, Difference) else None
+    return approximate_norm(delta) if known is None else known
 
 
 def finite_scalars(scalars: Mapping[str, float]) -> dict[str, float]:

@@ -25,6 +25,9 @@ Weights = Mapping[str, Tensor]
 # tensor is copied.
 _BLOCK = 1 << 15
 
+# Below this sum of squares, those that float32 rounds to zero (of at most 1e-45 each) could matter.
+_SMALL_SQUARES = 1e-26
+
 # Batch norm's running statistics are averaged, never updated by a server optimiser: a step of momentum or
 # Adam can leave the sites' range and make a variance negative, whose square root is NaN at the next
 # validation. PyTorch gives these buffers the same last name in every network.
@@ -228,11 +231,15 @@ class Difference(Mapping[str, Tensor]):
     In float32 `global + (local - global)` differs from `local` if the two differ by more than a factor of
     two, so a single site would not get its own weights back. In float64 it is equal. The minuend is sent on
     the wire, so that an exact difference costs no more bytes than a rounded one.
+
+    `norm` is its `approximate_norm` where that was measured and is finite, so that all values of the minuend
+    are; None where nobody in this process has measured it.
     """
 
-    def __init__(self, minuend: Weights, subtrahend: Weights) -> None:
+    def __init__(self, minuend: Weights, subtrahend: Weights, norm: float | None = None) -> None:
         self.minuend = minuend
         self.subtrahend = subtrahend
+        self.norm = norm
 
     def __getitem__(self, name: str) -> Tensor:
         return self.minuend[name].double() - self.subtrahend[name].double()
@@ -270,7 +277,8 @@ def norm(weights: Weights) -> float:
 def approximate_norm(weights: Weights) -> float:
     """Return the Euclidean norm over all tensors together, to about six digits, in a quarter of the time.
 
-    Float32 tensors are subtracted and squared in float32; where that overflows, the result is `norm`'s.
+    Float32 tensors are subtracted and squared in float32; where that overflows, or where squares that it
+    rounds to zero could matter, the result is `norm`'s.
     """
     sides = (weights.minuend, weights.subtrahend) if isinstance(weights, Difference) else (weights,)
     buffer, total = torch.empty(_BLOCK), 0.0
@@ -282,8 +290,8 @@ def approximate_norm(weights: Weights) -> float:
         for start in range(0, values[0].numel(), _BLOCK):
             parts = [value[start : start + _BLOCK] for value in values]
             block = torch.sub(*parts, out=buffer[: len(parts[0])]) if len(parts) == 2 else parts[0]
-            total += float(torch.linalg.vector_norm(block)) ** 2
-    return float(total**0.5) if isfinite(total) else norm(weights)
+            total += float(torch.dot(block, block))
+    return float(total**0.5) if isfinite(total) and total > _SMALL_SQUARES else norm(weights)
 
 
 def digest(weights: Weights) -> str:

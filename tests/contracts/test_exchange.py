@@ -130,7 +130,7 @@ def test_an_update_of_another_study_is_refused_and_the_round_goes_on(
     exchange: OpenableExchange, tmp_path: Path
 ) -> None:
     parties = Parties(exchange, tmp_path)
-    hub, south = parties.begun("south")
+    hub, south = parties.with_first_model("south")
     # Sent by a site whose study file differs after the digest's first characters, as an attacker could
     # arrange.
     south._study = parties.study[:-4] + "0000"

@@ -50,6 +50,18 @@ def test_the_words_name_what_a_privacy_officer_asks(study, noised):
     assert "PET as SUV by body weight" in page(msgspec.structs.replace(study, data=suv))
 
 
+def test_the_page_says_that_choosing_components_sends_gains(study):
+    asked = msgspec.structs.replace(study, task=msgspec.structs.replace(study.task, postprocess="auto"))
+    words = page(asked)
+    assert "once, the number of its validation patients, and 7 mean gains in Dice of each structure" in words
+    assert "(val/components/...)" in words
+    assert "val/components/0.1/lesion" not in words, "they are no scores of each round"
+    assert "gains in Dice" not in page(study)
+    assert "gains in Dice" not in page(asked, policy=Policy(rows="none"))
+    few = page(asked, validated=4, policy=Policy(smallest_group=5))
+    assert "gains in Dice" not in few
+
+
 def test_the_page_says_that_a_guarantee_sends_a_risk_curve(study):
     evaluation = msgspec.structs.replace(study.evaluation, guarantee=0.9)
     asked = msgspec.structs.replace(study, evaluation=evaluation)

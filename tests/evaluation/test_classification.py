@@ -138,6 +138,15 @@ def test_the_operating_point_is_youdens_and_separates_the_observed_values():
     assert c.operating_point([0.1, 0.2, 0.7, 0.9], [0, 0, 1, 1]) == pytest.approx(0.45)
     assert c.operating_point(p, y) == pytest.approx(0.225)
     assert c.operating_point(p, [1, 1, 1, 1]) is None
+    # The higher the probability, the rarer: nothing is better than calling everyone.
+    assert c.operating_point([0.31234, 0.32345], [1, 0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shown"), [(0.0, "0"), (0.45123, "0.45"), (0.0012345, "0.0012"), (0.9987654, "0.9988")]
+)
+def test_a_threshold_is_shown_with_two_digits(threshold, shown):
+    assert c.shown_threshold(threshold) == shown
 
 
 def test_many_classes_macro_and_per_class_equal_scikit_learn():

@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from medfed.evaluation import rows
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.comparisons import compare
-from medfed.evaluation.disclosure import conflict, gives_few, patients_behind_mean, withheld_sites
+from medfed.evaluation.disclosure import (
+    conflict,
+    differ_by_few,
+    gives_few,
+    patients_behind_mean,
+    withheld_sites,
+)
 from medfed.evaluation.metrics.absence import COUNTS
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report.page import write_report
@@ -364,3 +370,38 @@ def test_counts_are_over_all_patients_and_are_shown():
     counted = {row.metric: row for row in aggregate(cases, settings_of(held_out=()))}
     assert (counted["missed"].value, counted["missed"].n) == (1.0, 8)
     assert set(COUNTS) <= set(counted)
+
+
+def test_sums_of_patients_who_hardly_differ_give_the_others():
+    first = frozenset("abcdefgh")
+    assert not differ_by_few(first, [first], 3)
+    assert not differ_by_few(first, [], 3)
+    assert differ_by_few(first | {"i"}, [first], 3)
+    assert differ_by_few(first - {"a"}, [first], 3)
+    assert not differ_by_few(first | {*"ijk"}, [first], 3)
+    # (A and B) + (A and C) - (A, B and C) is the sum over A, who are two.
+    assert differ_by_few(frozenset("abwxyzijkl"), [frozenset("abwxyz"), frozenset("abijkl")], 4)
+    assert not differ_by_few(frozenset("abwxyzijkl"), [frozenset("abwxyz")], 4)
+    assert not differ_by_few(frozenset("xyzijk"), [frozenset("abcdefgh")], 3)
+
+
+def distance(number: int, value: float | None, note: str | None = None):
+    row = case("federated", "west", number, "hd95_mm", value, "lesion")
+    return msgspec.structs.replace(row, note=note)
+
+
+@pytest.mark.parametrize(("patients", "shown"), [(4, True), (5, False), (6, False), (7, True)])
+def test_the_middle_of_a_median_beside_the_mean_is_of_nobody_alone(patients, shown):
+    """Of six, six times the mean minus four times the middle four's is the sum of the other two."""
+    cases = [distance(number, 1.0 + number**2 / 7) for number in range(patients)]
+    rows = {row.metric: row for row in aggregate(cases, settings_of(held_out=()))}
+    assert rows["hd95_mm"].value is not None
+    assert (rows["hd95_median_mm"].value is not None) == shown
+    assert shown or rows["hd95_median_mm"].is_suppressed
+
+
+def test_a_missed_structure_is_outside_of_the_middle_without_a_value():
+    cases = [distance(number, 1.0 + number**2 / 7) for number in range(8)]
+    cases[7] = distance(7, None, "missed")
+    rows = {row.metric: row for row in aggregate(cases, settings_of(held_out=()))}
+    assert rows["hd95_median_mm"].is_suppressed

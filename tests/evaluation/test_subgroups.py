@@ -103,3 +103,26 @@ def test_of_two_groups_each_gap_is_the_others_with_the_other_sign():
     assert first.value == pytest.approx(-second.value)
     assert (first.low, first.high) == pytest.approx((-second.high, -second.low))
     assert first.p == second.p
+
+
+def holm_of(sexes, bands):
+    values = np.random.default_rng(4).permutation(np.linspace(0.1, 0.9, len(sexes)))
+    cases = [
+        case("federated", str(i), float(v), sex=sex, age_band=band)
+        for i, (v, sex, band) in enumerate(zip(values, sexes, bands, strict=True))
+    ]
+    rows = subgroups(cases, SummarySettings(round=1, seed=0, draws=100))
+    return {row.group: row for row in rows if row.against is not None}
+
+
+def test_two_halves_are_one_test_of_holms_and_three_groups_are_three():
+    """Women against men and men against women are one hypothesis: 1 of 4 tests beside three bands of ages."""
+    gaps = holm_of(["F", "M"] * 18, ["20-39"] * 12 + ["40-59"] * 12 + ["60-79"] * 12)
+    assert len(gaps) == 5
+    assert {row.method.rpartition(", ")[2] for row in gaps.values()} == {"Holm over 4 tests"}
+    distinct = sorted(
+        {row.group.partition("=")[0] == "sex" or row.group: row.p for row in gaps.values()}.values()
+    )
+    # By hand: the least of four is multiplied by 4.
+    assert min(row.p_holm for row in gaps.values()) == pytest.approx(min(1.0, 4 * distinct[0]))
+    assert gaps["sex=F"].p_holm == gaps["sex=M"].p_holm

@@ -14,7 +14,7 @@ import torch
 from medfed.errors import RunError
 from medfed.exchange._update_store import StoredModel, UpdateStore
 from medfed.wire.encoding import encode_update, global_pieces
-from medfed.wire.update import GlobalModel, Update
+from medfed.wire.update import GlobalModel, Update, check_update
 from medfed.wire.weights import Difference, Released
 
 WEIGHTS = {"w": torch.zeros(4), "empty": torch.zeros(0)}
@@ -52,6 +52,16 @@ def test_what_its_sender_writes_to_later_is_not_in_the_update(memory_bytes):
     update = stored.decode(WEIGHTS, "study")
     assert update.delta["w"].tolist() == [1, 2, 3, 4]
     assert update.groups["control"]["w"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
+def test_a_norm_that_was_measured_in_this_process_is_not_lost(memory_bytes):
+    sent = check_update(update_of(1), WEIGHTS)
+    norm = UpdateStore().store(sent, "study", memory_bytes).decode(WEIGHTS, "study").delta.norm
+    assert norm == pytest.approx((1 + 4 + 9 + 16) ** 0.5)
+    assert (
+        UpdateStore().store(update_of(1), "study", memory_bytes).decode(WEIGHTS, "study").delta.norm is None
+    )
 
 
 def test_only_weights_that_are_given_up_are_not_copied():

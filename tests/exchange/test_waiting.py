@@ -6,12 +6,12 @@ import pytest
 from chunked_updates import STUDY
 
 from medfed.errors import ExchangeError
-from medfed.exchange._waiting import SitesAwaited, WaitTold
+from medfed.exchange._waiting import SitesAwaited, WaitReporter
 
 
 def test_a_long_wait_is_one_line_and_a_short_one_none():
     said: list[str] = []
-    told = WaitTold("north", said.append)
+    told = WaitReporter("north", said.append)
     told.look(None, 1000.0)
     told.look(("model", 1000.0), 1059.0)
     assert said == []

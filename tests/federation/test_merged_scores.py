@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from medfed.aggregation.fedavg import FedAvg
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import CallbackOptions
+from medfed.federation.merged_scores import holds
 from medfed.wire.weights import weights_of
 
 ROWS = TensorDataset(torch.arange(8.0).reshape(8, 1))
@@ -242,3 +243,20 @@ def validated_elsewhere(rows: DataLoader) -> tuple[list, float]:
 def test_what_is_validated_outside_of_fit_is_no_score():
     sent, own = validated_elsewhere(DataLoader(TensorDataset(torch.tensor([[100.0]]))))
     assert sent == [None, pytest.approx(own)]
+
+
+@pytest.mark.parametrize("numbers", [[0.0, 1.0], [0.0, 1.0, 2.0]])  # of eight bytes, and of twelve
+def test_tensors_hold_equal_values_whatever_their_bytes(numbers):
+    own = torch.tensor(numbers)
+    assert holds({"a": own}, {"a": own.clone()})
+    assert holds({"a": -own * -1}, {"a": own})
+    assert holds({"a": torch.where(own == 0, -0.0, own)}, {"a": own})
+    assert not holds({"a": own + 1}, {"a": own})
+    assert not holds({"a": own[:1]}, {"a": own})
+    assert not holds({}, {"a": own})
+
+
+def test_a_section_of_a_tensor_is_compared_by_its_values():
+    whole = torch.tensor([9.0, 1.0, 2.0])
+    assert holds({"a": whole[1:]}, {"a": torch.tensor([1.0, 2.0])})
+    assert not holds({"a": whole[1:]}, {"a": torch.tensor([1.0, 3.0])})

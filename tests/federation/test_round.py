@@ -154,3 +154,15 @@ def test_a_model_from_which_nobody_can_train_is_refused_as_the_hubs_fault(values
 def test_a_sum_that_overflows_is_no_value_that_is_not_finite():
     weights = {"w": torch.full((4,), 3e38)}
     assert check_model(GlobalModel(0, weights), "x").weights is weights
+
+
+def test_sites_of_one_process_check_each_model_once():
+    exchange = MemoryExchange("", parties=("a", "b"))
+    finite = GlobalModel(0, {"w": torch.ones(2)}, study_digest="")
+    exchange.publish(finite)
+    first, second = (receive(SiteConnection(name, exchange), 0) for name in ("a", "b"))
+    assert exchange.valid_model == first.sha256 == second.sha256 != ""
+    exchange.publish(GlobalModel(1, {"w": torch.tensor([1.0, float("nan")])}, study_digest=""))
+    for name in ("a", "b"):
+        with pytest.raises(WireError, match=f"site '{name}'.*1 of 2 values that are not finite"):
+            receive(SiteConnection(name, exchange), 1)

@@ -11,8 +11,9 @@ import torch
 
 from medfed.data.splits import Fold
 from medfed.evaluation.rows import read_cases
+from medfed.pipeline.component_gains import with_rules
 from medfed.pipeline.create_run import write_study
-from medfed.pipeline.ensemble import ensemble_run, no_mean
+from medfed.pipeline.ensemble import ensemble_run, no_mean, removed_by_all
 from medfed.pipeline.factory import hospital_of, module_of
 from medfed.runs.checkpoints import save_checkpoint
 from medfed.runs.folder import RunFolder
@@ -119,3 +120,11 @@ def test_there_is_no_mean_of_models_that_see_other_images(
     standardised = msgspec.structs.replace(study.data, standardise="site")
     other = fold_of(msgspec.structs.replace(study, data=standardised), 2, tmp_path)
     assert "each fold planned its data settings (data.plan)" in no_mean(study, [folds[0], other])
+
+
+def test_components_are_removed_that_every_fold_chose_to_remove(tiny):
+    study = read_study(tiny / "tiny.yaml", ["task.classes=[background, a, b, c]"])
+    folds = [{"a": 0.1, "b": "largest", "c": 0.3}, {"a": 0.3, "b": "largest"}]
+    both = removed_by_all([with_rules(study, one) for one in folds])
+    assert both.task.postprocess == {"b": "largest"}
+    assert removed_by_all([study, study]) == study

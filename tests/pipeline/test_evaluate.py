@@ -120,3 +120,24 @@ def test_a_site_files_headings_are_used_to_evaluate_and_to_predict(done: RunFold
     assert keys[1].split(",")[0] == case_token(secret, keys[1].split(",")[1])
     refused = CliRunner().invoke(main, ["predict", str(done.path), "--out", str(tmp_path / "three")])
     assert "predict: name the hospital's folder or table, or its site file with --site" in refused.output
+
+
+def test_a_second_report_that_differs_by_a_patient_says_that_both_can_be_subtracted(
+    tmp_path: Path,
+) -> None:
+    path, out = write_tables(tmp_path), tmp_path / "run"
+    done = run.train(path, out=out, overrides=["evaluation.smallest_group=3"])
+
+    def warnings(*splits: str) -> list[str]:
+        medfed.evaluate(done.path, table(tmp_path, *splits), name="west")
+        return done.read_facts().warnings.get("west", [])
+
+    assert warnings(*["test"] * 6) == []
+    assert warnings(*["test"] * 6) == []
+    (warning,) = warnings(*["test"] * 7)
+    assert warning.startswith("of its patients 1 came and 0 went since it was evaluated before; beside")
+    assert "results of fewer than 3 patients" in warning
+    assert "share one of them only" in done.report.read_text()
+    assert warnings(*["test"] * 5) != []
+    assert warnings("test") == []
+    assert warnings(*["test"] * 7) == []  # what was of one patient was not shown

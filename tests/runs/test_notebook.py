@@ -63,3 +63,11 @@ def test_what_a_site_says_is_text():
     page = table_html(table, ["<img src=x>"])
     assert not {"<script>", "<img", "<b>x"} & {part for part in ("<script>", "<img", "<b>x") if part in page}
     assert "&lt;script&gt;" in page
+
+
+def test_a_cell_says_once_why_a_site_stopped(cell):
+    shown = NotebookProgress()
+    shown.start("lesions", {"north": 4, "south": 3}, 2, "val/dice")
+    for _ in range(2):
+        shown.connections(["north"], ["north"], None, {"south": "its disk is full"})
+    assert cell[-1].count("south has stopped: its disk is full") == 1

@@ -6,6 +6,7 @@ import io
 import logging
 import re
 
+import pytest
 from rich.console import Console
 
 from medfed.runs.progress import LiveProgress, PlainProgress, Progress, ProgressTable, show_warnings
@@ -81,6 +82,50 @@ def test_a_live_display_takes_no_text_for_markup(capsys):
     ]
 
 
+WHY = "this hospital's policy does not allow the study"
+
+
+def drawn(live: LiveProgress, width: int) -> list[str]:
+    """Return the lines of the table as it is drawn on a terminal of this width."""
+    live._console = Console(file=(out := io.StringIO()), width=width)
+    live._console.print(live._render())
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+@pytest.fixture
+def hub_table(monkeypatch):
+    """A live table of a hub after a round: one site trains, one is lost, one stopped."""
+    monkeypatch.setattr("medfed.runs.progress.time.strftime", lambda form: "22:14")
+    live = LiveProgress()
+    live._console = Console(file=io.StringIO(), width=200)
+    live._table = ProgressTable.begin("a", {"east": 0, "north": 0, "west": 0}, 40, "val/auroc")
+    numbers = {"train/loss": 0.25, "val/auroc": 0.5}
+    sent = [SiteResult(site, "merged", scalars=numbers, bytes_up=13000) for site in ("east", "north")]
+    live.round(RoundReport(1, tuple(sent), 1.0, 12600))
+    live.connections(["east"], ["east", "north"], 35.0, {"west": WHY})
+    return live
+
+
+def test_a_live_display_says_once_why_a_site_stopped(hub_table):
+    hub_table.connections(["east"], ["east", "north"], 30.0, {"west": WHY})
+    said = hub_table._console.file.getvalue().splitlines()
+    assert said == [f"west has stopped: {WHY}"]
+
+
+@pytest.mark.parametrize("width", [200, 80, 60])
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_no_number(hub_table, width):
+    lines = drawn(hub_table, width)
+    assert not [line for line in lines if "…" in line or len(line) > width]
+    # By hand: site, state, two scores and `sent` need 5 + 25 + 5 + 5 + 7 characters and 2 after each, which
+    # is 57, and `received` needs 10.
+    received = ["12.6", "kB"] if width > 57 + 10 else []
+    north = ["north", "not", "connected", "since", "22:14", "0.250", "0.500", "13.0", "kB"]
+    assert lines[3].split() == [*north, *received]
+    (foot,) = (line for line in lines if "round 2/40" in line)
+    assert foot.endswith("round ends in 0:35")  # in the same line
+    assert "cases" not in lines[1]  # which a hub does not know
+
+
 def test_a_logged_warning_is_shown_without_sequences(capsys):
     with show_warnings(PlainProgress()):
         logging.getLogger("medfed.exchange").warning("a withdrawal of site '%s' is refused", "\x1b[2J[/x]")
@@ -99,8 +144,15 @@ def test_a_terminal_shows_since_when_a_site_is_awaited_and_a_site_that_joined(mo
         "south": ("not connected", "10:22"),
         "west": ("waiting", ""),  # its update has come
     }
-    table.update_connections([], ["north"], None)
+    table.update_connections(["west"], ["north"], None)
     assert (table.rows["north"].status, table.rows["north"].since) == ("not connected", "10:40")
+    clock[0] = "10:50"
+    table.update_connections(["north"], [], None)  # west is lost, though nobody awaits it
+    assert {site: (row.status, row.since) for site, row in table.rows.items()} == {
+        "north": ("waiting", ""),
+        "south": ("not connected", "10:22"),
+        "west": ("not connected", "10:50"),
+    }
 
 
 def test_a_site_that_stopped_is_told_at_once_and_not_again_with_the_round():

@@ -106,6 +106,8 @@ def test_the_hub_sees_who_is_connected_and_who_is_awaited(status):
     progress.connections({"north"}, {"south"}, None)  # north's update has come
     assert status.record.sites["north"].state == "waiting"
     assert status.record.round_ends_in_s is None
+    progress.connections(set(), {"south"}, None)  # and north's machine is off
+    assert status.record.sites["north"].state == "not connected"
 
 
 def test_a_site_that_stopped_is_no_site_that_waits_until_it_is_started_again(status):

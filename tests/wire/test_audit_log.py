@@ -287,3 +287,32 @@ def test_the_command_prints_lines_signer_and_head(signed, log, parties):
     assert lost.exit_code == 1
     assert "medfed: audit log: none of its 4 lines has the known digest" in lost.output
     assert "no audit log" in run(main, ["audit", "verify", "nowhere"]).output
+
+
+def test_several_lines_at_once_are_a_chain_of_signed_lines_that_waits_once(tmp_path, parties, monkeypatch):
+    waited, flush = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (waited.append(file), flush(file)))
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path, parties[0])
+    log.write_all([])
+    assert not path.exists()
+    log.write("joined", round=1)
+    log.write_all([("merged", {"site": name}) for name in ("a", "b", "c")])
+    log.write("published", round=1)
+    assert len(waited) == 3
+    assert [entry["event"] for entry in entries(path)] == ["joined", *["merged"] * 3, "published"]
+    assert [entry["number"] for entry in entries(path)] == [0, 1, 2, 3, 4]
+    assert ["certificate" in entry for entry in entries(path)] == [True, False, False, False, False]
+    assert verify(path) == AuditLog(path, parties[0])._verified
+    assert (verify(path).signed, verify(path).head) == (5, log.head)
+
+
+def test_a_power_cut_within_several_lines_keeps_those_that_are_whole(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    log.write_all([("merged", {"site": name}) for name in ("a", "b", "c")])
+    path.write_bytes(path.read_bytes()[:-5])
+    log.write_all([("merged", {"site": "c"}), ("merged", {"site": "d"})])
+    written = [(entry["event"], entry.get("site")) for entry in entries(path)]
+    assert written == [("merged", "a"), ("merged", "b"), ("repaired", None), ("merged", "c"), ("merged", "d")]
+    assert verify(path).lines == 5

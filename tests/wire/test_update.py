@@ -12,6 +12,7 @@ import torch
 
 from medfed.errors import UpdateError
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, Update, check_update, outlier_errors
+from medfed.wire.weights import Difference
 
 # 100 weights of 3 give a model of norm 30. An update of n / 10 at each weight has norm n.
 WEIGHTS = {"a": torch.full((100,), 3.0)}
@@ -98,3 +99,31 @@ def test_numbers_that_overflow_a_norm_are_outliers():
 def test_what_does_not_match_the_model_is_refused(delta, examples, message):
     with pytest.raises(UpdateError, match=f"update of site 'north' for round 3: {message}"):
         check_update(Update("north", 3, delta, examples), WEIGHTS)
+
+
+def difference(*values: float, norm: float | None = None) -> Update:
+    model = {"a": torch.tensor([1.0, 1.0])}
+    return Update("s", 3, Difference({"a": torch.tensor(values).float()}, model, norm), 5)
+
+
+def test_a_checked_difference_has_its_norm_by_hand():
+    sent = difference(4, 5)  # apart by 3 and 4
+    assert check_update(sent, {"a": torch.ones(2)}).delta.norm == pytest.approx(5)
+    assert sent.delta.norm is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_difference_that_is_not_finite_is_refused_by_its_norm(bad):
+    with pytest.raises(UpdateError, match="'a' has 1 of 2 values that are not finite"):
+        check_update(difference(4, bad), {"a": torch.ones(2)})
+
+
+def test_a_difference_that_overflows_float32_is_finite():
+    checked = check_update(difference(3e38, -3e38), {"a": torch.ones(2)})
+    assert checked.delta.norm == pytest.approx(3e38 * 2**0.5)
+
+
+def test_a_known_norm_is_compared_without_a_second_pass():
+    model, long = {"a": torch.ones(2)}, difference(4, 5, norm=1e9)
+    assert check_update(long, model) is long
+    assert [why is not None for why in outlier_errors([difference(4, 5), long], model, 1000)] == [False, True]

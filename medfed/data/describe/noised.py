@@ -73,7 +73,7 @@ def shown(scope: Scope, values: Values, least: int, deviation: float) -> dict[st
             result[block.name] = counts
         elif _step(block) or block.name == "patients":
             smallest = max(least, EMPTY_DEVIATIONS * deviation) if _step(block) else least
-            result[block.name] = _fine([count if count >= smallest else 0 for count in counts], block)
+            result[block.name] = _widened([count if count >= smallest else 0 for count in counts], block)
         else:
             result[block.name] = with_small_withheld(counts, least)
     return result
@@ -106,7 +106,7 @@ def _coarse(counts: Sequence[int], block: Block) -> list[int]:
     return list(counts[: _sent_size(block)])
 
 
-def _fine(counts: Sequence[int], block: Block) -> list[int]:
+def _widened(counts: Sequence[int], block: Block) -> list[int]:
     """Return all bins of a histogram, each wide bin's count in its middle one."""
     step = _step(block) or 1
     result = [0] * block.size

@@ -10,23 +10,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
-from medfed.deployment.enrolment.configuration import configuration, write_configuration
+from medfed.deployment.enrolment.configuration import configuration, read_member, write_configuration
 from medfed.deployment.enrolment.ends_with_parent import ending_with_parent
 from medfed.deployment.enrolment.refusals import RefusalLog
+from medfed.deployment.enrolment.stream_watch import SILENT_S, StreamWatch
 from medfed.errors import ExchangeError
 from medfed.exchange._admitted import STUDIES
 from medfed.files import lock
-from medfed.wire.signing import BROKER
+from medfed.wire.credentials import read_federation
+from medfed.wire.signing import BROKER, HUB, Identity
 
 log = logging.getLogger("medfed.deployment.enrolment.broker")
 
 # How long a killed hub's server may take to end before it is killed.
 PREVIOUS_SERVER_S = 10.0
+
+# How long a server that answers nothing for a stream may take to end before it is killed, and how long after
+# that it is started without the stream if it answers nothing again.
+SILENT_SERVER_S, SILENT_AGAIN_S = 5.0, 3600.0
 
 # The first and the longest pause before a server that ended is started again.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 10.0
@@ -81,6 +87,9 @@ class Broker:
         self._refusals = RefusalLog(self._log, on_refused)
         self._process: subprocess.Popen[bytes] | None = None
         self._applied: tuple[tuple[int, int], ...] = ()
+        self._watch: StreamWatch | None = None
+        # When the server last answered nothing for a stream (time.monotonic).
+        self._was_silent: dict[str, float] = {}
         # All servers are started in one thread, since Linux ends them with the thread that started them.
         begun: Future[bool] = Future()
         threading.Thread(target=self._run, args=[begun], name="medfed-broker", daemon=True).start()
@@ -103,6 +112,9 @@ class Broker:
             begun.set_exception(error)
             return
         self._supervise()
+        if self._process is not None:
+            # Not before: Linux kills the server with this thread, and it would write no index of its store.
+            self._process.wait()
 
     def _take_over(self) -> bool:
         """Start the server unless another hub runs one; return whether this one does."""
@@ -112,7 +124,17 @@ class Broker:
             return False
         self._end_previous()
         self._process = self._start()
+        self._watch = self._watched()
         return True
+
+    def _watched(self) -> StreamWatch:
+        """Return what asks this server for each of its streams, as the hub or as the cluster's broker."""
+        streams, alone = self._folder / "store" / "jetstream" / "HUB" / "streams", self._enrolment is not None
+        if self._enrolment is not None:
+            folder, place = self._enrolment / HUB, read_federation(self._enrolment).brokers[0]
+        else:
+            folder, place = self._folder, read_member(self._folder).place
+        return StreamWatch(place.own_url, Identity(folder), streams, lambda: self.pid, alone)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._loaded_mtime_ns = self._configuration.stat().st_mtime_ns
@@ -173,6 +195,9 @@ class Broker:
             if self._refusals.damaged:
                 self._start_without_damaged()
                 continue
+            if self._watch is not None and (silent := self._watch.take_silent()):
+                self._restart_silent(silent)
+                continue
             pause = MIN_BACKOFF_S
             self._apply_admitted()
             mtime_ns = self._configuration.stat().st_mtime_ns
@@ -207,29 +232,56 @@ class Broker:
                 self._process = self._start()
 
     def _start_without_damaged(self) -> None:
-        """Start the server again without the streams of which a stored message is damaged.
+        """Start the server again without the streams of which a stored message is damaged."""
+        streams, self._refusals.damaged = frozenset(self._refusals.damaged), set()
+        log.warning(
+            "a message that the broker stored was changed on its disk, so it stores nothing more in %s: "
+            "it is started again without what it had stored there, which hub and sites send again; if "
+            "this happens twice, replace the disk",
+            _listed(streams),
+        )
+        # It would not end: what deals with the stream waits for ever.
+        self._start_without(streams, 0.0)
+
+    def _restart_silent(self, streams: frozenset[str]) -> None:
+        """Start a server again that answers nothing for some streams; the second time, without them."""
+        now = time.monotonic()
+        again = {
+            name for name in streams if now - self._was_silent.get(name, -SILENT_AGAIN_S) < SILENT_AGAIN_S
+        }
+        self._was_silent |= dict.fromkeys(streams, now)
+        done = (
+            "it was silent before, so it is started again without what it had stored there, which hub and "
+            "sites send again; if this happens twice, replace the disk"
+            if again
+            else "a message there may be damaged on its disk. It is ended and started again, checks what it "
+            "stored there, and hub and sites send again what it lacks"
+        )
+        who = f"the broker answers pings, but has answered no request for {_listed(streams)}"
+        log.warning("%s for %.0f s: %s", who, SILENT_S, done)
+        self._start_without(frozenset(again), SILENT_SERVER_S, checked=streams - again)
+
+    def _start_without(
+        self, streams: frozenset[str], end_s: float, checked: frozenset[str] = frozenset()
+    ) -> None:
+        """End the server within some seconds, and start it again without some of the streams in its store.
 
         Nothing there is an original: the hub has its models and each site its update, and they send them
-        again. A broker of a cluster copies what it lacks from the others.
+        again. A broker of a cluster copies what it lacks from the others. Of the streams in `checked` it
+        reads and checks every message, since their index is removed, and drops what is damaged.
         """
-        streams, self._refusals.damaged = sorted(self._refusals.damaged), set()
         store = self._folder / "store" / "jetstream"
+        own = store / "HUB" / "streams"  # all streams are in the hub's account
         with self._changing:
             if self._stopping.is_set():
                 return
-            log.warning(
-                "a message that the broker stored was changed on its disk, so it stores nothing more in %s: "
-                "it is started again without what it had stored there, which hub and sites send again; if "
-                "this happens twice, replace the disk",
-                ", ".join(f"'{stream}'" for stream in streams),
-            )
             assert self._process is not None
-            self._process.kill()  # it would not end: what deals with the stream waits for ever
-            self._process.wait()
+            _end_within(self._process, end_s)
+            alone = self._enrolment is not None
             for stream in streams:
-                # All streams are in the hub's account.
-                lost = store / "HUB" / "streams" / stream if self._enrolment is not None else store
-                shutil.rmtree(lost, ignore_errors=True)
+                shutil.rmtree(own / stream if alone else store, ignore_errors=True)
+            for stream in checked if alone else ():
+                (own / stream / "msgs" / "index.db").unlink(missing_ok=True)
             self._process = self._start()
 
     def stop(self) -> None:
@@ -238,17 +290,28 @@ class Broker:
         with self._changing:
             if self._process is not None:
                 self._end(self._process)
+        if self._watch is not None:
+            self._watch.stop()
         self._lock.close()
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end_within(process, 20)
         self._refusals.poll()
         self._pid_file.unlink(missing_ok=True)
+
+
+def _end_within(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """End a server, and kill it if it has not ended within so many seconds; 0 kills it at once."""
+    if seconds > 0:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    process.kill()
+    process.wait()
+
+
+def _listed(streams: Iterable[str]) -> str:
+    return ", ".join(f"'{stream}'" for stream in sorted(streams))
 
 
 def _command_line(pid: int) -> list[str]:

@@ -132,7 +132,8 @@ def _detail(view: View) -> Iterator[str]:
         if isinstance(status.awaited, list) and status.awaited:
             yield f"Awaits {', '.join(status.awaited)}."
         if isinstance(status.round_ends_in_s, float):
-            yield f"The round goes on without the others in {duration(max(0.0, status.round_ends_in_s))}."
+            ends = duration(max(0.0, status.round_ends_in_s))
+            yield f"The round ends in {ends}, without whoever has sent nothing by then."
         yield f"Last step, round or change of state: {_time(view, status.moved)}."
     elif view.life in ("lost", "interrupted", "stopped"):
         if view.life == "lost":

@@ -105,7 +105,7 @@ def read_view(path: Path, now_s: float | None = None) -> View:
                 raise RunError(f"{file.name}: is a link, which is not followed; put the file itself there")
             return function(file)
         except (MedfedError, OSError) as error:
-            unreadable.append(_told(error, file).replace(f"{path}/", ""))
+            unreadable.append(_read_error(error, file).replace(f"{path}/", ""))
             return missing
 
     now = time.time() if now_s is None else now_s
@@ -134,7 +134,7 @@ def read_view(path: Path, now_s: float | None = None) -> View:
     )
 
 
-def _told(error: MedfedError | OSError, file: Path) -> str:
+def _read_error(error: MedfedError | OSError, file: Path) -> str:
     """Return why a file cannot be read."""
     return str(error) if isinstance(error, MedfedError) else f"{file.name}: cannot be read: {error.strerror}"
 
@@ -196,7 +196,9 @@ def _warnings(lines: Iterable[RoundLine], facts: RunFacts) -> Iterable[Concern]:
     for line in lines:
         texts = list(line.notes)
         if line.status in _MISSING:
-            texts.append(f"{line.status}: {line.reason}" if line.reason else line.status)
+            # Without the round, so that what holds in many rounds is one line.
+            reason = line.reason.removeprefix(f"site '{line.site}', round {line.round}: ")
+            texts.append(f"{line.status}: {reason}" if reason else line.status)
         for text in texts:
             found.setdefault((line.site, text), []).append(line.round)
     for (site, text), rounds in sorted(found.items(), key=lambda item: -item[1][-1]):

@@ -123,11 +123,13 @@ def _tests(before: Column, now: Column, level: Level) -> list[Compared]:
         found.append(_numbers(before, now, level, about))
     if before.withheld or now.withheld:
         why = "withheld by a hospital whose sketch is in the reference"
-        return [msgspec.structs.replace(_few("values", 0, 0, about), note=why)]
+        return [msgspec.structs.replace(_not_compared("values", 0, 0, about), note=why)]
     return found
 
 
-def _few(what: Literal["values", "missing"], before: int, now: int, about: dict[str, str]) -> Compared:
+def _not_compared(
+    what: Literal["values", "missing"], before: int, now: int, about: dict[str, str]
+) -> Compared:
     note = "too few patients to compare"
     return Compared(**about, what=what, reference=before, look=now, state="not compared", note=note)  # type: ignore[arg-type]
 
@@ -146,7 +148,7 @@ def _counted(
 ) -> Compared:
     """Compare counts in categories: `table` is (2, categories), of the reference and of now."""
     if _is_few(before, now, level):
-        return _few(what, before, now, about)
+        return _not_compared(what, before, now, about)
     from scipy.stats import fisher_exact
 
     counts = np.array(table)
@@ -165,7 +167,7 @@ def _counted(
 
 def _numbers(before: Column, now: Column, level: Level, about: dict[str, str]) -> Compared:
     if _is_few(before.present, now.present, level):
-        return _few("values", before.present, now.present, about)
+        return _not_compared("values", before.present, now.present, about)
     from scipy.stats import ks_2samp
 
     old, new = _expanded(before), _expanded(now)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from medfed.evaluation.classification import confusion_cells, f1_of, mcc_of, proportion
+from medfed.evaluation.classification import confusion_cells, f1_of, mcc_of, proportion, shown_threshold
 from medfed.evaluation.intervals import Floats, Interval, Statistic, mean_of, ratio
 from medfed.evaluation.metrics import (
     ClassGroup,
@@ -59,7 +59,7 @@ class Confusion(ClassificationMetrics, frozen=True, tag="confusion"):
         """Return the metrics of the calls at the class's threshold."""
         p, y, n = group.p, group.y, len(group.p)
         tp, fp, fn, tn = (int(cell) for cell in confusion_cells(p, y, group.threshold).sum(axis=0))
-        at = f"Wilson; threshold {group.threshold:.3g}, {group.source}"
+        at = f"Wilson; threshold {shown_threshold(group.threshold)}, {group.source}"
         return {
             "sensitivity": proportion(tp, tp + fn, at, "no patient of this class"),
             "specificity": proportion(tn, tn + fp, at, "every patient is of this class"),

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from medfed.evaluation.disclosure import is_too_few
 from medfed.evaluation.intervals import Floats, Interval, central_mean_of
 from medfed.evaluation.metrics import CaseGroup, CaseValue, Estimate, Metric, SegmentationMetrics
 from medfed.evaluation.segmentation import (
@@ -101,6 +102,13 @@ def _median(values: Floats, notes: list[list[str]], group: CaseGroup) -> Interva
     statistic = central_mean_of(values[known], group.min_patients)
     if not np.isfinite(statistic(np.ones((1, patients)))[0]):
         note = f"{infinite} of {patients} missed or invented: the median is infinite"
+        return Interval(None, None, None, patients, "", note)
+    # Where the two at the edges count half, they are outside too: beside the mean their sum would follow.
+    outside = patients - infinite - (middle - (patients - middle) % 2)
+    if is_too_few(outside, group.min_patients):
+        note = (
+            f"beside the mean it gives that of fewer than {group.min_patients} patients, outside the middle"
+        )
         return Interval(None, None, None, patients, "", note)
     # BCa's jackknife says little about a median; the percentile interval is the usual choice.
     interval = group.resampling.within(known).interval(statistic, patients, kind="percentile")

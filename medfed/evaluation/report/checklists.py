@@ -248,6 +248,8 @@ def _training(run: Run, rule: str) -> Answers:
     number = rounds or run.study.section("train").get("rounds") or "several"
     start = f". {run.facts.start.sentence.rstrip('.')}" if run.facts.start else ""
     choice = f". {run.facts.chosen.sentence.rstrip('.')}" if run.facts.chosen else ""
+    removed = run.facts.postprocess
+    choice += f". {removed.sentence.rstrip('.')}" if removed else ""
     missing = f"{lost} contributions of hospitals were missing" if lost else "no contribution was missing"
     counted = "; missed and invented structures are counted" if run.facts.task == "segment" else ""
     return {

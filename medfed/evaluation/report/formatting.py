@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from medfed.wire.untrusted_text import for_html
 NARROW = 0.05
 # What marks an interval that is likely too narrow.
 DAGGER = "†"
+# So many columns of hospitals fit beside each other on a sheet of paper.
+MAX_COLUMNS = 7
 
 
 def number(value: float | None, metric: Metric | None = None, sign: bool = False, fine: bool = False) -> str:
@@ -44,6 +47,13 @@ def interval(row: Row, sign: bool = False, fine: bool = False) -> str:
         return ""
     metric = metric_of(row.metric)
     return f"{number(row.low, metric, sign, fine)} to {number(row.high, metric, sign, fine)}"
+
+
+def column_slices(columns: Sequence[object]) -> list[slice]:
+    """Return the columns of each of the tables that a wide one is given in, as even as can be."""
+    tables = max(1, math.ceil(len(columns) / MAX_COLUMNS))
+    bounds = [round(index * len(columns) / tables) for index in range(tables + 1)]
+    return [slice(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def is_small_sample(row: Row | None) -> bool:

@@ -80,8 +80,8 @@ def operation(run: Run) -> list[tuple[str, str]]:
 
 
 def _planned(run: Run, site: str) -> str:
-    tried = sum(line.site == site for line in run.training_lines)
-    return f"{tried} rounds asked it" if tried else "no round asked it"
+    asked = sum(line.site == site and line.status != "not sampled" for line in run.training_lines)
+    return f"{asked} round{'' if asked == 1 else 's'} asked it" if asked else "no round asked it"
 
 
 def departures(run: Run) -> dict[str, Any] | None:

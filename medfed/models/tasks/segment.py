@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+Milliliters = Annotated[float, Meta(gt=0)]
+
+
 class Segment(Task, tag="segment", frozen=True):
     """Segmentation of each voxel into one of the classes, the background first.
 
@@ -25,6 +28,11 @@ class Segment(Task, tag="segment", frozen=True):
     only the largest connected component is kept, `minimum_voxels` removes smaller components of any
     class, on the grid on which labels are computed; both change labels, including those of validation
     scores, and never probabilities.
+
+    `postprocess` removes components of the final model's predictions, on each image's own grid: a rule for
+    each structure, such as {liver: largest, lesion: 0.1}, where a number is the volume in ml below which a
+    component is removed. `auto` chooses among these by the Dice of validation patients pooled over hospitals,
+    once training has ended; scores during training and guaranteed thresholds are without it.
 
     `mirror` predicts each image also mirrored along every choice of these axes (x is left-right, y
     front-back, z up-down) and takes the mean of the logits, which costs twice the time per axis; training
@@ -45,6 +53,7 @@ class Segment(Task, tag="segment", frozen=True):
     windows: Annotated[int, Meta(ge=1)] = 4
     largest: tuple[str, ...] = ()
     minimum_voxels: Annotated[int, Meta(ge=0)] = 0
+    postprocess: Literal["none", "auto"] | dict[str, Literal["largest"] | Milliliters] = "none"
     mirror: tuple[Literal["x", "y", "z"], ...] = ()
     labelled: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -52,6 +61,13 @@ class Segment(Task, tag="segment", frozen=True):
         check_classes(self, self.classes)
         check_loss(self, self.loss)
         self._check_foreground("largest", self.largest)
+        if not isinstance(self.postprocess, str):
+            self._check_foreground("postprocess", tuple(self.postprocess))
+        if self.postprocess != "none" and (self.largest or self.minimum_voxels):
+            raise StudyError(
+                "task 'segment': postprocess removes components, and so do largest and minimum_voxels; leave "
+                "out postprocess, or the two others"
+            )
         if len(set(self.mirror)) < len(self.mirror):
             raise StudyError("task 'segment': mirror names an axis twice; name each only once")
         for site, names in self.labelled.items():

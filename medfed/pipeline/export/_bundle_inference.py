@@ -78,11 +78,13 @@ def _segmentation(exported: ExportedModel, settings: Images) -> Config:
             "export to a MONAI bundle is for segmentation in patches, and this study has data.patch: null; "
             "export to onnx or torchscript instead"
         )
-    if task.minimum_voxels or task.largest:
+    removed = task.minimum_voxels or task.largest or not isinstance(task.postprocess, str)
+    if removed and task.postprocess != {}:
         # MONAI's own transforms for it need scikit-image or cucim, which a hospital's viewer rarely has.
         raise RunError(
             "export to a MONAI bundle: task.largest and task.minimum_voxels have no equal in MONAI without "
-            "further packages; export to onnx or torchscript, and keep or drop components afterwards"
+            "further packages, nor has task.postprocess; export to onnx or torchscript, and keep or drop "
+            "components afterwards"
         )
     stored = "$'uint8'" if len(task.classes) <= 1 << 8 else "$'int32'"
     postprocessing = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,12 @@ class ExportedModel:
         """What the model's output is."""
         return OUTPUTS[self.study.task.predicts]
 
+    @property
+    def _removed(self) -> Mapping[str, float | str]:
+        """Which components the run removes of masks."""
+        rules = getattr(self.study.task, "postprocess", {})
+        return {} if isinstance(rules, str) else rules
+
     def example(self, batch: int, seed: int = 0) -> Tensor:
         """Return random inputs (batch, ...) of the right shape."""
         return torch.randn((batch, *self.shape), generator=torch.Generator().manual_seed(seed))
@@ -156,6 +162,8 @@ class ExportedModel:
             "classes": self.classes,
             # Who uses the file mirrors, if the measured model did: the file holds the network alone.
             **({"mirror": mirror} if (mirror := getattr(self.study.task, "mirror", ())) else {}),
+            # Likewise it removes the components that the measured masks are without.
+            **({"postprocess": dict(rules)} if (rules := self._removed) else {}),
             "data": msgspec.to_builtins(self.study.data),
             "largest_difference_from_the_model": difference,
             "intended_use": "research; not a medical device",

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from medfed.errors import DataError
 from medfed.evaluation.aggregate import aggregate
+from medfed.evaluation.disclosure import is_too_few
 from medfed.evaluation.inference import LabelCache, MeasurementSettings, measure
 from medfed.evaluation.patients import SummarySettings
-from medfed.evaluation.rows import FEDERATED, append
+from medfed.evaluation.rows import FEDERATED, Row, append
 from medfed.pipeline.baseline import read_baselines
 from medfed.pipeline.factory import bears_of, hospital_of, screen_hospital
 from medfed.pipeline.labelled import drawn_of, with_labelled
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import load_model
+from medfed.pipeline.watch.earlier_looks import read_earlier, write_earlier
 from medfed.pipeline.watch.state import WatchFolder
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
+
+# The patients who have a value of a metric and structure.
+Behind = dict[tuple[str, str | None], set[str]]
 
 
 def measure_look(
@@ -53,6 +62,7 @@ def measure_look(
     module = load_model(study, folder, FEDERATED)
     measured = list(measure(study.task, module, cases, LabelCache(hospital), settings))
     append(state.cases, measured)
+    least = max(study.evaluation.smallest_group, own.smallest_group)
     rows = aggregate(
         measured,
         SummarySettings(
@@ -60,8 +70,41 @@ def measure_look(
             seed=study.seed,
             classes=list(getattr(study.task, "classes", ())),
             held_out=[name],
-            min_patients=max(study.evaluation.smallest_group, own.smallest_group),
+            min_patients=least,
             draws=study.evaluation.draws,
         ),
     )
-    append(state.rows, rows)
+    # Tokens would be others without the site file's secret.
+    names = {hospital.patient(case): case.patient for case in cases}
+    behind: Behind = defaultdict(set)
+    for case in measured:
+        if case.value is not None:
+            behind[case.metric, case.structure].add(names[case.patient])
+    append(state.rows, _apart(rows, behind, state, number, least))
+
+
+def _apart(rows: Sequence[Row], behind: Behind, state: WatchFolder, look: int, least: int) -> list[Row]:
+    """Return the rows without those that, beside an earlier look's, would be of too few patients."""
+    earlier = before = read_earlier(state.earlier)
+    withheld: set[str | None] = set()
+    for (metric, structure), patients in behind.items():
+        what = f"{metric}/{structure}"
+        if is_too_few(len(patients), least):
+            continue  # no row shows it
+        if before.gives_few(what, patients, least):
+            withheld.add(structure)
+        else:
+            earlier = earlier.after(look, what, patients)
+    write_earlier(state.earlier, earlier)
+    # A row of no structure is over all of them, and a classifier's cases name the class.
+    return [
+        _withheld(row, least)
+        if row.metric != "patients" and withheld and (row.structure in {*withheld, None} or None in withheld)
+        else row
+        for row in rows
+    ]
+
+
+def _withheld(row: Row, least: int) -> Row:
+    note = f"beside an earlier look's it would be of fewer than {least} patients, who came or went since"
+    return replace(row, value=None, low=None, high=None, p=None, p_holm=None, method=None, note=note)

@@ -31,6 +31,8 @@ from medfed.data.volume import Volume
 from medfed.errors import DataError, ImageError, RunError
 from medfed.evaluation.drift.image_values import image_values, image_variables
 from medfed.evaluation.drift.sketch import Value, Variable
+from medfed.evaluation.inference import voxel_ml_of
+from medfed.models.tasks._connected_components import final_labels
 from medfed.pipeline.factory import hospital_of
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import columns_beside, unlabelled_index
@@ -232,7 +234,8 @@ def _image(
         return values | _outputs(study, outputs), image_digest(prepared.image)
     restored = restore(outputs["probabilities"][0].cpu().numpy(), prepared, nearest=False)
     task: Any = study.task
-    labels = task.labels(torch.as_tensor(restored)[None])[0, 0].numpy()
+    voxel_ml = None if in_pixels(volume) else voxel_ml_of(volume.affine_ras)
+    labels = final_labels(task, torch.as_tensor(restored), voxel_ml)
     size = _voxel_size(volume, labels.shape[-1] == 1)
     for number, structure in list(enumerate(task.classes))[1:]:
         values[f"volume of {structure}"] = float((labels == number).sum()) * size

@@ -5,6 +5,7 @@
     sketch.json       the newest look's sketch without small groups, which another reference may take in
     rows.jsonl        results over patients with labels, one look a round
     cases.jsonl *     the same per patient
+    earlier.json *    keyed digests of the patients of whom looks showed something
     watch.html        the page
 
 Those marked * stay in the hospital.
@@ -72,6 +73,7 @@ class WatchFolder:
         self.sketch = self.path / "sketch.json"
         self.rows = self.path / "rows.jsonl"
         self.cases = self.path / "cases.jsonl"
+        self.earlier = self.path / "earlier.json"
         self.page = self.path / "watch.html"
 
     @contextmanager

@@ -28,6 +28,7 @@ from medfed.pipeline.dossier.manifest import digest_file
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import load_model
 from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.pipeline.watch.earlier_looks import read_earlier, write_earlier
 from medfed.pipeline.watch.labelled import measure_look
 from medfed.pipeline.watch.observe import Observation, observe, one_per_patient, variables_of
 from medfed.pipeline.watch.page import in_words, write_page
@@ -200,6 +201,24 @@ def _made(setting: _Setting, digest: str, weights: str, places: Sequence[Path]) 
     )
 
 
+def _keep_apart(setting: _Setting, patients: set[str]) -> None:
+    """Note of whom a look is, before anything of it is written.
+
+    Raises:
+        TooFewPatientsError: if fewer than the smallest group came or went since an earlier look.
+    """
+    state, least = setting.state, setting.level.min_patients
+    earlier = read_earlier(state.earlier)
+    if earlier.gives_few("look", patients, least):
+        raise TooFewPatientsError(
+            f"watch of '{setting.name}': beside an earlier look's, these numbers would give those of fewer "
+            f"than {least} patients who came or went since: whoever has both pages could subtract them. Wait "
+            "for more, or give a folder of new patients alone; if nobody has the earlier pages any more, "
+            f"remove {state.earlier.name} from watch/{setting.name} of the run folder. It counts as no look"
+        )
+    write_earlier(state.earlier, earlier.after(len(state.read_looks()) + 1, "look", patients))
+
+
 def _too_few(setting: _Setting, number: int, what: str) -> TooFewPatientsError:
     return TooFewPatientsError(
         f"watch of '{setting.name}': {number} {what}, and at least {setting.level.min_patients} are needed "
@@ -230,6 +249,7 @@ def _look(setting: _Setting, data: Path, reference: Reference) -> tuple[Look, se
     if len(new) < setting.level.min_patients:
         seen = f"new patients ({len(left_out)} are of the reference or trained the model)"
         raise _too_few(setting, len(new), seen if left_out else "new patients")
+    _keep_apart(setting, {case.patient for case in new})
     sketch = setting.sketch(new)
     smallest = setting.level.min_patients
     level = msgspec.structs.replace(reference.level, min_patients=smallest)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from medfed.runs.trackers._tracker import TrackedRun, Tracker, check_url
+
+# MLflow by itself reports its use to a public service of its makers', from inside the hospital, and prints a
+# run's address on the standard output, where `--json` prints a command's result.
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 class MLflow(Tracker, frozen=True, tag="mlflow"):
@@ -14,7 +19,7 @@ class MLflow(Tracker, frozen=True, tag="mlflow"):
     url: the server; its name and password are in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 
     MLflow by itself also tags a run with the account that runs it, the path of its script and the state of
-    its code: a run here has no tag but its name, and its user is 'unknown'.
+    its code: a run here has no tag but its name, and its user is 'unknown'.  Its telemetry is off.
     """
 
     packages: ClassVar[Mapping[str, str]] = {"mlflow": "medfed[mlflow]"}
@@ -29,6 +34,8 @@ class MLflow(Tracker, frozen=True, tag="mlflow"):
         return self.url
 
     def open(self, run: TrackedRun) -> Any:
+        os.environ.update(QUIET)  # before the import, which begins to report
+
         from mlflow import MlflowClient
         from pytorch_lightning.loggers import MLFlowLogger
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ class WandB(Tracker, frozen=True, tag="wandb"):
     url: the server; its key is in WANDB_API_KEY.  Null writes offline files, trackers/wandb in the folder.
 
     W&B by itself also sends the terminal's output, the command line, the code's state and the machine's name
-    and load: all of that is off.
+    and load, and reports of its own errors: all of that is off.
     """
 
     packages: ClassVar[Mapping[str, str]] = {"wandb": "medfed[wandb]"}
@@ -29,6 +30,8 @@ class WandB(Tracker, frozen=True, tag="wandb"):
         return self.url or ""
 
     def open(self, run: TrackedRun) -> Any:
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # before its service starts, which reads it
+
         import wandb
         from pytorch_lightning.loggers import WandbLogger
 

@@ -25,7 +25,7 @@ def words(text: str) -> str:
 def test_an_operator_reads_whether_it_runs_what_is_awaited_and_until_when(shown):
     text = words(shown)
     assert "Running: round 5 of 10" in text
-    assert "Awaits north, south. The round goes on without the others in 6 min." in text
+    assert "Awaits north, south. The round ends in 6 min, without whoever has sent nothing by then." in text
     assert "rounds merged 4 of 10" in text
     assert "sites connected 1 of 2" in text
     assert "the last round took 41 s" in text

@@ -12,6 +12,7 @@ from deployment.live_page.runs import make_run, written_s
 from medfed.deployment.live_page.view import read_view, seconds_of, summary
 from medfed.errors import RunError
 from medfed.runs.folder import RunFolder
+from medfed.runs.rounds import RoundReport, SiteResult, append_round
 
 
 def test_a_run_is_running_until_its_last_sign_of_life_is_too_old(shown_run):
@@ -52,6 +53,17 @@ def test_what_is_missing_is_a_warning_with_its_rounds(shown_run):
     assert (warning.site, warning.rounds) == ("south", "round 2")
     assert warning.text.startswith("refused: its update is <script>")
     assert "\\x1b[2J\\u202e" in warning.text
+
+
+def test_what_holds_in_many_rounds_is_one_warning(tmp_path):
+    run = make_run(tmp_path / "run")
+    for number in (5, 6, 8):
+        why = f"site 'west', round {number}: this hospital's policy does not allow the study"
+        report = RoundReport(number, (SiteResult("west", "absent", why),), 1.0, 10)
+        append_round(RunFolder(run).rounds, report)
+    west = next(warning for warning in read_view(run).warnings if warning.site == "west")
+    assert west.text == "absent: this hospital's policy does not allow the study"
+    assert west.rounds == "rounds 5 to 6, 8"
 
 
 def test_a_damaged_file_is_told_and_hides_nothing_else(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from medfed.evaluation.intervals import TOO_NARROW
 from medfed.evaluation.metrics import metric_of
 from medfed.evaluation.report.formatting import (
+    column_slices,
     duration,
     interval,
     is_narrow,
@@ -90,3 +91,10 @@ def test_consecutive_rounds_are_joined():
 
 def test_a_list_of_settings_is_shown_as_its_elements():
     assert [shown_values(value) for value in ([2.0, 1.5], [], "sgd", 0)] == ["2.0, 1.5", "none", "sgd", "0"]
+
+
+def test_a_wide_table_is_given_in_parts_of_even_width():
+    assert column_slices(list(range(7))) == [slice(0, 7)]
+    assert column_slices(list(range(8))) == [slice(0, 4), slice(4, 8)]
+    assert [part.stop - part.start for part in column_slices(list(range(15)))] == [5, 5, 5]
+    assert column_slices([]) == [slice(0, 0)]

@@ -436,6 +436,52 @@ def test_it_prints(segment, tmp_path):
     assert 5 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 20
 
 
+# The width of an A4 sheet between its margins of 15 mm, in CSS pixels of 1/96 inch.
+PAPER_PX = 680
+WIDER = """<script>addEventListener("load", () => {
+const wide = [...document.querySelectorAll("table, figure, svg, pre, p, dl")]
+  .filter(one => one.getBoundingClientRect().right > %d.5).map(one => one.tagName + " " + one.className);
+document.body.innerHTML = "<main id=wider>" + wide.join("; ") + "</main>";
+});</script></body>"""
+
+
+def wider_than_paper(folder: Path, text: str) -> str:
+    """Return what is wider than a sheet in print: Chromium would shrink every page to it."""
+    text = re.sub(r"<meta http-equiv=.Content-Security-Policy.[^>]*>", "", text)
+    text = text.replace("@media print", "@media all").replace("@media screen", "@media speech")
+    text = text.replace("<body>", f'<body style="width: {PAPER_PX}px">').replace("</body>", WIDER % PAPER_PX)
+    page = folder / "paper.html"
+    page.write_text(text, encoding="utf-8")
+    dom = chromium(folder, "--window-size=1200,1500", "--dump-dom", page.as_uri()).stdout
+    found = re.search(r'<main id="wider">(.*?)</main>', dom)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_no_table_is_wider_than_a_sheet_however_many_hospitals(run, tmp_path):
+    """Fifteen hospitals with long names, and 60 rounds."""
+    contents = report.read_run(run)
+    names = [f"universitaetsklinikum-{index}" for index in range(15)]
+    first = next(row.site for row in contents.rows if row.model == "federated" and row.value is not None)
+    more = [
+        msgspec.structs.replace(row, site=name)
+        for name in names
+        for row in contents.rows
+        if row.site == first and row.model == "federated"
+    ]
+    lines = [
+        msgspec.structs.replace(line, round=number, site=name)
+        for number in range(1, 61)
+        for name in names
+        for line in contents.rounds[:1]
+    ]
+    text = report.render(contents._replace(rows=[*contents.rows, *more], rounds=[*contents.rounds, *lines]))
+    assert text.count("universitaetsklinikum-14") > 1
+    assert wider_than_paper(tmp_path, text) == ""
+
+
 def test_the_first_page_keeps_an_interval_on_one_line_and_says_commands_as_code(segment):
     text = report.render(report.read_run(segment))
     brief = text[text.index('class="brief"') : text.index("</section>")]

@@ -38,6 +38,14 @@ def test_the_operator_reads_what_went_wrong_at_which_hospital():
     assert operation(run_of(RunFacts(sites=["north"]), rounds=ROUNDS[:1])) == []
 
 
+def test_rounds_for_which_a_hospital_was_not_drawn_did_not_ask_it():
+    rounds = [line(1, "north"), line(1, "east", "not sampled"), line(1, "south", "not sampled")]
+    rounds += [line(2, "north"), line(2, "east", "refused"), line(2, "south", "not sampled")]
+    lines = operation(run_of(RunFacts(sites=["north", "south", "east"]), rounds=rounds))
+    assert ("south", "no update was merged: no round asked it") in lines
+    assert ("east", "no update was merged: 1 round asked it") in lines
+
+
 def test_the_privacy_officer_reads_who_sent_what():
     """North sent two updates of 1000 bytes and got 2000 twice; a curve is as many rows as there are cuts."""
     facts = RunFacts(

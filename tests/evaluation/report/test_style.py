@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+import medfed.pipeline.audit_report
 from medfed.evaluation.report.templates import FOLDER
 
 # https://www.w3.org/TR/WCAG22/#contrast-minimum: text, and what a figure draws.
@@ -13,9 +15,12 @@ TEXT, FIGURE = 4.5, 3.0
 STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
 
 
-def colours(form: str) -> dict[str, str]:
+AUDIT = Path(medfed.pipeline.audit_report.__file__).with_name("audit_report.html.jinja").read_text("utf-8")
+
+
+def colours(form: str, style: str = STYLE) -> dict[str, str]:
     """Return the colours of :root, of which the dark form replaces some."""
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in STYLE.split(":root {")[1:3])
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in style.split(":root {")[1:3])
     return light if form == "light" else light | dark
 
 
@@ -69,3 +74,13 @@ def test_what_differs_in_meaning_does_not_differ_by_colour_alone():
     assert contrast(channels(known["accent"]), channels(known["soft"])) < 1.2
     assert re.search(r"\.mark\.hollow \{ fill: var\(--paper\)", STYLE)
     assert re.search(r"\.ci\.wide::after \{ content", STYLE)
+
+
+@pytest.mark.parametrize("form", ["light", "dark"])
+def test_the_audit_page_can_be_read_in_both_forms(form):
+    known = {name: channels(colour) for name, colour in colours(form, AUDIT).items()}
+    for ground in ("paper", "head", "sent", "refused"):
+        assert contrast(known["ink"], known[ground]) >= TEXT
+    assert min(contrast(known[name], known["paper"]) for name in ("soft", "warn")) >= TEXT
+    # No colour is fixed outside the two forms.
+    assert not re.findall(r"#[0-9a-f]{3,8}\b", AUDIT.split("}\nbody {")[1].split("</style>")[0])
