@@ -85,7 +85,7 @@ WAITS = {
     "runs/trackers/_tracking.py close": (SHORT, "CLOSE_S, and says what is lost"),
     "wire/audit_log.py write_all": (FILE, "that is written"),
     "privacy/accounting/ledger_file.py locked": (FILE, "that is written"),
-    "deployment/earlier_answers.py _compare": (FILE, "that is written"),
+    "deployment/patient_sets.py patient_sets": (FILE, "that is written"),
     "files.py lock": (AROUND, "as whoever calls it"),
     # Simulations: the progress table shows who trains.
     "exchange/memory.py fetch": (BUSY, "the round ends or the hub closes"),

@@ -86,6 +86,10 @@ class RoundReport:
     final: bool = False
     choice: ModelChoice | None = None
 
+    def bytes_received(self, result: SiteResult) -> int:
+        """Return the bytes that a site has surely received: none if it was not asked, or did not answer."""
+        return 0 if result.status in ("not sampled", "absent") else self.bytes_down
+
 
 class RoundLine(msgspec.Struct, frozen=True):
     """One line of rounds.jsonl: one site in one round. Fields that an older run lacks are None or 0."""
@@ -113,7 +117,7 @@ def lines_of(report: RoundReport) -> list[RoundLine]:
             examples=result.examples,
             seconds=round(result.seconds, 3),
             bytes_up=result.bytes_up,
-            bytes_down=report.bytes_down if result.status != "not sampled" else 0,
+            bytes_down=report.bytes_received(result),
             scalars=dict(result.scalars),
             notes=list(result.notes),
         )
