@@ -96,7 +96,7 @@ def site(given: dict[str, Any]) -> None:
         if received.final:
             break
         update = Update(name, number, Difference(local, received.weights), 10)
-        send_update(channel, update, received.weights)
+        send_update(channel, update, received.weights, model_sha256=received.sha256)
     exchange.send(Update(name, number, {}, 0, {"val/dice": 0.5}))
     (folder / "result").write_text(
         json.dumps({"peak_mb": peak_mb(), "before_mb": before, "cpu_s": time.process_time() - began})

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import statistics
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +169,16 @@ def test_each_public_module_has_a_test_file_of_its_name() -> None:
         and not (TESTS / Path(module).parent / f"test_{Path(module).name}").exists()
     }
     assert unmirrored - kind_modules() == set(), "write its test in a file of its name"
+
+
+# Extras with an environment of their own: they want older packages than constraints.txt has (pyproject.toml).
+APART = {"flower", "modules"}
+
+
+def test_each_extra_that_an_operator_installs_is_pinned() -> None:
+    described = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
+    extras = {key: own for key, own in described["optional-dependencies"].items() if key not in APART}
+    names = {re.split(r"[^\w.-]", one)[0].lower() for own in extras.values() for one in own}
+    lines = (TESTS.parent / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
+    assert {name.replace("_", "-") for name in names} - pinned == set()

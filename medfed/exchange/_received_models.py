@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from medfed.errors import WireError
-from medfed.exchange._chunks import download, has_chunks
+from medfed.exchange._chunks import download, has_chunks, prefetch
 from medfed.exchange._manifest import Manifest
 from medfed.exchange._study_store import StudyStore
 from medfed.wire import encoding
+from medfed.wire.open_file import may_be_read
 
 # How many stay: the newest, and the one from which a site's last checkpoint may have been trained.
 MAX_CACHED_MODELS = 2
@@ -44,7 +45,8 @@ class ReceivedModels:
         known, chunks = path.with_suffix(".chunks"), "\n".join(manifest.chunks)
         cached = known.exists() and known.read_bytes() == chunks.encode()
         if not (cached and has_chunks(path, manifest.chunk_bytes, manifest.chunks)):
-            download(self._objects.store, manifest, self._objects.global_prefix(manifest.round), path)
+            prefix = self._objects.global_prefix(manifest.round)
+            download(self._objects.store, manifest, prefix, path, overwrite=self._has_place(path))
             known.write_text(chunks)
         received = encoding.read_global(path, self._objects.study_digest)
         if received.round != manifest.round:
@@ -56,6 +58,30 @@ class ReceivedModels:
             for suffix in (".global", ".chunks", ".partial", ".got"):
                 self.path(old).with_suffix(suffix).unlink(missing_ok=True)
         return path
+
+    def prefetch(self, manifest: Manifest) -> bool:
+        """Fetch available chunks of a model that is still being published; return whether there were any."""
+        path = self.path(manifest.round)
+        if path.exists():
+            return False
+        prefix = self._objects.global_prefix(manifest.round)
+        return prefetch(self._objects.store, manifest, prefix, path, overwrite=self._has_place(path))
+
+    def _has_place(self, path: Path) -> bool:
+        """Return whether a model that is to come overwrites a file, that of the oldest one if it is spare.
+
+        Pages that the system holds already take a fifth of the time of new ones. The oldest model is removed
+        anyway once the new one is here, and nothing is written by this site until then. One of which this
+        process may still read a tensor is left alone.
+        """
+        partial, rounds = path.with_suffix(".partial"), sorted(self._rounds())
+        if not partial.exists() and not path.exists() and len(rounds) >= MAX_CACHED_MODELS:
+            oldest = self.path(rounds[0])
+            if oldest.exists() and not may_be_read(oldest):
+                # Its digests first: without them it is no model any more.
+                oldest.with_suffix(".chunks").unlink()
+                oldest.replace(partial)
+        return partial.exists()
 
     def is_whole(self, round: int, chunk_bytes: int) -> bool:
         """Return whether the model of a round is still the one that was received."""

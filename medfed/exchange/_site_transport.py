@@ -12,7 +12,6 @@ from medfed.errors import EndedError, ExchangeError, WireError
 from medfed.exchange._chunks import (
     OutgoingUpdate,
     combined_digest,
-    prefetch,
     split_chunks,
 )
 from medfed.exchange._drop_out import DropOut
@@ -90,6 +89,7 @@ class SiteTransport:
         self.awaited_as = ""
         self._told = WaitReporter(site, log.warning)
         self._age_checked = False  # whether it has compared its folder with what it sent
+        self._sent_at_start: bytes | None = None  # what this site had announced last when it was started
         # When it looks next whether the store still holds its messages (time.monotonic).
         self._next_check = 0.0
         # Called once per reason for which something in the hub's name was refused.
@@ -102,7 +102,7 @@ class SiteTransport:
         # The file of the model that was fetched last.
         self.model_path: Path | None = None
         try:
-            self._retry("joins", self._presence.claim)
+            self._retry("joins", self._join)
         except BaseException:
             self.close()
             raise
@@ -233,12 +233,16 @@ class SiteTransport:
             self._presence.lacks = manifest.round
             raise
 
+    def _join(self) -> None:
+        # Before the claim, which may take a while: a store that is lost meanwhile takes it along.
+        self._sent_at_start = self._objects.get_site_object(self._site, "announced")
+        self._presence.claim()
+
     def _tell_if_older(self) -> None:
         """Log, when it starts, that this site has sent updates of which its folder knows nothing."""
         if self._age_checked or not (run := self._run_id()):
             return
-        data = self._objects.get_site_object(self._site, "announced")
-        self._age_checked = True
+        data, self._age_checked = self._sent_at_start, True
         try:
             sent = None if data is None else self._objects.open_manifest(data, self._site)
         except WireError:
@@ -288,10 +292,9 @@ class SiteTransport:
         manifest, is_new = self._hub_manifest("announced")
         if manifest is None:
             return False
-        path = self._models.path(manifest.round)
-        if manifest.round < round or path.exists() or manifest.run != self._run_id():
+        if manifest.round < round or manifest.run != self._run_id():
             return False
-        return prefetch(self._store, manifest, self._objects.global_prefix(manifest.round), path) or is_new
+        return self._models.prefetch(manifest) or (is_new and not self._models.path(manifest.round).exists())
 
     def _model_to_repeat(self, manifest: Manifest, round: int) -> Path | None:
         """Return the model of `round` if this site was killed after sending its next update.

@@ -202,7 +202,7 @@ class ProgressTable:
                 row.score = result.scalars.get(self.metric)
             row.epsilon = result.scalars.get("privacy/epsilon", row.epsilon)
             row.bytes_up += result.bytes_up
-            row.bytes_down += report.bytes_down if not final else 0
+            row.bytes_down += report.bytes_received(result)
             row.step = row.steps = 0
             row.since = ""
         return failures

@@ -12,8 +12,13 @@ from medfed.errors import DECODING_ERRORS, RunError
 from medfed.runs.facts import ModelChoice
 from medfed.wire.untrusted_text import for_log
 
+# The status of a site that sent an update, where nobody knows whether it was merged: in its own folder.
+SENT = "sent"
+# The statuses of a site that trained in a round, as far as the folder shows.
+TOOK_PART = ("merged", SENT)
+
 # The statuses of a round in which the model changed. 'evaluated' is written by a site that trains nothing.
-_MODEL_CHANGED = ("merged", "evaluated")
+_MODEL_CHANGED = (*TOOK_PART, "evaluated")
 
 # The numbers by which a site says how many cases it left out because they cannot be used:
 # left_out/<reason>, of a fixed list of reasons. They count files and say nothing of what is in them.
@@ -81,6 +86,10 @@ class RoundReport:
     final: bool = False
     choice: ModelChoice | None = None
 
+    def bytes_received(self, result: SiteResult) -> int:
+        """Return the bytes that a site has surely received: none if it was not asked, or did not answer."""
+        return 0 if result.status in ("not sampled", "absent") else self.bytes_down
+
 
 class RoundLine(msgspec.Struct, frozen=True):
     """One line of rounds.jsonl: one site in one round. Fields that an older run lacks are None or 0."""
@@ -108,7 +117,7 @@ def lines_of(report: RoundReport) -> list[RoundLine]:
             examples=result.examples,
             seconds=round(result.seconds, 3),
             bytes_up=result.bytes_up,
-            bytes_down=report.bytes_down if result.status != "not sampled" else 0,
+            bytes_down=report.bytes_received(result),
             scalars=dict(result.scalars),
             notes=list(result.notes),
         )

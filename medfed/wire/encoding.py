@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
-import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load
 from torch import Tensor
 
 from medfed.errors import DECODING_ERRORS, WireError
+from medfed.wire.open_file import OpenFile
 from medfed.wire.update import Encoded, GlobalModel, Update
 from medfed.wire.weights import Difference, Weights
 
@@ -378,7 +376,7 @@ def _open(path: Path, expected: type[_H], study_digest: str) -> tuple[_H, dict[s
                 f"'{name[:80]}' has dtype {description['dtype']}, which cannot be read; {', '.join(_DTYPES)} "
                 "can"
             )
-    file = _OpenFile(path)
+    file = OpenFile(path)
     return header, {part: _FileTensors(file, names) for part, names in _by_part(described).items()}
 
 
@@ -453,47 +451,6 @@ class _FileTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._described)
-
-
-class _OpenFile:
-    """A safetensors file that stays open as long as one of its tensors may be read.
-
-    The file is read and not mapped: a mapped file counts towards a process's memory until the system reclaims
-    it, and a hub that merges eight files of 400 MB would seem to need all of them, and in a container with a
-    memory limit would really need them.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._handle)
-        self._start = 8 + int.from_bytes(os.pread(self._handle, 8, 0), "little")
-
-    def read(self, name: str, first: int, last: int) -> Tensor:
-        """Return the bytes of the tensor of this name, from `first` to `last` after the header."""
-        raw = _aligned_bytes(last - first)
-        view, done = raw.numpy().data, 0
-        while done < last - first:
-            # One call reads at most 2 GiB.
-            read = os.preadv(self._handle, [view[done:]], self._start + first + done)
-            if read == 0:
-                raise WireError(f"'{name}' is truncated: the file became shorter after it was checked")
-            done += read
-        return raw
-
-
-# The alignment of a tensor's memory in torch, for the processor's widest loads.
-_ALIGNMENT_BYTES = 64
-
-
-def _aligned_bytes(size: int) -> Tensor:
-    """Return an aligned buffer of that many bytes, in memory that is reused once it is freed.
-
-    torch allocates aligned memory, and glibc does not fit an aligned request into a freed block of the same
-    size: a hub that loaded tensors beside the model it was building grew by a whole model for nothing.
-    """
-    whole = torch.from_numpy(np.empty(size + _ALIGNMENT_BYTES, np.uint8))
-    first = -whole.data_ptr() % _ALIGNMENT_BYTES
-    return whole[first : first + size]
 
 
 def _first_line(error: Exception) -> str:

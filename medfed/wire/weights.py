@@ -281,7 +281,7 @@ def approximate_norm(weights: Weights) -> float:
     rounds to zero could matter, the result is `norm`'s.
     """
     sides = (weights.minuend, weights.subtrahend) if isinstance(weights, Difference) else (weights,)
-    buffer, total = torch.empty(_BLOCK), 0.0
+    buffer, total, rounded = torch.empty(_BLOCK), 0.0, False
     for name in weights:
         values = [side[name].reshape(-1) for side in sides]
         if any(value.dtype != torch.float32 for value in values):
@@ -290,8 +290,11 @@ def approximate_norm(weights: Weights) -> float:
         for start in range(0, values[0].numel(), _BLOCK):
             parts = [value[start : start + _BLOCK] for value in values]
             block = torch.sub(*parts, out=buffer[: len(parts[0])]) if len(parts) == 2 else parts[0]
-            total += float(torch.dot(block, block))
-    return float(total**0.5) if isfinite(total) and total > _SMALL_SQUARES else norm(weights)
+            square = float(torch.dot(block, block))
+            total += square
+            rounded = rounded or (square <= _SMALL_SQUARES and bool(block.any()))
+    exact = isfinite(total) and (total > _SMALL_SQUARES or not rounded)
+    return float(total**0.5) if exact else norm(weights)
 
 
 def digest(weights: Weights) -> str:

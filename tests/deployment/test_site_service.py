@@ -306,6 +306,7 @@ def test_the_age_of_a_checkpoint_reaches_all_processes_of_a_site(tmp_path, monke
     else:
         session = MagicMock(site=site, hospital=hospital, folder=folder)
         session.name = "north"
+        session.study.evaluation.smallest_group = 5
         with pytest.raises(Captured) as captured:
             site_service._train(session, MagicMock())
     assert captured.value.args[0].checkpoint_s == 150.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,9 +236,10 @@ def test_a_state_of_the_hub_that_has_arrived_as_an_empty_file_is_waited_for(hub_
         north.fetch("north", 1)
 
 
-@pytest.mark.parametrize("empty", [False, True])  # the back-up is of before the site's first model
+# The back-up is of before the site's first model; what the site had stored is lost once it has joined.
+@pytest.mark.parametrize("empty, lost", [(False, False), (True, False), (False, True)])
 def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started_again_does_not(
-    folder_exchange, hub_and_north, tmp_path, caplog, empty
+    folder_exchange, hub_and_north, tmp_path, caplog, empty, lost
 ):
     hub, north = hub_and_north
     if empty:
@@ -253,6 +256,8 @@ def test_a_site_whose_folder_is_a_back_up_says_so_and_one_that_is_merely_started
     shutil.rmtree(tmp_path / "north")
     (tmp_path / "back-up").rename(tmp_path / "north")
     restored = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    if lost:
+        shutil.rmtree(tmp_path / "share" / "up")
     assert restored.fetch("north", 0).round == 1
     restored.close()
     assert "its run folder is older than its update of round 1, and knows of round 0 at most" in caplog.text
@@ -276,6 +281,53 @@ def test_a_model_that_a_disk_changed_is_fetched_again(folder_exchange, hub_and_n
     assert digest(again.fetch("north", 0).weights) == digest(filled(0.0))
     again.close()
     assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["nobody reads it", "still read"])
+def test_a_new_model_overwrites_the_file_of_the_oldest_unless_that_may_still_be_read(
+    hub_and_north, tmp_path, held
+):
+    """Who still holds the oldest model must not read the new one's bytes."""
+    hub, north = hub_and_north
+    models = {0: north.fetch("north", 0)}
+    for round in (1, 2, 3):
+        hub.publish(GlobalModel(round, filled(float(round)), study_digest=STUDY))
+        if not held:
+            models.clear()
+            gc.collect()
+        first = min(inboxes(tmp_path))
+        spare = inboxes(tmp_path)[first].stat().st_ino
+        models[round] = north.fetch("north", round)
+        assert list(inboxes(tmp_path)) == [round - 1, round]
+        assert (inboxes(tmp_path)[round].stat().st_ino == spare) is (round > 1 and not held)
+    for round, model in models.items():
+        assert digest(model.weights) == digest(filled(float(round)))
+
+
+def inboxes(tmp_path) -> dict[int, Path]:
+    """Return the models that north holds, by round."""
+    found = sorted((tmp_path / "north/exchange/inbox").glob("r*.global"))
+    return {int(path.stem[1:]): path for path in found}
+
+
+def test_a_site_killed_while_a_new_model_overwrites_the_oldest_goes_on_with_the_new_one(
+    folder_exchange, hub_and_north, tmp_path
+):
+    hub, north = hub_and_north
+    for round in (1, 2):
+        hub.publish(GlobalModel(round, filled(float(round)), study_digest=STUDY))
+        if round == 1:
+            north.fetch("north", 1)
+    north.close()
+    inbox = tmp_path / "north/exchange/inbox"
+    (inbox / "r00000.chunks").unlink()
+    (inbox / "r00000.global").replace(inbox / "r00002.partial")
+    again = folder_exchange.open_site(STUDY, "north", tmp_path / "north")
+    assert digest(again.fetch("north", 2).weights) == digest(filled(2.0))
+    again.close()
+    assert sorted(path.name for path in inbox.iterdir()) == [
+        f"r0000{round}.{suffix}" for round in (1, 2) for suffix in ("chunks", "global")
+    ]
 
 
 @pytest.mark.parametrize("what", ["r00000.global", "r00000.chunks"])

@@ -151,7 +151,9 @@ def test_a_sites_error_is_named_with_its_traceback_and_ends_the_run(
 
 
 PROGRAM = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
 from medfed.cli.commands import main
 main(["train", *sys.argv[1:]])
 """

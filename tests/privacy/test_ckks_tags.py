@@ -91,6 +91,14 @@ def weighted(factors: dict[str, int]) -> dict[str, torch.Tensor]:
     return {"00000": module._packed(total)}
 
 
+def relabelled(size: int) -> dict[str, torch.Tensor]:
+    """Return the true sum, of which the first ciphertext says that it has another number of values."""
+    parts = module._unpacked(merged(sent(1)).groups[module.SUM]["00000"])
+    assert parts[0][:3] == b"\x0a\x02\x80"  # a list of one size, 2048 as a varint of two bytes
+    changed = parts[0][:2] + bytes([0x80 | size % 128, size // 128]) + parts[0][4:]
+    return {"00000": module._packed([changed, *parts[1:]])}
+
+
 def test_the_true_sum_is_decrypted():
     mean = sum(EXAMPLES[site] * local(site)["a"].double() for site in SITES) / sum(EXAMPLES.values())
     opened = decrypt(merged(sent(1)))
@@ -136,6 +144,14 @@ LIES = {
     ),
     "none": (
         lambda: with_sum(merged(sent(1)), **{"00000": torch.zeros(0, dtype=torch.uint8)}),
+        "it holds no ciphertexts",
+    ),
+    "a ciphertext of another length": (
+        lambda: with_sum(merged(sent(1)), **relabelled(2000)),
+        "it holds no ciphertexts",
+    ),
+    "a ciphertext of one value": (
+        lambda: with_sum(merged(sent(1)), **relabelled(1)),
         "it holds no ciphertexts",
     ),
     "rubbish": (

@@ -63,7 +63,7 @@ def test_opening_an_update_reads_no_tensor(tmp_path, monkeypatch):
     path = tmp_path / "update"
     path.write_bytes(wire.encode_update(update()))
     read = []
-    monkeypatch.setattr(wire.os, "preadv", lambda *asked: read.append(asked) or 0)
+    monkeypatch.setattr(os, "preadv", lambda *asked: read.append(asked) or 0)
     received = wire.read_update(path, model())
     assert list(received.delta) == ["a.weight", "b"]
     assert read == []

@@ -239,5 +239,12 @@ def test_an_approximate_norm_by_hand_and_where_float32_overflows():
     assert approximate_norm({"a": torch.tensor([3.0], dtype=torch.float64)}) == pytest.approx(3)
 
 
+def test_an_approximate_norm_of_nothing_is_zero_and_of_values_whose_squares_vanish_is_not():
+    same = {"a": torch.full((40_000,), 2.0)}
+    assert approximate_norm(Difference(same, same)) == 0
+    tiny = {"a": torch.cat([torch.zeros(40_000), torch.tensor([3e-30, 4e-30])])}
+    assert approximate_norm(tiny) == pytest.approx(5e-30)
+
+
 def test_size_in_bytes_by_hand():
     assert size_in_bytes({"a": torch.zeros(3), "b": torch.zeros(2, 2, dtype=torch.float64)}) == 12 + 32

@@ -37,6 +37,9 @@ READ_S = 60.0
 # After how long without a connection a line says so.
 TELL_S = 60.0
 
+# For how long the end of the watch is waited for; its thread is one that a process does not wait for.
+STOP_S = 10.0
+
 
 class StreamWatch:
     """Asks the server for each stream in `streams` until `stop`, in a thread of its own.
@@ -54,6 +57,7 @@ class StreamWatch:
         # Per stream: the server that led it when it answered last.
         self._leaders: dict[str, str] = {}
         self._next_read = 0.0
+        self._stopping = False
         silence_asyncio()
         self._loop = asyncio.new_event_loop()
         self._watching = self._loop.create_task(self._watch())
@@ -67,9 +71,12 @@ class StreamWatch:
 
     def stop(self) -> None:
         """Disconnect."""
-        with contextlib.suppress(RuntimeError):  # it was stopped before
-            self._loop.call_soon_threadsafe(self._watching.cancel)
-        self._thread.join()
+        self._stopping, end = True, time.monotonic() + STOP_S
+        while self._thread.is_alive() and time.monotonic() < end:
+            # More than once: nats-py takes some cancellations for its own and goes on.
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._watching.cancel)
+            self._thread.join(0.2)
 
     def _run(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -78,10 +85,10 @@ class StreamWatch:
 
     async def _watch(self) -> None:
         since, told = time.monotonic(), False
-        while True:
+        while not self._stopping:
             try:
                 async with self._connected() as client:
-                    while client.is_connected:
+                    while client.is_connected and not self._stopping:
                         since = time.monotonic()
                         await self._look(client)
                         await asyncio.sleep(STEP_S)

@@ -66,6 +66,18 @@ def read_earlier(path: Path) -> EarlierLooks:
         ) from None
 
 
+def read_all(path: Path) -> dict[str, EarlierLooks]:
+    """Return what was shown before in this watch and in the run's others, by the names of the watches.
+
+    Another name is no way around: who has both pages can subtract them all the same.
+
+    Raises:
+        RunError: if a file is damaged.
+    """
+    others = {one.parent.name: read_earlier(one) for one in sorted(path.parent.parent.glob(f"*/{path.name}"))}
+    return {path.parent.name: read_earlier(path), **others}
+
+
 def write_earlier(path: Path, earlier: EarlierLooks) -> None:
     """Keep what is shown, before it is; on disk when this returns."""
     write_whole(path, msgspec.json.encode(earlier), durable=True)

@@ -20,7 +20,7 @@ from medfed.pipeline.labelled import drawn_of, with_labelled
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import load_model
-from medfed.pipeline.watch.earlier_looks import read_earlier, write_earlier
+from medfed.pipeline.watch.earlier_looks import read_all, write_earlier
 from medfed.pipeline.watch.state import WatchFolder
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
@@ -85,13 +85,14 @@ def measure_look(
 
 def _apart(rows: Sequence[Row], behind: Behind, state: WatchFolder, look: int, least: int) -> list[Row]:
     """Return the rows without those that, beside an earlier look's, would be of too few patients."""
-    earlier = before = read_earlier(state.earlier)
+    known = read_all(state.earlier)
+    earlier = known[state.earlier.parent.name]
     withheld: set[str | None] = set()
     for (metric, structure), patients in behind.items():
         what = f"{metric}/{structure}"
         if is_too_few(len(patients), least):
             continue  # no row shows it
-        if before.gives_few(what, patients, least):
+        if any(before.gives_few(what, patients, least) for before in known.values()):
             withheld.add(structure)
         else:
             earlier = earlier.after(look, what, patients)

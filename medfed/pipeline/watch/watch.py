@@ -28,7 +28,7 @@ from medfed.pipeline.dossier.manifest import digest_file
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import load_model
 from medfed.pipeline.suppress_warnings import suppress_warnings
-from medfed.pipeline.watch.earlier_looks import read_earlier, write_earlier
+from medfed.pipeline.watch.earlier_looks import read_all, write_earlier
 from medfed.pipeline.watch.labelled import measure_look
 from medfed.pipeline.watch.observe import Observation, observe, one_per_patient, variables_of
 from medfed.pipeline.watch.page import in_words, write_page
@@ -208,15 +208,18 @@ def _keep_apart(setting: _Setting, patients: set[str]) -> None:
         TooFewPatientsError: if fewer than the smallest group came or went since an earlier look.
     """
     state, least = setting.state, setting.level.min_patients
-    earlier = read_earlier(state.earlier)
-    if earlier.gives_few("look", patients, least):
-        raise TooFewPatientsError(
-            f"watch of '{setting.name}': beside an earlier look's, these numbers would give those of fewer "
-            f"than {least} patients who came or went since: whoever has both pages could subtract them. Wait "
-            "for more, or give a folder of new patients alone; if nobody has the earlier pages any more, "
-            f"remove {state.earlier.name} from watch/{setting.name} of the run folder. It counts as no look"
-        )
-    write_earlier(state.earlier, earlier.after(len(state.read_looks()) + 1, "look", patients))
+    known = read_all(state.earlier)
+    for name, earlier in known.items():
+        if earlier.gives_few("look", patients, least):
+            raise TooFewPatientsError(
+                f"watch of '{setting.name}': beside those of an earlier look of '{name}', these numbers "
+                f"would give those of fewer than {least} patients who came or went since: whoever has both "
+                "pages could subtract them. Wait for more, or give a folder of new patients alone; if nobody "
+                f"has the earlier pages any more, remove {state.earlier.name} from watch/{name} of the run "
+                "folder. It counts as no look"
+            )
+    own = known[state.earlier.parent.name]
+    write_earlier(state.earlier, own.after(len(state.read_looks()) + 1, "look", patients))
 
 
 def _too_few(setting: _Setting, number: int, what: str) -> TooFewPatientsError:

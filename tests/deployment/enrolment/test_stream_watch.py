@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from broker_enrolment import Enrolment
 
 from medfed.deployment.enrolment import broker, stream_watch
 from medfed.deployment.enrolment.broker import Broker
+from medfed.deployment.enrolment.stream_watch import StreamWatch
 from medfed.exchange._nats_store import NatsStore
 from medfed.exchange._object_store import Unreachable
 from medfed.wire.signing import Identity
@@ -170,3 +174,27 @@ def test_each_broker_of_a_cluster_knows_which_one_leads_a_stream(tmp_path):
 def test_a_process_that_waits_for_no_disk_does_not():
     assert "R" in stream_watch._thread_states(os.getpid())
     assert list(stream_watch._thread_states(2**22 + 1)) == []
+
+
+def test_the_watch_ends_though_its_first_cancellation_is_swallowed(tmp_path, monkeypatch):
+    looks, swallowed = threading.Event(), []
+
+    @contextlib.asynccontextmanager
+    async def connected(watch):
+        yield SimpleNamespace(is_connected=True)
+
+    async def look(watch, client):
+        looks.set()
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:  # as nats-py does while it connects or closes
+            swallowed.append(client)
+
+    monkeypatch.setattr(StreamWatch, "_connected", connected)
+    monkeypatch.setattr(StreamWatch, "_look", look)
+    watch = StreamWatch("tls://127.0.0.1:1", SimpleNamespace(name="hub"), tmp_path, os.getpid, True)
+    assert looks.wait(30)
+    watch.stop()
+    assert len(swallowed) == 1
+    assert not watch._thread.is_alive()
+    watch.stop()

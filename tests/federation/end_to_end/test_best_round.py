@@ -7,10 +7,8 @@ squared errors are 2.5, 0.5, 0.5, 2.5, 6.5 over rounds 1 to 5.
 from __future__ import annotations
 
 import pytest
-import pytorch_lightning as pl
-import torch
+from counting import WANTS, Counter, Data, Killed
 from simulated import simulated
-from torch.utils.data import DataLoader, TensorDataset
 
 from medfed.aggregation.fedavg import FedAvg
 from medfed.federation.config import SiteConfig
@@ -21,43 +19,7 @@ from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import weights_of
 
 ROUNDS = 8
-WANTS = {"north": 2.0, "south": 3.0}
 BEST = ModelSelection("val/loss", "lower", "best", patience=2)
-
-
-class Counter(pl.LightningModule):
-    """One weight that grows by 1 in every step."""
-
-    def __init__(self, wants: float = 0.0) -> None:
-        super().__init__()
-        self.weight, self.wants = torch.nn.Parameter(torch.zeros(1)), wants
-
-    def training_step(self, batch, index):
-        return -self.weight.sum()
-
-    def validation_step(self, batch, index):
-        self.log("val/loss", (self.weight - self.wants).square().sum())
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1.0)
-
-
-class Data(pl.LightningDataModule):
-    def train_dataloader(self):
-        return DataLoader(TensorDataset(torch.zeros(2, 1)), 2)
-
-    val_dataloader = train_dataloader
-
-
-class Killed(pl.Callback):
-    """Stops a site in one epoch, as kill -9 would."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.current_epoch == self.epoch:
-            raise RuntimeError("killed")
 
 
 def run(place, *, resume=False, killed: int | None = None, on_model=lambda model: None, **settings):

@@ -61,6 +61,16 @@ def test_a_folder_that_grew_by_a_patient_gives_no_second_look(tmp_path: Path) ->
         watch(run, grown(data, 28), name="north", own=OwnChoices(b"another secret of the site file"))
 
 
+def test_another_name_of_the_watch_is_no_way_around(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "made", TABLE)
+    asked, data = Asked([table(tmp_path / "before.csv", 60, 1)]), tmp_path / "new.csv"
+    watch(run, grown(data, 20), name="north", asked=asked)
+    with pytest.raises(TooFewPatientsError, match=r"watch of 'again': .* of 'north', .* from watch/north of"):
+        watch(run, grown(data, 21), name="again", asked=asked)
+    assert not WatchFolder(run.path, "again").page.exists()
+    assert watch(run, grown(data, 25), name="again").look.number == 1
+
+
 def test_rows_of_labels_are_withheld_where_one_more_patient_has_a_label(tmp_path: Path) -> None:
     run = run_of(tmp_path / "made", TABLE)
     state, data = WatchFolder(run.path, "north"), table(tmp_path / "new.csv", 30, 2, target=True)
