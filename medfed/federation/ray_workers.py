@@ -36,6 +36,9 @@ CONNECT_S, ANSWER_S, NODE_S = 5.0, 60.0, 120.0
 # How long a worker has to begin, and how long cores may stay taken by one that has died.
 BEGIN_S, FREED_S = 300.0, 10.0
 
+# How often a worker is started before its error counts.
+ATTEMPTS = 4
+
 # The packages whose versions must be those of the process that has the hub.
 PACKAGES = ("medfed", "torch", "pytorch-lightning", "monai", "numpy")
 
@@ -87,6 +90,8 @@ class RayCluster:
         self._checked: set[str] = set()
         self._here = _examiner()(PACKAGES, {}, None)
         self._lock = threading.Lock()
+        # The worker, by its number, that was last said to share cores.
+        self._warned_at = 0
 
     def launch(self, module: str, threads: int | None) -> tuple[WorkerProcess, Connection]:
         """Start a worker where the cluster has room for it.
@@ -96,9 +101,9 @@ class RayCluster:
         """
         with self._lock:
             self.check_nodes()
-            needs = self._needs(threads or 1)
             self._launched += 1
-            actor, node, process = self._started(module, threads or 1, needs)
+            needs = self._needs(threads or 1)
+            actor, node, process = self._begun(module, threads or 1, needs)
         end = HubEnd(actor, self._models)
         return _ActorProcess(actor, end, f"{process} on {node}", node), end
 
@@ -191,15 +196,19 @@ class RayCluster:
             if time.monotonic() > end:
                 break
             time.sleep(0.2)
-        if self._launched < self._plan.workers or "GPU" in short:
+        if self._launched <= self._plan.workers or "GPU" in short:
             what = ", ".join(f"{needs[one]:g} {one}" for one in needs if needs[one])
             has = ", ".join(f"{free.get(one, 0.0):g} {one}" for one in needs if needs[one])
             raise RunError(
-                f"simulation.workers: worker {min(self._launched + 1, self._plan.workers)} of "
+                f"simulation.workers: worker {self._launched} of "
                 f"{self._plan.workers} needs {what}, and the Ray cluster has {has} free; choose fewer "
                 "workers or threads, end what else runs on the cluster (`ray status`), or add nodes"
             )
-        log.warning("the Ray cluster has no free core for the new worker, which shares those of another one")
+        if self._warned_at != self._launched:
+            log.warning(
+                "the Ray cluster has no free core for the new worker, which shares those of another one"
+            )
+        self._warned_at = self._launched
         return {**needs, "CPU": 0.0}
 
     def _gpu_share(self) -> float:
@@ -208,6 +217,24 @@ class RayCluster:
 
         gpus = int(ray.cluster_resources().get("GPU", 0)) if self._plan.gpus == "share" else 0
         return 1.0 / math.ceil(self._plan.workers / gpus) if gpus else 0.0
+
+    def _begun(self, module: str, threads: int, needs: Mapping[str, float]) -> tuple[Any, str, int]:
+        """Start a worker, again where Ray chose a node that it had not found to be lost."""
+        import ray
+
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return self._started(module, threads, needs)
+            except ray.exceptions.RayError as error:
+                if not left:
+                    raise RunError(
+                        f"simulation.engine: a worker could not begin on the Ray cluster: {_line(error)}"
+                    ) from error
+                log.debug("a Ray actor did not begin", exc_info=True)
+                time.sleep(1)
+                self.check_nodes()
+                needs = self._needs(threads)
+        raise AssertionError("the last attempt returned or raised")
 
     def _started(self, module: str, threads: int, needs: Mapping[str, float]) -> tuple[Any, str, int]:
         import ray
@@ -232,10 +259,6 @@ class RayCluster:
             raise RunError(
                 f"simulation.workers: no node of the Ray cluster began a worker of {needs['CPU']:g} CPU and "
                 f"{needs['GPU']:g} GPU within {BEGIN_S:g} s; see `ray status` for what its nodes have free"
-            ) from error
-        except ray.exceptions.RayError as error:
-            raise RunError(
-                f"simulation.engine: a worker could not begin on the Ray cluster: {_line(error)}"
             ) from error
         names = {one["NodeID"]: _name(one) for one in ray.nodes()}
         return actor, names.get(node, "a node that has left"), process
