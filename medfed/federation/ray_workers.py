@@ -200,7 +200,7 @@ class RayCluster:
             what = ", ".join(f"{needs[one]:g} {one}" for one in needs if needs[one])
             has = ", ".join(f"{free.get(one, 0.0):g} {one}" for one in needs if needs[one])
             raise RunError(
-                f"simulation.workers: worker {self._launched} of "
+                f"simulation.workers: worker {min(self._launched, self._plan.workers)} of "
                 f"{self._plan.workers} needs {what}, and the Ray cluster has {has} free; choose fewer "
                 "workers or threads, end what else runs on the cluster (`ray status`), or add nodes"
             )

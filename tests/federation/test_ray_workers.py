@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback_network import needs_ray
 
 from medfed.errors import RunError, StudyError
 from medfed.federation import ray_workers
 from medfed.federation.ray_workers import RayPlan, ray_cluster
 
-pytestmark = pytest.mark.slow
-
-ray = pytest.importorskip("ray", reason="Ray is not installed; `make networks` installs it")
+pytestmark = [pytest.mark.slow, needs_ray]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +38,8 @@ def plan(nodes: Any, **changes: Any) -> RayPlan:
 
 
 def test_workers_are_spread_over_the_nodes_and_gone_in_the_end(cluster: Any, tmp_path: Path) -> None:
+    import ray
+
     before = signal.getsignal(signal.SIGTERM)
     # The module has no `main` that serves: each worker ends, and its end is told.
     with ray_cluster(plan(cluster, shared=tmp_path, folders={"site 'north'": tmp_path})) as joined:
@@ -144,6 +145,8 @@ def test_more_workers_than_cores_are_refused(cluster: Any, monkeypatch: pytest.M
 
 
 def test_an_address_that_nobody_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
     with socket.socket() as silent:  # it is bound, listens, and says nothing
         silent.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -159,6 +162,8 @@ def test_an_address_that_nobody_answers_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_gpus_are_divided_so_that_none_has_more_workers_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
     def share(workers: int, gpus: int, how: Any = "share") -> float:
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(gpus)})
         return ray_workers.RayCluster(RayPlan("local", workers, 1, how))._gpu_share()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback_network import needs_ray
 
 from medfed.pipeline.federate import federate
 from medfed.runs.progress import Progress
@@ -19,9 +20,7 @@ from medfed.wire.weights import Weights, digest
 
 from .two_tables import CASES, opened
 
-pytestmark = pytest.mark.slow
-
-ray = pytest.importorskip("ray", reason="Ray is not installed; `make networks` installs it")
+pytestmark = [pytest.mark.slow, needs_ray]
 
 ONE = ("simulation.threads=1", "rule.kind=scaffold", "train.local.kind=scaffold", "train.rounds=3")
 TWO = (*ONE, "simulation.engine=ray", "simulation.workers=2")
@@ -123,6 +122,8 @@ def test_a_node_that_is_lost_changes_no_bit(
 
 
 def test_ray_of_this_machine_alone_gives_the_same_bits_with_any_number_of_workers(tmp_path: Path) -> None:
+    import ray
+
     expected = digest(trained(tmp_path / "none", ONE))
     for workers in (1, 2):
         overrides = (*TWO, "simulation.address=local", f"simulation.workers={workers}")
