@@ -29,7 +29,8 @@ evaluation: {draws: 20, smallest_group: 5, pooled_model: false, guarantee: 0.6, 
 sites: {north: north.csv, south: south.csv, east: east.csv}
 """
 # What shows single patients, by the table of files in docs/evaluation.md.
-STAYS = ("cases.jsonl", "scores.jsonl", "trained.json", "command.txt", "own_report.html", "outlines.json")
+STAYS = ("cases.jsonl", "scores.jsonl", "trained.json", "tested.json", "command.txt", "own_report.html",
+         "outlines.json")  # fmt: skip
 
 
 def table(folder: Path, site: str, tested: int) -> Path:
