@@ -157,7 +157,7 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     _note_changed_data(session)
     note_similar_results(session)
     began = time.monotonic()
-    facts = create_run(folder, study, {name: data})
+    facts = create_run(folder, study, {name: data}, own=name)
     if session.trains:
         record_trained(folder, {name: session.hospital})
     start = {"start": facts.start.sha256} if facts.start else {}

@@ -155,7 +155,8 @@ def _whom(run: Run, focus: Focus, places: list[str]) -> list[str]:
     """Return where the model was trained, and on how many patients it was tested at which place."""
     patients = focus._replace(metric="patients", structure=None).rows(run.rows)
     trained = ", ".join(run.trained) or "no hospital"
-    lines = [f"Trained at {trained}."]
+    told = f"{run.own_updates}; which hospitals' updates were merged, the hub's run folder says"
+    lines = [f"{told}." if run.own else f"Trained at {trained}."]
     answers = focus.rows(run.rows)
     for place in places:
         answer = answers.valued(place, FEDERATED)

@@ -90,3 +90,14 @@ def test_nothing_is_said_of_images_or_structures_where_there_are_none():
         "no contribution was missing; missed and invented structures are counted. Causes: a person"
     )
     assert tripod.answers["Model output"] == "Label map"
+
+
+def test_who_sent_no_final_scores_lost_no_contribution():
+    rounds = [
+        RoundLine(1, "north", "merged"),
+        RoundLine(1, "south", "absent"),
+        RoundLine(2, "north", "reported"),
+    ]
+    rounds.append(RoundLine(2, "south", "absent", reason="it reported nothing"))
+    claim, _ = checklists(run_of(RunFacts(sites=["north", "south"]), rounds=rounds))
+    assert claim.answers["Failure analysis"].startswith("1 contribution of a hospital was missing.")

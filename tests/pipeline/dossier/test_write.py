@@ -46,7 +46,7 @@ def test_a_dossier_is_these_files_and_verifies(run: RunFolder, tmp_path: Path) -
     assert "NOT VERIFIED: it is whole and contradicts itself nowhere, and nobody signed it" in said
     assert "VERIFIED as" not in said
     assert "who trained, in dossier.json, is what its audit log says" in said
-    assert "coast: merged in 2 rounds, 1 to 2" in said
+    assert "coast: merged in rounds 1 to 2" in said
     page = (tmp_path / "d" / "dossier.html").read_text()
     assert "these tensors are the merge of round 3, by digest" in page
     assert "Nobody signed this dossier" in page
