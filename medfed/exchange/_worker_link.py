@@ -118,7 +118,8 @@ def encode_frame(frame: Frame) -> bytes:
 
 def decode_frame(data: bytes) -> Frame:
     """Return the record of `encode_frame`."""
-    return _decoder.decode(data)
+    frame: Frame = _decoder.decode(data)
+    return frame
 
 
 class NamelessFile:

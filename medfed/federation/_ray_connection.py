@@ -209,5 +209,5 @@ class _UpdatesHere:
             # A worker's first file of a round is in memory, any further one on disk.
             self._file = nameless_file(in_memory=round != self._round)
             self._number, self._round = number, round
-        self._file.write(memoryview(tensors), start)
+        self._file.write(tensors.data, start)
         return self._file

@@ -280,7 +280,7 @@ class _ActorProcess:
 
     @property
     def how_ended(self) -> str:
-        return f"on {self._node} was ended, or its node was lost"
+        return f"on {self._node} was ended (perhaps as it ran out of memory), or its node was lost"
 
     def kill(self) -> None:
         self._end.shut()

@@ -132,7 +132,7 @@ def test_ray_of_this_machine_alone_gives_the_same_bits_with_any_number_of_worker
 
 
 def pids_of_workers() -> list[int]:
-    """Return the process ids of the actors on this machine that are alive."""
+    """Return the process ids of the actors in this test's own network that are alive."""
     found: list[int] = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -142,6 +142,7 @@ def pids_of_workers() -> list[int]:
 
 def _is_worker(folder: Path) -> Any:
     try:
-        return (folder / "cmdline").read_bytes().startswith(b"ray::WorkerActor")
+        own = (folder / "ns/net").readlink() == Path("/proc/self/ns/net").readlink()
+        return own and (folder / "cmdline").read_bytes().startswith(b"ray::WorkerActor")
     except OSError:
         return False
