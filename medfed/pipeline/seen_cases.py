@@ -3,7 +3,7 @@
 A case is recognised by its content: an image by the voxels that the network sees, a row of a table by its
 patient and features. All cases of a patient who has one such case are left out, and the number of such
 patients is told. An image that was stored with other grey values, or resampled, is not recognised. Rows that
-equal one that trained under another patient's number are measured, and told if chance does not explain them.
+equal one that trained under another patient's number are left out, too, if there are more than by chance.
 """
 
 from __future__ import annotations
@@ -112,21 +112,14 @@ def without_seen(
     if not runs:
         return hospital, "" if trains else f"{UNCHECKED}."
     tokens = set().union(*(run.seen(one) for run in runs for one in contents))
-    patients = {data.case(token).patient for token in tokens}
-    seen = frozenset(token for token in contents[0] if data.case(token).patient in patients)
-    rows = rows_of(data) if data.is_table else {}
-    alike = {token: row for token, row in rows.items() if token in contents[0].keys() - seen}
-    equal = set().union(*(run.seen(alike, besides=hospital.name if trains else "") for run in runs))
-    trained = sum(
-        len(digests)
-        for run in runs
-        for splits in run.sites.values()
-        for split, digests in splits.items()
-        if split.endswith(ROWS)
-    )
-    equal = equal if len(equal) > _by_chance(list(alike.values()), trained) else set()
     elsewhere = _not_merged(folder, [one[token] for one in contents for token in one if token in tokens])
-    said = "; ".join(filter(None, (_left_out(len(patients)) + elsewhere, _alike(len(equal), len(alike)))))
+    rows = rows_of(data) if data.is_table else {}
+    others = {token: row for token, row in rows.items() if token in contents[0].keys() - tokens}
+    alike = _alike(runs, others, hospital.name if trains else "")
+    # Of a hospital that trains itself they are told alone: it has its own test patients.
+    patients = {data.case(token).patient for token in (tokens if trains else tokens | alike)}
+    seen = frozenset(token for token in contents[0] if data.case(token).patient in patients)
+    said = "; ".join(filter(None, (_left_out(len(patients)) + elsewhere, _renumbered(len(alike), trains))))
     return (replace(hospital, seen=seen) if seen else hospital), said
 
 
@@ -141,6 +134,19 @@ def _left_out(patients: int) -> str:
     )
 
 
+def _alike(runs: Sequence[TrainedCases], rows: Mapping[str, bytes], besides: str) -> set[str]:
+    """Return the tokens of rows that equal one that trained, if they are more than chance explains."""
+    equal = set().union(*(run.seen(rows, besides) for run in runs))
+    trained = sum(
+        len(digests)
+        for run in runs
+        for splits in run.sites.values()
+        for split, digests in splits.items()
+        if split.endswith(ROWS)
+    )
+    return equal if len(equal) > _by_chance(list(rows.values()), trained) else set()
+
+
 def _by_chance(rows: Sequence[bytes], trained: int) -> float:
     """Return how many of these rows may equal one of `trained` rows of others, as these equal each other."""
     pairs = sum(number * (number - 1) for number in Counter(rows).values())
@@ -148,15 +154,15 @@ def _by_chance(rows: Sequence[bytes], trained: int) -> float:
     return max(ALIKE, TIMES * len(rows) * trained * pairs / among)
 
 
-def _alike(equal: int, rows: int) -> str:
-    """Return how many rows equal one that trained, under another patient's number; '' if there is none."""
-    if not equal:
+def _renumbered(alike: int, measured: bool) -> str:
+    """Return how many rows equal one that trained under another patient's number; '' if there is none."""
+    if not alike:
         return ""
-    return (
-        f"{equal} of the {rows} other rows equal{'s' if equal == 1 else ''} a row that trained a model of "
-        "this run or chose it, in every feature and in what is predicted, under another patient's number: if "
-        "they are the same patients, results are too good; give them the numbers that they had"
+    equal = (
+        f"{alike} rows equal one that trained, in every feature and in what is predicted, under another "
+        "patient's number, which is more than chance explains"
     )
+    return f"{equal}: if they are the same patients, results are too good" if measured else equal
 
 
 def _not_merged(folder: RunFolder, contents: Iterable[bytes]) -> str:
