@@ -93,11 +93,12 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, Any]:
     else:
         say("the manifest is not signed: anyone could have made it")
     say(f"study {found.manifest.study[:64]}, weights {found.manifest.weights_sha256[:64]}")
-    has_log = check_claims(folder, found.manifest)
+    has_merges, has_log = check_claims(folder, found.manifest), (folder / "audit.jsonl").is_file()
     say(
         "who trained, in dossier.json, is what its audit log says"
-        if has_log
-        else "the dossier holds no audit log: it does not show who trained"
+        if has_merges
+        else f"the dossier holds no {'log of merges' if has_log else 'audit log'}: "
+        "it does not show who trained"
     )
     other = check_derived(folder) or page_made_by(folder, page)
     say(
@@ -105,7 +106,7 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, Any]:
         if other
         else "what dossier.json says follows from the records in it, and both pages are theirs"
     )
-    rests = standing(bool(found.signer), identity is not None, has_log, not other)
+    rests = standing(bool(found.signer), identity is not None, has_merges, not other)
     return {
         "files": len(found.manifest.files),
         "signer": found.signer or None,

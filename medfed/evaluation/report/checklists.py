@@ -102,7 +102,7 @@ def _statements(run: Run) -> Answers:
         "model": technique + (f", network {network}" if network else ""),
         "hospitals": _trained_at(run) + (f"; tested also at {held_out}" if held_out else ""),
         "who_took_part": _who_took_part(run),
-        "held_out": f"{held_out} took no part in training{_seen(run)}" if held_out else None,
+        "held_out": _held_out(run),
         "preprocessing": _preprocessing(run),
         "inputs": _inputs(data),
         "partitions": "By patient, never by image; by a salted hash of the patient where no split is given",
@@ -173,10 +173,13 @@ def _own_part(run: Run) -> str:
     )
 
 
-def _seen(run: Run) -> str:
-    """Return how many patients of hospitals that were tested are left out because they trained."""
+def _held_out(run: Run) -> str | None:
+    """Return which tested hospitals took no part, and of which the patients who trained are left out."""
+    apart = [site for site in run.tested_only if run.took_no_part(site)]
     parts = [f"{run.facts.seen[site]} of {site}" for site in run.tested_only if run.facts.seen.get(site)]
-    return f"; patients who did are not measured ({', '.join(parts)})" if parts else ""
+    text = f"{', '.join(apart)} took no part in training" if apart else ""
+    seen = f"patients who trained are not measured ({', '.join(parts)})" if parts else ""
+    return "; ".join(filter(None, (text, seen))) or None
 
 
 def _privacy(run: Run) -> str:

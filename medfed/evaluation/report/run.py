@@ -68,6 +68,11 @@ class Run(NamedTuple):
         measured = {row.site for row in self.rows if row.value is not None}
         return [site for site in self.facts.held_out if site in measured and site not in self.merges]
 
+    def took_no_part(self, site: str) -> bool:
+        """Whether a tested hospital is none of those that trained: not one most of whose patients did."""
+        measured = self.facts.cases.get(site, {}).get("test", 0)
+        return site in self.facts.held_out and self.facts.seen.get(site, 0) <= measured
+
     @property
     def training_lines(self) -> list[RoundLine]:
         """The lines of rounds in which sites could take part, without those that only report final scores."""
