@@ -11,7 +11,7 @@ WORKERS ?= -n 2 --dist loadfile
 # Flower's own environment: its packages are older than those of constraints.txt.
 FLOWER := .venv-flower
 
-.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean flower networks bench help
+.PHONY: train test test-fast check format lint types layers docs coverage browser sample clean flower networks ray bench help
 
 help:
 	@echo "make train    install, then train over the four hospitals in sample_data/ (about a minute)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench    speed and scale beside other ways, as one table in benchmarks/RESULTS.md (hours; SHORT=1: minutes)"
 	@echo "make flower   an environment with Flower, in $(FLOWER)/, for the tests of its network"
 	@echo "make networks Flower as above; NVFlare and public LightningModules in $(VENV)/, for their tests"
+	@echo "make ray      Ray in $(VENV)/ (240 MB), and its tests in a network of their own"
 	@echo "make sample   write sample_data/ again, byte for byte"
 
 $(READY): pyproject.toml constraints.txt
@@ -80,6 +81,12 @@ sample: $(READY)
 # Both networks that others lead and public LightningModules, for their tests.
 networks: $(READY) flower
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[nvflare,modules]'
+
+# Ray opens ports on every interface, so its tests see the loopback alone.
+ray: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
+	unshare --user --map-root-user --net sh -c 'ip link set lo up && exec "$$@"' sh $(BIN)/python -m pytest \
+	  tests/federation/test_ray_workers.py tests/pipeline/test_federate_ray.py
 
 flower:
 	test -x $(FLOWER)/bin/python || $(PYTHON) -m venv $(FLOWER)

@@ -93,11 +93,12 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, Any]:
     else:
         say("the manifest is not signed: anyone could have made it")
     say(f"study {found.manifest.study[:64]}, weights {found.manifest.weights_sha256[:64]}")
-    has_log = check_claims(folder, found.manifest)
+    has_merges, has_log = check_claims(folder, found.manifest), (folder / "audit.jsonl").is_file()
     say(
         "who trained, in dossier.json, is what its audit log says"
-        if has_log
-        else "the dossier holds no audit log: it does not show who trained"
+        if has_merges
+        else f"the dossier holds no {'log of merges' if has_log else 'audit log'}: "
+        "it does not show who trained"
     )
     other = check_derived(folder) or page_made_by(folder, page)
     say(
@@ -105,7 +106,7 @@ def _verify_dossier(folder: Path, identity: Identity | None) -> dict[str, Any]:
         if other
         else "what dossier.json says follows from the records in it, and both pages are theirs"
     )
-    rests = standing(bool(found.signer), identity is not None, has_log, not other)
+    rests = standing(bool(found.signer), identity is not None, has_merges, not other)
     return {
         "files": len(found.manifest.files),
         "signer": found.signer or None,
@@ -183,21 +184,33 @@ def _echo_provenance(
     log: Path, site_logs: Sequence[Path], authority: Certificate | None
 ) -> dict[str, object]:
     """Say who trained, as the merges of a hub's log have it, checked against the run and hospitals' logs."""
+    from medfed.evaluation.report.formatting import round_ranges
     from medfed.runs.folder import RunFolder
-    from medfed.runs.provenance import check_heads, check_provenance, check_sent, merges_in_log
+    from medfed.runs.provenance import (
+        check_heads,
+        check_provenance,
+        check_sent,
+        merges_in_log,
+        never_merged,
+        planned_in_log,
+    )
     from medfed.wire.audit_log import verify
 
     merges = check_provenance(RunFolder(log.parent)) if log.name == "audit.jsonl" else merges_in_log(log)
     if not merges:
         say("this log holds no merge: who trained is in the hub's log")
     for site, rounds in merges.items():
-        say(f"{site}: merged in {len(rounds)} rounds, {rounds[0]} to {rounds[-1]}")
+        say(f"{site}: merged in {round_ranges(rounds)}")
+    never = never_merged(merges, planned_in_log(log)) if merges else []
+    for site in never:
+        say(f"{for_terminal(site)}: planned, and no update of it was merged")
     compared: dict[str, object] = {}
     for path in site_logs:
         own = log_file(path)
         verify(own, None, authority)
         site = check_sent(merges, own, log)
-        say(f"{site}: what was merged is what its own log says it sent")
+        merged = "what was merged is what its own log says it sent"
+        say(f"{site}: {merged if site in merges else 'no update of it was merged; its own log agrees'}")
         kept = check_heads(site, own, log)
         compared[site] = {"kept_by_hub": list(kept.of_site), "kept_by_site": list(kept.of_hub)}
         for whose, by, rounds in (
@@ -205,7 +218,8 @@ def _echo_provenance(
             ("the hub's log", "it", kept.of_hub),
         ):
             say(f"{site}: {_kept(whose, by, rounds)}")
-    return {"merges": {site: list(rounds) for site, rounds in merges.items()}, "site_logs": compared}
+    who = {"merges": {site: list(rounds) for site, rounds in merges.items()}, "never_merged": never}
+    return {**who, "site_logs": compared}
 
 
 def _kept(whose: str, by: str, rounds: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from medfed.deployment.approvals import approve, describe_changes, head_of, is_approved, last_approved
 from medfed.deployment.description import tell_both
+from medfed.deployment.earlier_results import similar_results
 from medfed.deployment.own_code import parse_allowed
 from medfed.deployment.policy import refusals
 from medfed.deployment.site_file import SiteFile
@@ -222,7 +223,8 @@ def own_part(session: SiteSession) -> OwnPart:
     """Return the study as this hospital takes part in it, for its page."""
     data = session.hospital.data
     counts = patient_counts(session.study, data)
-    return OwnPart(session.study, session.site, data.examples if session.trains else None, counts)
+    cases = data.examples if session.trains else None
+    return OwnPart(session.study, session.site, cases, counts, similar_results(session))
 
 
 def _other_approved(out: Path, known: str) -> str:

@@ -9,29 +9,18 @@ answers for A and B, for A and C, and for A, B and C, the sum over A alone follo
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
+from medfed.deployment.patient_sets import PatientSet, patient_sets
 from medfed.deployment.site_session import SiteSession
-from medfed.errors import DECODING_ERRORS, DeclinedError, RunError
+from medfed.errors import DeclinedError
 from medfed.evaluation.disclosure import gives_few
-from medfed.files import PRIVATE_FILE, lock, private_folder, utc_now
 from medfed.privacy.accounting.ledger import data_set
 
 # Beside the run folders of all studies.
 FILE = "statistics.jsonl"
-
-
-class EarlierAnswer(msgspec.Struct, frozen=True):
-    """One answer: when it was counted (UTC), for which study, and of which patients, by salted tokens."""
-
-    time: str
-    study: str
-    patients: list[str]
 
 
 def check_earlier_answers(session: SiteSession, least: int) -> None:
@@ -58,24 +47,17 @@ def _compare(session: SiteSession, least: int, *, keep: bool) -> None:
     patients = data_set(session.hospital.data.patients("train"), session.hospital.secret).patients
     if len(patients) < max(least, 1):
         return
-    path = Path(session.site.out) / FILE
-    private_folder(path.parent)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, PRIVATE_FILE), "r+b") as file:
-        lock(file)  # several studies at once
-        earlier = list(_read(file.read()))
-        for one in earlier:
+    with patient_sets(Path(session.site.out) / FILE, "statistics") as kept:
+        for one in kept.sets:
             _check_apart(session.name, patients, one, least)
-        if any(patients == {*one.patients} for one in earlier):
+        if any(patients == {*one.patients} for one in kept.sets):
             return  # nothing new is told
-        _check_together(session.name, patients, earlier, least)
+        _check_together(session.name, patients, kept.sets, least)
         if keep:
-            answer = EarlierAnswer(utc_now(), session.digest, sorted(patients))
-            file.write(msgspec.json.encode(answer) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            kept.add(session.digest, patients)
 
 
-def _check_apart(site: str, patients: frozenset[str], earlier: EarlierAnswer, least: int) -> None:
+def _check_apart(site: str, patients: frozenset[str], earlier: PatientSet, least: int) -> None:
     before = frozenset(earlier.patients)
     came, went = len(patients - before), len(before - patients)
     if not (0 < came < least or 0 < went < least):
@@ -89,7 +71,7 @@ def _check_apart(site: str, patients: frozenset[str], earlier: EarlierAnswer, le
     )
 
 
-def _check_together(site: str, patients: frozenset[str], earlier: list[EarlierAnswer], least: int) -> None:
+def _check_together(site: str, patients: frozenset[str], earlier: list[PatientSet], least: int) -> None:
     """Check that no combination of all answers is of a few patients who are in the same ones.
 
     Raises:
@@ -106,15 +88,3 @@ def _check_together(site: str, patients: frozenset[str], earlier: list[EarlierAn
             "describe.noise; or, if nobody holds the earlier answers any more, remove their lines from "
             f"{FILE}"
         )
-
-
-def _read(data: bytes) -> Iterator[EarlierAnswer]:
-    for number, line in enumerate(data.splitlines(), 1):
-        try:
-            yield msgspec.json.decode(line, type=EarlierAnswer)
-        except DECODING_ERRORS as error:
-            raise RunError(
-                f"{FILE}, line {number}: of which patients this site sent statistics before is damaged "
-                f"({error}); restore the file from a back-up. Without it, statistics of a few patients "
-                "could leave as the difference of two answers"
-            ) from None

@@ -43,7 +43,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     be left out because they cannot be used (`skip`, `max_share`); with more, the hospital does not take part.
     statistics: whether counts and sums over its training patients may leave before training, where a study
     asks for them (`data.plan`, `describe`); no count is of fewer patients than `smallest_group`, or, under
-    `describe.noise`, the noise hides so few.
+    `describe.noise`, the noise hides so few.  similar_results: whether results whose patients are those of an
+    earlier study's results but for fewer than `smallest_group` are sent with a warning (`warn`), or stay
+    (`withhold`), since whoever has both reports can subtract them.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -58,6 +60,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     smallest_group: Count = 10
     unreadable: Unreadable = Unreadable()
     statistics: bool = True
+    similar_results: Literal["warn", "withhold"] = "warn"
 
     def __post_init__(self) -> None:
         # Reject unknown kinds: a typo would otherwise refuse every study, or silently require nothing.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from medfed.deployment.earlier_results import apart_from_earlier
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_file import SiteFile
 from medfed.deployment.site_session import SiteSession
+from medfed.deployment.study_page import OwnPart
 from medfed.evaluation.aggregate import aggregate
 from medfed.evaluation.guarantees import Level, guarantees
 from medfed.evaluation.inference import SiteCases
@@ -46,7 +48,7 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
         )
     untrained = weights_of(module_of(study))
     _measure(session, {UNTRAINED: untrained, FEDERATED: {**untrained, **received.weights}})
-    if session.site.policy.rows == "none" or not folder.cases.exists():
+    if not OwnPart(study, session.site).results or not folder.cases.exists():
         return {}
     classes = getattr(study.task, "classes", ())
     predicted = cases = read_cases(folder.cases)
@@ -61,7 +63,8 @@ def measure_final_model(session: SiteSession, received: GlobalModel) -> Mapping[
         draws=study.evaluation.draws,
     )
     measured = aggregate(cases, settings) + _guarantees(session, predicted, settings)
-    rows = [row for row in measured if row.site == session.name]
+    own = [row for row in measured if row.site == session.name]
+    rows = apart_from_earlier(session, cases, own)
     if withheld := sum(one.is_suppressed and metric_of(one.metric).comparable for one in rows):
         progress.log(f"{withheld} results stay here: they are, or would give, those of too few patients")
     return {**scalars_of(rows), **({WITHHELD: float(withheld)} if withheld else {})}

@@ -26,6 +26,7 @@ from medfed.deployment.background import run_periodically
 from medfed.deployment.data_change import record_data
 from medfed.deployment.ddp import RUN_FOLDER, Rank0Exchange, WorkerExchange, is_worker, read_left_out
 from medfed.deployment.description import describe_session
+from medfed.deployment.earlier_results import note_similar_results
 from medfed.deployment.own_code import parse_run_study
 from medfed.deployment.policy import egress_under
 from medfed.deployment.site_evaluation import measure_final_model, site_config_under_policy
@@ -154,8 +155,9 @@ def _take_part(session: SiteSession, accept: str, ask: Ask | None) -> None:
     admission.require_approval(session, accept, ask)
     _screen(session)
     _note_changed_data(session)
+    note_similar_results(session)
     began = time.monotonic()
-    facts = create_run(folder, study, {name: data})
+    facts = create_run(folder, study, {name: data}, own=name)
     if session.trains:
         record_trained(folder, {name: session.hospital})
     start = {"start": facts.start.sha256} if facts.start else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,13 +62,15 @@ class OwnPart:
     """A study as one hospital takes part in it.
 
     study: as the hub offers it.  site: the hospital's own file.  cases: its training cases.  counts: the
-    patients that its numbers of training are of.
+    patients that its numbers of training are of.  similar: how its test patients differ from those of earlier
+    results, if by few (`earlier_results.similar_results`).
     """
 
     study: Study
     site: SiteFile
     cases: int | None = None
     counts: PatientCounts | None = None
+    similar: str = ""
 
     @property
     def own(self) -> Study:
@@ -335,6 +338,17 @@ def _results(part: OwnPart) -> Iterator[str]:
         )
         yield "  share of voxels missed, in hundredths (row/val/federated/risk_<what>@<threshold>/...)"
     yield f"  and how many results stay because they are over fewer patients ({WITHHELD})"
+    yield from _similar(part)
+
+
+def _similar(part: OwnPart) -> Iterator[str]:
+    """Yield that results can be subtracted from those of an earlier study, and what this hospital does."""
+    if not part.similar:
+        return
+    withholds = part.site.policy.similar_results == "withhold"
+    do = "so none of them leaves" if withholds else "they leave all the same"
+    for line in textwrap.wrap(f"BUT {part.similar}; {do} (policy.similar_results)", _LINE):
+        yield f"  {line}"
 
 
 def _is_personal(study: Study) -> bool:

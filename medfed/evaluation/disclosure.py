@@ -126,17 +126,24 @@ def differ_by_few(patients: Set[str], earlier: Iterable[Set[str]], min_patients:
     """Return whether sums over patients, beside the same sums over earlier patients, give those of too few.
 
     So they do if few patients came or went since one of the earlier times, or if few are in the same ones of
-    several. The same patients again say nothing new.
+    several. The same patients again say nothing new, and neither does what the earlier ones gave already.
     """
     sets = list(earlier)
     if any(patients == one for one in sets):
         return False
     if any(is_too_few(len(part), min_patients) for one in sets for part in (patients - one, one - patients)):
         return True
-    everyone = sorted({*patients}.union(*sets))
-    return gives_few(
-        np.array([[name in one for name in everyone] for one in (*sets, patients)]), min_patients
-    )
+    return not _few_given([*sets, patients], min_patients) <= _few_given(sets, min_patients)
+
+
+def _few_given(sets: Sequence[Set[str]], min_patients: int) -> set[frozenset[str]]:
+    """Return the few patients, alike in all sets, whose sum is a combination of the sets' sums."""
+    everyone = sorted(frozenset().union(*sets))
+    if not everyone:
+        return set()
+    alike, given = _spanned(np.array([[name in one for name in everyone] for one in sets]), min_patients)
+    names = np.array(everyone)
+    return {frozenset(names[alike == pattern].tolist()) for pattern in np.flatnonzero(given)}
 
 
 def gives_few(groups: Mask, min_patients: int) -> bool:
@@ -146,12 +153,20 @@ def gives_few(groups: Mask, min_patients: int) -> bool:
         groups: (groups, patients), whether a patient is in a group whose sum is known.
         min_patients: the fewest patients of a value.
     """
-    patterns, sizes = np.unique(groups[:, groups.any(axis=0)], axis=1, return_counts=True)
-    table = patterns.astype(np.float64)
-    if not table.size:
-        return False
-    _, singular, rows = np.linalg.svd(table, full_matrices=False)
+    groups = groups[:, groups.any(axis=0)]
+    return bool(groups.size) and bool(_spanned(groups, min_patients)[1].any())
+
+
+def _spanned(groups: Mask, min_patients: int) -> tuple[NDArray[np.intp], Mask]:
+    """Return each patient's pattern of groups, and which patterns of few patients have a sum that follows.
+
+    Args:
+        groups: (groups, patients); each patient is in one of them.
+        min_patients: the fewest patients of a value.
+    """
+    patterns, alike, sizes = np.unique(groups, axis=1, return_inverse=True, return_counts=True)
+    _, singular, rows = np.linalg.svd(patterns.astype(np.float64), full_matrices=False)
     spanned = rows[singular > RANK_TOLERANCE * singular[0]]
     # A pattern's own sum is a combination if its unit vector lies in the span: its projection has length 1.
     lengths = (spanned**2).sum(axis=0)
-    return bool((lengths[sizes < min_patients] > 1 - RANK_TOLERANCE).any())
+    return alike.ravel(), (sizes < min_patients) & (lengths > 1 - RANK_TOLERANCE)

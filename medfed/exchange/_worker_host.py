@@ -12,7 +12,7 @@ from medfed.exchange._update_store import stored_in
 from medfed.exchange._worker_link import (
     Answer,
     Call,
-    Link,
+    Connection,
     ModelSent,
     NamelessFile,
     failure_of,
@@ -59,7 +59,7 @@ class SharedModels:
 class WorkerCalls:
     """One worker's calls; `own` answers those that are not of the exchange, such as the audit log's."""
 
-    def __init__(self, link: Link, models: SharedModels, own: Callable[[Call], Any]) -> None:
+    def __init__(self, link: Connection, models: SharedModels, own: Callable[[Call], Any]) -> None:
         self._link, self._models, self._own = link, models, own
         self._lock = threading.Lock()
         self._sent: GlobalModel | None = None

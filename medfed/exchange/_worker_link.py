@@ -17,7 +17,7 @@ import traceback
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -111,6 +111,17 @@ Frame = Setup | StartSite | ModelSent | Answer | StudyClosed | WorkerEnds | Call
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Frame)
 
 
+def encode_frame(frame: Frame) -> bytes:
+    """Return a record as MessagePack."""
+    return _encoder.encode(frame)
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Return the record of `encode_frame`."""
+    frame: Frame = _decoder.decode(data)
+    return frame
+
+
 class NamelessFile:
     """An open file without a name; it is closed once nobody refers to this object."""
 
@@ -143,11 +154,8 @@ def nameless_file(in_memory: bool) -> NamelessFile:
         return NamelessFile(os.dup(file.fileno()))
 
 
-class Link:
-    """One end of the connection; any thread sends, one receives."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._socket, self._sending = end, threading.Lock()
+class Connection(Protocol):
+    """One end of a connection between the two; any thread sends, one receives."""
 
     def send(self, frame: Frame, files: Sequence[int] = ()) -> None:
         """Send a record, with descriptors of open files.
@@ -155,20 +163,38 @@ class Link:
         Raises:
             OSError: if the other end is closed.
         """
-        data = _encoder.encode(frame)
+
+    def receive(self) -> tuple[Frame, list[NamelessFile]] | None:
+        """Wait for a record and the files that came with it; None if the other end is closed."""
+        ...
+
+    def shut(self) -> None:
+        """End the connection: whoever receives at either end is told."""
+
+    def close(self) -> None:
+        """Close this end, once nobody receives here any more."""
+
+
+class Link:
+    """One end of a connection by a pair of sockets."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket, self._sending = end, threading.Lock()
+
+    def send(self, frame: Frame, files: Sequence[int] = ()) -> None:
+        data = encode_frame(frame)
         length = len(data).to_bytes(_LENGTH_BYTES, "big")
         with self._sending:
             sent = socket.send_fds(self._socket, [length], list(files)) if files else 0
             self._socket.sendall(length[sent:] + data)
 
     def receive(self) -> tuple[Frame, list[NamelessFile]] | None:
-        """Wait for a record and the files that came with it; None if the other end is closed."""
         try:
             head, files = self._head()
             data = self._exactly(int.from_bytes(head, "big")) if head else b""
         except OSError:
             return None
-        return (_decoder.decode(data), files) if data else None
+        return (decode_frame(data), files) if data else None
 
     def _head(self) -> tuple[bytes, list[NamelessFile]]:
         head, files = b"", []
@@ -190,12 +216,10 @@ class Link:
         return bytes(data)
 
     def shut(self) -> None:
-        """End the connection: whoever receives at either end is told."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close this end, once nobody receives here any more."""
         self._socket.close()
 
 

@@ -26,7 +26,7 @@ from medfed.exchange._exchange import Transmission
 from medfed.exchange._worker_link import (
     Answer,
     Call,
-    Link,
+    Connection,
     ModelSent,
     NamelessFile,
     Setup,
@@ -48,7 +48,9 @@ class WorkerExchange:
     signed = True
     in_one_process = True
 
-    def __init__(self, link: Link, setup: Setup, idle: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self, link: Connection, setup: Setup, idle: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self.parties, self.only_selected = setup.parties, setup.only_selected
         self.closed = False
         self._link, self._study, self._idle = link, setup.study_digest, idle

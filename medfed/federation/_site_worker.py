@@ -20,6 +20,7 @@ import torch
 
 from medfed.exchange._worker_link import (
     Answer,
+    Connection,
     Link,
     ModelSent,
     Report,
@@ -49,7 +50,7 @@ _LAST_STEPS_S = 1.0
 class WorkerSide:
     """What the code of a worker's sites works with: the exchange, the audit log, and what a person sees."""
 
-    def __init__(self, link: Link, exchange: WorkerExchange) -> None:
+    def __init__(self, link: Connection, exchange: WorkerExchange) -> None:
         self._link, self.exchange = link, exchange
 
     def report(self, site: str, what: str, *arguments: Any) -> None:
@@ -80,10 +81,16 @@ class _RemoteAudit:
         self._exchange.call(self._site, "audit_write", event, fields)
 
 
-def serve(descriptor: int, begin: Begin) -> None:
-    """Train the sites that the process at the other end of a socket starts, until it ends this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for that process, which ends this one
-    link = Link(socket.socket(fileno=descriptor))
+def serve(end: int | Connection, begin: Begin) -> None:
+    """Train the sites that the process at the other end starts, until it ends this process.
+
+    `end` is a connection, or the descriptor of a socket; a process with the latter has nothing else to do.
+    """
+    if isinstance(end, int):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for that process, which ends this one
+        link: Connection = Link(socket.socket(fileno=end))
+    else:
+        link = end
     received = link.receive()
     if received is None or not isinstance(received[0], Setup):
         _end()
@@ -91,7 +98,7 @@ def serve(descriptor: int, begin: Begin) -> None:
 
 
 class _Worker:
-    def __init__(self, link: Link, setup: Setup, begin: Begin) -> None:
+    def __init__(self, link: Connection, setup: Setup, begin: Begin) -> None:
         self._link, self._scheduler = link, SiteScheduler()
         self._exchange = WorkerExchange(link, setup, self._scheduler.idle)
         self._side = WorkerSide(link, self._exchange)

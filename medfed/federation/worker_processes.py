@@ -8,13 +8,8 @@ same bits. Workers are started anew, not forked: what a fork copies of torch's t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +22,7 @@ from medfed.exchange import MemoryExchange
 from medfed.exchange._worker_host import SharedModels, WorkerCalls
 from medfed.exchange._worker_link import (
     Call,
-    Link,
+    Connection,
     NamelessFile,
     Report,
     Setup,
@@ -38,6 +33,7 @@ from medfed.exchange._worker_link import (
     error_of,
 )
 from medfed.federation._scheduler import TrainsElsewhere
+from medfed.federation._worker_process import Launch, WorkerProcess, start_process
 from medfed.wire.audit_log import AuditLog
 
 log = logging.getLogger("medfed.federation")
@@ -47,12 +43,6 @@ MAX_REPLACED = 3
 
 # How long the sites of a study that ended early have to stop at their next step before they are killed.
 GRACE_S = 10.0
-
-# What a worker's interpreter runs: the caller's import path, then the module's `main` with the connection.
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "import importlib; importlib.import_module(sys.argv[2]).main(int(sys.argv[3]))"
-)
 
 
 @dataclass(frozen=True)
@@ -64,6 +54,7 @@ class Workers:
     work: what each worker gets as its `Setup.work`, as plain values.  work_of: likewise for one site.
     report: called with what a site shows a person (`WorkerSide.report`), by one thread at a time.
     resume: whether sites go on from their last checkpoints from the beginning.
+    launch: starts a worker, by default as a process of this machine (`ray_workers.py` has another one).
     """
 
     module: str
@@ -75,6 +66,7 @@ class Workers:
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
     resume: bool = False
     study_digest: str = ""
+    launch: Launch = start_process
 
 
 def available_cores() -> int:
@@ -116,9 +108,9 @@ class WorkerProcesses:
         self._lock = threading.Lock()
 
     @property
-    def processes(self) -> tuple[int, ...]:
-        """The process ids of the workers that run."""
-        return tuple(one.process.pid for one in self._workers if one.process.poll() is None)
+    def processes(self) -> tuple[str, ...]:
+        """The names of the processes that run, which are their ids on this machine."""
+        return tuple(one.process.name for one in self._workers if one.process.runs)
 
     def beside(self, site: str) -> tuple[str, ...]:
         """Return the sites of the same worker, with which a site takes turns."""
@@ -211,7 +203,7 @@ class _Worker:
     def study_closed(self) -> None:
         """Let all sites stop at their next step, and kill them if they do not."""
         if any(one.runs_in for one in self._known.values()):
-            timer = threading.Timer(GRACE_S, self._kill)
+            timer = threading.Timer(GRACE_S, lambda: self.process.kill())
             timer.daemon = True
             timer.start()
         with suppress(OSError):
@@ -221,56 +213,22 @@ class _Worker:
         """End the process: in order if its sites have ended, else at once."""
         self._ending = True
         if any(one.runs_in for one in self._known.values()):
-            self._kill()  # before the lock, as whoever has it may wait for this process
+            self.process.kill()  # before the lock, as whoever has it may wait for this process
         with self._lock:
             with suppress(OSError):
                 self._link.send(WorkerEnds())
-            try:
-                self.process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._kill()
+            if not self.process.wait(GRACE_S):
+                self.process.kill()
                 self.process.wait()
             self._link.shut()
 
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self.process.kill()
-
     # -- the process
 
-    def _begin(self) -> tuple[subprocess.Popen[bytes], Link]:
+    def _begin(self) -> tuple[WorkerProcess, Connection]:
         self._number, self._set_up, self._dead = self._number + 1, False, False
-        ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
-        if self._workers.threads is not None:
-            environment["OMP_NUM_THREADS"] = str(self._workers.threads)
-        descriptor = theirs.fileno()
-        try:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    _PROGRAM,
-                    json.dumps(sys.path),
-                    self._workers.module,
-                    str(descriptor),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # a command's own standard output may be a document
-                pass_fds=(descriptor,),
-                env=environment,
-                process_group=0,  # else Ctrl-C would reach it, too
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        link = Link(ours)
+        process, link = self._workers.launch(self._workers.module, self._workers.threads)
         calls = WorkerCalls(link, self._models, self._answer_own)
         threading.Thread(target=self._receive, args=(self._number, link, calls), daemon=True).start()
-        threading.Thread(target=_close_at_end, args=(process, link), daemon=True).start()
         return process, link
 
     def _start(self, site: str, exchange: MemoryExchange, resume: bool) -> None:
@@ -289,10 +247,10 @@ class _Worker:
                 self._link.send(StartSite(site, resume, work))
 
     def _replace(self) -> None:
-        self._kill()
+        self.process.kill()
         self.process.wait()
         self._replaced += 1
-        ended, sites = _how(self.process.returncode), ", ".join(f"'{site}'" for site in self.sites)
+        ended, sites = self.process.how_ended, ", ".join(f"'{site}'" for site in self.sites)
         if self._replaced > MAX_REPLACED:
             raise SiteError(
                 f"the worker process of {sites} {ended}, {MAX_REPLACED + 1} times before one of them sent an "
@@ -319,7 +277,7 @@ class _Worker:
 
     # -- what comes from it
 
-    def _receive(self, number: int, link: Link, calls: WorkerCalls) -> None:
+    def _receive(self, number: int, link: Connection, calls: WorkerCalls) -> None:
         while (received := link.receive()) is not None:
             frame, files = received
             if isinstance(frame, Report):
@@ -358,21 +316,6 @@ class _Worker:
         if call.method == "audit_is_written":
             return audit.is_written
         raise StudyError(f"site '{call.site}': a worker calls '{call.method[:40]}', which nobody answers")
-
-
-def _close_at_end(process: subprocess.Popen[bytes], link: Link) -> None:
-    """Close a worker's connection once it has ended: its own children may hold the other end open."""
-    process.wait()
-    link.shut()
-
-
-def _how(returncode: int) -> str:
-    """Return how a process ended, for a person."""
-    if returncode >= 0:
-        return f"ended with exit code {returncode}"
-    name = signal.Signals(-returncode).name if -returncode in {*signal.Signals} else str(-returncode)
-    out_of_memory = " (perhaps as this machine ran out of memory)" if name == "SIGKILL" else ""
-    return f"was ended by {name}{out_of_memory}"
 
 
 def _log(site: str, name: str, level: int, text: str, trace: str) -> None:

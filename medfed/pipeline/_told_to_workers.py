@@ -80,6 +80,8 @@ def threads_of(study: Study) -> int | None:
     simulation, workers = study.simulation, min(study.simulation.workers, len(study.sites))
     if simulation.threads is not None or simulation.engine == "threads":
         return simulation.threads
+    if simulation.engine == "ray":
+        return 1  # the cores are those of other machines
     return max(1, available_cores() // max(1, workers))
 
 
@@ -88,4 +90,6 @@ def computing_of(study: Study) -> str:
     threads, workers = threads_of(study), min(study.simulation.workers, len(study.sites))
     if study.simulation.engine == "processes":
         return f"{workers} worker processes of {threads} threads"
+    if study.simulation.engine == "ray":
+        return f"{workers} Ray workers of {threads} threads"
     return "" if threads is None else f"{threads} threads"

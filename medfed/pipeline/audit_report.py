@@ -79,7 +79,7 @@ SUMMARY = {
         "hub refused",
         "message refused",
     ),
-    "warnings": ("warning", "kept", "data changed", "repaired"),
+    "warnings": ("warning", "kept", "data changed", "similar results", "repaired"),
 }
 
 

@@ -135,8 +135,13 @@ def _number(name: str, study: str) -> int:
     return int(suffix) if name != suffix and suffix.isdecimal() else 0
 
 
-def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule]) -> RunFacts:
-    """Write study and facts into a run folder and return the facts; `data` holds this process's sites."""
+def create_run(
+    folder: RunFolder, study: Study, data: Mapping[str, SiteDataModule], own: str = ""
+) -> RunFacts:
+    """Write study and facts into a run folder and return the facts.
+
+    `data` holds this process's sites; `own` is the one whose own part in a study of several parties this is.
+    """
     if exposed := describe_exposed(folder.path):
         log.warning("%s", exposed)
     write_study(folder, study)
@@ -151,6 +156,7 @@ def create_run(folder: RunFolder, study: Study, data: Mapping[str, SiteDataModul
         # A hospital that joins is none of those that the study names.
         sites=sorted({*study.sites, *(site for site in data if study.trains(site))}),
         held_out=sorted(study.held_out),
+        own=own,
         cases={site: {split: len(one.cases(split)) for split in SPLITS} for site, one in data.items()},
         layouts={site: one.index.layout for site, one in data.items()},
         notes={site: list(one.notes) for site, one in data.items()},

@@ -10,7 +10,6 @@ import msgspec
 from medfed.data.layouts import Layout
 from medfed.errors import DataError, RunError
 from medfed.evaluation import rows
-from medfed.evaluation.disclosure import differ_by_few
 from medfed.evaluation.rows import UNTRAINED
 from medfed.files import private_files
 from medfed.pipeline import measure_models
@@ -21,9 +20,9 @@ from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.report import report_run
 from medfed.pipeline.seen_cases import all_seen, patients_seen, without_seen
 from medfed.pipeline.suppress_warnings import suppress_warnings
+from medfed.pipeline.tested_patients import measured_patients
 from medfed.runs.facts import with_seen, with_warning
 from medfed.runs.folder import RunFolder
-from medfed.study.study import Study
 from medfed.wire.weights import weights_of
 
 
@@ -48,7 +47,8 @@ def evaluate(
 
     Raises:
         RunError: if this is not a run folder, or a hospital of that name trained in the run.
-        DataError: if the folder's cases cannot be used.
+        DataError: if the folder's cases cannot be used, or its results, beside those of another hospital in
+            the report, would give those of a few patients.
         StudyError: if `labelled` names no structure of the study.
     """
     folder, facts, study = open_run(run)
@@ -84,7 +84,9 @@ def evaluate(
                 f"hospital '{name}': no case is in the test split ({hospital.data.index.describe()}); "
                 "measure all cases with --all-cases if none of them took part in training"
             )
-        before = _patients(folder, name)
+        least = study.evaluation.smallest_group
+        measured = measured_patients(folder, name, hospital, cases)
+        measured.check_page(least)
         _forget(folder, name)
         measure_models.measure_test_cases(study, folder, hospital, cases, models)
         measure_models.write_gallery(study, folder, [hospital], models)
@@ -96,28 +98,9 @@ def evaluate(
     )
     facts = with_seen(facts, name, patients_seen(hospital), said) if said else facts
     facts = with_warning(facts, name, undrawn(study, name))
-    facts = with_warning(facts, name, _subtractable(before, _patients(folder, name), study))
+    facts = with_warning(facts, name, measured.subtractable(least))
     folder.write_facts(facts)
     return report_run(folder.path)
-
-
-def _patients(folder: RunFolder, name: str) -> set[str]:
-    """Return the tokens of the patients who are measured under a hospital's name."""
-    if not folder.cases.is_file():
-        return set()
-    return {row.patient for row in rows.read_cases(folder.cases) if row.site == name}
-
-
-def _subtractable(before: set[str], now: set[str], study: Study) -> str:
-    """Return a warning if this report and the one before give few patients' values together; else ''."""
-    least = study.evaluation.smallest_group
-    if min(len(before), len(now)) < least or not differ_by_few(now, [before], least):
-        return ""
-    return (
-        f"of its patients {len(now - before)} came and {len(before - now)} went since it was evaluated "
-        f"before; beside the earlier report this one gives results of fewer than {least} patients, as "
-        "whoever has both can subtract them: share one of them only"
-    )
 
 
 def _forget(folder: RunFolder, name: str) -> None:

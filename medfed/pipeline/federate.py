@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from medfed.errors import MedfedError
 from medfed.evaluation.inference import SiteCases
 from medfed.evaluation.rows import FEDERATED
 from medfed.exchange import SiteSide
+from medfed.federation._worker_process import Launch, start_process
 from medfed.federation.hub import RoundCallback
 from medfed.federation.simulation import SiteFunction, simulate
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
@@ -27,6 +29,7 @@ from medfed.pipeline.factory import (
     chooses_components,
     data_scalars,
     egress_of,
+    folders_of,
     hub_config_of,
     module_of,
     site_config_of,
@@ -159,17 +162,40 @@ def _withheld(run: StudyRun) -> Iterator[str]:
 
 @contextmanager
 def _site_functions(run: StudyRun) -> Iterator[Mapping[str, SiteFunction]]:
-    """Yield each site's training, in this process or in worker processes, which then end with the block."""
+    """Yield each site's training, in this process or in workers, which then end with the block."""
     study = run.study
     if study.simulation.engine == "threads":
         with _computing_with(threads_of(study)):
             yield {name: site_function(run, name) for name in study.sites}
         return
-    workers = WorkerProcesses(_workers(run))
-    try:
-        yield {name: workers.function(name) for name in study.sites}
-    finally:
-        workers.close()
+    with _launching(run) as launch:
+        workers = WorkerProcesses(replace(_workers(run), launch=launch))
+        try:
+            yield {name: workers.function(name) for name in study.sites}
+        finally:
+            workers.close()
+
+
+@contextmanager
+def _launching(run: StudyRun) -> Iterator[Launch]:
+    """Yield what starts a worker: a process of this machine, or an actor on a Ray cluster."""
+    study, simulation = run.study, run.study.simulation
+    if simulation.engine == "processes":
+        yield start_process
+        return
+    from medfed.federation.ray_workers import RayPlan, ray_cluster
+
+    folders = folders_of(study)
+    plan = RayPlan(
+        simulation.address,
+        min(simulation.workers, len(study.sites)),
+        threads_of(study) or 1,
+        simulation.gpus,
+        {f"site '{name}'": Path(folders[name]).resolve() for name in study.sites if name in run.hospitals},
+        run.folder.path,
+    )
+    with ray_cluster(plan) as cluster:
+        yield cluster.launch
 
 
 @contextmanager

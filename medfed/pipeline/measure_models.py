@@ -26,6 +26,7 @@ from medfed.federation.site import LOCAL, PERSONAL
 from medfed.models.ensemble import Ensemble, members_of
 from medfed.pipeline.baseline import Baseline, baseline_of, read_baselines, write_baseline_file
 from medfed.pipeline.factory import is_start_gone, module_of
+from medfed.pipeline.tested_patients import record_tested
 from medfed.runs.checkpoints import load_checkpoint
 from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
@@ -102,6 +103,7 @@ def measure_test_cases(
 ) -> None:
     """Measure the models on these cases as test cases, and the federated one on perturbed cases too."""
     labels, cases = LabelCache(hospital), hospital.unseen(cases)
+    record_tested(folder, hospital.name, hospital, cases)
     local_models = models_at(study, folder, hospital.name, models)
     for model, weights in local_models.items():
         _append_rows(study, folder, labels, cases, weights, _settings(study, folder, model))

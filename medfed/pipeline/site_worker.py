@@ -1,4 +1,4 @@
-"""Trains sites of a study in a worker process of a simulation (`simulation: {engine: processes}`).
+"""Trains sites of a study in a worker of a simulation (`simulation: {engine: processes}` or `ray`).
 
 The process that has the hub has read and screened each hospital's cases; what it left out is left out here
 without being read, and a hospital whose files have changed since is refused.
@@ -16,7 +16,7 @@ import msgspec
 
 from medfed.errors import DataError, RunError
 from medfed.evaluation.inference import SiteCases
-from medfed.exchange._worker_link import StartSite
+from medfed.exchange._worker_link import Connection, StartSite
 from medfed.federation._site_worker import SiteWork, WorkerSide, serve
 from medfed.files import private_files
 from medfed.pipeline._told_to_workers import SiteTold, StudyTold, cases_digest
@@ -33,10 +33,10 @@ from medfed.study.study import Study
 _SHOWN_S = 0.1
 
 
-def main(descriptor: int) -> None:
-    """Train the sites that the process at the other end of this connection starts."""
+def main(end: int | Connection) -> None:
+    """Train the sites that the process at the other end of this connection, or of a socket, starts."""
     with private_files(), suppress_warnings():
-        serve(descriptor, _begin)
+        serve(end, _begin)
 
 
 def _begin(work: Mapping[str, Any], side: WorkerSide) -> SiteWork:

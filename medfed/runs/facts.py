@@ -253,6 +253,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     classes: list[str] = []
     sites: list[str] = []
     held_out: list[str] = []
+    # The hospital whose own part this is; '' at a hub or in a simulation, which know who trained.
+    own: str = ""
     # Cases per site and split.
     cases: dict[str, dict[str, int]] = {}
     layouts: dict[str, str] = {}

@@ -32,6 +32,7 @@ class RunFolder:
     start.csv       what of the study's start was loaded, tensor by tensor
     rounds.jsonl    one line per round and site
     trained.json *  keyed digests of the cases that trained
+    tested.json *   keyed digests of the patients of each result
     cases.jsonl *   measurements per patient
     scores.jsonl *  what guaranteed thresholds are chosen on, per patient
     rows.jsonl      measurements over groups of patients; rows.csv, curves.jsonl and groups.jsonl belong to it
@@ -68,6 +69,7 @@ class RunFolder:
     reported = _Entry("reported.jsonl")
     rounds = _Entry("rounds.jsonl")
     trained = _Entry("trained.json")
+    tested = _Entry("tested.json")
     start = _Entry("start.csv")
     audit = _Entry("audit.jsonl")
     status = _Entry("status.json")

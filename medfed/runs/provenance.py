@@ -2,7 +2,7 @@
 
 The hub's audit log has a line for each merge with the sites whose updates went in. Report, model card,
 checklists and exports say who trained from it, and `medfed audit verify` computes it again. A hospital's own
-folder records its own part alone.
+folder records what it sent, and not what was merged (`own_part.py`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def merges_in_log(log: Path) -> Merges:
     return _by_site(rounds)
 
 
+def planned_in_log(log: Path) -> list[str]:
+    """Return the hospitals that a hub's log says the study was to train at, when it began."""
+    began = [entry for entry in entries(log) if entry.get("event") == "began"]
+    return sorted({str(site) for entry in began for site in entry.get("sites", ())})
+
+
 def merges_in_rounds(lines: Iterable[RoundLine]) -> Merges:
     """Return the merged rounds of each site as rounds.jsonl has them."""
     rounds: dict[int, list[str]] = {}
@@ -53,7 +59,12 @@ def _by_site(rounds: Mapping[int, Iterable[str]]) -> Merges:
 
 
 def merges_of(folder: RunFolder) -> Merges:
-    """Return who trained a run's model: by its audit log where that has merges, else by rounds.jsonl."""
+    """Return who trained a run's model: by its audit log where that has merges, else by rounds.jsonl.
+
+    A hospital's own folder shows no merge: its rounds.jsonl has the models that it went on from.
+    """
+    if folder.facts.is_file() and folder.read_facts().own:
+        return {}
     logged = merges_in_log(folder.audit) if folder.audit.is_file() else {}
     return logged or merges_in_rounds(read_rounds(folder.rounds))
 

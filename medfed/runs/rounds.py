@@ -12,8 +12,13 @@ from medfed.errors import DECODING_ERRORS, RunError
 from medfed.runs.facts import ModelChoice
 from medfed.wire.untrusted_text import for_log
 
+# The status of a site that sent an update, where nobody knows whether it was merged: in its own folder.
+SENT = "sent"
+# The statuses of a site that trained in a round, as far as the folder shows.
+TOOK_PART = ("merged", SENT)
+
 # The statuses of a round in which the model changed. 'evaluated' is written by a site that trains nothing.
-_MODEL_CHANGED = ("merged", "evaluated")
+_MODEL_CHANGED = (*TOOK_PART, "evaluated")
 
 # The numbers by which a site says how many cases it left out because they cannot be used:
 # left_out/<reason>, of a fixed list of reasons. They count files and say nothing of what is in them.

@@ -205,17 +205,23 @@ class Simulation(_Section, frozen=True, kw_only=True):
     """How `medfed train` trains all hospitals on this machine; of no effect across hospitals.
 
     engine: `threads` trains one hospital at a time on all cores, in one process; `processes` trains in worker
-    processes, each with hospitals of its own.  workers: how many of them.  threads: the threads with which
-    each computes; null is this machine's cores divided by the workers (with engine `threads`, all).
+    processes, each with hospitals of its own; `ray` likewise in workers on a Ray cluster, on this machine or
+    many (the extra `ray`).  workers: how many of them.  threads: the threads with which each computes; null
+    is this machine's cores divided by the workers (with engine `threads`, all; with `ray`, one).
+    address: the Ray cluster: `auto` is the one whose node this machine is, `local` begins one on this machine
+    for this run, and host:port is that of a cluster's head, whose node this machine must be, too.
+    gpus: `share` divides the cluster's GPUs among the workers, `none` trains on processors.
 
     It is no part of the study's digest, and may be changed when a run is resumed. With equal `threads`
     neither the engine nor the number of workers changes a bit of the result; another number of threads may,
     as sums of large tensors are split among them: give `threads` where bits are to repeat.
     """
 
-    engine: Literal["threads", "processes"] = "threads"
+    engine: Literal["threads", "processes", "ray"] = "threads"
     workers: Count = 1
     threads: Count | None = None
+    address: str = "auto"
+    gpus: Literal["share", "none"] = "share"
 
 
 class Study(_Section, frozen=True, kw_only=True):

@@ -67,6 +67,27 @@ def _simulation(study: Study) -> Iterator[str]:
             f"simulation.workers: is {study.simulation.workers}, and engine 'threads' trains one hospital "
             "after the other; add engine: processes, or leave workers out"
         )
+    if study.simulation.engine == "ray":
+        yield from _ray(study.simulation.address)
+    elif (study.simulation.address, study.simulation.gpus) != ("auto", "share"):
+        yield (
+            f"simulation: address and gpus are of the engine ray, and engine is '{study.simulation.engine}'; "
+            "add engine: ray, or leave them out"
+        )
+
+
+def _ray(address: str) -> Iterator[str]:
+    if find_spec("ray") is None:
+        yield (
+            "simulation.engine: 'ray' needs the package ray, which is not installed here; run "
+            '`pip install "medfed[ray]"`'
+        )
+    host, _, port = address.rpartition(":")
+    if address not in ("auto", "local") and (not host or "/" in host or not port.isdecimal()):
+        yield (
+            f"simulation.address: is {address!r}, expected auto, local or host:port of a Ray cluster's head, "
+            "such as 10.0.0.7:6379; a ray:// address is of Ray's client, which is not used"
+        )
 
 
 def _trackers(study: Study) -> Iterator[str]:

@@ -142,19 +142,19 @@ def outcomes(data):
     return data
 
 
-def lead_to_the_end(folder, text: str, data, more: str = ""):
+def lead_to_the_end(folder, text: str, data, more: str = "", policy: str = "smallest_group: 1"):
     """Take part as north in a study whose final model the hub has already; return north's run
     and what it sent.
     """
     (folder / "study.yaml").write_text(text + "sites: [north, south]\n")
     study = read_study(folder / "study.yaml")
     known = study_digest(study)
-    hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub")
+    hub = Folder(url=str(folder / "share"), poll_s=0.02).open_hub(known, folder / "hub" / known)
     hub.advertise_study(public_yaml(study), sorted({*study.sites, *study.held_out}))
     hub.publish(GlobalModel(3, weights_of(module_of(study)), final=True, study_digest=known))
     (folder / "site.yaml").write_text(
         f"name: north\ndata: {data}\nexchange: {{kind: folder, url: share, poll_s: 0.02}}\naccelerator: cpu\n"
-        f"policy: {{smallest_group: 1}}\n{more}"
+        f"policy: {{{policy}}}\n{more}"
     )
     done = hospital.take_part(folder / "site.yaml", accept=known)
     (arrival,) = hub.collect(4, ["north"], 30)
@@ -250,6 +250,47 @@ def test_a_brier_score_at_a_hospitals_own_times_is_computed_locally_and_stays(tm
     assert {metric.partition("@")[0] for metric in own} >= {"c_index", "brier", "integrated_brier"}
     assert {row.metric for row in rows_of(scalars, 3, "north", study)} == {"c_index", "events", "patients"}
     assert not any("brier" in name for name in scalars)
+
+
+@pytest.mark.parametrize("similar", ["warn", "withhold"])
+def test_two_studies_whose_test_patients_differ_by_one_cannot_be_subtracted_unnoticed(tmp_path, similar):
+    """Both untrained models are one, so 40 times the second mean minus 39 times the first is a patient's."""
+    policy, text = (
+        f"smallest_group: 5, similar_results: {similar}",
+        OUTCOME.replace("smallest_group: 1", "smallest_group: 5"),
+    )
+    data = table(tmp_path / "north.csv")
+    lines = data.read_text().splitlines()
+    splits = ["split", *("test" if n < 40 else "val" if n < 90 else "train" for n in range(240))]
+    given = [f"{line},{split}" for line, split in zip(lines, splits, strict=True)]
+    given = [f"{'patient' if not n else f'P{n}'},{line}" for n, line in enumerate(given)]
+    data.write_text("\n".join(given[:1] + given[2:]) + "\n")
+    study, done, first = lead_to_the_end(tmp_path, text, data, policy=policy)
+    assert done.read_facts().warnings == {}
+    data.write_text("\n".join(given) + "\n")
+    # Another number of rounds is another study.
+    _, done, second = lead_to_the_end(tmp_path, text.replace("rounds: 3", "rounds: 4"), data, policy=policy)
+
+    (warning,) = done.read_facts().warnings["north"]
+    assert f"(study {study_digest(study)[:12]}) but for 1 who came and 0 who went" in warning
+    assert warning in done.report.read_text()
+    assert warning.partition(": ")[0] in " ".join(done.consent.read_text().split())
+    logged = [json.loads(line) for line in done.audit.read_text().splitlines()]
+    assert next(line["reason"] for line in logged if line["event"] == "similar results") == warning
+    assert "P1" not in done.audit.read_text()
+
+    name = "row/test/untrained/brier///"
+    assert (f"{name}value" in second) == (similar == "warn")
+    assert first[f"{name}n"] == 39
+    if similar == "warn":
+        (single,) = [case for case in read_cases(done.cases)
+                     if (case.model, case.split) == ("untrained", "test")
+                     and case.structure == "disease"][:1]  # fmt: skip
+        gained = 40 * second[f"{name}value"] - 39 * first[f"{name}value"]
+        assert gained == pytest.approx((single.value - single.target) ** 2)
+    else:
+        assert not any(one.startswith("row/test/") and "/patients/" not in one for one in second)
+        assert second["results/withheld"] > 0
 
 
 def test_a_study_that_begins_with_given_weights_trains_from_the_hospitals_own_copy(tmp_path):

@@ -383,6 +383,11 @@ def test_sums_of_patients_who_hardly_differ_give_the_others():
     assert differ_by_few(frozenset("abwxyzijkl"), [frozenset("abwxyz"), frozenset("abijkl")], 4)
     assert not differ_by_few(frozenset("abwxyzijkl"), [frozenset("abwxyz")], 4)
     assert not differ_by_few(frozenset("xyzijk"), [frozenset("abcdefgh")], 3)
+    # What the earlier ones gave already, of i, is not given by others once more; of j it is.
+    given = [first, first | {"i"}]
+    assert not differ_by_few(frozenset("uvwxyz"), given, 3)
+    assert differ_by_few(first | {*"ij"}, given, 3)
+    assert differ_by_few(frozenset("abcuvwxyz"), [*given, frozenset("uvwxyzdefgh")], 4)
 
 
 def distance(number: int, value: float | None, note: str | None = None):

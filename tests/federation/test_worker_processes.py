@@ -20,6 +20,7 @@ from medfed.exchange._worker_host import SharedModels, WorkerCalls
 from medfed.exchange._worker_link import Answer, Call, Failure, Link, ModelSent, Setup, error_of, failure_of
 from medfed.exchange._worker_side import WorkerExchange
 from medfed.federation import worker_processes
+from medfed.federation._worker_process import how_ended
 from medfed.federation.worker_processes import WorkerProcesses, Workers, shares_of
 from medfed.wire.update import GlobalModel, Update, model_digest
 from medfed.wire.weights import Difference, Released
@@ -215,9 +216,9 @@ def test_a_worker_that_dies_at_once_is_replaced_a_few_times_only(caplog: pytest.
 
 
 def test_how_a_worker_ended_is_said_in_words() -> None:
-    assert worker_processes._how(1) == "ended with exit code 1"
-    assert worker_processes._how(-9) == "was ended by SIGKILL (perhaps as this machine ran out of memory)"
-    assert worker_processes._how(-11) == "was ended by SIGSEGV"
+    assert how_ended(1) == "ended with exit code 1"
+    assert how_ended(-9) == "was ended by SIGKILL (perhaps as this machine ran out of memory)"
+    assert how_ended(-11) == "was ended by SIGSEGV"
 
 
 def test_what_a_worker_logs_is_logged_here_with_its_site(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ from medfed.pipeline._told_to_workers import computing_of, threads_of
 from medfed.pipeline.federate import StudyRun, _method, federate
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import read_rounds
+from medfed.study import validation
 from medfed.study.study import Study
 
 from .two_tables import CASES, EPOCHS, ROUNDS, descent, initial, opened
@@ -116,12 +117,15 @@ def test_a_method_is_named_by_rule_and_local_method(tmp_path: Path, overrides, e
             1,
             "2 worker processes of 1 threads",
         ),
+        # The cores are those of a cluster, which this machine's number says nothing of.
+        (["simulation.engine=ray", "simulation.workers=2"], 1, "2 Ray workers of 1 threads"),
     ],
 )
 def test_a_machine_of_four_cores_is_divided_by_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], threads: int | None, said: str
 ) -> None:
     monkeypatch.setattr(_told_to_workers, "available_cores", lambda: 4)
+    monkeypatch.setattr(validation, "find_spec", lambda name: object())  # Ray, where it is not installed
     study = opened(tmp_path, overrides).study
     assert threads_of(study) == threads
     assert computing_of(study) == said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,9 +12,16 @@ from medfed.data.screening import Screening, screen_cases
 from medfed.errors import DataError
 from medfed.pipeline.evaluate import evaluate
 from medfed.pipeline.factory import hospital_of
-from medfed.pipeline.seen_cases import all_seen, patients_seen, record_trained, without_seen
+from medfed.pipeline.seen_cases import (
+    _by_chance,
+    all_seen,
+    patients_seen,
+    record_trained,
+    without_seen,
+)
 from medfed.pipeline.train import train
 from medfed.runs.folder import RunFolder
+from medfed.runs.rounds import encode_rounds, read_rounds
 from medfed.runs.trained import read_trained, write_trained
 from medfed.study.reading import read_study
 
@@ -135,3 +143,54 @@ def test_an_image_is_the_same_in_the_cache_and_in_memory():
     ]
     assert digests[0] == digests[1] != digests[2]
     assert Screening().digests == ()
+
+
+def test_a_patient_whose_outcome_was_changed_is_recognised(done, place):
+    """All else being equal, the patient is the same: 18 of 24 trained, whatever is predicted."""
+    north = (place / "north.csv").read_text().splitlines()
+    other = [line[:-1] + str(1 - int(line[-1])) for line in north[1:]]
+    (place / "other.csv").write_text("\n".join([north[0], *other]) + "\n")
+    evaluate(done, place / "other.csv", name="other", all_cases=True)
+    assert len(measured(done, "other")) == 6
+    assert done.read_facts().seen["other"] == 18
+
+
+def test_rows_that_trained_under_other_numbers_are_left_out(done, place):
+    north = (place / "north.csv").read_text().splitlines()
+    (place / "renamed.csv").write_text("\n".join([north[0], *(f"x{line}" for line in north[1:])]) + "\n")
+    evaluate(done, place / "renamed.csv", name="renamed", all_cases=True)
+    assert len(measured(done, "renamed")) == 6
+    facts = done.read_facts()
+    assert facts.seen["renamed"] == 18
+    (said,) = facts.warnings["renamed"]
+    assert said.startswith("18 patients are not measured")
+    assert said.endswith(
+        "18 rows equal one that trained, in every feature and in what is predicted, under another patient's "
+        "number, which is more than chance explains"
+    )
+    assert "18 rows equal one that trained" in done.report.read_text()
+    # Two rows alone are measured: patients may be alike.
+    (place / "renamed.csv").write_text("\n".join([north[0], *(f"x{line}" for line in north[1:3])]) + "\n")
+    evaluate(done, place / "renamed.csv", name="renamed", all_cases=True)
+    assert "rows equal" not in str(done.read_facts().warnings.get("renamed"))
+
+
+def test_as_many_rows_may_be_alike_as_chance_explains():
+    """Of 10 rows 2 pairs are equal, 4 of 90 ordered pairs; 9 trained rows: 10 x 9 x 4 / 90 = 4, thrice."""
+    rows = [b"a", b"a", b"b", b"b", *(bytes([number]) for number in range(6))]
+    assert _by_chance(rows, 9) == pytest.approx(12)
+    assert _by_chance([b"a", b"b"], 100) == 2
+
+
+def test_patients_of_a_hospital_that_was_never_merged_trained_another_model(place, tmp_path):
+    done = train(place / "study.yaml", out=tmp_path / "run")
+    done.audit.write_bytes(b"")
+    merged = [one for one in read_rounds(done.rounds) if one.site == "south"]
+    refused = [msgspec.structs.replace(one, site="north", status="refused") for one in merged]
+    done.rounds.write_bytes(encode_rounds([*merged, *refused]))
+    evaluate(done, place / "north.csv", name="another", all_cases=True)
+    (said,) = done.read_facts().warnings["another"]
+    assert said.startswith("18 patients are not measured")
+    assert "(no update of north was merged: patients of that hospital trained or chose other models" in said
+    evaluate(done, place / "south.csv", name="other", all_cases=True)
+    assert "no update" not in done.read_facts().warnings["other"][0]

@@ -16,6 +16,7 @@ from medfed.pipeline import train as run
 from medfed.pipeline.audit_report import export_log
 from medfed.pipeline.dossier.write import write_dossier
 from medfed.pipeline.export import export
+from medfed.pipeline.watch.watch import Asked, watch
 from medfed.runs.folder import RunFolder
 
 STUDY = """\
@@ -29,7 +30,10 @@ evaluation: {draws: 20, smallest_group: 5, pooled_model: false, guarantee: 0.6, 
 sites: {north: north.csv, south: south.csv, east: east.csv}
 """
 # What shows single patients, by the table of files in docs/evaluation.md.
-STAYS = ("cases.jsonl", "scores.jsonl", "trained.json", "command.txt", "own_report.html", "outlines.json")
+STAYS = ("cases.jsonl", "scores.jsonl", "trained.json", "tested.json", "command.txt", "own_report.html",
+         "outlines.json")  # fmt: skip
+# And in the folder of a watched model (docs/how-to/watch-a-model.md).
+WATCH_STAYS = ("cases.jsonl", "reference.json", "earlier.json")
 
 
 def table(folder: Path, site: str, tested: int) -> Path:
@@ -125,6 +129,17 @@ def test_no_file_that_may_leave_holds_one(done: RunFolder, tmp_path: Path) -> No
         path.name for path in files
     }
     assert_none_in(files, values_of(done))
+
+
+@pytest.mark.slow
+def test_no_page_of_a_watched_model_holds_one(done: RunFolder, tmp_path: Path) -> None:
+    asked = Asked(references=[table(tmp_path, "centre", 20)], labels=True)
+    watched = watch(done.path, table(tmp_path, "ward", 14), name="here", asked=asked)
+    files = [path for path in watched.page.parent.iterdir() if path.name not in WATCH_STAYS]
+    assert {path.name for path in files} >= {"watch.html", "sketch.json", "rows.jsonl", "looks.jsonl"}
+    values = values_of(done, watched.page.parent / "cases.jsonl")
+    assert len(values) >= 14
+    assert_none_in([*files, done.report], values)
 
 
 @pytest.mark.slow

@@ -132,13 +132,27 @@ def test_audit_verify_computes_who_trained(folder, tmp_path):
     own = sent_log(tmp_path / "north.jsonl", (1, 101), (2, 102))
     said = CliRunner().invoke(main, ["audit", "verify", str(folder.path), "--site-log", str(own)])
     assert said.exit_code == 0, said.output
-    assert "north: merged in 2 rounds, 1 to 2" in said.output
-    assert "south: merged in 1 rounds, 1 to 1" in said.output
+    assert "north: merged in rounds 1 to 2\n" in said.output
+    assert "south: merged in round 1\n" in said.output
+    assert "bad: planned, and no update of it was merged\n" in said.output
     assert "north: what was merged is what its own log says it sent" in said.output
     lines = folder.audit.read_bytes().splitlines(keepends=True)
     folder.audit.write_bytes(b"".join(lines).replace(b'"sites":["north"]', b'"sites":["worth"]'))
     assert json.loads(folder.audit.read_bytes().splitlines()[-1])["sites"] == ["worth"]
     assert CliRunner().invoke(main, ["audit", "verify", str(folder.path)]).exit_code != 0
+
+
+def test_audit_verify_says_of_a_hospital_that_sent_in_vain_that_nothing_was_merged(folder, tmp_path):
+    log = AuditLog(tmp_path / "bad.jsonl")
+    for number in (1, 2):
+        log.write("sent", site="bad", round=number, to="hub", bytes=90, sha256="0" * 64)
+    verify_it = ["audit", "verify", str(folder.path), "--site-log", str(tmp_path / "bad.jsonl"), "--json"]
+    said = CliRunner().invoke(main, verify_it)
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["never_merged"] == ["bad"]
+    said = CliRunner().invoke(main, verify_it[:-1])
+    assert "bad: no update of it was merged; its own log agrees\n" in said.output
+    assert "bad: what was merged is what its own log says it sent" not in said.output
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,10 @@ from medfed.study.reading import read_study
             r"add engine: processes",
         ),
         (
+            "simulation: {engine: processes, address: local}",
+            r"simulation: address and gpus are of the engine ray, and engine is 'processes'; add engine: ray",
+        ),
+        (
             "sampling: {fraction: 0.5}\ntrain: {rounds: 3, keep: best}",
             r"train\.keep: best: with sampling\.fraction 0\.5 each round is scored at other sites",
         ),
@@ -109,6 +113,23 @@ def test_a_mechanism_whose_package_is_missing_is_refused_when_the_study_is_read(
     settings = "" if kind == "ckks" else ", epsilon: 8, delta: 0.00001"
     with pytest.raises(StudyError, match=message):
         read_study(write(), [f"privacy={{kind: {kind}{settings}}}"])
+
+
+def test_ray_is_refused_when_the_study_is_read_where_it_is_not_installed(write, monkeypatch):
+    lines = ["simulation.engine=ray", "simulation.address=10.0.0.7:6379"]
+    monkeypatch.setattr(validation, "find_spec", lambda name: None if name == "ray" else find_spec(name))
+    with pytest.raises(
+        StudyError,
+        match=r"simulation\.engine: 'ray' needs the package ray, .* `pip install \"medfed\[ray\]\"`",
+    ):
+        read_study(write(), lines)
+    monkeypatch.setattr(validation, "find_spec", lambda name: object())
+    assert read_study(write(), lines).simulation.address == "10.0.0.7:6379"
+    for address in ("ray://head:10001", "head", ":6379"):
+        with pytest.raises(
+            StudyError, match=rf"simulation\.address: is '{address}', expected auto, local or host"
+        ):
+            read_study(write(), [lines[0], f"simulation.address='{address}'"])
 
 
 def test_a_network_that_does_not_serve_the_task(write):

@@ -173,7 +173,7 @@ def strip(statuses: Sequence[str], title: str) -> str:
     body = []
     for index, status in enumerate(statuses):
         x = index * size
-        name = {"merged": "merged", "not sampled": "unsampled"}.get(status, "absent")
+        name = {"merged": "merged", "sent": "merged", "not sampled": "unsampled"}.get(status, "absent")
         body.append(
             f'<rect class="round {name}" x="{_n(x + 1)}" y="2" width="{_n(inside)}" '
             f'height="{_n(inside)}" rx="1.5"/>'

@@ -88,7 +88,8 @@ def _statements(run: Run) -> Answers:
     facts, study = run.facts, run.study
     rule = study.kind("rule") or "fedavg"
     task = TASKS.get(facts.task, f"{facts.task or 'prediction'} prediction")
-    technique = f"Federated learning for {task}, {rule} over {_hospitals(len(run.trained))}"
+    technique = f"Federated learning for {task}, {rule}"
+    technique += "" if run.own else f" over {_hospitals(len(run.trained))}"
     held_out = ", ".join(run.tested_only)
     network = study.kind("network")
     data = study.section("data")
@@ -101,7 +102,7 @@ def _statements(run: Run) -> Answers:
         "model": technique + (f", network {network}" if network else ""),
         "hospitals": _trained_at(run) + (f"; tested also at {held_out}" if held_out else ""),
         "who_took_part": _who_took_part(run),
-        "held_out": f"{held_out} took no part in training{_seen(run)}" if held_out else None,
+        "held_out": _held_out(run),
         "preprocessing": _preprocessing(run),
         "inputs": _inputs(data),
         "partitions": "By patient, never by image; by a salted hash of the patient where no split is given",
@@ -130,6 +131,8 @@ def _hospitals(number: int) -> str:
 
 def _trained_at(run: Run) -> str:
     """Return where the model was trained: the hospitals with a merged update, and those without one."""
+    if run.own:
+        return f"Which hospitals' updates were merged, the hub's run folder says; {run.own_updates}"
     text = (
         f"Trained at {', '.join(trained_names(run.merges, run.rounds))}"
         if run.trained
@@ -142,6 +145,8 @@ def _trained_at(run: Run) -> str:
 
 def _who_took_part(run: Run) -> str | None:
     """Return each hospital's merged rounds and cases, and how to verify them."""
+    if run.own:
+        return _own_part(run)
     if not run.trained:
         return None
     rounds = len({number for numbers in run.merges.values() for number in numbers})
@@ -158,10 +163,23 @@ def _who_took_part(run: Run) -> str | None:
     )
 
 
-def _seen(run: Run) -> str:
-    """Return how many patients of hospitals that were tested are left out because they trained."""
+def _own_part(run: Run) -> str:
+    """Return what a hospital's own log says that it sent, and who knows the rest."""
+    stated = max((line.examples or 0 for line in run.rounds), default=0)
+    cases = f", {stated} cases" if stated else ""
+    return (
+        f"By its own audit log {run.own_updates}{cases}. Whether they were merged, and whose else, is in the "
+        "hub's log: `medfed audit verify` on the hub's run folder compares them with --site-log"
+    )
+
+
+def _held_out(run: Run) -> str | None:
+    """Return which tested hospitals took no part, and of which the patients who trained are left out."""
+    apart = [site for site in run.tested_only if run.took_no_part(site)]
     parts = [f"{run.facts.seen[site]} of {site}" for site in run.tested_only if run.facts.seen.get(site)]
-    return f"; patients who did are not measured ({', '.join(parts)})" if parts else ""
+    text = f"{', '.join(apart)} took no part in training" if apart else ""
+    seen = f"patients who trained are not measured ({', '.join(parts)})" if parts else ""
+    return "; ".join(filter(None, (text, seen))) or None
 
 
 def _privacy(run: Run) -> str:
@@ -242,15 +260,16 @@ def _point(run: Run) -> str:
 
 def _training(run: Run, rule: str) -> Answers:
     """Return the statements on rounds and on contributions that are missing."""
-    lost = sum(1 for line in run.rounds if line.status in LOST)
     # A site's last line may only report the final model's scores; it is no round of training.
-    rounds = len({line.round for line in run.training_lines})
-    number = rounds or run.study.section("train").get("rounds") or "several"
+    lost = sum(line.status in LOST for line in run.training_lines)
+    number = run.number_of_rounds or run.study.section("train").get("rounds") or "several"
     start = f". {run.facts.start.sentence.rstrip('.')}" if run.facts.start else ""
     choice = f". {run.facts.chosen.sentence.rstrip('.')}" if run.facts.chosen else ""
     removed = run.facts.postprocess
     choice += f". {removed.sentence.rstrip('.')}" if removed else ""
     missing = f"{lost} contributions of hospitals were missing" if lost else "no contribution was missing"
+    missing = "1 contribution of a hospital was missing" if lost == 1 else missing
+    missing = "which contributions were missing, the hub's run folder says" if run.own else missing
     counted = "; missed and invented structures are counted" if run.facts.task == "segment" else ""
     return {
         "training": f"{number} rounds, merged by {rule}; seed {run.facts.seed}{start}{choice}",

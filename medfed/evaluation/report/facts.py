@@ -23,8 +23,10 @@ def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
     trained, planned = len(run.trained), len(run.facts.sites)
     of = f" of {planned}" if trained < planned else ""
     figures = [("hospitals trained together", f"{trained}{of}")]
+    if run.own:
+        figures = [("hospitals in the study", str(planned)), ("updates sent", str(len(run.own.updates)))]
     if run.rounds:
-        figures.append(("rounds", str(len({line.round for line in run.training_lines}))))
+        figures.append(("rounds", str(run.number_of_rounds)))
         if run.facts.chosen and run.facts.chosen.keep == "best":
             figures.append(
                 ("whose model is measured: the best on validation", f"round {run.facts.chosen.round}")
@@ -36,7 +38,9 @@ def key_figures(run: Run, focus: Focus | None) -> list[tuple[str, str]]:
             figures.append(("whose models' mean is measured", averaged))
         sent = sum(line.bytes_up for line in run.rounds)
         if sent:
-            figures.append(("sent by the hospitals, in all", format_bytes(sent)))
+            figures.append(
+                (f"sent by {run.own.site if run.own else 'the hospitals'}, in all", format_bytes(sent))
+            )
     figures += _privacy(run)
     if run.facts.seconds is not UNSET:
         figures.append(("for the whole run", duration(run.facts.seconds)))
@@ -97,6 +101,7 @@ def case_table(run: Run) -> dict[str, Any] | None:
             [shown(counts.get(site, {}).get(split, 0)) for split in splits],
         )
         for site in (*run.facts.sites, *run.facts.held_out)
+        if not run.own or site in counts
     ]
     return {"splits": splits, "lines": lines}
 

@@ -54,7 +54,7 @@ def suppressed_values(run: Run) -> int:
 
 
 def _held_out(run: Run, focus: Focus | None) -> list[str]:
-    hospitals = run.facts.held_out
+    hospitals = [site for site in run.facts.held_out if run.took_no_part(site)]
     if not hospitals:
         return ["No hospital was held out: performance at a hospital that took no part is unknown."]
     if focus is None:

@@ -17,7 +17,9 @@ from medfed.evaluation.report.limits import suppressed_values
 from medfed.evaluation.report.rounds import moved_bytes, participation
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.report.summary import SIGNIFICANT
+from medfed.evaluation.row_transport import PREFIX
 from medfed.evaluation.rows import Row
+from medfed.runs.rounds import TOOK_PART
 
 # Names of numbers that are listed; a study of its own code may have a hundred.
 MAX_NAMES = 40
@@ -94,7 +96,7 @@ def departures(run: Run) -> dict[str, Any] | None:
     lines = [
         {
             "site": site,
-            "rounds": sum(line.site == site and line.status == "merged" for line in run.rounds),
+            "rounds": sum(line.site == site and line.status in TOOK_PART for line in run.rounds),
             "epsilon": f"{spent[site]:.2f}" if site in spent else "none",
             "results": _results(run, site),
             "kept": str(run.withheld.get(site, "")) or "–",
@@ -104,15 +106,25 @@ def departures(run: Run) -> dict[str, Any] | None:
         for site in sites
     ]
     names = sorted({name for line in run.rounds for name in line.scalars})
+    if run.own:
+        names = sorted(name for name in run.own.names if not name.startswith(PREFIX))
     return {"lines": lines, "names": _listed(names), "notes": _privacy_notes(run)}
 
 
 def _results(run: Run, site: str) -> str:
     """Return how many results over groups of patients are of a hospital, and of how many on risk curves."""
-    own = [row for row in run.rows if row.site == site and row.value is not None and row.against is None]
-    curves = sum(row.metric.startswith(RISK) for row in own) // len(CUTS)
+    if run.own:
+        own = [name.split("/")[3] for name in run.own.names if _is_result(name)]
+    else:
+        rows = [row for row in run.rows if row.site == site and row.value is not None]
+        own = [row.metric for row in rows if row.against is None]
+    curves = sum(metric.startswith(RISK) for metric in own) // len(CUTS)
     risk = f", {curves} risk curve{'s' if curves > 1 else ''}" if curves else ""
-    return f"{sum(not row.metric.startswith(RISK) for row in own)}{risk}"
+    return f"{sum(not metric.startswith(RISK) for metric in own)}{risk}"
+
+
+def _is_result(name: str) -> bool:
+    return name.startswith(PREFIX) and name.endswith("/value")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from medfed.evaluation.report.formatting import round_ranges
 from medfed.evaluation.report.run import Run
 from medfed.files import format_bytes
 from medfed.runs.provenance import joined_later
-from medfed.runs.rounds import RoundLine
+from medfed.runs.rounds import TOOK_PART, RoundLine
 
 # Losses that are drawn, after the best-ranked headline metric on validation patients.
 LOSSES = ("val/loss", "train/loss")
@@ -87,8 +87,13 @@ def moved_bytes(run: Run, site: str) -> dict[str, str]:
     own = [line for line in run.rounds if line.site == site]
     return {
         "up": format_bytes(sum(line.bytes_up for line in own)),
-        "down": format_bytes(sum(line.bytes_down for line in own)),
+        "down": format_bytes(received) if (received := sum(map(_received, own))) else "–",
     }
+
+
+def _received(line: RoundLine) -> int:
+    """Return the bytes of the round's model, of a site that showed by an answer that it had them."""
+    return 0 if line.status == "absent" else line.bytes_down
 
 
 def _notes(run: Run) -> dict[str, list[tuple[str, str]]]:
@@ -104,10 +109,10 @@ def _notes(run: Run) -> dict[str, list[tuple[str, str]]]:
 
 def _participation(site: str, lines: list[RoundLine], notes: list[tuple[str, str]]) -> dict[str, Any]:
     statuses = [line.status for line in lines]
-    merged = statuses.count("merged")
+    merged = sum(status in TOOK_PART for status in statuses)
     missed: dict[str, list[int]] = {}
     for line in lines:
-        if line.status not in ("merged", "not sampled"):
+        if line.status not in (*TOOK_PART, "not sampled"):
             why = line.status + (f": {line.reason}" if line.reason else "")
             missed.setdefault(why, []).append(line.round)
     seconds = [line.seconds for line in lines if line.seconds is not None]
@@ -119,5 +124,5 @@ def _participation(site: str, lines: list[RoundLine], notes: list[tuple[str, str
         "rounds": len(statuses),
         "missed": [*((why, round_ranges(numbers)) for why, numbers in missed.items()), *notes],
         "seconds": sum(seconds) / len(seconds) if seconds else None,
-        "examples": max(examples) if examples else None,
+        "examples": max(examples, default=0) or None,
     }

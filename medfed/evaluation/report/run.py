@@ -13,11 +13,13 @@ from medfed.errors import RunError
 from medfed.evaluation import histograms, patient_groups
 from medfed.evaluation.histograms import ScoreHistogram
 from medfed.evaluation.patient_groups import PatientGroups
+from medfed.evaluation.report.formatting import round_ranges
 from medfed.evaluation.row_transport import MAX_ROWS
 from medfed.evaluation.rows import FEDERATED, POOLED, UNTRAINED, Row, read_rows
 from medfed.evaluation.summarise import PublicStudy, read_public_study, read_run_facts
 from medfed.runs.facts import RunFacts
 from medfed.runs.folder import RunFolder
+from medfed.runs.own_part import OwnPart, own_part
 from medfed.runs.provenance import Merges, merges_in_rounds, merges_of, never_merged
 from medfed.runs.rounds import (
     IMAGES_IN_MM,
@@ -43,11 +45,12 @@ class Run(NamedTuple):
     audit_entries: int | None
     logged_merges: Merges | None = None
     groups: Sequence[PatientGroups] = ()
+    own: OwnPart | None = None
 
     @property
     def merges(self) -> Merges:
-        """Who trained, in which rounds: by the audit log, else by rounds.jsonl."""
-        return self.logged_merges or merges_in_rounds(self.rounds)
+        """Who trained, in which rounds, by audit log or rounds.jsonl; a hospital's own folder has none."""
+        return {} if self.own else self.logged_merges or merges_in_rounds(self.rounds)
 
     @property
     def trained(self) -> list[str]:
@@ -56,8 +59,8 @@ class Run(NamedTuple):
 
     @property
     def never_merged(self) -> list[str]:
-        """The hospitals that the study planned to train at, without a merged update."""
-        return never_merged(self.merges, self.facts.sites)
+        """The hospitals that the study planned to train at without a merged update, if merges are known."""
+        return [] if self.own else never_merged(self.merges, self.facts.sites)
 
     @property
     def tested_only(self) -> list[str]:
@@ -65,11 +68,30 @@ class Run(NamedTuple):
         measured = {row.site for row in self.rows if row.value is not None}
         return [site for site in self.facts.held_out if site in measured and site not in self.merges]
 
+    def took_no_part(self, site: str) -> bool:
+        """Whether a tested hospital is none of those that trained: not one most of whose patients did."""
+        measured = self.facts.cases.get(site, {}).get("test", 0)
+        return site in self.facts.held_out and self.facts.seen.get(site, 0) <= measured
+
     @property
     def training_lines(self) -> list[RoundLine]:
         """The lines of rounds in which sites could take part, without those that only report final scores."""
         last = last_round(self.rounds)
         return [line for line in self.rounds if line.round <= last and line.status != "reported"]
+
+    @property
+    def number_of_rounds(self) -> int:
+        """How many rounds were merged or tried; a hospital that came later knows the last one's number."""
+        return last_round(self.rounds) if self.own else len({line.round for line in self.training_lines})
+
+    @property
+    def own_updates(self) -> str:
+        """What a hospital's own folder knows of who trained, as a clause; '' elsewhere."""
+        if self.own is None:
+            return ""
+        sent = self.own.updates
+        rounds = f"its updates of {round_ranges(sent)}" if sent else "no update"
+        return f"{self.own.site} sent {rounds}"
 
     @property
     def left_out(self) -> dict[str, dict[str, int]]:
@@ -130,13 +152,16 @@ def read_run(path: Path) -> Run:
         raise RunError(
             f"{path.name}: no {folder.rows.name} in this folder; give the folder of a finished run"
         )
+    facts, lines = read_run_facts(path), read_rounds(folder.rounds)
+    own = own_part(folder, facts.own, lines) if facts.own else None
     return Run(
-        read_run_facts(path),
+        facts,
         read_public_study(path),
         read_rows(folder.rows),
-        read_rounds(folder.rounds),
+        lines if own is None else own.lines,
         histograms.read(folder.curves) if folder.curves.is_file() else [],
         sum(1 for _ in folder.audit.open("rb")) if folder.audit.is_file() else None,
         merges_of(folder) or None,
         patient_groups.read(folder.groups) if folder.groups.is_file() else (),
+        own,
     )

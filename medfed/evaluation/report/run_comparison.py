@@ -7,7 +7,7 @@ the page as `runs.html`; none of them contains results of single patients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from medfed.errors import RunError
 from medfed.evaluation import rows
 from medfed.evaluation.comparisons import compare, holm_corrected
+from medfed.evaluation.disclosure import differ_by_few
 from medfed.evaluation.metrics import headline_metrics, metric_of
 from medfed.evaluation.patients import SummarySettings
 from medfed.evaluation.report import charts
@@ -55,11 +56,45 @@ def comparison_rows(runs: Sequence[Path]) -> list[Row]:
         if row.model == FEDERATED and row.split == "test" and row.group is None and row.against is None
     ]
     cases = [_federated_cases(run, name) for run, name in zip(runs, names, strict=True)]
+    own = _apart(own, dict(zip(names, cases, strict=True)), dict(zip(names, contents, strict=True)))
     differences: list[Row] = []
     for name, run, theirs in zip(names[1:], contents[1:], cases[1:], strict=True):
         settings = _settings(contents[0], run)
         differences += compare([*cases[0], *theirs], settings, model=name, correct=False)
     return own + holm_corrected(differences)
+
+
+def _apart(own: Sequence[Row], cases: Mapping[str, Sequence[CaseRow]], runs: Mapping[str, Run]) -> list[Row]:
+    """Return runs' own rows without those that, beside an earlier run's, would be of too few patients.
+
+    Where one more patient was tested, a reference's mean volumes over n and n + 1 give a single patient's.
+    With a hospital's row those of all hospitals are withheld, from which it would follow.
+    """
+    least = max(run.study.min_patients for run in runs.values())
+    before: dict[str, list[frozenset[str]]] = {}
+    withheld: set[tuple[str, str]] = set()
+    for name, run in runs.items():
+        for site in sorted({case.site for case in cases[name]}):
+            patients = frozenset(
+                case.patient for case in cases[name] if (case.site, case.split) == (site, "test")
+            )
+            shown = before.setdefault(site, [])
+            if len(patients) < least:
+                continue
+            if differ_by_few(patients, shown, least):
+                withheld |= {(name, site)}
+                if site not in run.facts.held_out:
+                    withheld |= {(name, ALL_SITES), (name, SITE_MEAN)}
+            else:
+                shown.append(patients)
+    note = f"beside an earlier run's it would be of fewer than {least} patients, who came or went since"
+    nothing = {"value": None, "low": None, "high": None, "method": None, "note": note}
+    return [
+        msgspec.structs.replace(row, **nothing)
+        if (row.model, row.site) in withheld and row.metric != "patients"
+        else row
+        for row in own
+    ]
 
 
 def _settings(first: Run, other: Run) -> SummarySettings:

@@ -155,13 +155,14 @@ def _whom(run: Run, focus: Focus, places: list[str]) -> list[str]:
     """Return where the model was trained, and on how many patients it was tested at which place."""
     patients = focus._replace(metric="patients", structure=None).rows(run.rows)
     trained = ", ".join(run.trained) or "no hospital"
-    lines = [f"Trained at {trained}."]
+    told = f"{run.own_updates}; which hospitals' updates were merged, the hub's run folder says"
+    lines = [f"{told}." if run.own else f"Trained at {trained}."]
     answers = focus.rows(run.rows)
     for place in places:
         answer = answers.valued(place, FEDERATED)
         row = patients.valued(place, FEDERATED) or answer
         if row is not None:
-            apart = ", which took no part in training" if place in run.facts.held_out else ""
+            apart = ", which took no part in training" if run.took_no_part(place) else ""
             other = "" if apart or focus.split != "test" else " who did not train it"
             having = _having(focus, answer, row)
             lines.append(f"Tested at {site_name(place)}{apart}: {row.n} patients{other}{having}.")
@@ -291,7 +292,7 @@ def _may_not(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
         sentences.append(
             f"That it is better or worse than {', '.join(undecided)}: the difference may be chance."
         )
-    if not run.tested_only:
+    if not any(map(run.took_no_part, run.tested_only)):
         sentences.append("That it works at a hospital that took no part: none was tested.")
     else:
         sentences.append("That it works at yet another hospital, with other scanners or other patients.")

@@ -25,7 +25,7 @@ RECORDS = ("run.json", "study.json", "rows.jsonl", "rounds.jsonl", "audit.jsonl"
 
 
 def check_claims(folder: Path, manifest: Manifest) -> bool:
-    """Check dossier.json against the audit log beside it; return whether there is a log.
+    """Check dossier.json against the audit log beside it; return whether that shows who trained.
 
     Raises:
         AuditError: naming what dossier.json claims and the log does not show.
@@ -52,7 +52,7 @@ def check_claims(folder: Path, manifest: Manifest) -> bool:
                 f"dossier: dossier.json says that the weights are the merge of round "
                 f"{dossier.weights.round}, and the audit log has another digest for it"
             )
-    return True
+    return bool(merges)
 
 
 def check_derived(folder: Path) -> str:
@@ -112,9 +112,9 @@ class Standing(NamedTuple):
     stated: list[str]
 
 
-def standing(signed: bool, issuer_checked: bool, has_log: bool, derived_again: bool) -> Standing:
+def standing(signed: bool, issuer_checked: bool, has_merges: bool, derived_again: bool) -> Standing:
     """Return what a dossier's claims rest on; of one that nobody known signed, none is verified."""
-    recomputed = ["who trained, in which rounds", "which merge the weights are"] if has_log else []
+    recomputed = ["who trained, in which rounds", "which merge the weights are"] if has_merges else []
     follow = ["the finding", "privacy spent", "data", "limits", "the checklists' texts"]
     stated = ["leakage audits", "approvals by site files", "a person's statements", "software"]
     return Standing(

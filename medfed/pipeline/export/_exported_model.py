@@ -85,6 +85,8 @@ class ExportedModel:
         kind, _, site = self.model.partition(":")
         if kind == "local":
             return f"at one hospital, {site}"
+        if self.facts.own:
+            return "over the hospitals whose updates its hub merged, which the hub's run folder names"
         number = len(self.trained)
         over = f"over {number} hospital{'' if number == 1 else 's'} ({', '.join(self.trained)})"
         return f"on the pooled cases of {len(self.facts.sites)} hospitals" if kind == "pooled" else over

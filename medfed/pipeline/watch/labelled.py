@@ -20,10 +20,14 @@ from medfed.pipeline.labelled import drawn_of, with_labelled
 from medfed.pipeline.measure_models import all_cases_of
 from medfed.pipeline.own_choices import OwnChoices
 from medfed.pipeline.predict import load_model
+from medfed.pipeline.tested_patients import WATCH, measured_patients, record_tested
 from medfed.pipeline.watch.earlier_looks import read_all, write_earlier
 from medfed.pipeline.watch.state import WatchFolder
 from medfed.runs.folder import RunFolder
 from medfed.study.study import Study
+
+# Beside which results a row would be of too few patients.
+LOOK, REPORT = "an earlier look's", "the results in the run's report"
 
 # The patients who have a value of a metric and structure.
 Behind = dict[tuple[str, str | None], set[str]]
@@ -80,6 +84,12 @@ def measure_look(
     for case in measured:
         if case.value is not None:
             behind[case.metric, case.structure].add(names[case.patient])
+    if measured_patients(folder, name, hospital, cases).gives_few_reported(least):
+        append(
+            state.rows, [row if row.metric == "patients" else _withheld(row, least, REPORT) for row in rows]
+        )
+        return
+    record_tested(folder, f"{WATCH}{name}", hospital, cases)
     append(state.rows, _apart(rows, behind, state, number, least))
 
 
@@ -99,13 +109,13 @@ def _apart(rows: Sequence[Row], behind: Behind, state: WatchFolder, look: int, l
     write_earlier(state.earlier, earlier)
     # A row of no structure is over all of them, and a classifier's cases name the class.
     return [
-        _withheld(row, least)
+        _withheld(row, least, LOOK)
         if row.metric != "patients" and withheld and (row.structure in {*withheld, None} or None in withheld)
         else row
         for row in rows
     ]
 
 
-def _withheld(row: Row, least: int) -> Row:
-    note = f"beside an earlier look's it would be of fewer than {least} patients, who came or went since"
+def _withheld(row: Row, least: int, beside: str) -> Row:
+    note = f"beside {beside} it would be of fewer than {least} patients, who came or went since"
     return replace(row, value=None, low=None, high=None, p=None, p_holm=None, method=None, note=note)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from medfed.evaluation.report.checklists import checklists, model_card, templates
+from medfed.evaluation.report.focus import focus_of
+from medfed.evaluation.report.limits import limits
+from medfed.evaluation.report.summary import summary
 from medfed.evaluation.rows import Row
 from medfed.federation.model_selection import mean_of_rounds
 from medfed.runs.facts import PrivacyFacts, RunFacts, SitePrivacy
@@ -90,3 +95,37 @@ def test_nothing_is_said_of_images_or_structures_where_there_are_none():
         "no contribution was missing; missed and invented structures are counted. Causes: a person"
     )
     assert tripod.answers["Model output"] == "Label map"
+
+
+def test_who_sent_no_final_scores_lost_no_contribution():
+    rounds = [
+        RoundLine(1, "north", "merged"),
+        RoundLine(1, "south", "absent"),
+        RoundLine(2, "north", "reported"),
+    ]
+    rounds.append(RoundLine(2, "south", "absent", reason="it reported nothing"))
+    claim, _ = checklists(run_of(RunFacts(sites=["north", "south"]), rounds=rounds))
+    assert claim.answers["Failure analysis"].startswith("1 contribution of a hospital was missing.")
+
+
+def test_a_training_hospital_under_another_name_is_not_said_to_have_taken_no_part():
+    facts = RunFacts(
+        sites=["north"],
+        held_out=["another", "west"],
+        seen={"another": 13, "west": 1},
+        cases={"another": {"test": 3}, "west": {"test": 9}},
+    )
+    about = {"round": 1, "split": "test", "model": "federated", "metric": "dice", "value": 0.5, "n": 9}
+    rows = [Row(site=site, **about) for site in ("another", "west")]
+    run = run_of(facts, rows=rows)
+    claim, _ = checklists(run)
+    assert claim.answers["Test on external data"] == (
+        "west took no part in training; patients who trained are not measured (13 of another, 1 of west)"
+    )
+    focus = focus_of(run)
+    assert "It was tested at 1 hospital that took no part, in 9 patients." in limits(run, focus)[0]
+    alone = run_of(msgspec.structs.replace(facts, held_out=["another"]), rows=rows[:1])
+    assert limits(alone, focus_of(alone))[0].startswith("No hospital was held out")
+    asked = summary(alone, focus_of(alone))
+    assert "That it works at a hospital that took no part: none was tested." in asked["may_not"]
+    assert "Tested at another: 9 patients who did not train it." in asked["whom"]

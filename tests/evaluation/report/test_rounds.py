@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from medfed.evaluation.report.rounds import curves, participation
+from medfed.evaluation.report.rounds import curves, moved_bytes, participation
 from medfed.runs.rounds import RoundLine
 
 from .result_rows import run_of
@@ -101,3 +101,13 @@ def test_bytes_are_of_every_round_as_on_the_first_page():
     ]
     (north,) = participation(run_of(rounds=lines))
     assert (north["rounds"], north["up"], north["down"]) == (1, "1.5 kB", "2.7 kB")
+
+
+def test_a_hospital_that_never_answered_is_not_said_to_have_received_a_model():
+    lines = [
+        RoundLine(round=1, site="north", status="absent", bytes_down=640),
+        RoundLine(round=1, site="south", status="refused", bytes_up=800, bytes_down=640),
+    ]
+    run = run_of(rounds=[*lines, RoundLine(round=1, site="west", status="merged", bytes_down=640)])
+    assert moved_bytes(run, "north") == {"up": "0 bytes", "down": "–"}
+    assert moved_bytes(run, "south") == {"up": "800 bytes", "down": "640 bytes"}

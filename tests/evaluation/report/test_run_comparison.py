@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 import sys
@@ -55,6 +56,29 @@ def test_the_difference_is_paired_and_its_interval_as_narrow_as_the_pairs(two, t
         if row.site == "west" and row.metric == "dice" and not row.against
     }
     assert own["better"] - own["plain"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("site", "others"), [("west", set()), ("north", {rows.ALL_SITES, rows.SITE_MEAN})])
+def test_a_run_with_one_more_patient_does_not_give_that_patients_values(tmp_path, site, others):
+    """Six times the mean over six minus five times that over five is the sixth's; west took no part."""
+    first, second = (fake_runs.write(tmp_path / name, "segment", patients=6) for name in "ab")
+    cases = rows.read_cases(first / "cases.jsonl")
+    rows.write(first / "cases.jsonl", [case for case in cases if case.patient != f"patient-{site}-test-0"])
+    from medfed.evaluation.summarise import summarise
+
+    for run in (first, second):
+        (run / "study.yaml").write_text(json.dumps({"evaluation": {"smallest_group": 3}}))
+        summarise(run)
+    shown = {
+        (row.model, row.site): row
+        for row in run_comparison.comparison_rows([first, second])
+        if row.metric == "dice" and row.against is None
+    }
+    assert all(row.value is not None for (model, _), row in shown.items() if model == "a")
+    withheld = {its for (model, its), row in shown.items() if model == "b" and row.value is None}
+    assert withheld == {site, *others}
+    assert shown["b", site].note.startswith("beside an earlier run's it would be of fewer than 3 patients")
+    assert run_comparison.write_comparison([first, second], tmp_path / "out").is_file()
 
 
 def test_the_page_is_the_rows_and_holds_no_patient(two, tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from medfed.errors import RunError, StudyError
 from medfed.evaluation.rows import read_cases
 from medfed.pipeline.dossier.write import read_statements, write_dossier
 from medfed.runs.folder import RunFolder
+from medfed.wire.audit_log import AuditLog
 from medfed.wire.signing import Identity
 
 FILES = {
@@ -46,12 +48,29 @@ def test_a_dossier_is_these_files_and_verifies(run: RunFolder, tmp_path: Path) -
     assert "NOT VERIFIED: it is whole and contradicts itself nowhere, and nobody signed it" in said
     assert "VERIFIED as" not in said
     assert "who trained, in dossier.json, is what its audit log says" in said
-    assert "coast: merged in 2 rounds, 1 to 2" in said
+    assert "coast: merged in rounds 1 to 2" in said
     page = (tmp_path / "d" / "dossier.html").read_text()
     assert "these tensors are the merge of round 3, by digest" in page
     assert "Nobody signed this dossier" in page
     assert ">supports<" not in page
     assert str(run.path) not in page
+
+
+def test_the_dossier_of_a_hospitals_own_folder_does_not_show_who_trained(tmp_path: Path) -> None:
+    run = dossier_run(tmp_path / "own")
+    run.write_facts(msgspec.structs.replace(run.read_facts(), own="coast"))
+    run.audit.unlink()
+    log = AuditLog(run.audit)
+    log.write("began", study=run.read_facts().digest, sites=["coast"], resumed=False)
+    for number in (1, 2):
+        log.write("sent", site="coast", round=number, to="hub", bytes=90, tensors=1, examples=12)
+    command("export", run.path, "--dossier", "--out", tmp_path / "d")
+    said = command("audit", "verify", tmp_path / "d")
+    assert "the dossier holds no log of merges: it does not show who trained" in said
+    assert "who trained, in which rounds" not in said
+    dossier = json.loads((tmp_path / "d" / "dossier.json").read_bytes())
+    assert (dossier["provenance"], dossier["never_merged"]) == ([], [])
+    assert "coast sent its updates of rounds 1 to 2" in dossier["card"]["Trained on"]
 
 
 def test_a_signed_zip_verifies_against_its_federation(run: RunFolder, tmp_path: Path) -> None:
