@@ -83,9 +83,9 @@ def test_a_classifier_sees_the_whole_image(tmp_path: Path) -> None:
     assert study.data.patch == (48, 48, 32)
 
 
-@pytest.mark.parametrize(("side", "first_stride"), [(48, 1), (49, 2)])
+@pytest.mark.parametrize(("side", "first_stride", "width"), [(48, 1, 64), (49, 2, 32)])
 def test_a_classifier_of_large_images_halves_them_at_once(
-    tmp_path: Path, side: int, first_stride: int
+    tmp_path: Path, side: int, first_stride: int, width: int
 ) -> None:
     """At full resolution its first layer takes most of the time: hours where minutes are enough."""
     for number in range(4):
@@ -97,7 +97,7 @@ def test_a_classifier_of_large_images_halves_them_at_once(
     study = read_study(tmp_path / "c.yaml")
     # By hand: 48 x 48 x 48 voxels are the most at full resolution; 49 are rounded up to 56.
     assert study.data.patch == (side if side == 48 else 56, 48, 48)
-    assert study.network.first_stride == first_stride
+    assert (study.network.first_stride, study.network.width) == (first_stride, width)
     study.network.check_size(study.data.patch)
 
 
