@@ -203,7 +203,7 @@ def log_of(run: RunFolder) -> str:
 
 def audit_verify(run, monkeypatch):
     plain = {"lines": 1, "head": log_of(run), "head_compared": False, "signed": 0, "signer": None}
-    plain |= {"fingerprint": None, "issuer_checked": False, "merges": {}, "site_logs": {}}
+    plain |= {"fingerprint": None, "issuer_checked": False, "merges": {}, "never_merged": [], "site_logs": {}}
     return ("audit", "verify", run.path), plain
 
 
