@@ -77,6 +77,14 @@ def make(source: Path, folder: Path) -> None:
                 lines.writerow([name, name, path.name, mass, split])
 
 
+def round_seconds(run: Path) -> dict[int, float]:
+    """Return how long each round took, until its last hospital's update was there."""
+    seconds: dict[int, float] = {}
+    for line in map(json.loads, (run / "rounds.jsonl").read_text().splitlines()):
+        seconds[line["round"]] = max(seconds.get(line["round"], 0.0), line["seconds"])
+    return seconds
+
+
 def federated(folder: Path, out: Path, minutes: float) -> tuple[float, float, float, str]:
     """Return AUROC and accuracy on the test glands, the seconds of all rounds, and what was trained."""
     study = out.with_name(f"{out.name}.yaml")
@@ -89,12 +97,9 @@ def federated(folder: Path, out: Path, minutes: float) -> tuple[float, float, fl
     timed = out.with_name(f"{out.name}-timed")
     subprocess.run([*train, "--set", "train.rounds=2", "--out", str(timed)], check=True)
     # The second round: the first one also reads the images.
-    lines = [json.loads(line) for line in (timed / "rounds.jsonl").read_text().splitlines()]
-    second = sum(line["seconds"] for line in lines if line["round"] == 2)
-    rounds = max(2, int(minutes * 60 / second))
+    rounds = max(2, int(minutes * 60 / round_seconds(timed)[2]))
     subprocess.run([*train, "--set", f"train.rounds={rounds}", "--out", str(out)], check=True)
-    lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
-    spent = sum(line["seconds"] for line in lines if line["round"] <= rounds)
+    spent = sum(seconds for number, seconds in round_seconds(out).items() if number <= rounds)
     found = {
         row.metric: row.value
         for row in read_rows(out / "rows.jsonl")
