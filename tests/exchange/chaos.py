@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,10 +142,13 @@ def _disturb(
 
 
 def _disturb_broker(broker: Broker, how: str, chance: random.Random) -> None:
-    os.kill(broker.pid, signal.SIGSTOP if how == "stop" else signal.SIGKILL)
+    pid = broker.pid
+    with suppress(ProcessLookupError):  # one that was killed before, or is just being started again
+        os.kill(pid, signal.SIGSTOP if how == "stop" else signal.SIGKILL)
     if how == "stop":
         time.sleep(chance.uniform(0.1, 2))
-        os.kill(broker.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def _restore(study: Federation, who: str, chance: random.Random) -> None:
