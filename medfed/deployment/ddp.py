@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ class WorkerExchange:
     parties: tuple[str, ...] = ()
 
     def fetch(self, site: str, round: int) -> GlobalModel:
-        return wire.read_global(Path(os.environ[MODEL]))
+        # As a whole: rank 0 writes a later model over this file, and knows its own readers only.
+        model = wire.read_global(Path(os.environ[MODEL]))
+        return replace(
+            model,
+            weights=dict(model.weights),
+            groups={name: dict(group) for name, group in model.groups.items()},
+        )
 
     def transmission(self, update: Update) -> Transmission:
         raise ExchangeError(f"site '{update.site}': only rank 0 sends")

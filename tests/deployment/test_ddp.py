@@ -64,6 +64,16 @@ def test_a_worker_reads_the_model_that_rank_0_received(tmp_path):
     assert (side.sent, first.closed) == ([update], False)
 
 
+def test_a_worker_keeps_the_model_though_rank_0_writes_a_later_one_over_its_file(tmp_path):
+    side = Side(tmp_path)
+    before = Rank0Exchange(side, tmp_path, tmp_path).fetch("north", 3).weights["w"].clone()
+    read = WorkerExchange().fetch("north", 3)
+    with side.model_path.open("r+b") as file:
+        file.write(b"\0" * side.model_path.stat().st_size)
+    assert torch.equal(read.weights["w"], before)
+    assert before.any()
+
+
 def test_a_worker_sends_nothing():
     update = Update("north", 5, {}, 0)
     for send in (WorkerExchange().send, WorkerExchange().transmission):
