@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from real_data import real_data
 
 from medfed.evaluation.rows import read_rows
 
@@ -159,11 +159,8 @@ def main() -> int:
     parser.add_argument("--only-make", action="store_true")
     parser.add_argument("--minutes", type=float, default=20, help="that each way may train")
     given = parser.parse_args()
-    real = os.environ.get("MEDFED_REAL_DATA")
-    if not real:
-        print("set MEDFED_REAL_DATA to the folder that holds adrenalmnist3d_64/", file=sys.stderr)
-        return 2
-    source = Path(real) / "adrenalmnist3d_64" / "adrenalmnist3d_64.npz"
+    real = real_data("adrenalmnist3d_64")
+    source = real / "adrenalmnist3d_64" / "adrenalmnist3d_64.npz"
     make(source, given.folder)
     if given.only_make:
         return 0

@@ -20,7 +20,6 @@ import argparse
 import csv
 import json
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from statistics import mean, stdev
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from real_data import real_data
 
 from medfed.models.tasks import Training
 from medfed.study.study import Study
@@ -495,10 +495,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="methods, with a ; between them")
     parser.add_argument("--out", type=Path, default=Path("runs/flamby"), help="where finished runs are kept")
     given = parser.parse_args()
-    real = os.environ.get("MEDFED_REAL_DATA")
-    if not real:
-        print("set MEDFED_REAL_DATA to the folder that holds uci_heart/ and tcga_brca/", file=sys.stderr)
-        return 2
+    real = real_data("uci_heart", "tcga_brca")
     warnings.filterwarnings("ignore")
     import pytorch_lightning as pl  # imported first, because its import sets the log levels
 
@@ -506,7 +503,7 @@ def main() -> int:
         logging.getLogger(logger).setLevel(logging.ERROR)
     began = time.monotonic()
     only = [part for part in given.only.split(";") if part]
-    table(given.what, given.seeds, only, Path(real), given.out / f"{given.what}.jsonl")
+    table(given.what, given.seeds, only, real, given.out / f"{given.what}.jsonl")
     print(f"\n{time.monotonic() - began:.0f} s")
     return 0
 

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from flamby import Centre, heart, pooled, z_score
 from numpy.typing import NDArray
+from real_data import real_data
 
 ROUNDS, STEPS, BATCH = 15, 100, 4
 FOLDS, CUTS = 5, 10
@@ -142,11 +141,8 @@ def main() -> int:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    real = os.environ.get("MEDFED_REAL_DATA")
-    if not real:
-        print("set MEDFED_REAL_DATA to the folder that holds uci_heart/", file=sys.stderr)
-        return 2
-    centres = heart(Path(real))
+    real = real_data("uci_heart")
+    centres = heart(real)
     trainings, left = [], []
     for cut, out in itertools.product(range(CUTS), range(FOLDS)):
         fold = folds(centres, cut)

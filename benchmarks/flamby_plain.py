@@ -11,7 +11,6 @@ published row to three digits and medfed does not, the fault is medfed's; otherw
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +18,7 @@ from statistics import mean, stdev
 import numpy as np
 import torch
 from flamby import BENCHMARKS, POOLED, PUBLISHED, SEEDS, Centre, brca, concordance
+from real_data import real_data
 from torch import Tensor
 
 RATE, EPOCHS = 0.1, 30
@@ -68,13 +68,10 @@ def main() -> int:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    real = os.environ.get("MEDFED_REAL_DATA")
-    if not real:
-        print("set MEDFED_REAL_DATA to the folder that holds tcga_brca/", file=sys.stderr)
-        return 2
+    real = real_data("tcga_brca")
     torch.set_num_threads(1)
-    centres = brca(Path(real))
-    together = in_file_order(Path(real))
+    centres = brca(real)
+    together = in_file_order(real)
     tested, answers = together.features[~together.training], together.answers[~together.training]
     print(f"| trained on | {POOLED}, plain loop | published |\n|---|---|---|")
     for title, centre in [

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import os
 import resource
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from real_data import real_data
 
 from medfed.evaluation.rows import Row, read_rows
 
@@ -163,11 +163,8 @@ def main() -> int:
     parser.add_argument("--nnunet", action="store_true", help="also nnU-Net v2, with --minutes")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     given = parser.parse_args()
-    real = os.environ.get("MEDFED_REAL_DATA")
-    if not real:
-        print("set MEDFED_REAL_DATA to the folder that holds hippocampus/", file=sys.stderr)
-        return 2
-    make(Path(real) / "hippocampus", given.folder)
+    real = real_data("hippocampus")
+    make(real / "hippocampus", given.folder)
     if given.only_make:
         return 0
     if given.nnunet and not given.minutes:

@@ -46,7 +46,7 @@ class ReceivedModels:
         cached = known.exists() and known.read_bytes() == chunks.encode()
         if not (cached and has_chunks(path, manifest.chunk_bytes, manifest.chunks)):
             prefix = self._objects.global_prefix(manifest.round)
-            download(self._objects.store, manifest, prefix, path, overwrite=self._has_place(path))
+            download(self._objects.store, manifest, prefix, path, overwrite=self._reuse_oldest(path))
             known.write_text(chunks)
         received = encoding.read_global(path, self._objects.study_digest)
         if received.round != manifest.round:
@@ -65,14 +65,17 @@ class ReceivedModels:
         if path.exists():
             return False
         prefix = self._objects.global_prefix(manifest.round)
-        return prefetch(self._objects.store, manifest, prefix, path, overwrite=self._has_place(path))
+        return prefetch(self._objects.store, manifest, prefix, path, overwrite=self._reuse_oldest(path))
 
-    def _has_place(self, path: Path) -> bool:
-        """Return whether a model that is to come overwrites a file, that of the oldest one if it is spare.
+    def _reuse_oldest(self, path: Path) -> bool:
+        """Turn the oldest model's file into the partial file of a new model, if nobody reads it any more.
 
-        Pages that the system holds already take a fifth of the time of new ones. The oldest model is removed
-        anyway once the new one is here, and nothing is written by this site until then. One of which this
-        process may still read a tensor is left alone.
+        Writing to pages that the system holds already takes a fifth of the time of new ones. The oldest model
+        would be removed as soon as the new one is here. If this process may still read a tensor of it, it is
+        left alone.
+
+        Returns:
+            Whether there is a partial file to overwrite.
         """
         partial, rounds = path.with_suffix(".partial"), sorted(self._rounds())
         if not partial.exists() and not path.exists() and len(rounds) >= MAX_CACHED_MODELS:

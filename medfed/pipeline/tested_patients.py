@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import msgspec
 
 from medfed.data.case import Case
-from medfed.errors import DECODING_ERRORS, DataError, RunError
+from medfed.errors import DataError
 from medfed.evaluation.disclosure import differ_by_few
 from medfed.evaluation.inference import SiteCases
 from medfed.files import write_whole
 from medfed.pipeline.seen_cases import contents_of
 from medfed.runs.folder import RunFolder
-from medfed.runs.trained import KEY_BYTES, TrainedCases
+from medfed.runs.trained import KEY_BYTES, TrainedCases, read_keyed
 
 # What goes before the name of a watched model's patients.
 WATCH = "watch:"
@@ -128,14 +128,10 @@ def _newest(known: TestedPatients, name: str) -> Sequence[Tested]:
 
 
 def _read(folder: RunFolder) -> TestedPatients:
-    if not folder.tested.is_file():
-        return TestedPatients(os.urandom(KEY_BYTES).hex())
-    try:
-        known = msgspec.json.decode(folder.tested.read_bytes(), type=TestedPatients)
-        bytes.fromhex(known.key)
-    except (*DECODING_ERRORS, ValueError) as error:
-        raise RunError(
-            f"{folder.tested.name}, which says of which patients results were, is damaged ({error}); restore "
-            "it from a back-up of the run folder. Without it two reports could give a single patient's values"
-        ) from None
-    return known
+    known = read_keyed(
+        folder.tested,
+        TestedPatients,
+        "of which patients results were",
+        "Without it two reports could give a single patient's values",
+    )
+    return known or TestedPatients(os.urandom(KEY_BYTES).hex())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from medfed.files import format_bytes
 from medfed.runs import json_log
-from medfed.runs.rounds import RoundReport
+from medfed.runs.rounds import RoundReport, received_bytes
 from medfed.wire.untrusted_text import for_terminal
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class ProgressTable:
                 row.score = result.scalars.get(self.metric)
             row.epsilon = result.scalars.get("privacy/epsilon", row.epsilon)
             row.bytes_up += result.bytes_up
-            row.bytes_down += report.bytes_received(result)
+            row.bytes_down += received_bytes(result.status, report.bytes_down)
             row.step = row.steps = 0
             row.since = ""
         return failures

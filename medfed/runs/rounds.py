@@ -86,10 +86,6 @@ class RoundReport:
     final: bool = False
     choice: ModelChoice | None = None
 
-    def bytes_received(self, result: SiteResult) -> int:
-        """Return the bytes that a site has surely received: none if it was not asked, or did not answer."""
-        return 0 if result.status in ("not sampled", "absent") else self.bytes_down
-
 
 class RoundLine(msgspec.Struct, frozen=True):
     """One line of rounds.jsonl: one site in one round. Fields that an older run lacks are None or 0."""
@@ -105,6 +101,16 @@ class RoundLine(msgspec.Struct, frozen=True):
     scalars: dict[str, float | None] = {}
     notes: list[str] = []
 
+    @property
+    def bytes_received(self) -> int:
+        """The bytes that the site has surely received, in a line of an earlier version, too."""
+        return received_bytes(self.status, self.bytes_down)
+
+
+def received_bytes(status: str, model_bytes: int) -> int:
+    """Return the bytes that a site has surely received: none if it was not asked, or did not answer."""
+    return 0 if status in ("not sampled", "absent") else model_bytes
+
 
 def lines_of(report: RoundReport) -> list[RoundLine]:
     """Return a round as the lines of rounds.jsonl, one per site."""
@@ -117,7 +123,7 @@ def lines_of(report: RoundReport) -> list[RoundLine]:
             examples=result.examples,
             seconds=round(result.seconds, 3),
             bytes_up=result.bytes_up,
-            bytes_down=report.bytes_received(result),
+            bytes_down=received_bytes(result.status, report.bytes_down),
             scalars=dict(result.scalars),
             notes=list(result.notes),
         )

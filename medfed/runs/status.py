@@ -80,7 +80,7 @@ def after_line(known: SiteStatus, line: RoundLine, metric: str) -> SiteStatus:
         "step": 0,
         "steps": 0,
         "bytes_up": known.bytes_up + line.bytes_up,
-        "bytes_down": known.bytes_down + line.bytes_down,
+        "bytes_down": known.bytes_down + line.bytes_received,
     }
     names = {"loss": "train/loss", "score": metric, "epsilon": "privacy/epsilon"}
     fields |= {field: line.scalars[name] for field, name in names.items() if name in line.scalars}

@@ -12,6 +12,7 @@ import hmac
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -64,17 +65,40 @@ def read_trained(path: Path) -> TrainedCases | None:
     Raises:
         RunError: if the file is damaged.
     """
+    return read_keyed(path, TrainedCases, "which cases trained")
+
+
+class _Keyed(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+_K = TypeVar("_K", bound=_Keyed)
+
+
+def read_keyed(path: Path, kind: type[_K], says: str, otherwise: str = "") -> _K | None:
+    """Return the keyed digests in a file, or None if there is none.
+
+    Args:
+        path: the file.
+        kind: its record, with the digests' key in hex.
+        says: what the file says, for an error.
+        otherwise: a sentence on what happens without it.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
     if not path.is_file():
         return None
     try:
-        trained = msgspec.json.decode(path.read_bytes(), type=TrainedCases)
-        bytes.fromhex(trained.key)
+        known = msgspec.json.decode(path.read_bytes(), type=kind)
+        bytes.fromhex(known.key)
     except (*DECODING_ERRORS, ValueError) as error:
         raise RunError(
-            f"{path.name}, which says which cases trained, is damaged ({error}); restore it from a "
-            "back-up of the run folder"
+            f"{path.name}, which says {says}, is damaged ({error}); restore it from a back-up of the run "
+            f"folder{otherwise and f'. {otherwise}'}"
         ) from None
-    return trained
+    return known
 
 
 def write_trained(path: Path, contents: Mapping[str, Mapping[str, list[bytes]]]) -> TrainedCases:

@@ -96,7 +96,8 @@ def test_a_sites_status_is_what_its_lines_add_up_to():
         2,
         5,
     )
-    assert (second.bytes_down, second.loss, second.examples) == (14, 0.5, 9)
+    # 7 of the round that it was merged in; who does not answer may have fetched nothing.
+    assert (second.bytes_down, second.loss, second.examples) == (7, 0.5, 9)
 
 
 def test_what_is_written_is_read_again_and_is_valid(tmp_path):

@@ -87,13 +87,8 @@ def moved_bytes(run: Run, site: str) -> dict[str, str]:
     own = [line for line in run.rounds if line.site == site]
     return {
         "up": format_bytes(sum(line.bytes_up for line in own)),
-        "down": format_bytes(received) if (received := sum(map(_received, own))) else "–",
+        "down": format_bytes(received) if (received := sum(line.bytes_received for line in own)) else "–",
     }
-
-
-def _received(line: RoundLine) -> int:
-    """Return the bytes of the round's model, of a site that showed by an answer that it had them."""
-    return 0 if line.status == "absent" else line.bytes_down
 
 
 def _notes(run: Run) -> dict[str, list[tuple[str, str]]]:
