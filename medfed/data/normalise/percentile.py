@@ -20,7 +20,8 @@ MAX_UINT8, MAX_UINT16 = 255, 65535
 class Percentile(Normalise, tag="percentile", frozen=True):
     """Maps the volume's own `low` and `high` percentile to -1 and 1 and clips beyond them.
 
-    It suits CT and MR together, and MR of any gain; one bright implant changes nothing.
+    It suits CT and MR together, and MR of any gain; one bright implant changes nothing. Where both percentiles
+    are the same value, as in a mask with few voxels, the lowest and the highest value become -1 and 1.
     """
 
     low: Annotated[float, Meta(ge=0, le=100)] = 0.5
@@ -35,10 +36,12 @@ class Percentile(Normalise, tag="percentile", frozen=True):
         whole = _as_whole_numbers(voxels)
         if whole is None:
             low, high = np.percentile(voxels, [self.low, self.high])
-            return _scaled(voxels, low, high)
+            return _scaled(voxels, low, high) if low < high else _scaled(voxels, voxels.min(), voxels.max())
         counts = _counts(whole)
         below = np.cumsum(counts)
         low, high = (np.float64(_counted_percentile(below, percent)) for percent in (self.low, self.high))
+        if low >= high:
+            low, high = np.float64(np.flatnonzero(counts)[0]), np.float64(len(counts) - 1)
         # Indexing by `whole` makes 8 bytes of each of its numbers first.
         return _scaled(np.arange(len(counts), dtype=np.float32), low, high).take(whole, mode="clip")
 

@@ -66,6 +66,16 @@ def test_a_range_of_nothing_is_a_constant() -> None:
     assert not Percentile().channel(np.full((2, 2, 2), 7.5, np.float32)).any()
 
 
+@pytest.mark.parametrize("highest", [200.0, 0.75])
+def test_a_mask_of_few_voxels_keeps_its_structure(highest: float) -> None:
+    """One voxel of 1,000 lies above the 99.5th percentile, which is the 0.5th, too: 0."""
+    values = np.zeros((10, 10, 10), np.float32)
+    values[5, 5, 5] = highest
+    normalised = Percentile().channel(values)
+    assert normalised[5, 5, 5] == 1
+    assert (normalised == -1).sum() == 999
+
+
 def test_low_above_high_is_refused() -> None:
     with pytest.raises(
         DataError, match="normalise 'percentile': low is 60, high is 40; low must lie below high"
