@@ -164,6 +164,8 @@ def _preflight_warnings(preflights: Preflights) -> list[str]:
             warnings.append(
                 f"{site}: its folder has {kinds} of errors; `medfed check` lists them and what to do"
             )
+        details = [detail for problem in one.problems for _, detail in problem.cases]
+        warnings += [f"{site}: {detail}" for detail in details if detail.startswith("left out: ")]
     return warnings
 
 

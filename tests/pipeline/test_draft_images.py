@@ -104,10 +104,16 @@ def test_a_summary_counts_what_can_be_learned_from() -> None:
 
 
 def test_errors_of_a_folder_are_counted_and_warnings_are_not() -> None:
-    problems = [SimpleNamespace(severity=severity) for severity in ("error", "warning", "error")]
+    problems = [SimpleNamespace(severity=severity, cases=()) for severity in ("error", "warning", "error")]
     sites = {"north": SimpleNamespace(problems=problems), "south": SimpleNamespace(problems=problems[1:2])}
     (warning,) = images._preflight_warnings(sites)
     assert warning == "north: its folder has 2 kinds of errors; `medfed check` lists them and what to do"
+
+
+def test_what_a_folder_holds_beside_its_cases_is_said() -> None:
+    told = "left out: 2 other segmentations below derivatives"
+    note = SimpleNamespace(severity="note", cases=(("", "1 patient"), ("", told)))
+    assert images._preflight_warnings({"north": SimpleNamespace(problems=[note])}) == [f"north: {told}"]
 
 
 def test_a_layout_that_a_person_gave_is_in_the_draft() -> None:

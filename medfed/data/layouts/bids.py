@@ -34,6 +34,7 @@ _NEUTRAL = frozenset({"sub", "ses", "acq", "run"})
 _SESSION = re.compile(r"(.+?)ses(?:sion)?\d+", re.IGNORECASE)
 
 UNUSED_LABELS = "labels below derivatives that belong to no image"
+OTHER_SEGMENTATIONS = f"other segmentations below derivatives, whose names end on none of {', '.join(LABELS)}"
 
 QUANTITATIVE_MAPS = frozenset({"T1map", "T2map", "T1rho", "UNIT1"})
 
@@ -78,6 +79,7 @@ class BIDS(Layout, tag="bids", frozen=True):
         return replace(
             found,
             cases=cases,
+            left_out={**found.left_out, OTHER_SEGMENTATIONS: tuple(_other_segmentations(survey))},
             notes=(*table.notes, *notes),
             class_names=classes,
             label_names=names if all_named else {},
@@ -180,9 +182,10 @@ def _with_patients(cases: Sequence[ListedCase]) -> tuple[tuple[ListedCase, ...],
     named = {case.patient: match[1] for case in cases if (match := _SESSION.fullmatch(case.patient))}
     if not named:
         return tuple(cases), ()
+    patients = len(set(named.values()))
     note = (
-        f"{len(named)} subjects are named as sessions (sub-xSes1) of {len(set(named.values()))}, and count "
-        "as so many patients"
+        f"{len(named)} subjects are named as sessions (sub-xSes1): they count as {patients} "
+        f"patient{'s' * (patients != 1)}"
     )
     return tuple(replace(case, patient=named.get(case.patient, case.patient)) for case in cases), (note,)
 
@@ -210,9 +213,23 @@ def _images(survey: Survey) -> list[Path]:
 
 def _labels(survey: Survey) -> list[Path]:
     """Return the masks and segmentations of every pipeline below derivatives/, in order."""
+    return [path for path in _derived(survey) if _is_label(path)]
+
+
+def _other_segmentations(survey: Survey) -> list[Path]:
+    """Return what may be labels by their names, such as `_gmseg-manual`, and are not taken for any."""
+    return [
+        path
+        for path in _derived(survey)
+        if not _is_label(path) and any(word in _suffix(path).lower() for word in LABELS)
+    ]
+
+
+def _derived(survey: Survey) -> list[Path]:
+    """Return the images of every pipeline below derivatives/, in order."""
     pipelines = survey.subfolders("derivatives")
     roots = [("derivatives",), *(("derivatives", pipeline) for pipeline in pipelines)]
-    return [path for root in roots for path in _anatomical(survey, root) if _is_label(path)]
+    return [path for root in roots for path in _anatomical(survey, root)]
 
 
 def _is_label(path: Path) -> bool:

@@ -167,6 +167,19 @@ def test_subjects_named_as_sessions_are_one_patient(tmp_path: Path) -> None:
     indexed = stacked(tmp_path, BIDS())
     assert [case.patient.replace(MARK, "") for case in indexed.cases] == ["1", "1", "2"]
     assert indexed.cases[0].split == indexed.cases[1].split
-    assert any(
-        note.startswith("2 subjects are named as sessions (sub-xSes1) of 1,") for note in indexed.notes
+    assert "2 subjects are named as sessions (sub-xSes1): they count as 1 patient" in indexed.notes
+
+
+def test_a_second_segmentation_of_an_image_is_counted_by_its_kind(tmp_path: Path) -> None:
+    """As the spinal cord challenge has it: the cord in `_seg-manual`, its grey matter in `_gmseg-manual`."""
+    bids(
+        tmp_path,
+        "sub-1/anat/sub-1_T2starw.nii.gz",
+        *(f"derivatives/labels/sub-1/anat/sub-1_T2starw_{one}-manual.nii.gz" for one in ("seg", "gmseg")),
     )
+    indexed = stacked(tmp_path, BIDS())
+    assert indexed.cases[0].label is not None
+    assert indexed.cases[0].label.name.endswith("_seg-manual.nii.gz")
+    assert indexed.left_out == {
+        "other segmentations below derivatives, whose names end on none of dseg, mask, seg, label, lesion": 1
+    }
