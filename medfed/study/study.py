@@ -24,6 +24,7 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
 from medfed.study.averaging import Average
+from medfed.study.last_rounds import first_on_all
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.study.search import Search
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
@@ -89,7 +90,9 @@ class Train(_Section, frozen=True, kw_only=True):
     sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
     row without a better one by that mean; null never ends it early.  average: the study ends with the mean of
     the models of so many last rounds, each merged over the sites; 1 is the last round's model.  {kind: ema,
-    decay: 0.9} is a moving average of all rounds' models.
+    decay: 0.9} is a moving average of all rounds' models.  last_rounds_on_all: in so many last rounds each
+    site trains on its training and validation patients together, in as many steps; from then on there are no
+    validation scores. 0 keeps validation patients out of training.
     """
 
     rounds: Count
@@ -109,6 +112,7 @@ class Train(_Section, frozen=True, kw_only=True):
     keep: Literal["last", "best"] = "last"
     patience: Count | None = None
     average: Average = 1
+    last_rounds_on_all: Annotated[int, Meta(ge=0)] = 0
 
 
 class Sampling(_Section, frozen=True, kw_only=True):
@@ -270,6 +274,11 @@ class Study(_Section, frozen=True, kw_only=True):
     def trained_only(self) -> bool:
         """Whether only trained parameters are exchanged."""
         return bool(self.train.only) or self.train.lora is not None
+
+    @property
+    def on_all_from(self) -> int | None:
+        """The first round in which sites train on their validation patients, too; None if none does."""
+        return first_on_all(self.train.rounds, self.train.last_rounds_on_all)
 
     @property
     def given_start(self) -> Start | None:
