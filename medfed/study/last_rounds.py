@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from medfed.registry import kind_of
-
-if TYPE_CHECKING:
-    from medfed.study.study import Study
-
-
-def first_on_all(rounds: int, last: int) -> int | None:
-    """Return the first of the `last` of so many rounds, None if there is none."""
-    return rounds - last + 1 if last else None
+from medfed.study.study import Study
 
 
 def last_rounds_sentence(study: Study) -> str:

@@ -24,7 +24,6 @@ from medfed.privacy import NoPrivacy
 from medfed.privacy._patient_noise import PatientNoise
 from medfed.registry import union
 from medfed.study.averaging import Average
-from medfed.study.last_rounds import first_on_all
 from medfed.study.plugins import MAX_PLUGINS, Plugin, PluginName
 from medfed.study.search import Search
 from medfed.wire.update import DEFAULT_OUTLIER_FACTOR, MAX_EXAMPLES
@@ -371,3 +370,8 @@ class Study(_Section, frozen=True, kw_only=True):
     def epochs(self) -> int:
         """How many epochs a site trains over all rounds."""
         return self.train.rounds * self.train.epochs
+
+
+def first_on_all(rounds: int, last: int) -> int | None:
+    """Return the first of the `last` of so many rounds (`train.last_rounds_on_all`), None if there is none."""
+    return rounds - last + 1 if last else None

@@ -7,8 +7,9 @@ import pytest
 from medfed.errors import StudyError
 from medfed.pipeline.factory import hub_config_of, site_config_of
 from medfed.study.canonical import public_yaml, study_digest
-from medfed.study.last_rounds import first_on_all, last_rounds_sentence
+from medfed.study.last_rounds import last_rounds_sentence
 from medfed.study.reading import read_study
+from medfed.study.study import first_on_all
 
 KEY = "train.last_rounds_on_all=2"
 

@@ -12,7 +12,7 @@ from medfed.evaluation.report.run import Run
 from medfed.files import format_bytes
 from medfed.runs.provenance import joined_later
 from medfed.runs.rounds import TOOK_PART, RoundLine, last_round
-from medfed.study.last_rounds import first_on_all
+from medfed.study.study import first_on_all
 
 # Losses that are drawn, after the best-ranked headline metric on validation patients.
 LOSSES = ("val/loss", "train/loss")
