@@ -373,5 +373,5 @@ class Study(_Section, frozen=True, kw_only=True):
 
 
 def first_on_all(rounds: int, last: int) -> int | None:
-    """Return the first of the `last` of so many rounds (`train.last_rounds_on_all`), None if there is none."""
+    """Return the first of the `last` of so many rounds (`train.last_rounds_on_all`), None if none."""
     return rounds - last + 1 if last else None
