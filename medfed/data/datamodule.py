@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medfed.data.batch_needs import Needs
+from medfed.data.batch_needs import PATCH_NEEDS, Needs
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
@@ -79,7 +79,8 @@ class SiteDataModule(pl.LightningDataModule):
     or `target` (B,) int64 (classification) or (B, K) float32 of 1, 0 or NaN (several findings); or `features`
     (B, F) float32 with `target` (B,) int64 or (B, 2) float32 of time and event (survival); and `case`, a list
     of tokens; with a table beside the images also `tabular` (B, F) float32. Segmentation trains on patches;
-    it validates and tests on whole volumes, one at a time, as they differ in size.
+    it validates and tests on whole volumes, one at a time, as they differ in size. So does what needs images
+    alone (`image`), of cases with a label or without one.
 
     It saves nothing: Lightning finds neither hyperparameters nor state, so a checkpoint can hold no path and
     no name.
@@ -392,7 +393,7 @@ class SiteDataModule(pl.LightningDataModule):
 
     @property
     def _whole_batch(self) -> int:
-        return 1 if self.needs == "segment" or getattr(self.settings, "patch", 0) is None else self.batch
+        return 1 if self.needs in PATCH_NEEDS or getattr(self.settings, "patch", 0) is None else self.batch
 
     def _loader(self, dataset: Dataset[Batch], batch: int, *, shuffle: bool) -> DataLoader[Batch]:
         workers = self.settings.workers

@@ -440,6 +440,8 @@ def _time(seconds: float) -> str:
 
 def _task(study: Study) -> str:
     classes = getattr(study.task, "classes", ())
+    if study.task.described:
+        return f"{kind_of(study.task)} ({study.task.described})"
     return f"{kind_of(study.task)} ({_quoted(classes)})" if classes else kind_of(study.task)
 
 
