@@ -225,6 +225,8 @@ def _may(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
         title, alone = focus.record.title, ""
         if run.facts.task == "segment":
             title, alone = f"a mean {title}", "; single patients differ more"
+        elif run.facts.task == "pretrain":
+            title, alone = f"a mean {title.lower()}", "; single patients differ more"
         else:
             title = f"a{'n' if title[0] in 'AEIOU' else ''} {title}"
         sentences.append(
