@@ -46,8 +46,7 @@ from medfed.wire.untrusted_text import for_text_template
 _TENSOR_OVERHEAD_BYTES = 120
 
 # What a site says of the format of its files, and the number of a mechanism that has an epsilon.
-_FORMAT = (LABELS_NAMED, IMAGES_IN_MM)
-_APART = (*_FORMAT, WITHHELD)
+_APART = (LABELS_NAMED, IMAGES_IN_MM, WITHHELD)
 EPSILON = "privacy/epsilon"
 
 # What lets a name end its own place on the page and go on as the page's words.
@@ -273,8 +272,10 @@ def _values_besides_weights(part: OwnPart) -> Iterator[str]:
 
 def _of_files(numbers: list[str]) -> Iterator[str]:
     """Yield what leaves of the hospital's files."""
-    if any(name in numbers for name in _FORMAT):
+    if LABELS_NAMED in numbers:
         yield "whether its labels name their structures, and whether its images have a size in mm"
+    elif IMAGES_IN_MM in numbers:
+        yield "whether its images have a size in mm"
     if any(name.startswith(LEFT_OUT) for name in numbers):
         yield f"how many cases it left out because they cannot be used, by reason ({LEFT_OUT}...)"
 
