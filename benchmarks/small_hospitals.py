@@ -1,7 +1,8 @@
 """What helps four hospitals with ten labelled patients each: four starts at one budget of training.
 
     MEDFED_REAL_DATA=... OMP_NUM_THREADS=1 python benchmarks/small_hospitals.py
-    MEDFED_REAL_DATA=... python benchmarks/small_hospitals.py --seeds 1 --rounds 1 --pretrain-rounds 1
+    MEDFED_REAL_DATA=... OMP_NUM_THREADS=1 python benchmarks/small_hospitals.py --rounds 2
+    MEDFED_REAL_DATA=... OMP_NUM_THREADS=1 python benchmarks/small_hospitals.py --pretrain-rounds 60
 
 The hospitals and their scanners are those of benchmarks/hippocampus.py (180 real MR volumes of the Medical
 Segmentation Decathlon's Task04). Ten training patients of each hospital are labelled; of its other training
@@ -103,10 +104,11 @@ def divide(full: Path, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def train(folder: Path, name: str, study: dict[str, Any], seed: int) -> Path:
-    """Train a study in a folder of its own, and return its run folder."""
+    """Train a study in a folder of its own, unless it was trained before, and return its run folder."""
     out = folder / f"{name}-{seed}"
     if (out / "report.html").exists():
         return out
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}-{seed}.yaml"
     file.write_bytes(msgspec.yaml.encode({"name": name.replace(" ", "-"), "seed": seed} | SHARED | study))
     command = [sys.executable, "-m", "medfed.cli", "train", str(file), "--out", str(out)]
@@ -154,8 +156,9 @@ def starts(
     labelled, rounds = sets["labelled"], given.rounds
     two = {site: labelled[site] for site in ("north", "south")}
     drawn = {"labelled": {"east": ["anterior"], "west": ["anterior"]}}
-    of_images = LAYERS | {"path": str(train(folder, "pretraining", pretraining, seed).resolve())}
-    of_public = LAYERS | {"path": str(train(folder, "whole hippocampus", whole, seed).resolve())}
+    before = folder / f"before-{given.pretrain_rounds}"
+    of_images = LAYERS | {"path": str(train(before, "pretraining", pretraining, seed).resolve())}
+    of_public = LAYERS | {"path": str(train(before, "whole hippocampus", whole, seed).resolve())}
     studies = {
         "scratch": segmentation(labelled, rounds),
         "pretrained": segmentation(labelled, rounds, start=of_images),
@@ -164,7 +167,11 @@ def starts(
         "two": segmentation(two, rounds, held_out={s: labelled[s] for s in ("east", "west")}),
         "all labels": segmentation(sets["all"], rounds),
     }
-    return {name: train(folder, name, study, seed) for name, study in studies.items()}
+    # What begins at random is trained once, whatever came before the others.
+    after = {name: before if "start" in study else folder for name, study in studies.items()}
+    return {
+        name: train(after[name] / f"rounds-{rounds}", name, study, seed) for name, study in studies.items()
+    }
 
 
 def dice(run: Path) -> dict[str, float]:
