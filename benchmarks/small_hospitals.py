@@ -2,7 +2,7 @@
 
     MEDFED_REAL_DATA=... OMP_NUM_THREADS=1 python benchmarks/small_hospitals.py
     MEDFED_REAL_DATA=... OMP_NUM_THREADS=1 python benchmarks/small_hospitals.py --rounds 2
-    MEDFED_REAL_DATA=... OMP_NUM_THREADS=1 python benchmarks/small_hospitals.py --pretrain-rounds 60
+    MEDFED_REAL_DATA=... OMP_NUM_THREADS=1 python benchmarks/small_hospitals.py --pretrain-rounds 40
 
 The hospitals and their scanners are those of benchmarks/hippocampus.py (180 real MR volumes of the Medical
 Segmentation Decathlon's Task04). Ten training patients of each hospital are labelled; of its other training
