@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medfed.data.batch_needs import Needs
+from medfed.data.batch_needs import PATCH_NEEDS, Needs
 from medfed.data.cache import NoCache, in_memory, open_cache
 from medfed.data.cache_location import CacheLocation
 from medfed.data.case import Case
@@ -82,7 +82,8 @@ class SiteDataModule(pl.LightningDataModule):
     or `target` (B,) int64 (classification) or (B, K) float32 of 1, 0 or NaN (several findings); or `features`
     (B, F) float32 with `target` (B,) int64 or (B, 2) float32 of time and event (survival); and `case`, a list
     of tokens; with a table beside the images also `tabular` (B, F) float32. Segmentation trains on patches;
-    it validates and tests on whole volumes, one at a time, as they differ in size.
+    it validates and tests on whole volumes, one at a time, as they differ in size. So does what needs images
+    alone (`image`), of cases with a label or without one.
 
     It saves nothing: Lightning finds neither hyperparameters nor state, so a checkpoint can hold no path and
     no name.
@@ -116,7 +117,6 @@ class SiteDataModule(pl.LightningDataModule):
         on_all: bool = False,
     ) -> None:
         super().__init__()
-        # The splits whose cases train, at least in the last rounds.
         self.training_splits = ("train", "val") if on_all else ("train",)
         self.names = classes.classes if isinstance(classes, ClassNames) else ()
         self.steps = steps
@@ -405,9 +405,9 @@ class SiteDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def _whole_loader(self, split: str) -> DataLoader[Batch]:
-        one_by_one = self.needs == "segment" or getattr(self.settings, "patch", 0) is None
-        batch = 1 if one_by_one else self.batch
-        return batch_loader(self.dataset(split), self.settings.workers, batch_size=batch)
+        one_by_one = self.needs in PATCH_NEEDS or getattr(self.settings, "patch", 0) is None
+        size = 1 if one_by_one else self.batch
+        return batch_loader(self.dataset(split), self.settings.workers, batch_size=size)
 
     # --- evaluation -----------------------------------------------------------------------------------------
 

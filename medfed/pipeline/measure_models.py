@@ -8,6 +8,7 @@ import msgspec
 import pytorch_lightning as pl
 from safetensors.torch import load_file
 
+from medfed.data.batch_needs import PATCH_NEEDS
 from medfed.data.case import Case
 from medfed.data.splits import SPLITS
 from medfed.errors import MedfedError, RunError
@@ -76,7 +77,7 @@ def measure_site(study: Study, folder: RunFolder, hospital: SiteCases, models: M
     if hospital.name in study.held_out:
         measure_test_cases(study, folder, hospital, all_cases_of(hospital), models)
         return
-    if study.task.needs != "segment" and study.on_all_from is None:
+    if study.task.needs not in PATCH_NEEDS and study.on_all_from is None:
         labels = LabelCache(hospital)
         for model, weights in models_at(study, folder, hospital.name, models).items():
             settings = _settings(study, folder, model, split="val")

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from medfed.aggregation import Rule
-from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
+from medfed.data.batch_needs import PATCH_NEEDS, WHOLE_IMAGE_NEEDS
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodules import DataModule
 from medfed.data.settings import Images, Table
@@ -114,8 +114,9 @@ def _class_names(study: Study) -> Iterator[str]:
 
 def _network_and_data(study: Study) -> Iterator[str]:
     task, needs = kind_of(study.task), study.task.needs
-    if needs not in study.network.serves:
-        suitable = _kinds_that("networks", lambda network: needs in network.serves)
+    network_needs = study.task.network_needs or needs
+    if network_needs not in study.network.serves:
+        suitable = _kinds_that("networks", lambda network: network_needs in network.serves)
         yield (
             f"network.kind: '{kind_of(study.network)}' does not serve task '{task}'; there are "
             f"{', '.join(suitable)}"
@@ -147,7 +148,8 @@ def _dimensions(study: Study, data: Images) -> Iterator[str]:
             network_for(study).check_size(data.patch)
         except StudyError as error:
             yield f"data.patch: {error}"
-    if data.slices is not None and study.task.needs != "segment":
+        yield from study.task.image_problems(data.patch, data.balance)
+    if data.slices is not None and study.task.needs not in PATCH_NEEDS:
         yield (
             f"data.slices: task '{kind_of(study.task)}' learns from whole images, and the slices of a volume "
             "are for segmentation; leave slices out for images of one plane, or set data.spatial_dims to 3"

@@ -27,7 +27,12 @@ TASKS = {
     "classify": "classification",
     "multilabel": "classification of several findings",
     "survival": "survival prediction",
+    "pretrain": "self-supervised pretraining without labels",
 }
+_PRETRAINED = (
+    "The intensities of hidden blocks of an image: no mask, class or risk. It is a start for later studies, "
+    "and says nothing of a patient"
+)
 
 
 _SURVIVAL_OUTPUT = (
@@ -241,6 +246,8 @@ def _left_out(run: Run) -> str:
 def _card_output(run: Run) -> str | None:
     if run.facts.task == "survival":
         return _SURVIVAL_OUTPUT
+    if run.facts.task == "pretrain":
+        return _PRETRAINED
     return shown_values(run.facts.classes) if run.facts.classes else None
 
 
@@ -250,6 +257,8 @@ def _output(run: Run) -> str:
         return "Label map"
     if run.facts.task == "survival":
         return _SURVIVAL_OUTPUT
+    if run.facts.task == "pretrain":
+        return _PRETRAINED
     return f"Probability; operating point {_point(run)}"
 
 

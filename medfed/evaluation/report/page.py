@@ -92,7 +92,7 @@ def render(run: Run) -> str:
         card=checklists.model_card(run, first.text),
         lists=checklists.checklists(run),
         versions=sorted(run.facts.versions.items()),
-        images=run.facts.task in ("segment", "classify", "multilabel"),
+        images=run.facts.task in ("segment", "classify", "multilabel", "pretrain"),
     )
     terms = templates.render("glossary.html.jinja", terms=glossary.glossary(page))
     # Text of others is escaped, so that the page has this mark once.
