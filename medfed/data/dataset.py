@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from medfed.data import case_reading, transforms
-from medfed.data.batch_needs import Needs
+from medfed.data.batch_needs import PATCH_NEEDS, Needs
 from medfed.data.cache import NoCache, open_cache
 from medfed.data.case import Case
 from medfed.data.class_names import Classes
@@ -67,7 +67,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         labelled = needs == "segment"
         letters = settings.image_letters
         self._augment = transforms.augmentation(settings.augment, labelled, letters) if training else None
-        self._samples = settings.samples if training and labelled else 1
+        self._samples = settings.samples if training and needs in PATCH_NEEDS else 1
 
     def set_random_state(self, seed: int) -> None:
         """Derive all following items from this seed; call it before the epoch's iterator is made."""
@@ -81,8 +81,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         prepared = self.prepared(case)
         if self.training:
             seed = item_seed(self.seed, item)
+            image = prepared.image
             patch = transforms.sample_patch(
-                prepared.image,
+                transforms.random_patch(image, self.settings, seed) if self.needs == "image" else image,
                 prepared.label,
                 prepared.centres,
                 self.settings,
@@ -103,15 +104,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return result
 
     def _whole(self, prepared: Prepared) -> dict[str, Any]:
+        # A copy, so that changing a batch does not change the cache.
+        image = np.array(prepared.image, np.float32)
         if self.needs == "segment":
             assert prepared.label is not None
-            # Copies, so that changing a batch does not change the cache.
-            return {
-                "image": torch.from_numpy(np.array(prepared.image, np.float32)),
-                "label": torch.tensor(prepared.label.astype(np.int64)),
-            }
-        image = transforms.whole_input(np.array(prepared.image, np.float32), self.settings)
-        return {"image": torch.tensor(image)}
+            return {"image": torch.from_numpy(image), "label": torch.tensor(prepared.label.astype(np.int64))}
+        if self.needs == "image":
+            return {"image": torch.from_numpy(image)}
+        return {"image": torch.tensor(transforms.whole_input(image, self.settings))}
 
     def prepared(self, case: Case) -> Prepared:
         """Return a prepared case, from the cache if it is there; its arrays may be mapped and float16.

@@ -25,6 +25,7 @@ _TENSORS: dict[str, dict[str, torch.dtype]] = {
     "segment": {"image": torch.float32, "label": torch.int64},
     "classify": {"image": torch.float32},
     "multilabel": {"image": torch.float32, "target": torch.float32},
+    "image": {"image": torch.float32},
     "table": {"features": torch.float32},
     "survival": {"features": torch.float32, "target": torch.float32},
 }

@@ -53,7 +53,12 @@ class Screening:
 
 
 # What a case of images must have, by the task's needs.
-WHAT_IS_LEARNT = {"segment": "label", "classify": "target", "multilabel": "labelled finding"}
+WHAT_IS_LEARNT = {
+    "segment": "label",
+    "classify": "target",
+    "multilabel": "labelled finding",
+    "image": "image",
+}
 
 
 def usable_cases(
@@ -73,6 +78,8 @@ def usable_cases(
     what = WHAT_IS_LEARNT[needs]
     if needs == "segment":
         cases = tuple(case for case in index.cases if _is_labelled(case))
+    elif needs == "image":
+        cases = tuple(index.cases)
     elif needs == "classify":
         cases = tuple(case for case in index.cases if case.target is not None)
     else:

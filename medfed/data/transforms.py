@@ -357,6 +357,21 @@ def whole_input(image: NDArray[np.float32], settings: Images) -> NDArray[np.floa
     return image if settings.patch is None else centre_crop(image, settings.patch)
 
 
+def random_patch(image: NDArray[np.float32], settings: Images, seed: int) -> NDArray[np.float32]:
+    """Return the study's patch (C, *patch) of an image without a label, anywhere in it as `seed` decides.
+
+    In 2D it is of one slice: (C, X, Y, 1). A study without a patch gets the whole image, or a whole slice.
+    """
+    patch = settings.patch
+    if settings.spatial_dims == 2:
+        patch = (*(patch or image.shape[1:3]), 1)
+    if patch is None:
+        return image
+    nowhere = np.zeros((0, 3), np.int32)
+    start = place_patch(image.shape[1:], nowhere, patch, 0.0, np.random.default_rng(seed))
+    return crop_padded(image, start, patch)
+
+
 def augmentation(augment: Augment | Literal["none"], labelled: bool, axes: str) -> Compose | None:
     """Return MONAI's random transforms for training images of these axes (RAS, or RA in 2D), or None."""
     if augment == "none":

@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Literal
 
 # `medfed.models.tasks` describes the batches.
-Needs = Literal["segment", "classify", "multilabel", "table", "survival"]
+Needs = Literal["segment", "classify", "multilabel", "image", "table", "survival"]

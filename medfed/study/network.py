@@ -42,8 +42,8 @@ def untrained_network(study: Study) -> nn.Module:
     Raises:
         StudyError: if it does not suit the images, or cannot learn from the table beside them.
     """
-    data, outputs = study.data, study.task.outputs
-    record = network_for(study)
+    data, record = study.data, network_for(study)
+    outputs = study.task.outputs_of(data.inputs)
     network = record.build(data.inputs, outputs, getattr(data, "patch", None))
     if isinstance(data, Images) and data.table is not None:
         from medfed.models.networks._image_and_table import with_columns

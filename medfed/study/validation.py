@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from medfed.aggregation import Rule
-from medfed.data.batch_needs import WHOLE_IMAGE_NEEDS
+from medfed.data.batch_needs import PATCH_NEEDS, WHOLE_IMAGE_NEEDS
 from medfed.data.class_names import ClassNames, in_words
 from medfed.data.datamodules import DataModule
 from medfed.data.settings import Images, Table
@@ -20,6 +20,7 @@ from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
 from medfed.study.averaging import averages, averaging_problems
 from medfed.study.joining import joining_refusals
+from medfed.study.last_rounds import last_rounds_problems
 from medfed.study.network import network_for
 from medfed.study.own_hub import needs_own_hub
 from medfed.study.postprocessing import postprocessing_problems
@@ -113,8 +114,9 @@ def _class_names(study: Study) -> Iterator[str]:
 
 def _network_and_data(study: Study) -> Iterator[str]:
     task, needs = kind_of(study.task), study.task.needs
-    if needs not in study.network.serves:
-        suitable = _kinds_that("networks", lambda network: needs in network.serves)
+    network_needs = study.task.network_needs or needs
+    if network_needs not in study.network.serves:
+        suitable = _kinds_that("networks", lambda network: network_needs in network.serves)
         yield (
             f"network.kind: '{kind_of(study.network)}' does not serve task '{task}'; there are "
             f"{', '.join(suitable)}"
@@ -146,7 +148,8 @@ def _dimensions(study: Study, data: Images) -> Iterator[str]:
             network_for(study).check_size(data.patch)
         except StudyError as error:
             yield f"data.patch: {error}"
-    if data.slices is not None and study.task.needs != "segment":
+        yield from study.task.image_problems(data.patch, data.balance)
+    if data.slices is not None and study.task.needs not in PATCH_NEEDS:
         yield (
             f"data.slices: task '{kind_of(study.task)}' learns from whole images, and the slices of a volume "
             "are for segmentation; leave slices out for images of one plane, or set data.spatial_dims to 3"
@@ -473,6 +476,7 @@ _CHECKS = (
     _search,
     _averaging,
     postprocessing_problems,
+    last_rounds_problems,
     _site_references,
     _quorum,
 )

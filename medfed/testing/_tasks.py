@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from medfed.data.batch_needs import IMAGE_NEEDS, PATCH_NEEDS
 from medfed.errors import StudyError
 from medfed.models.networks.fully_connected import FullyConnected
 from medfed.models.networks.resnet import ResNet
@@ -25,8 +26,8 @@ from medfed.testing._contract import OF_EVERY_KIND, Contract, NotApplicable, rai
 
 check_task: Contract[Task] = Contract("task", OF_EVERY_KIND)
 
-PATCH = (8, 8, 8)
-VOLUME = (12, 8, 9)
+PATCH = (16, 8, 8)
+VOLUME = (20, 8, 9)
 FEATURES = 5
 
 
@@ -45,12 +46,14 @@ class Cases(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
         case: dict[str, Any] = {"case": f"case-{index}"}
-        if self.needs in ("segment", "classify", "multilabel"):
+        if self.needs in IMAGE_NEEDS:
             case["image"] = torch.randn(1, *self.size, generator=generator)
         else:
             case["features"] = torch.randn(FEATURES, generator=generator)
         if self.needs == "segment":
             return case | {"label": (case["image"] > 0.5).to(torch.uint8)}
+        if self.needs == "image":
+            return case
         if self.needs == "survival":
             time = float(torch.rand((), generator=generator))
             return case | {"target": torch.tensor([time, index % 3 != 0])}
@@ -62,7 +65,7 @@ class Cases(Dataset[dict[str, Any]]):
 
 def network_for(task: Task) -> torch.nn.Module:
     torch.manual_seed(0)
-    if task.needs == "segment":
+    if task.needs in PATCH_NEEDS:
         return UNet(channels=(4, 8)).build(1, task.outputs, PATCH)
     if task.needs in ("classify", "multilabel"):
         return ResNet(width=4, norm="group").build(1, task.outputs, VOLUME)
@@ -99,7 +102,7 @@ def trainer(folder: Path, **settings: Any) -> pl.Trainer:
 
 
 def loaders(task: Task) -> tuple[Loader, Loader]:
-    training = Cases(task.needs, 6, PATCH if task.needs == "segment" else VOLUME)
+    training = Cases(task.needs, 6, PATCH if task.needs in PATCH_NEEDS else VOLUME)
     return DataLoader(training, batch_size=3), DataLoader(Cases(task.needs, 5, VOLUME), batch_size=2)
 
 

@@ -72,3 +72,23 @@ def test_changing_a_training_image_does_not_change_the_one_that_is_kept(tmp_path
         before = dataset[0]["image"].clone()
         dataset[0]["image"].fill_(7)
         assert (dataset[0]["image"] == before).all()
+
+
+def test_images_alone_need_no_label_and_carry_none(tmp_path: Path) -> None:
+    rows = [row("a"), f"{MARK}-b,{MARK}b,{MARK}_b.nii.gz,,,train", f"{MARK}-c,{MARK}c,{MARK}_c.nii.gz,,,val"]
+    folder = folder_of(tmp_path, rows)
+    (folder / f"{MARK}_a_label.nii.gz").write_bytes(b"broken")
+    settings = Images(spacing_mm="native", patch=(4, 4, 4), samples=3, augment="none")
+    data = SiteDataModule(index(folder), settings, "image")
+    training = data.dataset("train", training=True)
+    items = [training[number] for number in range(len(training))]  # type: ignore[arg-type]
+    assert [item["case"] for item in items] == [token(name) for name in "aaabbb"]
+    assert {tuple(item["image"].shape) for item in items} == {(1, 4, 4, 4)}
+    assert all(item.keys() == {"case", "image"} for item in items)
+    (whole,) = data.val_dataloader()
+    assert whole.keys() == {"case", "image"}
+    assert whole["image"].shape == (1, 1, 6, 5, 4)
+    # What a batch does with its image, the cache does not see.
+    before = training[0]["image"].clone()
+    training[0]["image"].zero_()
+    assert (training[0]["image"] == before).all()

@@ -22,6 +22,7 @@ from medfed.data.transforms import (
     crop_padded,
     place_patch,
     prepare,
+    random_patch,
     restore,
     sample_patch,
 )
@@ -310,3 +311,25 @@ def test_augmentation_leaves_the_prepared_volume_alone() -> None:
         1,
     )
     np.testing.assert_array_equal(image, before)
+
+
+def test_a_patch_of_an_image_alone_is_anywhere_in_it_as_its_seed_decides() -> None:
+    image = np.arange(2 * 6 * 5 * 4, dtype=np.float32).reshape(2, 6, 5, 4)
+    settings = settings_of(patch=(4, 4, 4))
+    drawn = [random_patch(image, settings, seed) for seed in range(60)]
+    corners = {tuple(int(one) for one in np.argwhere(image[0] == patch[0, 0, 0, 0])[0]) for patch in drawn}
+    # 3 starts along x, 2 along y, one along z.
+    assert corners == {(x, y, 0) for x in range(3) for y in range(2)}
+    for patch, (x, y, z) in ((drawn[0], np.argwhere(image[0] == drawn[0][0, 0, 0, 0])[0]),):
+        assert np.array_equal(patch, image[:, x : x + 4, y : y + 4, z : z + 4])
+    assert np.array_equal(drawn[7], random_patch(image, settings, 7))
+    assert random_patch(image, settings_of(patch=None), 0) is image
+
+
+def test_in_2d_it_is_of_one_slice() -> None:
+    image = np.arange(6 * 5 * 4, dtype=np.float32).reshape(1, 6, 5, 4)
+    for patch, shape in (((4, 4), (1, 4, 4, 1)), (None, (1, 6, 5, 1))):
+        settings = settings_of(spatial_dims=2, slices="axial", spacing_mm="native", patch=patch)
+        drawn = [random_patch(image, settings, seed) for seed in range(40)]
+        assert {one.shape for one in drawn} == {shape}
+        assert {float(one[0, 0, 0, 0]) % 4 for one in drawn} == {0, 1, 2, 3}

@@ -111,7 +111,10 @@ def test_counts_of_left_out_cases_may_leave_and_nothing_undeclared(tmp_path) -> 
     assert data_scalars(data) == {"left_out/image missing": 2.0, "labels/named": 0.0, "images/in_mm": 0.0}
     egress = egress_of(SPEC, smallest_group=5, withheld=("val/",))
     assert (egress.smallest_group, egress.withheld, egress.groups) == (5, ("val/",), ())
-    assert {"left_out/image missing", "labels/named", "images/in_mm", *SPEC.task.scores} <= egress.scalars
+    assert {"left_out/image missing", "images/in_mm", *SPEC.task.scores} <= egress.scalars
+    # Only a segmentation matches the names in labels.
+    assert "labels/named" not in egress.scalars
+    assert "labels/named" in egress_of(parse_study(BATCH_NORM % ("epochs: 1", "")), smallest_group=5).scalars
     assert f"val/personal/{SPEC.task.main_score.removeprefix('val/')}" in egress.scalars
 
 

@@ -45,7 +45,7 @@ def test_every_network_takes_its_axes_from_the_data(network: str, task: str) -> 
 
 def test_the_module_knows_its_axes() -> None:
     text = STUDY.format(task="segment", network="{kind: unet, channels: [4, 8]}")
-    assert module_of(parse_study(text)).spatial_dims == 2
+    assert module_of(parse_study(text)).windows.spatial_dims == 2
 
 
 def test_another_number_of_axes_is_refused_when_the_study_is_read() -> None:

@@ -46,6 +46,8 @@ class StudyRequirements:
     # How many training items a step has, and what raises for an image size that the network cannot take.
     batch: int = 1
     check_size: CheckSize | None = None
+    # The splits whose cases train, at least in the last rounds.
+    training: tuple[str, ...] = ("train",)
 
 
 def study_findings(
@@ -71,6 +73,8 @@ def study_findings(
 def _usable(requirements: StudyRequirements, case: Case) -> bool:
     if requirements.needs == "multilabel":
         return not all(map(math.isnan, _findings(requirements, case)))
+    if requirements.needs == "image":
+        return True
     if requirements.needs == "segment":
         return case.label is not None or bool(case.masks)
     return case.target is not None
@@ -104,6 +108,8 @@ def _split_findings(requirements: StudyRequirements, listing: Listing) -> Iterat
 def _class_findings(
     requirements: StudyRequirements, listing: Listing, good: Mapping[int, CaseFacts]
 ) -> Iterator[Finding]:
+    if requirements.needs == "image":
+        return
     if requirements.needs == "multilabel":
         yield from _finding_findings(requirements, listing)
         return

@@ -41,6 +41,11 @@ def limits(run: Run, focus: Focus | None) -> list[str]:
         sentences.append(
             "No privacy mechanism protected the updates: whoever receives one may learn about its patients."
         )
+    if run.facts.task == "pretrain":
+        sentences.append(
+            "The model was pretrained without labels: it outlines and classifies nothing, and how well a "
+            "study does that starts from it was not measured here."
+        )
     if any(model.startswith("local:") for model in run.models):
         sentences.append(
             "The best single hospital's model was chosen on the patients it is reported on, which favours it."

@@ -82,6 +82,7 @@ def render(run: Run) -> str:
         operation=readers.operation(run),
         departures=readers.departures(run),
         methods=readers.methods(run),
+        on_all=rounds.on_all_sentence(run),
         curves=rounds.curves(run),
         participation=rounds.participation(run),
         **(dict.fromkeys(SECTIONS) if focus is None else _results(run, focus)),
@@ -91,7 +92,7 @@ def render(run: Run) -> str:
         card=checklists.model_card(run, first.text),
         lists=checklists.checklists(run),
         versions=sorted(run.facts.versions.items()),
-        images=run.facts.task in ("segment", "classify", "multilabel"),
+        images=run.facts.task in ("segment", "classify", "multilabel", "pretrain"),
     )
     terms = templates.render("glossary.html.jinja", terms=glossary.glossary(page))
     # Text of others is escaped, so that the page has this mark once.

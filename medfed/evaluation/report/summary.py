@@ -142,6 +142,8 @@ def _asked(run: Run, focus: Focus) -> str:
         doing, stays = f"outline {_what(run, focus)}", "no image leaves its hospital"
     elif task == "survival":
         doing = f"rank patients by their risk of {_event(run) or 'the event'}"
+    elif task == "pretrain":
+        doing, stays = "learn from the images without labels", "no image leaves its hospital"
     elif task == "multilabel" or len(names) < 2:
         doing = f"tell who has {_quoted(names) if names else 'it'}"
     elif len(names) == 2:
@@ -223,6 +225,8 @@ def _may(run: Run, focus: Focus, rows: FocusRows) -> list[str]:
         title, alone = focus.record.title, ""
         if run.facts.task == "segment":
             title, alone = f"a mean {title}", "; single patients differ more"
+        elif run.facts.task == "pretrain":
+            title, alone = f"a mean {title.lower()}", "; single patients differ more"
         else:
             title = f"a{'n' if title[0] in 'AEIOU' else ''} {title}"
         sentences.append(

@@ -1,4 +1,4 @@
-"""Where the tensors of a start are: a file, or models/model.pt of a MONAI Bundle in a folder or a zip.
+"""Where the tensors of a start are: a file, a run's folder, or a MONAI Bundle as a folder or zip.
 
 A zip is read in place. Nothing is unpacked, so no name in it can reach another folder; only members of known
 names are read, each up to a limit.
@@ -30,6 +30,8 @@ METADATA = "configs/metadata.json"
 # The configurations that define a bundle's network, in the order in which they are asked.
 DEFINITIONS = ("configs/train.json", "configs/inference.json")
 WEIGHTS = ("models/model.pt", "models/model.safetensors")
+# Where a run folder of medfed has its final model.
+RUN_WEIGHTS = "checkpoints/federated.ckpt"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def weights_digest(path: str | Path) -> str:
         StudyError: as `find_source`.
     """
     found = Path(path)
-    files = [found / name for name in WEIGHTS] if found.is_dir() else [found]
+    files = [found / name for name in (*WEIGHTS, RUN_WEIGHTS)] if found.is_dir() else [found]
     known = next((file.stat() for file in files if file.exists()), None)
     return _digest(str(path), (known.st_mtime_ns, known.st_size, known.st_ino) if known else None)
 
@@ -97,6 +99,10 @@ def _folder(path: Path) -> Source:
         if file.is_file():
             _check_size(f"{path.name}/{name}", file.stat().st_size)
             return Source(path.name, name, partial(file.open, "rb"), config)  # type: ignore[arg-type]
+    run = path / RUN_WEIGHTS
+    if run.is_file():
+        _check_size(f"{path.name}/{RUN_WEIGHTS}", run.stat().st_size)
+        return Source(path.name, RUN_WEIGHTS, partial(run.open, "rb"))  # type: ignore[arg-type]
     raise _no_weights(path.name, [one.name for one in path.glob("models/*")], config("large_files.yml"))
 
 

@@ -13,12 +13,15 @@ The contract of a task
     classify   image (B, C, X, Y, Z) float32, target (B,) int64
     multilabel image (B, C, X, Y, Z) float32, target (B, K) float32: 1, 0, or NaN where not labelled
                and, with a table beside the images, tabular (B, F) float32 (classify, multilabel)
+    image      image (B, C, X, Y, Z) float32, of cases with a label or without one
     table      features (B, F) float32, target (B,) int64
     survival   features (B, F) float32, target (B, 2) float32: time, and event as 1, or 0 for censored
 
-Networks and losses declare by `serves` which of these they can be used for.
+Networks and losses declare by `serves` which of these they can be used for; a task that trains the network of
+another task names that one's in `network_needs`.
 
-`outputs` is the number of outputs of the network. `module(network, training)` returns the LightningModule
+`outputs` is the number of outputs of the network, `outputs_of(inputs)` the same where it depends on the
+channels of the images. `module(network, training)` returns the LightningModule
 that trains the network as `training` says (see `Training`): it logs `train/loss`, in validation `val/loss`
 and further scores named `val/...`, and returns predictions from `predict_step`. It holds the network as
 `network` and no other tensors, because its tensors are what is sent.

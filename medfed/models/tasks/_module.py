@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -98,6 +98,19 @@ def plain(tensor: Tensor) -> Tensor:
     """Return a tensor without MONAI's metadata, which costs a Python call in every operation."""
     as_tensor = getattr(tensor, "as_tensor", None)
     return tensor if as_tensor is None else as_tensor()
+
+
+def over_levels(outputs: Tensor, ndim: int, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the loss of a network's outputs (B, K, ...), which have `ndim` axes.
+
+    Of deep supervision, (B, levels, K, ...), it is the mean over the levels, the finest first, each with half
+    the weight of the previous.
+    """
+    if outputs.ndim == ndim:
+        return loss(outputs)
+    weights = [0.5**level for level in range(outputs.shape[1])]
+    losses = [weight * loss(one) for weight, one in zip(weights, outputs.unbind(1), strict=True)]
+    return torch.stack(losses).sum() / sum(weights)
 
 
 def class_losses(logits: Tensor, target: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:

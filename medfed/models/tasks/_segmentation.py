@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from medfed.models.losses import Loss
-from medfed.models.tasks._module import TaskModule, class_losses, plain
+from medfed.models.tasks._module import TaskModule, class_losses, over_levels, plain
 from medfed.models.tasks._partial_labels import marginal, merged_logits, merged_target
 from medfed.models.tasks._scores import dice_scores
 from medfed.models.tasks._task import VoxelTask
 from medfed.models.tasks._training import Training
+from medfed.models.tasks._whole_images import Windows
 
 
 class SegmentationTask(VoxelTask, Protocol):
@@ -60,22 +61,12 @@ class Segmentation(TaskModule):
         super().__init__(network, marginal(task.loss, len(task.classes), labelled), training)
         self.task = task
         self.labelled = labelled
-        self.patch = training.patch
-        self.spatial_dims = training.spatial_dims
+        self.windows = Windows(training.patch, training.spatial_dims, task.overlap, task.blend, task.windows)
         self._flips = mirrorings([training.axes.index(axis) for axis in task.mirror])
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, K, X, Y, Z) of whole images."""
-        image = plain(image)
-        # A volume smaller than the patch is padded like a training patch, with its darkest value. MONAI's
-        # zero is mid-grey after normalisation, so instance norm would see another image than in training;
-        # on hippocampus crops this cost 0.2 of Dice.
-        darkest = float(image.amin())
-        if self.spatial_dims == 3 or image.ndim == 4:
-            return self._windows(image, darkest)
-        slices = image.permute(0, 4, 1, 2, 3).flatten(0, 1)
-        logits = torch.cat([self._windows(some, darkest) for some in torch.split(slices, self.task.windows)])
-        return torch.unflatten(logits, 0, (image.shape[0], image.shape[4])).permute(0, 2, 3, 4, 1)
+        return self.windows.outputs(self.network, plain(image))
 
     def mirrored_logits(self, image: Tensor) -> Tensor:
         """Return the mean of the logits (B, K, X, Y, Z) over an image and its mirrored images."""
@@ -87,25 +78,6 @@ class Segmentation(TaskModule):
         assert total is not None
         return total if len(self._flips) == 1 else total.div_(len(self._flips))
 
-    def _windows(self, image: Tensor, darkest: float) -> Tensor:
-        """Return the logits of images, computed in windows of the patch's size if there is a patch."""
-        if self.patch is None:
-            whole: Tensor = self.network(image)
-            return whole
-        from monai.inferers import sliding_window_inference
-
-        logits = sliding_window_inference(
-            image,
-            self.patch,
-            self.task.windows,
-            self.network,
-            self.task.overlap,
-            mode=self.task.blend,
-            cval=darkest,
-        )
-        assert isinstance(logits, Tensor)
-        return logits
-
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         return self.log_train_loss(self.loss(batch), len(batch["image"]))
 
@@ -114,13 +86,7 @@ class Segmentation(TaskModule):
         return self._loss(self.network(plain(batch["image"])).float(), plain(batch["label"]))
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        if logits.ndim == label.ndim:
-            return self.criterion(logits, label)
-        # Deep supervision: (B, levels, K, ...), the finest first, each level with half the weight
-        # of the previous.
-        weights = [0.5**level for level in range(logits.shape[1])]
-        losses = [w * self.criterion(one, label) for w, one in zip(weights, logits.unbind(1), strict=True)]
-        return torch.stack(losses).sum() / sum(weights)
+        return over_levels(logits, label.ndim, lambda one: self.criterion(one, label))
 
     def class_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return each class's sum of cross entropy and number of voxels, as (2,) float64."""

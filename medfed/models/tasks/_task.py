@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from medfed.errors import StudyError
@@ -32,6 +33,13 @@ class Task(Kind, frozen=True):
     # `needs`.
     metrics: ClassVar[tuple[str, ...]] = ()
 
+    # Of which tasks its network must be, if not of those with its own `needs`: a later study's, for which it
+    # trains.
+    network_needs: ClassVar[Needs | None] = None
+
+    # What it does, for the page that a hospital agrees to, where its name and its classes do not say it.
+    described: ClassVar[str] = ""
+
     @property
     def predicts(self) -> str:
         """What its module predicts: what belongs to its `needs`, or 'other' if it has metrics of its own."""
@@ -41,6 +49,14 @@ class Task(Kind, frozen=True):
     def outputs(self) -> int:
         """How many outputs the network must have."""
         raise NotImplementedError
+
+    def outputs_of(self, inputs: int) -> int:
+        """Return how many outputs a network of this many inputs must have, for most tasks `outputs`."""
+        return self.outputs
+
+    def image_problems(self, patch: tuple[int, ...] | None, balance: str) -> Iterator[str]:
+        """Yield why a study's patches (`data.patch`, `data.balance`) do not suit the task, if they do not."""
+        yield from ()
 
     @property
     def scores(self) -> tuple[str, ...]:

@@ -63,6 +63,12 @@ def write(exported: ExportedModel, folder: Path) -> None:
             f"{', '.join(exported.columns)}; export to onnx or torchscript instead"
         )
     task = exported.study.task
+    if task.network_needs is not None:
+        raise RunError(
+            f"export to a MONAI bundle: task '{kind_of(task)}' trains a network for a later study and "
+            "predicts nothing; start that study from the run folder (`start: {path: RUN, anew: "
+            "[head]}`), or export to onnx or torchscript"
+        )
     if task.predicts == "other":
         raise RunError(
             f"export to a MONAI bundle: task '{kind_of(task)}' has metrics and predictions of its own, for "

@@ -53,6 +53,7 @@ def save(path: Callable[..., Path], name: str, array: np.ndarray, affine: np.nda
 SHAPE = (6, 5, 4)
 TWO = ("b", "c")
 REFUSED: dict[str, Break] = {
+    "image: two images cut": each(*(cut(image, n) for n in TWO)),
     "two images missing": each(*(lambda f, n=n: image(f, n).unlink() for n in TWO)),
     "two labels missing": each(*(lambda f, n=n: label(f, n).unlink() for n in TWO)),
     "an image and a label missing": each(lambda f: image(f).unlink(), lambda f: label(f, "c").unlink()),
@@ -120,6 +121,11 @@ TAKEN: dict[str, Break] = {
     ),
     "a case without a label": table(row("a"), row("b"), f"{MARK}-c,{MARK}c,{MARK}_c.nii.gz,,1,train"),
     "classify: two labels cut": each(*(cut(label, n) for n in TWO)),
+    "image: two labels cut": each(*(cut(label, n) for n in TWO)),
+    "image: two labels missing": each(*(lambda f, n=n: label(f, n).unlink() for n in TWO)),
+    "image: no labels": table(
+        *(f"{MARK}-{n},{MARK}{n},{MARK}_{n}.nii.gz,train" for n in "abc"), heading="case,patient,image,split"
+    ),
     "classify: two labels missing": each(*(lambda f, n=n: label(f, n).unlink() for n in TWO)),
 }
 
@@ -127,7 +133,7 @@ TAKEN: dict[str, Break] = {
 def verdicts(tmp_path: Path, name: str, breaks: Break) -> tuple[str, list[str], str]:
     """Return training's refusal ('' if it takes the folder), the errors of `check`, and its verdict."""
     needs: Needs = "classify" if name.startswith("classify") else "segment"
-    needs = "table" if name.startswith("table") else needs
+    needs = "table" if name.startswith("table") else "image" if name.startswith("image") else needs
     folder = folder_of(tmp_path, [row("a"), row("b"), row("c")])
     breaks(folder)
     settings = Images(spacing_mm=(1, 1, 1), patch=None)

@@ -12,6 +12,7 @@ from bundles import write_bundle, zip_bundle
 from medfed.errors import StudyError
 from medfed.models.pretrained import source
 from medfed.models.pretrained.source import find_source, weights_digest
+from medfed.models.pretrained.tensors import read_tensors
 
 WEIGHTS = {"a": torch.ones(3)}
 
@@ -22,6 +23,17 @@ def test_a_bundle_has_the_digest_of_its_model_whether_folder_zip_or_file(tmp_pat
     expected = hashlib.sha256(model.read_bytes()).hexdigest()
     assert weights_digest(folder) == weights_digest(model) == expected
     assert weights_digest(zip_bundle(folder)) == weights_digest(zip_bundle(folder, "")) == expected
+
+
+def test_a_runs_folder_is_its_final_model(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": WEIGHTS}, tmp_path / "run" / "checkpoints" / "federated.ckpt")
+    found = find_source(tmp_path / "run")
+    assert (found.name, found.config) == ("run", None)
+    assert torch.equal(read_tensors(found)["a"], WEIGHTS["a"])
+    assert weights_digest(tmp_path / "run") == weights_digest(
+        tmp_path / "run" / "checkpoints" / "federated.ckpt"
+    )
 
 
 def test_a_file_that_changed_has_another_digest(tmp_path):
