@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import torch
 from contract import checks_of, run
+from process_group import run_group
 from torch.utils.data import DataLoader
 
 from medfed.models.tasks import Task
@@ -56,7 +57,8 @@ def test_validation_leaves_nothing_behind(task: Task, tmp_path: Path) -> None:
 def test_two_processes_score_as_one(tmp_path: Path) -> None:
     """Five cases on two processes: the sampler gives one of them twice, and it must count once."""
     (tmp_path / "two.py").write_text(_TWO_PROCESSES)
-    subprocess.run([sys.executable, "two.py"], check=True, capture_output=True, cwd=tmp_path, timeout=300)
+    done = run_group([sys.executable, "two.py"], timeout=300, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
     together = msgspec.json.decode((tmp_path / "scores.json").read_bytes())
     assert together.keys() == TASKS.keys()
     for name, actual in together.items():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hospitals import make_hospital
+from process_group import run_group
 
 from medfed.deployment.ddp import (
     MODEL,
@@ -108,12 +108,10 @@ def test_a_worker_reads_only_the_cases_that_it_trains_on(tmp_path):
     (folder / "cases.csv").write_text(table.replace(",val,", ",train,").replace(",test,", ",train,"))
     (folder / "north0-image.nii.gz").unlink()
     script = str(Path(__file__).parent / "ddp_reads.py")
-    done = subprocess.run(
+    done = run_group(
         [sys.executable, script, str(tmp_path)],
-        capture_output=True,
-        text=True,
         timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        environment={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))

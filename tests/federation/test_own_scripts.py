@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from broker_enrolment import Enrolment
+from process_group import run_group
 from torch.utils.data import DataLoader, TensorDataset
 
 import medfed
@@ -141,11 +141,15 @@ def run_ddp(tmp_path, exchanges):
     thread = threading.Thread(target=lambda: finals.append(hub.run(weights_of(Net()))), daemon=True)
     thread.start()
     (tmp_path / "north").mkdir()
-    done = subprocess.run(
+    done = run_group(
         [sys.executable, str(HERE / "end_to_end" / "script_site.py"), settings, str(tmp_path / "north")],
-        capture_output=True, text=True, timeout=120, cwd=HERE / "end_to_end", check=False,
-        env={**os.environ, "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-    )  # fmt: skip
+        timeout=120,
+        folder=HERE / "end_to_end",
+        environment={
+            **os.environ,
+            "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        },
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     thread.join(60)
     lines = {rank: (tmp_path / "north" / f"rank-{rank}").read_text() for rank in (0, 1)}

@@ -20,8 +20,8 @@ MAX_UINT8, MAX_UINT16 = 255, 65535
 class Percentile(Normalise, tag="percentile", frozen=True):
     """Maps the volume's own `low` and `high` percentile to -1 and 1 and clips beyond them.
 
-    It suits CT and MR together, and MR of any gain; one bright implant changes nothing. Where both percentiles
-    are the same value, as in a mask with few voxels, the lowest and the highest value become -1 and 1.
+    It suits CT and MR together, and MR of any gain; one bright implant changes nothing. Where both
+    percentiles are the same value, as in a mask of few voxels, the lowest and the highest become -1 and 1.
     """
 
     low: Annotated[float, Meta(ge=0, le=100)] = 0.5

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process_group import run_group
 
 
 @pytest.mark.slow
 def test_two_processes_exchange_once_a_round_and_hold_the_same_merged_weights():
     folder = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, str(folder / "ddp_site.py")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        check=False,
-    )
+    done = run_group([sys.executable, str(folder / "ddp_site.py")], timeout=300, folder=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = dict(re.findall(r"rank (\d) sent (\d+ weights [0-9a-f]{64})", done.stdout))
     hub = re.search(r"hub ([0-9a-f]{64})", done.stdout)[1]
@@ -35,21 +28,11 @@ def test_two_processes_exchange_once_a_round_and_hold_the_same_merged_weights():
 def test_two_processes_of_a_sum_train_from_one_secret_that_no_second_run_has():
     """Without the broadcast each process would draw its own, and their halves of the cases would overlap."""
     folder = Path(__file__).parent
-    runs = [
-        subprocess.Popen(
-            [sys.executable, str(folder / "ddp_secret_site.py")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-        )
-        for _ in range(2)
-    ]
     result = []
-    for run in runs:
-        out, err = run.communicate(timeout=300)
-        assert run.returncode == 0, err[-3000:]
-        ranks = [json.loads(line) for line in out.splitlines() if line.startswith('{"rank"')]
+    for _ in range(2):
+        done = run_group([sys.executable, str(folder / "ddp_secret_site.py")], timeout=300, folder=folder)
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
         result.append(sorted(ranks, key=lambda one: one["rank"]))
     for first, second in result:
         assert first["secret"] == second["secret"]
