@@ -26,8 +26,8 @@ def last_rounds_problems(study: Study) -> Iterator[str]:
         return
     if train.last_rounds_on_all > train.rounds:
         yield (
-            f"{key}: is {train.last_rounds_on_all}, and the study has {train.rounds} rounds; give fewer than "
-            "that"
+            f"{key}: is {train.last_rounds_on_all}, and the study has {train.rounds} rounds; give at "
+            "most that"
         )
     for user in _users_of_validation(study):
         yield (
