@@ -37,9 +37,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import PurePath
 from traceback import walk_tb
-from typing import Any, ParamSpec, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
@@ -47,7 +45,19 @@ _Result = TypeVar("_Result")
 
 # What msgspec raises for bytes that are not the JSON that is expected: its own errors cover neither texts
 # that are no UTF-8 nor lists nested too deep. Whoever decodes a file or what others wrote catches all three.
-DECODING_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+if TYPE_CHECKING:
+    from msgspec import MsgspecError
+
+    DECODING_ERRORS: tuple[type[MsgspecError], type[UnicodeDecodeError], type[RecursionError]]
+else:
+
+    def __getattr__(name):
+        # msgspec is imported where these are caught: `medfed --help` decodes nothing.
+        if name != "DECODING_ERRORS":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import msgspec
+
+        return globals().setdefault(name, (msgspec.MsgspecError, UnicodeDecodeError, RecursionError))
 
 
 class MedfedError(Exception):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import medfed
+from medfed import errors
 from medfed.errors import deprecated
 
 PACKAGE = Path(medfed.__file__).parent
@@ -55,3 +58,15 @@ def test_expiry_is_found_by_number_and_not_by_text():
 )
 def test_nothing_deprecated_outlives_its_date(path):
     assert expired(path.read_text(), medfed.__version__) == [], "remove these functions now"
+
+
+def test_the_errors_of_decoding_import_msgspec_only_where_they_are_caught():
+    code = (
+        "import sys, medfed.errors; assert 'msgspec' not in sys.modules; "
+        "from medfed.errors import DECODING_ERRORS; import msgspec; "
+        "assert DECODING_ERRORS == (msgspec.MsgspecError, UnicodeDecodeError, RecursionError); "
+        "assert medfed.errors.DECODING_ERRORS is DECODING_ERRORS"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match=r"module 'medfed\.errors' has no attribute 'DECODING'"):
+        _ = errors.DECODING

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -36,7 +37,7 @@ from medfed.data.own_dataset import (
     unmeasured_note,
     volumes_of,
 )
-from medfed.data.samplers import Batch, FixedStepBatchSampler
+from medfed.data.samplers import Batch
 from medfed.data.screening import (
     Screening,
     count_reasons,
@@ -50,6 +51,7 @@ from medfed.data.screening import (
 )
 from medfed.data.settings import AnyData, Images, Table, Unreadable
 from medfed.data.table import TableDataset, TableRows, fit_scaling, network_inputs, read_table
+from medfed.data.training_order import TrainingOrder
 from medfed.data.transforms import Prepared, restore
 from medfed.data.volume import Volume
 from medfed.data.whole_images import (
@@ -70,6 +72,7 @@ class LoadingOptions(TypedDict, total=False):
     seed: int
     cache: CacheLocation | None
     steps: int | None
+    on_all: bool
 
 
 class SiteDataModule(pl.LightningDataModule):
@@ -96,7 +99,8 @@ class SiteDataModule(pl.LightningDataModule):
             targets are matched to them, or checked against their number. Several findings need the names,
             which are their columns.
         cache: where `cache: disk` keeps prepared volumes.
-        steps: how many training batches an epoch has; one pass over the cases if None.
+        steps: how many training batches an epoch has; one pass over the training cases if None.
+        on_all: whether validation cases train in the last rounds (`train.last_rounds_on_all`).
     """
 
     def __init__(
@@ -110,8 +114,10 @@ class SiteDataModule(pl.LightningDataModule):
         classes: Classes = None,
         cache: CacheLocation | None = None,
         steps: int | None = None,
+        on_all: bool = False,
     ) -> None:
         super().__init__()
+        self.training_splits = ("train", "val") if on_all else ("train",)
         self.names = classes.classes if isinstance(classes, ClassNames) else ()
         self.steps = steps
         # Raises for an image size that the study's network cannot take, where it sees whole images.
@@ -261,7 +267,8 @@ class SiteDataModule(pl.LightningDataModule):
         self.image_digests = {case.token: digest for case, digest in screening.digests}
         refuse_excess(refused, len(listed), bears)
         if isinstance(self.settings, Images):
-            check_extents(without_refused(listed, refused), screening.extents, self.settings, self.batch)
+            usable, splits = without_refused(listed, refused), self.training_splits
+            check_extents(usable, screening.extents, self.settings, self.batch, splits)
             self.unit = unit_of(screening.extents.values(), self.settings)
         duplicates = duplicate_lines(screening.digests)
         self.warnings += duplicates
@@ -317,6 +324,11 @@ class SiteDataModule(pl.LightningDataModule):
         return len(self.cases("train"))
 
     @property
+    def examples_on_all(self) -> int:
+        """The same in rounds that train on validation cases, too."""
+        return sum(len(self.cases(split)) for split in self.training_splits)
+
+    @property
     def federated_examples(self) -> int:
         """The same, where the federated callback looks for it."""
         return self.examples
@@ -334,17 +346,19 @@ class SiteDataModule(pl.LightningDataModule):
         """Return the hospital's own ids of one split's patients, sorted; they must not leave the hospital."""
         return tuple(sorted({case.patient for case in self.cases(split)}))
 
-    def dataset(self, split: str, *, training: bool = False) -> Dataset[Batch]:
-        """Return one split as a dataset; with `training`, as random patches with augmentation."""
+    def dataset(self, split: str, *more: str, training: bool = False) -> Dataset[Batch]:
+        """Return one or several splits as a dataset; with `training`, as random patches with augmentation."""
+        splits = (split, *more)
+        cases = tuple(case for one in splits for case in self.cases(one))
         if self._rows is not None:
-            mask = self._rows.in_split(split)
-            targets = self._rows.targets[mask] if len(self._rows.targets) else self._rows.targets
-            return TableDataset(self._features[mask], targets, self._rows.index.split(split))
+            chosen = np.concatenate([np.flatnonzero(self._rows.in_split(one)) for one in splits])
+            targets = self._rows.targets[chosen] if len(self._rows.targets) else self._rows.targets
+            return TableDataset(self._features[chosen], targets, cases)
         if isinstance(self.settings, DataModule):
-            return self._own_dataset(self.cases(split), training=training)
+            return self._own_dataset(cases, training=training)
         assert isinstance(self.settings, Images)
         return ImageDataset(
-            self.cases(split),
+            cases,
             self.settings,
             self.needs,
             training=training,
@@ -353,6 +367,15 @@ class SiteDataModule(pl.LightningDataModule):
             cache=self._cache,
             values=CaseValues(self._findings, self._tabular),
         )
+
+    def training_dataset(self) -> Dataset[Batch]:
+        """Return all items that train, those of training cases first."""
+        return self.dataset(*self.training_splits, training=True)
+
+    @property
+    def training_items(self) -> int:
+        """How many items train from the first round on."""
+        return len(self.dataset("train", training=True))  # type: ignore[arg-type]
 
     def _own_dataset(self, cases: tuple[Case, ...], *, training: bool = False) -> OwnDataset:
         assert isinstance(self.settings, DataModule)
@@ -363,50 +386,28 @@ class SiteDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training batches, shuffled by torch's global generator; the caller seeds it."""
         self.require_training_cases()
-        dataset = self.dataset("train", training=True)
-        if self.steps is not None:
-            return self._fixed_steps_loader(dataset, self.steps)
-        return self._loader(dataset, self.batch, shuffle=True)
-
-    def _fixed_steps_loader(self, dataset: Dataset[Batch], steps: int) -> DataLoader[Batch]:
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise DataError(
-                "train.steps counts the batches of one process, and this site trains in "
-                f"{self.trainer.world_size}; omit train.steps and count by train.epochs"
-            )
         # With the first case's salted token, sites of one seed visit their cases in different orders.
-        order = f"{self.seed}/{self.index.cases[0].token}"
-        batches = FixedStepBatchSampler(len(dataset), self.batch, steps, order)  # type: ignore[arg-type]
-        return batch_loader(dataset, self.settings.workers, batch_sampler=batches)
+        seed, on_all = f"{self.seed}/{self.index.cases[0].token}", "val" in self.training_splits
+        order = TrainingOrder(range(self.training_items), self.batch, seed, self.steps, on_all)
+        order.check_processes(1 if self.trainer is None else self.trainer.world_size)
+        return order.loader(self.training_dataset(), self.settings.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation batches."""
-        return self._loader(self.dataset("val"), self._whole_batch, shuffle=False)
+        return self._whole_loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the test batches."""
-        return self._loader(self.dataset("test"), self._whole_batch, shuffle=False)
+        return self._whole_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Return the test batches, for `Trainer.predict`."""
         return self.test_dataloader()
 
-    @property
-    def _whole_batch(self) -> int:
-        return 1 if self.needs in PATCH_NEEDS or getattr(self.settings, "patch", 0) is None else self.batch
-
-    def _loader(self, dataset: Dataset[Batch], batch: int, *, shuffle: bool) -> DataLoader[Batch]:
-        workers = self.settings.workers
-        if (
-            workers
-            and isinstance(dataset, ImageDataset)
-            and isinstance(self.settings, Images)
-            and self.settings.cache == "memory"
-        ):
-            # Worker processes live for one epoch; their prepared cases would be lost with them.
-            for case in dataset.cases:
-                dataset.prepared(case)
-        return batch_loader(dataset, workers, batch_size=batch, shuffle=shuffle)
+    def _whole_loader(self, split: str) -> DataLoader[Batch]:
+        one_by_one = self.needs in PATCH_NEEDS or getattr(self.settings, "patch", 0) is None
+        size = 1 if one_by_one else self.batch
+        return batch_loader(self.dataset(split), self.settings.workers, batch_size=size)
 
     # --- evaluation -----------------------------------------------------------------------------------------
 

@@ -17,4 +17,8 @@ def batch_loader(dataset: Dataset[Batch], workers: int, **batches: Any) -> DataL
         for part in dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]:
             if isinstance(part, ImageDataset):
                 import_for_workers(part.cases, part.settings, part.needs)
+                if part.settings.cache == "memory":
+                    # Worker processes live for one epoch; their prepared cases would be lost with them.
+                    for case in part.cases:
+                        part.prepared(case)
     return DataLoader(dataset, num_workers=workers, collate_fn=collate, **batches)

@@ -7,7 +7,7 @@ functions, and both ask before the first round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from medfed.data import planes
@@ -58,18 +58,22 @@ def check_whole_size(extent: Extent, settings: Images, check_size: CheckSize | N
 
 
 def check_extents(
-    cases: Iterable[Case], extents: Mapping[str, Extent], settings: Images, batch: int = 1
+    cases: Iterable[Case],
+    extents: Mapping[str, Extent],
+    settings: Images,
+    batch: int = 1,
+    training: Collection[str] = ("train",),
 ) -> None:
     """Raise if images that are learnt from cannot be put into one batch, or not onto one scale.
 
-    `extents` are by token; a case without one is passed over.
+    `extents` are by token; a case without one is passed over.  `training` are the splits that train.
 
     Raises:
         DataError: if training images of one batch differ in size, or some have a size in mm, some have none,
             and the study scales none of them.
     """
     known = [(case.split, extents[case.token]) for case in cases if case.token in extents]
-    sizes = {extent.size for split, extent in known if split == "train"}
+    sizes = {extent.size for split, extent in known if split in training}
     if settings.patch is None and batch > 1 and len(sizes) > 1:
         raise DataError(
             f"the prepared training images have {len(sizes)} different sizes, and the study puts whole "

@@ -68,6 +68,7 @@ from medfed.runs.rounds import RoundReport, SiteResult, append_round, last_round
 from medfed.runs.status import FINISHED, Status, keep_status
 from medfed.runs.trackers import TrackedRun, Tracking, logger_of
 from medfed.study.averaging import averages
+from medfed.study.last_rounds import last_rounds_sentence
 from medfed.study.study import Study
 from medfed.wire.update import GlobalModel, Update
 
@@ -258,6 +259,8 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         study.train.rounds,
         study.task.main_score,
     )
+    if said := last_rounds_sentence(study):
+        session.progress.log(said)
     own_folder = session.folder.site(name)
     exchange: Any = Rank0Exchange(side, session.folder.path, own_folder, data.left_out_tokens)
     with log_ledger_refusals(session.audit, name):
@@ -271,6 +274,7 @@ def _train(session: SiteSession, side: Any) -> GlobalModel:
         logger=True,
         loggers=[logger_of(tracked)] if site.trackers else (),
         examples=data.examples,
+        examples_on_all=data.examples_on_all,
         patients=ChargedPatients(
             session.digest,
             data_set(data.patients("train"), session.hospital.secret),

@@ -231,6 +231,8 @@ def _training_time(part: OwnPart) -> Iterator[str]:
         f"{train.rounds} rounds; in each, this hospital trains {_count(train.epochs, 'epoch')}{steps} on "
         f"{cases} cases"
     )
+    if train.last_rounds_on_all:
+        yield f"{_last_rounds(study)} it trains on its validation cases, too, in as many steps"
     if study.rule.max_sites == 1:
         yield f"of which it is asked in every {len(study.sites)}th: the model goes from hospital to hospital"
     elif study.sampling.fraction < 1:
@@ -245,6 +247,12 @@ def _training_time(part: OwnPart) -> Iterator[str]:
     )
 
 
+def _last_rounds(study: Study) -> str:
+    """Return the rounds in which validation cases train, too: 'in rounds 6 to 10'."""
+    first, last = study.on_all_from, study.train.rounds
+    return f"in round {last}" if first == last else f"in rounds {first} to {last}"
+
+
 def _values_besides_weights(part: OwnPart) -> Iterator[str]:
     """Yield what leaves each round beside the network's weights, by name."""
     study = part.own
@@ -256,13 +264,15 @@ def _values_besides_weights(part: OwnPart) -> Iterator[str]:
     numbers = part.numbers
     apart = ("val/personal", COMPONENTS)
     scores = [name for name in numbers if name.startswith("val") and not name.startswith(apart)]
-    why = _why_no_scores(part)
+    if study.on_all_from is not None:
+        yield f"{_last_rounds(study)} its validation cases count among these, and no score of them leaves"
     if scores:
         yield from _listed("scores over all of its validation cases, one of each", scores)
     else:
-        yield f"no scores: they stay here{why}"
+        yield f"no scores: they stay here{_why_no_scores(part)}"
     yield from _kept_as_few(part)
-    if scores and any(name.startswith("val/personal") for name in numbers) and _is_personal(study):
+    personal = _is_personal(study) and study.on_all_from is None
+    if scores and personal and any(name.startswith("val/personal") for name in numbers):
         yield "the same scores of the model that is personalised here (val/personal/...)"
     training = [name for name in numbers if not name.startswith(("val", LEFT_OUT)) and name not in _APART]
     if training:

@@ -34,6 +34,9 @@ MERGED = "hub:merged"
 # other data begins a new run.
 MAX_GROWTH = 1.1
 
+# How many times as many they may be in rounds that train on validation cases, too; a site states no more.
+MOST_ON_ALL = 2
+
 # A first update of more than this many times the examples of all others together is warned about.
 DOMINANT = 10
 
@@ -58,14 +61,20 @@ def check_examples(update: Update, config: HubConfig, state: State) -> tuple[str
             f"{update}: states {stated} examples, this study takes at most {config.max_examples} of a site "
             "(sampling.max_examples)"
         )
-    if first is None or stated == first:
+    if first is None:
         return ()
-    if stated > first * MAX_GROWTH:
+    most = first * MOST_ON_ALL if trains_on_all(config.on_all_from, update.round) else first
+    if stated > most * MAX_GROWTH:
         raise UpdateError(
             f"{update}: states {stated} examples, and began this run with {first}; a hospital with other "
             "data begins a new run"
         )
-    return (f"states {stated} examples, and began with {first}",)
+    return () if first <= stated <= most else (f"states {stated} examples, and began with {first}",)
+
+
+def trains_on_all(on_all_from: int | None, round: int) -> bool:
+    """Return whether validation cases train, too, in a round."""
+    return on_all_from is not None and round >= on_all_from
 
 
 def check_needs(update: Update, rule: Rule, weights: Weights) -> None:

@@ -487,6 +487,8 @@ class FederatedCallback(pl.Callback):
 
     def _count(self, trainer: pl.Trainer, module: pl.LightningModule) -> int:
         """Return the examples of this round's update: those given, else those counted."""
+        if self._options.examples_in is not None:
+            return self._options.examples_in(self.round + 1)
         counted = count_examples(trainer, module, self._pass)
         self._tell(disagreement(self._examples, counted))
         # The hub takes more than this for a mistake or a lie; a sampler may draw unequally many cases.

@@ -38,6 +38,8 @@ class HubConfig:
     left for a round, until one that stopped has been started again; 0 ends the run.  average: the study ends
     with the mean of the models of so many last rounds; 1 is the last model.  structures: those of which the
     hub chooses the connected components to remove (`postprocessing.py`); none if it chooses nothing.
+    on_all_from: the first round in which sites train on their validation cases, too, and so state more
+    examples; None: they never do.
 
     Raises:
         StudyError: if models are to be selected by scores that the hub could not compare, sites join that
@@ -64,6 +66,7 @@ class HubConfig:
     return_s: float = 0.0
     average: Average = 1
     structures: tuple[str, ...] = ()
+    on_all_from: int | None = None
 
     def __post_init__(self) -> None:
         for problem in selection_problems(self):
@@ -157,7 +160,8 @@ class SiteConfig:
     that train are exchanged.  optimiser_state: whether the optimiser keeps its moments at a merge.
     required_scalars: what the rule needs from each site beside its weights.  parties: the sites that train in
     the study, with which alone this one agrees on keys.  grows_alone: the rule by which a site's own model
-    grows where there is no hub, for a network of trees.
+    grows where there is no hub, for a network of trees.  on_all_from: the first round in which validation
+    cases train, too; None: they never do.
     """
 
     epochs: int
@@ -179,6 +183,7 @@ class SiteConfig:
     required_scalars: tuple[str, ...] = ()
     parties: tuple[str, ...] = ()
     grows_alone: Rule | None = None
+    on_all_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,7 @@ class CallbackOptions:
     parties: the sites that train in the study to which this one agreed, with which alone it agrees on keys;
         needed by privacy mechanisms with keys, except in a simulation, whose exchange knows them.
     close_at_end: whether the scores of the final model are sent when fit ends; if not, call `close` later.
+    examples_in: returns the examples of this site's update of a round, where rounds differ.
     """
 
     trained_only: bool = False
@@ -213,6 +219,7 @@ class CallbackOptions:
     scalars: Mapping[str, float] = field(default_factory=dict)
     parties: tuple[str, ...] = ()
     close_at_end: bool = True
+    examples_in: Callable[[int], int] | None = None
 
 
 def default_egress(method: LocalMethod, privacy: Privacy, options: CallbackOptions) -> Egress:

@@ -19,13 +19,15 @@ from safetensors.torch import save_file
 
 from medfed.errors import LedgerError, PrivacyError, RunError
 from medfed.exchange import SiteSide
+from medfed.federation.acceptance import trains_on_all
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import CallbackOptions, SiteConfig
 from medfed.federation.first_model import load_first_model, save_first_model
 from medfed.federation.growing_alone import GrowsAlone
+from medfed.federation.last_rounds import examples_in, last_rounds
 from medfed.federation.private_training import PrivateData, PrivateTraining
 from medfed.federation.round import SiteConnection, receive
-from medfed.federation.training_seed import seed_epoch
+from medfed.federation.training_seed import SeededEpochs
 from medfed.files import PRIVATE_FILE, UNFINISHED, format_bytes, not_written, replacing
 from medfed.local_training.fine_tune import FineTune
 from medfed.privacy import Privacy
@@ -64,6 +66,7 @@ class SiteRun:
 
     folder: keeps what a resumed run needs, and TensorBoard's logs if `logger` is set.  loggers: Lightning's
     further ones.  resume: whether an earlier run there goes on.  examples: as in FederatedCallback.
+    examples_on_all: likewise in rounds that train on validation cases, too.
     patients: required under differential privacy.  log: called with what a person should know.
     on_final_model, on_last_model, scalars: as in CallbackOptions; the second is called with the module.
     checkpoint_s: a checkpoint is also written inside a round, at the end of a local epoch, once the last one
@@ -75,6 +78,7 @@ class SiteRun:
     logger: bool = False
     loggers: Sequence[Any] = ()
     examples: int | None = None
+    examples_on_all: int | None = None
     patients: ChargedPatients | None = None
     audit: AuditLog = field(default_factory=lambda: AuditLog(None))
     callbacks: Sequence[pl.Callback] = ()
@@ -124,18 +128,20 @@ def train_site(
             callbacks.append(_RoundCharges(name, config, tracker))
         federated = _callback(name, exchange, config, run, tracker, module)
         resume = _resume(federated, module, run)
+        callbacks += last_rounds(name, config, lambda _: federated.round + 1)
         saver = _CheckpointSaver(run, federated, config.local_epochs)
         trainer = trainer_of(config, run.folder, [*callbacks, federated, saver], run.logger, more=run.loggers)
+        measure = partial(_scores, trainer, module, data)
         connection = SiteConnection(name, exchange, config.privacy, audit=run.audit, parties=config.parties)
         received = receive(connection, 0)
         if received.scoring:
             # Training ended while this site was down; the hub chooses the best model once it has all scores.
-            federated.scores = _scores(trainer, module, data, received.weights)
+            federated.scores = measure(received.weights)
             received = federated.report_scores(received)
-        if received.final or not resume:
+        if (received.final or not resume) and not trains_on_all(config.on_all_from, received.round):
             # The untrained model's scores begin a curve; those of a study that ended while this site was
             # down end it.
-            federated.scores = _scores(trainer, module, data, received.weights)
+            federated.scores = measure(received.weights)
         if received.final:
             if resume and run.checkpoint.exists() and not (run.folder / PERSONAL).exists():
                 # The study ended while this site was down: its personalised model is saved and reported now.
@@ -146,8 +152,8 @@ def train_site(
             return federated.scores
         checkpoint = run.checkpoint if resume and run.checkpoint.exists() else None
         trainer.fit(module, datamodule=fitted, ckpt_path=checkpoint)
-        if federated.chosen_before_last:
-            federated.scores = _scores(trainer, module, data, weights_of(module))
+        if federated.chosen_before_last and config.on_all_from is None:
+            federated.scores = measure(weights_of(module))
         federated.scores |= personalise(module, data, config, federated, run.folder)
         if trainer.is_global_zero:
             federated.close()
@@ -195,6 +201,7 @@ def _callback(
             required_scalars=config.required_scalars,
             parties=config.parties,
             close_at_end=False,
+            examples_in=examples_in(config.on_all_from, run.examples, run.examples_on_all),
         ),
     )
 
@@ -251,7 +258,8 @@ def personalise(
         own = shared
     if own is None:
         return {}
-    scores = _scores(trainer_of(config, folder, [], False), module, data, own)
+    trained_on_all, trainer = config.on_all_from is not None, trainer_of(config, folder, [], False)
+    scores = {} if trained_on_all else _scores(trainer, module, data, own)
     load(module, shared)
     _save(folder / PERSONAL, own)
     return {
@@ -275,8 +283,9 @@ def _fine_tuned(
     assert isinstance(config.local, FineTune)
     shared = weights_of(module)
     shorter = replace(config, epochs=config.local.epochs, local_epochs=1, local=None)
-    seeded, constant = _SeededEpochs(f"{name}/fine-tuning", config.seed), _ConstantRate(config.local.rate)
-    trainer_of(shorter, folder, [seeded, constant], validate=False).fit(module, datamodule=data)
+    seeded, constant = SeededEpochs(f"{name}/fine-tuning", config.seed), _ConstantRate(config.local.rate)
+    on_all = last_rounds(name, replace(shorter, on_all_from=1 if config.on_all_from else None))
+    trainer_of(shorter, folder, [*on_all, seeded, constant], validate=False).fit(module, datamodule=data)
     own = weights_of(module)
     load(module, shared)
     return own
@@ -292,7 +301,7 @@ def train_alone(
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
     """Train a site's own model on its own cases only, with the same epochs, optimiser and seeds."""
-    own: list[pl.Callback] = [*callbacks, _SeededEpochs(name, config.seed)]
+    own: list[pl.Callback] = [*callbacks, *last_rounds(name, config), SeededEpochs(name, config.seed)]
     if config.grows_alone is not None:
         own.append(GrowsAlone(name, config.grows_alone))
     trainer = trainer_of(config, folder, own, logger=False, validate=False)
@@ -462,16 +471,6 @@ class _RoundCharges(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._tracker.end()
-
-
-class _SeededEpochs(pl.Callback):
-    """Seeds each epoch as the federation does, so that models differ only by the merges."""
-
-    def __init__(self, name: str, seed: int) -> None:
-        self._name, self._seed = name, seed
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seed_epoch(trainer, self._seed, self._name)
 
 
 class _ConstantRate(pl.Callback):

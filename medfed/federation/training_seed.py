@@ -63,3 +63,13 @@ def _seed_order(loader: Any, of_epoch: int, of_run: int) -> None:
             generator.manual_seed(of_epoch)
         if part is not None and isinstance(getattr(part, "seed", None), int | str):
             part.seed = of_run
+
+
+class SeededEpochs(pl.Callback):
+    """Seeds each epoch as the federation does, so that models differ only by the merges."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._name, self._seed = name, seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seed_epoch(trainer, self._seed, self._name)

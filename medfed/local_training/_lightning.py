@@ -123,6 +123,8 @@ def drawable(loader: DataLoader[Any]) -> list[int] | None:
     sampler: Any = loader.sampler
     if isinstance(sampler, DistributedSampler):  # in which Lightning wraps a sampler for several processes
         sampler = getattr(sampler.dataset, "_sampler", None)
+    if (items := getattr(sampler, "drawable", None)) is not None:
+        return sorted(items)
     if isinstance(sampler, SubsetRandomSampler):
         return sorted({int(index) for index in sampler.indices})
     if isinstance(sampler, WeightedRandomSampler):

@@ -165,6 +165,7 @@ def _requirements(study: Study, site: str, folder: Path, own: OwnChoices) -> Stu
         own_data=own_data_at(study, site, str(folder), own.data),
         batch=study.at(site).train.batch,
         check_size=size_check(study),
+        training=("train",) if study.on_all_from is None else ("train", "val"),
     )
 
 

@@ -92,6 +92,7 @@ def hospital_of(
             site_secret=secret,
             batch=study.at(site).train.batch,
             steps=study.train.steps,
+            on_all=study.on_all_from is not None and study.trains(site),
             seed=study.seed,
             classes=classes_of(study, site, words),
             cache=place,
@@ -296,6 +297,7 @@ def site_config_of(study: Study, site: str = "") -> SiteConfig:
         parties=tuple(sorted(study.sites)),
         seed=study.seed,
         grows_alone=study.rule if study.network.grows_from_sums else None,
+        on_all_from=study.on_all_from,
     )
 
 
@@ -318,6 +320,7 @@ def hub_config_of(study: Study) -> HubConfig:
         selection=selection_of(study),
         average=study.train.average,
         structures=structures_of(study),
+        on_all_from=study.on_all_from,
     )
 
 

@@ -43,6 +43,7 @@ from medfed.runs.folder import RunFolder
 from medfed.runs.progress import Progress
 from medfed.runs.rounds import RoundReport, append_round
 from medfed.study.canonical import study_digest
+from medfed.study.last_rounds import last_rounds_sentence
 from medfed.study.study import Study
 from medfed.wire.audit_log import AuditLog
 from medfed.wire.weights import Weights, weights_of
@@ -103,7 +104,7 @@ def federate(run: StudyRun, on_round: RoundCallback = lambda report: None) -> Fe
     # Weights that are not exchanged because they never change belong to a checkpoint nevertheless.
     frozen = weights_of(module_of(study)) if study.trained_only else {}
 
-    for line in _withheld(run):
+    for line in filter(None, (last_rounds_sentence(study), *_withheld(run))):
         run.progress.log(line)
     choices: list[ModelChoice] = []
 
@@ -263,6 +264,7 @@ def site_function(run: StudyRun, name: str) -> Callable[[SiteSide], None]:
                 run.resume,
                 logger=True,
                 examples=data.examples,
+                examples_on_all=data.examples_on_all,
                 patients=ChargedPatients(
                     study_digest(study),
                     data_set(data.patients("train"), hospital.secret),

@@ -45,7 +45,8 @@ def measure_all(
     """Measure every model on every hospital's test cases, and on all cases of those that took no part.
 
     A classifier is measured on validation cases too, because its operating point is chosen there and not on
-    the test cases. Returns the hospitals that could be measured, and for each other one the reason.
+    the test cases; it is 0.5 where the last rounds train on them. Returns the hospitals that could be
+    measured, and for each other one the reason.
 
     Raises:
         MedfedError: if no hospital could be measured, with the first one's reason.
@@ -76,7 +77,7 @@ def measure_site(study: Study, folder: RunFolder, hospital: SiteCases, models: M
     if hospital.name in study.held_out:
         measure_test_cases(study, folder, hospital, all_cases_of(hospital), models)
         return
-    if study.task.needs not in PATCH_NEEDS:
+    if study.task.needs not in PATCH_NEEDS and study.on_all_from is None:
         labels = LabelCache(hospital)
         for model, weights in models_at(study, folder, hospital.name, models).items():
             settings = _settings(study, folder, model, split="val")

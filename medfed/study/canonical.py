@@ -92,6 +92,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         del plain["data"]["transforms"]
     if plain["task"].get("postprocess") == "none":
         del plain["task"]["postprocess"]
+    if not study.train.last_rounds_on_all:
+        del plain["train"]["last_rounds_on_all"]
     if study.data.fold is None:
         del plain["data"]["fold"]
     if not study.sampling.joining:

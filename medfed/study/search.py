@@ -14,7 +14,7 @@ from msgspec import Meta
 SEARCHED = ("train", "rule", "network", "task.loss")
 
 # The keys below them that a search needs for itself, or that would change what trials are compared by.
-KEPT = ("train.rounds", "train.keep", "train.patience")
+KEPT = ("train.rounds", "train.keep", "train.patience", "train.last_rounds_on_all")
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -89,7 +89,9 @@ class Train(_Section, frozen=True, kw_only=True):
     sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
     row without a better one by that mean; null never ends it early.  average: the study ends with the mean of
     the models of so many last rounds, each merged over the sites; 1 is the last round's model.  {kind: ema,
-    decay: 0.9} is a moving average of all rounds' models.
+    decay: 0.9} is a moving average of all rounds' models.  last_rounds_on_all: in so many last rounds each
+    site trains on its training and validation patients together, in as many steps; from then on there are no
+    validation scores. 0 keeps validation patients out of training.
     """
 
     rounds: Count
@@ -109,6 +111,7 @@ class Train(_Section, frozen=True, kw_only=True):
     keep: Literal["last", "best"] = "last"
     patience: Count | None = None
     average: Average = 1
+    last_rounds_on_all: Annotated[int, Meta(ge=0)] = 0
 
 
 class Sampling(_Section, frozen=True, kw_only=True):
@@ -272,6 +275,11 @@ class Study(_Section, frozen=True, kw_only=True):
         return bool(self.train.only) or self.train.lora is not None
 
     @property
+    def on_all_from(self) -> int | None:
+        """The first round in which sites train on their validation patients, too; None if none does."""
+        return first_on_all(self.train.rounds, self.train.last_rounds_on_all)
+
+    @property
     def given_start(self) -> Start | None:
         """What the study starts from, with its settings, or None."""
         return Start(path=self.start) if isinstance(self.start, str) else self.start
@@ -362,3 +370,8 @@ class Study(_Section, frozen=True, kw_only=True):
     def epochs(self) -> int:
         """How many epochs a site trains over all rounds."""
         return self.train.rounds * self.train.epochs
+
+
+def first_on_all(rounds: int, last: int) -> int | None:
+    """Return the first of the `last` of so many rounds (`train.last_rounds_on_all`), None if none."""
+    return rounds - last + 1 if last else None

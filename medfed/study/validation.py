@@ -20,6 +20,7 @@ from medfed.runs.trackers import missing_packages
 from medfed.study._explain import nearest
 from medfed.study.averaging import averages, averaging_problems
 from medfed.study.joining import joining_refusals
+from medfed.study.last_rounds import last_rounds_problems
 from medfed.study.network import network_for
 from medfed.study.own_hub import needs_own_hub
 from medfed.study.postprocessing import postprocessing_problems
@@ -475,6 +476,7 @@ _CHECKS = (
     _search,
     _averaging,
     postprocessing_problems,
+    last_rounds_problems,
     _site_references,
     _quorum,
 )

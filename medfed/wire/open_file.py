@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class OpenFile:
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._handle)
-        _opened.add(self)
+        with _opening:
+            _opened.add(self)
         self._start = 8 + int.from_bytes(os.pread(self._handle, 8, 0), "little")
 
     def read(self, name: str, first: int, last: int) -> Tensor:
@@ -45,11 +47,15 @@ class OpenFile:
 
 
 _opened: weakref.WeakSet[OpenFile] = weakref.WeakSet()
+# Sites of one process open files in threads, while another one asks which are open.
+_opening = threading.Lock()
 
 
 def may_be_read(path: Path) -> bool:
     """Return whether this process may still read a tensor of the file at a path."""
-    return any(file.is_at(path) for file in _opened)
+    with _opening:
+        opened = list(_opened)
+    return any(file.is_at(path) for file in opened)
 
 
 # The alignment of a tensor's memory in torch, for the processor's widest loads.

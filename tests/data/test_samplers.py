@@ -4,13 +4,17 @@ hospitals of unlike size.
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils.data import RandomSampler
 
 from medfed.data.datamodule import SiteDataModule
-from medfed.data.samplers import FixedStepBatchSampler
+from medfed.data.samplers import FixedStepBatchSampler, LastRoundsSampler
 from medfed.data.settings import Table
 from medfed.errors import DataError
 from medfed.federation.training_seed import seed_epoch
@@ -40,6 +44,51 @@ def test_an_epoch_follows_from_its_number_alone():
     assert epochs(FixedStepBatchSampler(7, 2, 5, "s"), range(2, 4)) == whole[10:]
     assert epochs(FixedStepBatchSampler(7, 2, 5, "other"), range(4)) != whole
     assert len(FixedStepBatchSampler(7, 2, 5, "s")) == 5
+
+
+def order(seed: str, number: int, items: int = 5) -> list[int]:
+    """Return the order of one pass, as the docstrings give it: a permutation from seed and pass."""
+    return random.Random(f"{seed}/{number}").sample(range(items), items)
+
+
+def test_before_the_last_rounds_items_are_shuffled_as_a_loader_shuffles_them():
+    sampler = LastRoundsSampler([0, 1, 3], 5, "s")
+    torch.manual_seed(4)
+    drawn = [list(sampler), list(sampler)]
+    torch.manual_seed(4)
+    shuffled = RandomSampler(range(3))  # of places: a loader that shuffles has one
+    assert drawn == [[[0, 1, 3][place] for place in shuffled] for _ in range(2)]
+    assert sampler.drawable == [0, 1, 3]
+
+
+def test_an_epoch_of_the_last_rounds_draws_as_many_of_all_items_pass_after_pass():
+    # 3 of 5 items train: epochs of 3 are items 0-2, 3-5, 6-8 ... of one pass over 5 after another.
+    sampler = LastRoundsSampler([0, 1, 3], 5, "s")
+    passes = order("s", 0) + order("s", 1) + order("s", 2)
+    for epoch in (0, 1, 2, 3, 4, 1):  # each follows from its number alone
+        sampler.train_on_all(epoch)
+        assert (len(sampler), list(sampler)) == (3, passes[3 * epoch : 3 * epoch + 3])
+    assert sampler.drawable == [0, 1, 2, 3, 4]
+
+
+def test_no_item_is_drawn_more_than_once_oftener_than_another():
+    sampler, drawn = LastRoundsSampler(range(4), 7, "s"), Counter(range(7))
+    for epoch in range(20):
+        sampler.train_on_all(epoch)
+        drawn.update(sampler)
+        assert max(drawn.values()) - min(drawn.values()) <= 1
+
+
+def test_fixed_steps_of_the_last_rounds_begin_a_pass_over_all_items():
+    batches = FixedStepBatchSampler([0, 1, 3], 2, 2, "s", 5)
+    assert sorted(item for batch in epochs(batches, range(1)) for item in batch) == [0, 1, 3]
+    found = []
+    for epoch in range(3):
+        batches.sampler.set_epoch(40 + epoch)  # as Lightning does
+        batches.train_on_all(epoch)
+        found += list(batches)
+    first, second = order("s", 0), order("s", 1)
+    assert found == [first[:2], first[2:4], first[4:], second[:2], second[2:4], second[4:]]
 
 
 @pytest.fixture

@@ -72,6 +72,14 @@ def test_whole_images_of_one_batch_have_one_size() -> None:
         check_extents(cases, extents, WHOLE, batch=2)
 
 
+def test_whole_images_of_validation_have_the_same_size_where_they_train() -> None:
+    cases = [case_of("a"), case_of("b", "val"), case_of("c", "test")]
+    extents = {"a": Extent((4, 4, 4)), "b": Extent((4, 4, 5)), "c": Extent((8, 8, 8))}
+    check_extents(cases, extents, WHOLE, batch=2)
+    with pytest.raises(DataError, match=r"2 different sizes.*set data\.patch, or train\.batch to 1"):
+        check_extents(cases, extents, WHOLE, batch=2, training=("train", "val"))
+
+
 def test_images_with_and_without_mm_are_mixed_only_where_each_is_scaled() -> None:
     cases = [case_of("a"), case_of("b")]
     extents = {"a": Extent((4, 4), in_pixels=True), "b": Extent((4, 4))}

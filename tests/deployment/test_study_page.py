@@ -62,6 +62,17 @@ def test_the_page_says_that_choosing_components_sends_gains(study):
     assert "gains in Dice" not in few
 
 
+def test_the_page_says_that_validation_cases_train_in_the_last_rounds(tiny):
+    words = page(read_study(tiny / "tiny.yaml", ["train.last_rounds_on_all=2"]))
+    assert "3 rounds; in each, this hospital trains 1 epoch on its 4 cases" in words
+    assert "in rounds 2 to 3 it trains on its validation cases, too, in as many steps" in words
+    assert "in rounds 2 to 3 its validation cases count among these, and no score of them leaves" in words
+    one = page(read_study(tiny / "tiny.yaml", ["train.last_rounds_on_all=1", "train.keep_local=[norm]"]))
+    assert "in round 3 it trains on its validation cases, too" in one
+    assert "val/personal" not in one
+    assert "validation cases, too" not in page(read_study(tiny / "tiny.yaml"))
+
+
 def test_the_page_says_that_a_guarantee_sends_a_risk_curve(study):
     evaluation = msgspec.structs.replace(study.evaluation, guarantee=0.9)
     asked = msgspec.structs.replace(study, evaluation=evaluation)

@@ -74,6 +74,21 @@ def test_another_number_than_the_first_is_told(stated):
     )
 
 
+@pytest.mark.parametrize(
+    ("stated", "notes"), [(100, 0), (150, 0), (200, 0), (99, 1), (220, 1), (221, None), (120, 0)]
+)
+def test_where_validation_cases_train_twice_the_first_number_is_nothing_to_tell(stated, notes):
+    # A tenth beyond twice 100: cases of either split may have been repaired.
+    if notes is None:
+        with pytest.raises(UpdateError, match="states 221 examples, and began this run with 100"):
+            check_examples(update(stated), config(on_all_from=2), BEGAN)
+        return
+    assert len(check_examples(update(stated), config(on_all_from=2), BEGAN)) == notes
+    if stated > 110:
+        with pytest.raises(UpdateError, match=f"states {stated} examples"):
+            check_examples(update(stated), config(on_all_from=3), BEGAN)  # not yet in round 2
+
+
 def test_more_than_a_tenth_beyond_the_first_is_refused_and_cannot_creep():
     with pytest.raises(UpdateError, match="states 111 examples, and began this run with 100"):
         check_examples(update(111), config(), BEGAN)

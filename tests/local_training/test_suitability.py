@@ -17,6 +17,7 @@ from medfed.aggregation.fedavgm import FedAvgM
 from medfed.aggregation.feddyn import FedDyn as FedDynRule
 from medfed.aggregation.qfedavg import QFedAvg
 from medfed.aggregation.scaffold import Scaffold as ScaffoldRule
+from medfed.data.samplers import LastRoundsSampler
 from medfed.errors import QuorumError
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.config import CallbackOptions
@@ -282,6 +283,7 @@ def test_a_rule_that_is_none_says_what_to_pass(rule, message):
         (None, None),
         (SubsetRandomSampler([5, 1]), [1, 5]),
         (WeightedRandomSampler([0.0, 2.0, 0.0, 1.0], 9), [1, 3]),
+        (LastRoundsSampler([0, 3], 6, "s"), [0, 3]),
     ],
 )
 def test_the_items_that_a_sampler_can_draw(sampler, items):

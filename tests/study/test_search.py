@@ -63,7 +63,8 @@ def test_a_sound_search_has_no_problem() -> None:
 @pytest.mark.parametrize(
     "key",
     ["data.fractions", "train", "train.rounds", "train.keep", "train.patience", "train.keep_local",
-     "train.only", "train.lora.rank", "seed", "task.classes", "sites", "networks", "rules.kind"],
+     "train.last_rounds_on_all", "train.only", "train.lora.rank",
+     "seed", "task.classes", "sites", "networks", "rules.kind"],
 )  # fmt: skip
 def test_what_decides_how_trials_compare_is_not_searched(key: str) -> None:
     assert f"'{key}' cannot be searched; what can is below train, rule, network, task.loss" in problems(

@@ -40,6 +40,21 @@ def test_a_file_may_be_read_until_the_last_of_its_readers_is_gone(tmp_path: Path
     assert not may_be_read(second_path)
 
 
+def test_a_file_may_be_opened_while_another_thread_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, more = written(tmp_path / "model"), []
+    kept = [OpenFile(path), OpenFile(path)]
+
+    def opens_another(self: OpenFile, asked: Path) -> bool:
+        more.append(OpenFile(path))
+        return False
+
+    monkeypatch.setattr(OpenFile, "is_at", opens_another)
+    assert not may_be_read(tmp_path / "other")
+    assert len(more) >= len(kept)
+
+
 def test_a_file_that_became_shorter_is_told(tmp_path: Path) -> None:
     path = written(tmp_path / "model")
     file = OpenFile(path)

@@ -277,7 +277,7 @@ def _training_findings(
         used = check_training(opened.index, refused, bears, needs, count, labelled, trains)
         if requirements is not None:
             known = {token: extent for token, extent in extents.items() if extent is not None}
-            check_extents(used, known, requirements.settings, requirements.batch)
+            check_extents(used, known, requirements.settings, requirements.batch, requirements.training)
     except DataError as error:
         return (), [Finding("folder", "", str(error))]
     notes = []

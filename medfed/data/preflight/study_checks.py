@@ -46,6 +46,8 @@ class StudyRequirements:
     # How many training items a step has, and what raises for an image size that the network cannot take.
     batch: int = 1
     check_size: CheckSize | None = None
+    # The splits whose cases train, at least in the last rounds.
+    training: tuple[str, ...] = ("train",)
 
 
 def study_findings(

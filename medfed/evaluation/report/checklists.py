@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from medfed.evaluation.report.formatting import shown_values
-from medfed.evaluation.report.rounds import LOST
+from medfed.evaluation.report.rounds import LOST, on_all_sentence
 from medfed.evaluation.report.run import Run
 from medfed.evaluation.report.templates import FOLDER
 from medfed.evaluation.robustness import CONDITION
@@ -264,6 +264,8 @@ def _output(run: Run) -> str:
 
 def _point(run: Run) -> str:
     """Return how the operating point was chosen: over folds it is each fold's own, and none is of all."""
+    if on_all_sentence(run):
+        return "0.5, as validation patients trained in the last rounds"
     return "0.5, as each fold's own is in its report" if run.facts.folds else "fixed on validation patients"
 
 
@@ -274,6 +276,7 @@ def _training(run: Run, rule: str) -> Answers:
     number = run.number_of_rounds or run.study.section("train").get("rounds") or "several"
     start = f". {run.facts.start.sentence.rstrip('.')}" if run.facts.start else ""
     choice = f". {run.facts.chosen.sentence.rstrip('.')}" if run.facts.chosen else ""
+    choice += f". {on_all.rstrip('.')}" if (on_all := on_all_sentence(run)) else ""
     removed = run.facts.postprocess
     choice += f". {removed.sentence.rstrip('.')}" if removed else ""
     missing = f"{lost} contributions of hospitals were missing" if lost else "no contribution was missing"

@@ -82,6 +82,7 @@ def render(run: Run) -> str:
         operation=readers.operation(run),
         departures=readers.departures(run),
         methods=readers.methods(run),
+        on_all=rounds.on_all_sentence(run),
         curves=rounds.curves(run),
         participation=rounds.participation(run),
         **(dict.fromkeys(SECTIONS) if focus is None else _results(run, focus)),

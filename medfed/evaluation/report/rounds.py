@@ -11,7 +11,8 @@ from medfed.evaluation.report.formatting import round_ranges
 from medfed.evaluation.report.run import Run
 from medfed.files import format_bytes
 from medfed.runs.provenance import joined_later
-from medfed.runs.rounds import TOOK_PART, RoundLine
+from medfed.runs.rounds import TOOK_PART, RoundLine, last_round
+from medfed.study.study import first_on_all
 
 # Losses that are drawn, after the best-ranked headline metric on validation patients.
 LOSSES = ("val/loss", "train/loss")
@@ -66,6 +67,19 @@ def _score(value: float) -> str:
     """Return a curve's value with two decimals; a rounded minus zero would look like a mistake."""
     text = f"{value:.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def on_all_sentence(run: Run) -> str:
+    """Return which rounds trained on validation patients, too; '' if none was merged that did."""
+    train, last = run.study.section("train"), last_round(run.rounds)
+    first = first_on_all(int(train.get("rounds") or 0), int(train.get("last_rounds_on_all") or 0))
+    if first is None or last < first:
+        return ""
+    trained = f"round {last}" if first == last else f"rounds {first} to {last}"
+    return (
+        f"In {trained} each hospital trained on its validation patients, too: the model of round {first - 1} "
+        "is the last one with scores on validation patients."
+    )
 
 
 def participation(run: Run) -> list[dict[str, Any]]:

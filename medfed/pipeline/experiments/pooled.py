@@ -13,8 +13,7 @@ import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
 
 from medfed.data.datamodule import SiteDataModule
-from medfed.data.loader import batch_loader
-from medfed.data.samplers import FixedStepBatchSampler
+from medfed.data.training_order import TrainingOrder
 from medfed.errors import DataError
 from medfed.evaluation.rows import POOLED
 from medfed.federation.site import train_alone
@@ -54,17 +53,22 @@ class PooledData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, shuffled by torch's global generator; the caller seeds it."""
-        parts = [part.dataset("train", training=True) for part in self._parts if part.examples]
+        parts = [part for part in self._parts if part.examples]
         if not parts:
             raise DataError("no hospital has a training case, so nothing can be pooled; mark some as 'train'")
-        joined = PooledDataset(parts)
-        loader = partial(batch_loader, joined, self._parts[0].settings.workers)
-        if any(part.steps is None for part in self._parts):
-            return loader(batch_size=self._batch, shuffle=True)
+        joined = PooledDataset([part.training_dataset() for part in parts])
+        starts = [0, *joined.cumulative_sizes]
+        training = [
+            start + item
+            for start, part in zip(starts, parts, strict=False)
+            for item in range(part.training_items)
+        ]
         # As many steps per epoch as all hospitals together, so that the pooled model trains as long.
-        steps = sum(part.steps or 0 for part in self._parts)
-        batches = FixedStepBatchSampler(len(joined), self._batch, steps, f"{POOLED_SITE}/{self._seed}")
-        return loader(batch_sampler=batches)
+        given = [part.steps for part in self._parts]
+        steps = None if None in given else sum(one or 0 for one in given)
+        on_all = any("val" in part.training_splits for part in parts)
+        order = TrainingOrder(training, self._batch, f"{POOLED_SITE}/{self._seed}", steps, on_all)
+        return order.loader(joined, self._parts[0].settings.workers)
 
 
 def pooled_model(run: StudyRun) -> Weights:

@@ -87,7 +87,7 @@ def _round(
 ) -> dict[str, Tensor]:
     """Return what a round over the parties' cases adds to `start`."""
     names = tuple(sorted(parties))
-    training = replace(site_config_of(study), local=None, privacy=privacy, parties=names)
+    training = replace(site_config_of(study), local=None, privacy=privacy, parties=names, on_all_from=None)
     config = HubConfig(
         rounds=1,
         sites=names,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from medfed.evaluation.report.rounds import curves, moved_bytes, participation
+from medfed.evaluation.report.rounds import curves, moved_bytes, on_all_sentence, participation
 from medfed.runs.rounds import RoundLine
 
 from .result_rows import run_of
@@ -111,3 +111,25 @@ def test_a_hospital_that_never_answered_is_not_said_to_have_received_a_model():
     run = run_of(rounds=[*lines, RoundLine(round=1, site="west", status="merged", bytes_down=640)])
     assert moved_bytes(run, "north") == {"up": "0 bytes", "down": "–"}
     assert moved_bytes(run, "south") == {"up": "800 bytes", "down": "640 bytes"}
+
+
+@pytest.mark.parametrize(
+    ("merged", "on_all", "said"),
+    [
+        (
+            5,
+            2,
+            "In rounds 4 to 5 each hospital trained on its validation patients, too: the model of round 3",
+        ),
+        (4, 2, "In round 4 each hospital trained on its validation patients, too: the model of round 3 is"),
+        (3, 2, ""),  # the run ended before
+        (5, 0, ""),
+    ],
+)
+def test_validation_patients_that_trained_are_told_of_rounds_that_were_merged(merged, on_all, said):
+    study = {"train": {"rounds": 5, "last_rounds_on_all": on_all}}
+    lines = [line(number) for number in range(1, merged + 1)]
+    sentence = on_all_sentence(run_of(study=study, rounds=[*lines, line(merged + 1, status="reported")]))
+    assert sentence.startswith(said)
+    assert bool(sentence) == bool(said)
+    assert on_all_sentence(run_of(rounds=lines)) == ""
