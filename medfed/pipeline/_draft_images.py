@@ -24,7 +24,14 @@ from medfed.pipeline._draft_case_table import case_table_lines
 from medfed.pipeline._draft_channels import draft_channels
 from medfed.pipeline._draft_classes import class_names, draft_number_maps, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
-from medfed.pipeline._draft_recipe import TRANSFORMS, Recipe, cases_of, default_recipe, plan_recipe
+from medfed.pipeline._draft_recipe import (
+    TRANSFORMS,
+    Recipe,
+    cases_of,
+    classifier_batch,
+    default_recipe,
+    plan_recipe,
+)
 from medfed.wire.templates import render
 
 ImageTask = Literal["segment", "classify", "multilabel"]
@@ -263,6 +270,7 @@ def _segmentation(preflights: Preflights, channels: str, recipe: Recipe) -> tupl
         voxels=recipe.voxels,
         min_patients=min_patients,
         network=recipe.network.lines,
+        rate=recipe.network.rate,
         transforms=TRANSFORMS,
         rounds=recipe.rounds,
         epochs=recipe.epochs,
@@ -306,6 +314,7 @@ def _whole_image_text(preflights: Preflights, channels: str, task: str, classes:
         patch=yaml_inline(patch),
         max_side=MAX_SIDE,
         large=prod(patch) > MAX_FULL_RESOLUTION,
+        batch=classifier_batch(one.facts["splits"].get("train", 0) for one in preflights.values()),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medfed.errors import StudyError
@@ -24,6 +24,10 @@ MAX_VALIDATION = 0.15
 MAX_LOCAL_EPOCHS = 10
 # What merging, checkpoints, metrics and the report take beside training and prediction.
 RESERVE = 0.1
+# A classifier's batch: the largest of these with which the smallest hospital still takes so many steps an
+# epoch. On the adrenal glands batch norm with 32 learned most in the same time (benchmarks/adrenal.py).
+BATCHES, MIN_STEPS = (32, 16, 8), 8
+SMALLEST_BATCH = 4
 # The overlap of windows in prediction (the task's default), and the patches per step.
 OVERLAP, BATCH = 0.25, 2
 # What bringing a prediction back to its file's grid and measuring it takes, per voxel of the image.
@@ -35,11 +39,17 @@ _UNIT_S = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True)
 class Network:
-    """A network that a plan may take: its kind, its settings as YAML, and how it is called in words."""
+    """A network that a plan may take: its kind, its settings as YAML, how it is called in words, and its
+    learning rate.
+
+    With .003 the smallest U-Net had a higher Dice on validation patients of the hippocampi than with .001, at
+    the same budget; for the others .001 was not compared.
+    """
 
     kind: str
     settings: tuple[str, ...]
     words: str
+    rate: float = 0.001
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -54,7 +64,7 @@ TRANSFORMS = ("{kind: blur}", "{kind: contrast}", "{kind: low_resolution}", "{ki
 
 # From the cheapest step to the dearest, each with three halvings, as patches are multiples of 8.
 NETWORKS = (
-    Network("unet", ("channels: [16, 32, 64, 128]",), "a U-Net of 16 to 128 features"),
+    Network("unet", ("channels: [16, 32, 64, 128]",), "a U-Net of 16 to 128 features", 0.003),
     Network("unet", ("channels: [32, 64, 128, 256]",), "a U-Net of 32 to 256 features"),
     Network(
         "dynunet",
@@ -127,6 +137,16 @@ def parse_budget(text: str) -> float:
     if found is None or not float(found[1]):
         raise StudyError(f"--budget: found '{text}', expected a time such as 30m, 2h or 1d")
     return float(found[1]) * _UNIT_S[found[2]]
+
+
+def classifier_batch(training_cases: Iterable[int]) -> int:
+    """Return the cases of a classifier's training step, from each hospital's number of training cases.
+
+    >>> classifier_batch([297, 300]), classifier_batch([130, 80]), classifier_batch([12, 300])
+    (32, 8, 4)
+    """
+    smallest = min(training_cases)
+    return next((batch for batch in BATCHES if smallest >= batch * MIN_STEPS), SMALLEST_BATCH)
 
 
 def default_recipe(voxels: int) -> Recipe:
