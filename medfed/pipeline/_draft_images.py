@@ -25,10 +25,10 @@ from medfed.pipeline._draft_channels import draft_channels
 from medfed.pipeline._draft_classes import class_names, draft_number_maps, structures
 from medfed.pipeline._draft_planes import are_planes, plane_grid, plane_normalisation
 from medfed.pipeline._draft_recipe import (
+    MANY_CASES,
     TRANSFORMS,
     Recipe,
     cases_of,
-    classifier_batch,
     default_recipe,
     plan_recipe,
 )
@@ -314,7 +314,7 @@ def _whole_image_text(preflights: Preflights, channels: str, task: str, classes:
         patch=yaml_inline(patch),
         max_side=MAX_SIDE,
         large=prod(patch) > MAX_FULL_RESOLUTION,
-        batch=classifier_batch(one.facts["splits"].get("train", 0) for one in preflights.values()),
+        many=min(one.facts["splits"].get("train", 0) for one in preflights.values()) >= MANY_CASES,
     )
 
 

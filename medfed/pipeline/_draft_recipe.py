@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medfed.errors import StudyError
@@ -24,10 +24,10 @@ MAX_VALIDATION = 0.15
 MAX_LOCAL_EPOCHS = 10
 # What merging, checkpoints, metrics and the report take beside training and prediction.
 RESERVE = 0.1
-# A classifier's batch: the largest of these with which the smallest hospital still takes so many steps an
-# epoch. On the adrenal glands batch norm with 32 learned most in the same time (benchmarks/adrenal.py).
-BATCHES, MIN_STEPS = (32, 16, 8), 8
-SMALLEST_BATCH = 4
+# Training cases of the smallest hospital from which a classifier has batch norm and batches of 32: on the
+# adrenal glands (297 a hospital) it learns far more in the same time. With a dozen cases of mixed scanners
+# (configs/classify.yaml) it fits them faster, and a hospital that took no part is classified worse.
+MANY_CASES = 256
 # The overlap of windows in prediction (the task's default), and the patches per step.
 OVERLAP, BATCH = 0.25, 2
 # What bringing a prediction back to its file's grid and measuring it takes, per voxel of the image.
@@ -137,16 +137,6 @@ def parse_budget(text: str) -> float:
     if found is None or not float(found[1]):
         raise StudyError(f"--budget: found '{text}', expected a time such as 30m, 2h or 1d")
     return float(found[1]) * _UNIT_S[found[2]]
-
-
-def classifier_batch(training_cases: Iterable[int]) -> int:
-    """Return the cases of a classifier's training step, from each hospital's number of training cases.
-
-    >>> classifier_batch([297, 300]), classifier_batch([130, 80]), classifier_batch([12, 300])
-    (32, 8, 4)
-    """
-    smallest = min(training_cases)
-    return next((batch for batch in BATCHES if smallest >= batch * MIN_STEPS), SMALLEST_BATCH)
 
 
 def default_recipe(voxels: int) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from medfed.data.folder_options import FolderOptions
 from medfed.data.layouts import parse_layout
@@ -93,6 +94,17 @@ def test_a_whole_images_grid_holds_the_largest_median_at_the_finest_spacing() ->
     )
     # 100 / 1.56 = 64.1 and 256 / 4 = 64 voxels; 5 voxels of 2 mm are filled up to 16.
     assert grid == ([1.56, 4.0, 2.0], [64, 64, 16])
+
+
+@pytest.mark.parametrize(("least", "norm", "batch"), [(256, "batch", 32), (255, "group", 4)])
+def test_a_classifier_of_many_cases_has_batch_norm(least: int, norm: str, batch: int) -> None:
+    def folder(cases: int) -> dict:
+        grid = {"size": {"median": [64, 64, 64]}, "spacing_mm": {"median": [1, 1, 1]}}
+        return {**grid, "splits": {"train": cases, "test": 1000}}
+
+    sites = folders(north=folder(900), south=folder(least))
+    plain = yaml.safe_load(images._whole_image_text(sites, "1", "classify", ["healthy", "mass"]))
+    assert (plain["network"]["norm"], plain["train"]["batch"]) == (norm, batch)
 
 
 def test_a_summary_counts_what_can_be_learned_from() -> None:
