@@ -92,6 +92,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         del plain["data"]["transforms"]
     if plain["task"].get("postprocess") == "none":
         del plain["task"]["postprocess"]
+    if plain["privacy"].get("augmentations") == 1:
+        del plain["privacy"]["augmentations"]
     if study.data.fold is None:
         del plain["data"]["fold"]
     if not study.sampling.joining:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from medfed import registry as kinds
-from medfed.federation.private_training import check_layers, many_gradients, single_gradient, trained
+from medfed.federation.patient_gradients import many_gradients, single_gradient, trained
+from medfed.federation.private_training import check_layers
 from medfed.models.networks import Network, replace_batch_norms
 from medfed.models.tasks import Training
 from medfed.testing._networks import FEATURES, INPUTS, OUTPUTS, installed, small, smallest
