@@ -65,8 +65,11 @@ SIZE = {
         "data.augment={flip: 0, rotate: 0, intensity: 0.5, noise: 0.3}",
     ],
 }
-START = ["sampling.minimum=1", "train.rounds=10", "train.epochs=3", "train.batch=4", "train.clip=5",
-         "train.optimiser={kind: adamw, lr: 0.01}"]  # fmt: skip
+START = {
+    "quickstart": ["train.rounds=20", "train.epochs=5", "train.optimiser={kind: adamw, lr: 0.02}"],
+    "hippocampus": ["train.rounds=10", "train.epochs=3", "train.optimiser={kind: adamw, lr: 0.01}"],
+}
+ALONE = ["sampling.minimum=1", "train.batch=4", "train.clip=5"]
 # One step too small to change a weight, so that the start's own score is recorded.
 UNCHANGED = ["train.rounds=1", "train.optimiser={kind: sgd, lr: 1e-12}"]
 # Without privacy, from the start.
@@ -145,7 +148,6 @@ LOOKED_AT = {
         replace(LORA, rate=0.03, average=EMA),
         replace(LORA, rate=0.03, copies=4),
         replace(LORA, rate=0.02, rounds=10),
-        replace(LORA, rate=0.02, rounds=10, average=EMA),
     ),
     "quickstart": (
         Configuration("head", 0.003),
@@ -157,7 +159,7 @@ LOOKED_AT = {
         replace(LORA, average=EMA),
     ),
 }
-CHOSEN = {"hippocampus": LORA, "quickstart": LORA}
+CHOSEN = {"hippocampus": replace(LORA, rate=0.03, average=EMA), "quickstart": replace(LORA, average=EMA)}
 
 
 def public_start(study: str, seed: int, folder: Path) -> Path:
@@ -168,7 +170,7 @@ def public_start(study: str, seed: int, folder: Path) -> Path:
         if study == "quickstart":
             public = dealt(SAMPLES / PUBLIC[study], folder / "public")
         alone = [f"sites={{{PUBLIC[study]}: {public}}}", f"seed={seed}"]
-        trained(study, [*START, *alone], folder / f"{study}-start-{seed}")
+        trained(study, [*START[study], *ALONE, *alone], folder / f"{study}-start-{seed}")
         shutil.copy(folder / f"{study}-start-{seed}" / "checkpoints" / "federated.ckpt", kept)
     return kept
 
