@@ -2,9 +2,9 @@
 
 `PrivateTraining` is a Lightning callback; with it and `PrivateData` any LightningModule with automatic
 optimisation trains by DP-SGD inside the one long `Trainer.fit` of the federated callback. A gradient is taken
-for each patient over all of the patient's items in the step, clipped as a whole, summed, noised, and divided
-by the expected number of patients. What Lightning, the optimiser and local methods do afterwards is
-post-processing and costs nothing more.
+for each patient over all of the patient's items in the step (with `augmentations`, the mean over several
+copies), clipped as a whole, summed, noised, and divided by the expected number of patients. What Lightning,
+the optimiser and local methods do afterwards is post-processing and costs nothing more.
 
 The ways to per-patient gradients were measured (patches of 28^3 and 40 x 56 x 40, four patients, one core).
 Opacus' hooks take 2.5 times a plain step for 3D convolutions, whose inputs they unfold, and fail on MONAI's
@@ -24,13 +24,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from medfed.data.dataset import item_seed
 from medfed.errors import PrivacyError
+from medfed.federation.patient_gradients import (
+    Gradients,
+    alike,
+    clipped_sum,
+    many_gradients,
+    mean_over_copies,
+    single_gradient,
+    trained,
+)
 from medfed.privacy import _noise as noise
-from medfed.privacy._clipping import SLACK
 from medfed.privacy.accounting.accountant import MechanismSteps, noise_for
 from medfed.privacy.accounting.ledger import BudgetTracker
 from medfed.privacy.dp_sgd import DPSGD
@@ -68,22 +75,30 @@ class PoissonPatientSampler(Sampler[list[int]]):
 
 
 class _ByPatient(Dataset[Any]):
-    """A dataset of patients: item p is the batch of all of patient p's items."""
+    """A dataset of patients: item p is a list of batches of all of patient p's items, one per copy.
+
+    The copies differ in what the dataset draws at random: patches and augmentation.
+    """
 
     def __init__(
-        self, dataset: Any, items: Sequence[Sequence[int]], collate: Callable[[list[Any]], Any]
+        self, dataset: Any, items: Sequence[Sequence[int]], collate: Callable[[list[Any]], Any], copies: int
     ) -> None:
-        self._dataset, self._items, self._collate = dataset, items, collate
+        self._dataset, self._items, self._collate, self._copies = dataset, items, collate, copies
+        self._seed = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, patient: int) -> Any:
+    def __getitem__(self, patient: int) -> list[Any]:
+        return [self._copy(patient, number) for number in range(self._copies)]
+
+    def _copy(self, patient: int, number: int) -> Any:
+        if hasattr(self._dataset, "set_random_state"):
+            self._dataset.set_random_state(item_seed(self._seed, number))
         return self._collate([self._dataset[item] for item in self._items[patient]])
 
     def set_random_state(self, seed: int) -> None:
-        if hasattr(self._dataset, "set_random_state"):
-            self._dataset.set_random_state(seed)
+        self._seed = seed
 
 
 class PrivateData(pl.LightningDataModule):
@@ -93,9 +108,10 @@ class PrivateData(pl.LightningDataModule):
         data: the site's data; its training DataLoader gives dataset, collate function and workers.
         items: for each patient, the indices of their training items.
         expected: the average number of patients in a step.
+        copies: how many augmented copies of a patient are in a step.
     """
 
-    def __init__(self, data: Any, items: Sequence[Sequence[int]], expected: int) -> None:
+    def __init__(self, data: Any, items: Sequence[Sequence[int]], expected: int, copies: int = 1) -> None:
         super().__init__()
         if not items or not all(items):
             raise PrivacyError("private training needs patients, each with at least one training item")
@@ -103,14 +119,14 @@ class PrivateData(pl.LightningDataModule):
             raise PrivacyError(
                 "private training: an item belongs to two patients; each item must belong to one patient"
             )
-        self._data, self._items = data, [list(mine) for mine in items]
+        self._data, self._items, self.copies = data, [list(mine) for mine in items], copies
         self.sampler = PoissonPatientSampler(len(items), expected)
         self.federated_examples = getattr(data, "federated_examples", None)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return a loader of batches `{"patients": [one batch per sampled patient]}`."""
+        """Return a loader of batches `{"patients": [[one batch per copy] per sampled patient]}`."""
         loader = self._data.train_dataloader()
-        dataset = _ByPatient(loader.dataset, self._items, loader.collate_fn)
+        dataset = _ByPatient(loader.dataset, self._items, loader.collate_fn, self.copies)
         # Not the study's seed: an augmentation must not reveal who else was in the step.
         dataset.set_random_state(noise.seed())
         return DataLoader(
@@ -252,9 +268,7 @@ class PrivateTraining(pl.Callback):
         module.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=max(len(patients), 1))
         return loss
 
-    def _clipped_sum(
-        self, module: pl.LightningModule, patients: Sequence[Any]
-    ) -> tuple[list[Tensor], Tensor]:
+    def _clipped_sum(self, module: pl.LightningModule, patients: Sequence[Any]) -> Gradients:
         parameters = list(trained(module).values())
         # float64: a patient made for it moves the rounding of a float32 sum by more than the clip.
         total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
@@ -266,26 +280,28 @@ class PrivateTraining(pl.Callback):
         mean = torch.cat(losses).mean() if losses else parameters[0].new_zeros(())
         return total, mean
 
-    def _gradients(
-        self, module: pl.LightningModule, patients: Sequence[Any]
-    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+    def _gradients(self, module: pl.LightningModule, patients: Sequence[Any]) -> Iterator[Gradients]:
         """Yield gradients (patients, *parameter's shape) of one or several patients, and their losses."""
-        if not self._vectorised:
-            yield from (single_gradient(module, patient) for patient in patients)
-            return
         for some in alike(patients, self._privacy.at_once):
-            try:
-                gradients = many_gradients(module, some)
-            except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
-                # An error in the network itself is raised again patient by patient.
-                self._vectorised = False
-                self._log(
-                    f"{self.site}: patients go through the network one after another: torch.func can't batch "
-                    f"it ({type(error).__name__})"
-                )
-                yield from (single_gradient(module, patient) for patient in some)
+            together = self._together(module, some) if self._vectorised else None
+            if together is not None:
+                yield together
                 continue
-            yield gradients
+            for patient in some:
+                yield mean_over_copies(lambda copy: single_gradient(module, copy[0]), [patient])
+
+    def _together(self, module: pl.LightningModule, patients: Sequence[Any]) -> Gradients | None:
+        """Return gradients and losses of patients of the same shapes, or None if vmap can't batch them."""
+        try:
+            return mean_over_copies(partial(many_gradients, module), patients)
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
+            # An error in the network itself is raised again patient by patient.
+            self._vectorised = False
+            self._log(
+                f"{self.site}: patients go through the network one after another: torch.func can't batch "
+                f"it ({type(error).__name__})"
+            )
+            return None
 
     @torch.no_grad()
     def _write(self, module: pl.LightningModule, *_: Any, **__: Any) -> None:
@@ -378,120 +394,5 @@ def check_layers(module: nn.Module, who: str = "dp_sgd") -> None:
         )
 
 
-def trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that training changes, by name."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-
-
-# -------------------------------------------------------------------------------------- gradients of patients
-
-
-def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
-    """Return the sum over patients of gradients (patients, *shape), float64, each patient's clipped first.
-
-    A patient's gradient is clipped by its norm over all tensors. One that isn't finite counts as zero: an
-    error would reveal that such a patient exists.
-    """
-    square = torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0)
-    length, bound = square.sqrt(), clip * (1 - SLACK)
-    scale = torch.where(length <= bound, torch.ones_like(length), bound / length)
-    finite = torch.isfinite(length)
-    scale = torch.where(finite, scale, torch.zeros_like(scale))
-    total = []
-    for gradient in gradients:
-        usable = gradient if bool(finite.all()) else gradient.nan_to_num(0.0, 0.0, 0.0)
-        total.append(torch.tensordot(scale, usable.double(), dims=1))
-    return total
-
-
-def loss_of(module: pl.LightningModule, batch: Any) -> Tensor:
-    """Return the training loss of one patient's batch, from the module's `loss` or its training_step."""
-    own = getattr(module, "loss", None)
-    # The class's method: the instance's attribute is the one that PrivateTraining put there.
-    result: Any = own(batch) if callable(own) else type(module).training_step(module, batch, 0)
-    loss: Tensor = result["loss"] if isinstance(result, dict) else result
-    return loss
-
-
-def single_gradient(module: pl.LightningModule, batch: Any) -> tuple[list[Tensor], Tensor]:
-    """Return the gradient of one patient's loss, each (1, *shape), by an ordinary backward pass."""
-    parameters = list(trained(module).values())
-    loss = loss_of(module, batch)
-    with torch.autocast(loss.device.type, enabled=False):
-        computed = torch.autograd.grad(loss, parameters, allow_unused=True)
-    gradients = [
-        (torch.zeros_like(p) if g is None else g)[None] for p, g in zip(parameters, computed, strict=True)
-    ]
-    return gradients, loss.detach()
-
-
-class _Loss(nn.Module):
-    """A module's loss as a forward pass, which is what torch.func calls."""
-
-    def __init__(self, module: pl.LightningModule) -> None:
-        super().__init__()
-        self.inner = module
-
-    def forward(self, batch: Any) -> Tensor:
-        return loss_of(self.inner, batch)
-
-
-def many_gradients(module: pl.LightningModule, batches: Sequence[Any]) -> tuple[list[Tensor], Tensor]:
-    """Return the gradients (patients, *shape) of several patients at once, and their losses.
-
-    The patients' batches must have the same shapes.
-
-    Raises:
-        RuntimeError: if torch.func can't batch an operation of the network or the loss.
-    """
-    if not callable(getattr(module, "loss", None)):
-        raise NotImplementedError("a training_step logs, which a batched function cannot do")
-    flat = [tree_flatten(batch) for batch in batches]
-    shape = flat[0][1]
-    places = [i for i, leaf in enumerate(flat[0][0]) if isinstance(leaf, Tensor)]
-    stacked = [torch.stack([_plain(leaves[i]) for leaves, _ in flat]) for i in places]
-    wrapped = _Loss(module)
-    parameters = {f"inner.{name}": p.detach() for name, p in trained(module).items()}
-
-    def loss(values: dict[str, Tensor], tensors: list[Tensor]) -> Tensor:
-        leaves = list(flat[0][0])
-        for place, tensor in zip(places, tensors, strict=True):
-            leaves[place] = tensor
-        value: Tensor = torch.func.functional_call(wrapped, values, (tree_unflatten(leaves, shape),))
-        return value
-
-    both = torch.func.vmap(
-        torch.func.grad_and_value(loss), in_dims=(None, 0), out_dims=0, randomness="different"
-    )
-    with _OutOfPlace():
-        gradients, losses = both(parameters, stacked)
-    return list(gradients.values()), losses
-
-
-class _OutOfPlace(TorchFunctionMode):
-    """Makes `scatter_` write into a copy, since vmap can't fill MONAI's one-hot zeros in place."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (Tensor.scatter if func is Tensor.scatter_ else func)(*args, **(kwargs or {}))
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    as_tensor = getattr(tensor, "as_tensor", None)
-    plain: Tensor = tensor if as_tensor is None else as_tensor()
-    return plain
-
-
-def alike(batches: Sequence[Any], most: int) -> Iterator[list[Any]]:
-    """Yield the batches in groups of at most `most`, which can be stacked as their tensor shapes match."""
-    groups: dict[Any, list[Any]] = {}
-    for batch in batches:
-        leaves = tree_flatten(batch)[0]
-        key = tuple(tuple(leaf.shape) if isinstance(leaf, Tensor) else None for leaf in leaves)
-        groups.setdefault(key, []).append(batch)
-    for group in groups.values():
-        for start in range(0, len(group), most):
-            yield group[start : start + most]

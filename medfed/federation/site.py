@@ -122,7 +122,8 @@ def train_site(
         if isinstance(config.privacy, DPSGD):
             assert tracker is not None
             assert run.patients is not None
-            fitted = PrivateData(data, run.patients.items, config.batch)
+            copies = config.privacy.augmentations
+            fitted = PrivateData(data, run.patients.items, config.batch, copies)
             callbacks.append(PrivateTraining(name, config.privacy, fitted, tracker, log=run.log))
         elif tracker is not None:
             callbacks.append(_RoundCharges(name, config, tracker))

@@ -5,6 +5,9 @@ arXiv:1607.00133. Departures: the unit is a patient, not an image: everything th
 a step (volumes, visits, patches, slices) makes one gradient, which is clipped once; the noise multiplier is
 derived from the target epsilon; noise and sampling come from the operating system's generator and never
 from the study's seed.
+
+`augmentations` is the augmentation multiplicity of De, Berrada, Hayes, Smith, Balle: Unlocking High-Accuracy
+Differentially Private Image Classification through Scale, 2022, arXiv:2204.13650.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from medfed.wire.weights import Weights
 # The scalar with which a site reports what its training has spent; without it, training was not private.
 EPSILON = "privacy/epsilon"
 
+# All copies of a step's patients are read before the step, so a slip of the pen would fill the memory.
+MAX_AUGMENTATIONS = 64
+
 
 class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     """Private training: nobody who sees the models, the hub included, can tell whether a patient took part.
@@ -34,7 +40,9 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     and about doubles the time of a step.
 
     clip: the maximum norm of a patient's gradient.  accountant: `prv` is tighter, `rdp` older.  at_once: how
-    many patients' gradients are in memory at a time, each as large as the model.
+    many patients' gradients are in memory at a time, each as large as the model.  augmentations: a patient's
+    gradient in a step is the mean over so many copies, each with its own patches and augmentation, before it
+    is clipped; this costs no epsilon, and so many times the time.
 
     Not covered: validation and test patients' scores, which are withheld unless `scores: send`; the number of
     training cases, which is taken to be known; how long a step takes; a hospital's preprocessing, where it
@@ -53,6 +61,7 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
     accountant: Accountant = "prv"
     scores: Scores = "withhold"
     at_once: Annotated[int, Meta(ge=1)] = 8
+    augmentations: Annotated[int, Meta(ge=1, le=MAX_AUGMENTATIONS)] = 1
 
     def objections(self, study: Any) -> Iterator[str]:
         if study.task.needs == "survival":
@@ -61,6 +70,11 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
                 "patients with each other; take privacy client_dp"
             )
         yield from _training_objections(study.train)
+        if self.augmentations > 1 and not _draws_at_random(study.data, study.task.needs):
+            yield (
+                f"privacy.augmentations: {self.augmentations} copies of a patient would be equal, because "
+                "this study draws no patches and no augmentation; set data.augment, or augmentations: 1"
+            )
         yield from _unprivate_scaling(study.data, "data")
         yield from _unprivate_scaling(getattr(study.data, "table", None), "data.table")
         for name in study.rule.needs_scalars:
@@ -93,6 +107,14 @@ class DPSGD(Privacy, tag="dp_sgd", frozen=True):
 
     def filter_scalars(self, scalars: Mapping[str, float]) -> Mapping[str, float]:
         return public_only(scalars, self.scores)
+
+
+def _draws_at_random(data: Any, needs: str) -> bool:
+    """Return whether two copies of a training item can differ; a data module's own may."""
+    if hasattr(data, "augment"):
+        patches = needs in ("segment", "image") and (data.patch is not None or data.spatial_dims == 2)
+        return patches or data.augment != "none" or bool(data.transforms)
+    return not hasattr(data, "standardise")  # a table's rows are used as they are
 
 
 def _training_objections(train: Any) -> Iterator[str]:

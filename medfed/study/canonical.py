@@ -94,6 +94,8 @@ def _canonical(study: Study) -> dict[str, Any]:
         del plain["task"]["postprocess"]
     if not study.train.last_rounds_on_all:
         del plain["train"]["last_rounds_on_all"]
+    if plain["privacy"].get("augmentations") == 1:
+        del plain["privacy"]["augmentations"]
     if study.data.fold is None:
         del plain["data"]["fold"]
     if not study.sampling.joining:

@@ -83,15 +83,16 @@ class Train(_Section, frozen=True, kw_only=True):
     summed.  clip: the largest gradient norm; null does not clip.  keep_local: what stays in the hospital:
     `norm` is FedBN, `head` FedPer.  optimiser_state: `keep` the optimiser's moments at a merge (the default:
     one site alone then trains as without federation), or `reset` them, which costs no memory between a site's
-    turns.  only: parts of the network, such as [output], that are trained and exchanged; the rest stays as
-    it was initialised (see `start`).  lora: train and exchange adapters of the layers, and what `only` names.
-    keep: which round's model the study ends with: the `last` one's, or the `best` one's by the mean, over the
-    sites, of the task's first score on validation cases.  patience: the study ends after so many rounds in a
-    row without a better one by that mean; null never ends it early.  average: the study ends with the mean of
-    the models of so many last rounds, each merged over the sites; 1 is the last round's model.  {kind: ema,
-    decay: 0.9} is a moving average of all rounds' models.  last_rounds_on_all: in so many last rounds each
-    site trains on its training and validation patients together, in as many steps; from then on there are no
-    validation scores. 0 keeps validation patients out of training.
+    turns.  only: parts of the network, such as [output], that are trained and exchanged; `norm` is all norms
+    and `head` the last layer; the rest stays as it was initialised (see `start`).  lora: train and exchange
+    adapters of the layers, and what `only` names.  keep: which round's model the study ends with: the `last`
+    one's, or the `best` one's by the mean, over the sites, of the task's first score on validation cases.
+    patience: the study ends after so many rounds in a row without a better one by that mean; null never ends
+    it early.  average: the study ends with the mean of the models of so many last rounds, each merged over
+    the sites; 1 is the last round's model.  {kind: ema, decay: 0.9} is a moving average of all rounds'
+    models.  last_rounds_on_all: in so many last rounds each site trains on its training and validation
+    patients together, in as many steps; from then on there are no validation scores. 0 keeps validation
+    patients out of training.
     """
 
     rounds: Count

@@ -19,14 +19,7 @@ from medfed.federation import private_training
 from medfed.federation.callback import FederatedCallback
 from medfed.federation.checkpoints import load_latest_checkpoint
 from medfed.federation.config import SiteConfig
-from medfed.federation.private_training import (
-    PoissonPatientSampler,
-    PrivateData,
-    PrivateTraining,
-    clipped_sum,
-    many_gradients,
-    single_gradient,
-)
+from medfed.federation.private_training import PoissonPatientSampler, PrivateData, PrivateTraining
 from medfed.federation.site import ChargedPatients, SiteRun, train_site
 from medfed.privacy import _noise as noise
 from medfed.privacy.accounting.accountant import MechanismSteps, epsilon
@@ -89,8 +82,9 @@ def spending(folder, resumed: bool = False, ceiling: float | None = None) -> Bud
 
 
 def fit(folder, module, *, privacy=None, expected=3, epochs=1, rows=TABLE, items=ITEMS, **settings):
-    data = PrivateData(Rows(rows), items, expected)
-    private = PrivateTraining("north", privacy or DPSGD(accountant="rdp"), data, spending(folder))
+    privacy = privacy or DPSGD(accountant="rdp")
+    data = PrivateData(Rows(rows), items, expected, privacy.augmentations)
+    private = PrivateTraining("north", privacy, data, spending(folder))
     trainer = pl.Trainer(
         max_epochs=epochs, callbacks=[private], logger=False, enable_checkpointing=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False, **settings,
@@ -121,44 +115,6 @@ def test_one_step_by_hand(tmp_path, no_noise, module):
     assert no_noise == [pytest.approx(private.noise_multiplier * 1.0)]
 
 
-@pytest.mark.parametrize("module", [Line, Logged])
-@pytest.mark.parametrize("clip", [0.25, 1.0, 7.0])
-def test_removing_a_patient_of_several_cases_changes_the_clipped_sum_by_at_most_the_clip(module, clip):
-    model = module()
-    batches = [(TABLE[list(items)],) for items in ITEMS]
-    whole = clipped_sum(*gradients(model, batches), clip)
-    for gone in range(3):
-        left = clipped_sum(*gradients(model, [b for number, b in enumerate(batches) if number != gone]), clip)
-        change = math.sqrt(sum(float((a - b).pow(2).sum()) for a, b in zip(whole, left, strict=True)))
-        length = float(TABLE[list(ITEMS[gone])].mean(0).norm())
-        assert change <= clip * (1 + 1e-6)
-        assert change == pytest.approx(min(length, clip), rel=2e-5)
-
-
-def gradients(model, batches):
-    each = [single_gradient(model, batch)[0] for batch in batches]
-    return ([torch.cat(parts) for parts in zip(*each, strict=True)],)
-
-
-def test_a_patient_is_clipped_over_all_tensors_together_and_not_one_by_one():
-    one = [torch.tensor([[3.0]]), torch.tensor([[0.0, 4.0]])]
-    total = clipped_sum(one, 1.0)
-    expected = [torch.tensor([0.6]).double(), torch.tensor([0.0, 0.8]).double()]
-    torch.testing.assert_close(total, expected, rtol=2e-5, atol=0)
-
-
-def test_a_sum_keeps_what_a_float32_sum_rounds_away():
-    # 1/2 + 2^-30 needs 29 bits, float32 has 24: there the second patient would be lost, or doubled.
-    (total,) = clipped_sum([torch.tensor([[0.5], [2.0**-30]])], 1.0)
-    assert float(total) == 0.5 + 2.0**-30
-
-
-@pytest.mark.parametrize("length", [1.0, 1.0 - 1e-6, 7.0])
-def test_a_patient_at_the_clip_leaves_room_for_rounding(length):
-    (total,) = clipped_sum([torch.tensor([[length]], dtype=torch.float64)], 1.0)
-    assert float(total) == pytest.approx(1 - 1e-5, rel=1e-12)
-
-
 def test_sums_over_groups_of_patients_are_float64_too(tmp_path, monkeypatch):
     summed = []
 
@@ -172,23 +128,6 @@ def test_sums_over_groups_of_patients_are_float64_too(tmp_path, monkeypatch):
         privacy = DPSGD(accountant="rdp", at_once=at_once)
         fit(tmp_path, module(), rows=rows, items=[(0,), (1,)], expected=2, privacy=privacy)
     assert [total[0].tolist() for total in summed] == [0.5 + 2.0**-30] * 2
-
-
-def test_a_gradient_that_is_not_finite_counts_as_none():
-    two = [torch.tensor([[float("nan"), 1.0], [0.3, 0.4]]), torch.tensor([[float("inf")], [0.0]])]
-    expected = [torch.tensor([0.3, 0.4]).double(), torch.zeros(1).double()]
-    torch.testing.assert_close(clipped_sum(two, 1.0), expected)
-
-
-def test_several_at_once_are_each_alone():
-    torch.manual_seed(0)
-    model = Logged()
-    batches = [(torch.randn(3, 2),) for _ in range(4)]
-    result, losses = many_gradients(model, batches)
-    for number, batch in enumerate(batches):
-        alone, loss = single_gradient(model, batch)
-        torch.testing.assert_close(result[0][number : number + 1], alone[0])
-        torch.testing.assert_close(losses[number], loss)
 
 
 def test_the_noise_has_the_deviation_that_the_accountant_counts(tmp_path):
@@ -253,7 +192,67 @@ def test_sampling_is_of_patients_and_by_the_operating_system(monkeypatch):
 def test_each_patient_brings_all_their_items():
     loader = PrivateData(Rows(TABLE), ITEMS, 3).train_dataloader()
     (batch,) = list(loader)
-    assert [len(patient[0]) for patient in batch["patients"]] == [2, 1, 3]
+    assert [[len(copy[0]) for copy in patient] for patient in batch["patients"]] == [[2], [1], [3]]
+
+
+class Drawn(TensorDataset):
+    """Row i plus a number that follows from the seed alone, so that copies of a patient differ."""
+
+    seed = 0
+
+    def set_random_state(self, seed):
+        self.seed = seed
+
+    def __getitem__(self, item):
+        return (
+            super().__getitem__(item)[0]
+            + torch.rand(2, generator=torch.Generator().manual_seed(self.seed % 2**63)),
+        )
+
+
+class DrawnRows(Rows):
+    def __init__(self, rows):
+        super().__init__(rows)
+        self.rows = Drawn(rows)
+
+
+def test_each_copy_of_a_patient_has_all_their_items_and_draws_of_its_own():
+    data = PrivateData(DrawnRows(TABLE), ITEMS, 3, copies=4)
+    (first,), (second,) = list(data.train_dataloader()), list(data.train_dataloader())
+    moved = set()
+    for patient, items in zip(first["patients"], ITEMS, strict=True):
+        assert len(patient) == 4
+        added = torch.stack([copy[0] - TABLE[list(items)] for copy in patient])
+        # Within a copy every item has the same draw, by the dataset above; no two copies have.
+        torch.testing.assert_close(added, added[:, :1].expand_as(added))
+        assert len({round(float(value), 4) for value in added[:, 0, 0]}) == 4
+        moved |= {round(float(value), 4) for value in added[:, 0, 0]}
+    again = second["patients"][1][0][0] - TABLE[[2]]
+    assert round(float(again[0, 0]), 4) not in moved  # the next loader's seed is a new one
+
+
+@pytest.mark.parametrize("module", [Line, Logged])
+def test_several_copies_that_are_equal_train_as_one(tmp_path, no_noise, module):
+    weights = []
+    for copies in (1, 4):
+        model = module()
+        (tmp_path / str(copies)).mkdir()
+        fit(tmp_path / str(copies), model, privacy=DPSGD(accountant="rdp", augmentations=copies), epochs=3)
+        weights.append(model.w.data.clone())
+    torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-7)
+    assert float(weights[0].norm()) > 0
+
+
+def test_copies_cost_no_epsilon_and_no_more_noise(tmp_path, no_noise):
+    spent = []
+    for copies in (1, 5):
+        (tmp_path / str(copies)).mkdir()
+        privacy = DPSGD(epsilon=3, clip=0.5, accountant="rdp", augmentations=copies)
+        private = fit(tmp_path / str(copies), Line(), privacy=privacy, expected=1, epochs=2)
+        private.commit_round(1)
+        spent.append((private.epsilon, private.noise_multiplier, private.state_dict()["steps"]))
+    assert spent[0] == spent[1]
+    assert no_noise == [pytest.approx(spent[0][1] * 0.5)] * 2 * 6
 
 
 def test_an_item_of_two_patients_is_refused():

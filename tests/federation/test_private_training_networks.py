@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from medfed import registry as kinds
-from medfed.federation.private_training import check_layers, many_gradients, single_gradient, trained
+from medfed.federation.patient_gradients import many_gradients, single_gradient, trained
+from medfed.federation.private_training import check_layers
 from medfed.models.networks import Network, replace_batch_norms
+from medfed.models.networks._adapters import prepare_training
 from medfed.models.tasks import Training
+from medfed.study.study import Lora
 from medfed.testing._networks import FEATURES, INPUTS, OUTPUTS, installed, small, smallest
 
 torch.set_num_threads(1)
@@ -74,6 +77,31 @@ def test_patients_at_once_have_the_gradients_of_each_alone(network: Network) -> 
         assert float((flat([one[0] for one in alone]) - plain).norm() / plain.norm()) < 1e-5
         assert float((flat([many[number] for many in gradients]) - plain).norm() / plain.norm()) < 1e-3
         torch.testing.assert_close(losses[number], loss, rtol=1e-4, atol=1e-5)
+
+
+PARTS = {
+    "norms": (None, ("norm",)),
+    "norms and head": (None, ("norm", "head")),
+    "adapters and norms": (Lora(rank=1, also=("norm",)), ()),
+    "adapters, norms and head": (Lora(rank=1), ()),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_patients_at_once_have_the_gradients_of_each_alone_in_every_part(part: str) -> None:
+    module, batches = module_and_batches(small("unet"))
+    lora, only = PARTS[part]
+    prepare_training(module.network, None, lora, only, small("unet").head)
+    names = trained(module)
+    assert 0 < sum(p.numel() for p in names.values()) < sum(p.numel() for p in module.parameters())
+    for parameter in names.values():  # B starts at zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    gradients, _ = many_gradients(module, batches)
+    for number, batch in enumerate(batches):
+        alone = flat([one[0] for one in single_gradient(module, batch)[0]])
+        assert float(alone.norm()) > 0
+        together = flat([many[number] for many in gradients])
+        assert float((together - alone).norm() / alone.norm()) < 1e-3
 
 
 def test_no_patient_reaches_another(network: Network) -> None:

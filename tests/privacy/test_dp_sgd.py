@@ -79,6 +79,39 @@ def test_a_study_that_it_cannot_cover_is_objected_to_by_its_key(against, beginni
     assert objection.startswith(beginning)
 
 
+IMAGES = {"augment": "none", "patch": None, "transforms": (), "spatial_dims": 3}
+TABLE = {"standardise": "fixed", "missing": "drop"}
+
+
+@pytest.mark.parametrize(
+    "varies",
+    [
+        study(data={**IMAGES, "patch": (16, 16, 16)}),
+        study(data={**IMAGES, "spatial_dims": 2}),  # a slice is drawn
+        study(needs="classify", data={**IMAGES, "augment": object()}),
+        study(needs="classify", data={**IMAGES, "transforms": (object(),)}),
+        study(needs="table"),  # a data module of the study's own may draw
+    ],
+)
+def test_copies_that_can_differ_are_allowed(varies):
+    assert list(DPSGD(augmentations=4).objections(varies)) == []
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        study(data=IMAGES),
+        study(needs="classify", data={**IMAGES, "patch": (16, 16, 16)}),
+        study(needs="classify", data={**IMAGES, "spatial_dims": 2}),
+        study(needs="table", data=TABLE),
+    ],
+)
+def test_copies_that_would_be_equal_are_objected_to(fixed):
+    assert list(DPSGD().objections(fixed)) == []
+    (objection,) = DPSGD(augmentations=4).objections(fixed)
+    assert objection.startswith("privacy.augmentations: 4 copies of a patient would be equal")
+
+
 def test_the_notes_name_epsilon_delta_and_what_is_not_covered():
     first, second = DPSGD(epsilon=3, delta=1e-6).notes()
     assert "epsilon 3 at delta 1e-06" in first

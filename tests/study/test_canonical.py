@@ -29,6 +29,14 @@ def test_a_study_that_nobody_may_join_keeps_the_digest_from_before_there_was_tha
     assert parse_study(public_yaml(may_join), "the hub's").sampling.joining
 
 
+def test_a_private_study_without_copies_keeps_the_digest_from_before_there_was_that_key(write):
+    plain = read_study(write(), ["privacy={kind: dp_sgd}"])
+    assert "augmentations" not in public_yaml(plain)
+    several = read_study(write(), ["privacy={kind: dp_sgd, augmentations: 4}"])
+    assert study_digest(several) != study_digest(plain)
+    assert parse_study(public_yaml(several), "the hub's").privacy == several.privacy
+
+
 def test_how_a_simulation_is_spread_over_a_machine_is_no_part_of_the_digest(write):
     study = read_study(write())
     spread = read_study(write(), ["simulation.engine=processes", "simulation.workers=3"])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medfed.models.pretrained import Start
     from medfed.models.pretrained.load import LoadedStart
 
-# What `also` calls all norms and the last layer.
+# What `only` and `also` call all norms and the last layer.
 NORM, HEAD = "norm", "head"
 
 
@@ -67,7 +67,7 @@ def prepare_training(
         add_lora(network, lora, (*only, *lora.also), head)
     elif only:
         network.requires_grad_(False)
-        unfreeze(network, only)
+        unfreeze(network, _with_head(network, only, head))
     if loaded is not None and (lora is not None or only):
         _refuse_frozen_at_random(network, loaded.anew)
     return loaded
@@ -102,6 +102,12 @@ def add_lora(network: nn.Module, lora: LoRASettings, whole: Sequence[str] = (), 
             f"train.lora: rank {lora.rank}: no layer of this network is large enough for a smaller adapter; "
             "take a lower rank, or train the whole network"
         )
+
+
+def _with_head(network: nn.Module, parts: Sequence[str], head: str) -> list[str]:
+    """Return parts with the path of the last layer for `head`, unless the network has a part of that name."""
+    own = any(_is_in(HEAD, path) for path, _ in network.named_modules())
+    return [head if part == HEAD and head and not own else part for part in parts]
 
 
 def _seed(layer: str) -> int:

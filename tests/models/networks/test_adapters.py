@@ -128,6 +128,33 @@ def test_norms_and_the_last_layer_train_whole_and_have_no_adapter():
     assert trained == norms | head | {name for name in trained if name.endswith("weight.0.b")}
 
 
+@pytest.mark.parametrize("only, parts", [(("head",), {"head"}), (("norm", "head"), {"norm", "head"})])
+def test_norms_and_the_last_layer_train_without_adapters(only, parts):
+    network = UNet(channels=(8, 16, 32), norm="group").build(1, 2, (16, 16, 16))
+    prepare_training(network, None, None, only, "model.2")
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    head = {name for name, _ in network.named_parameters() if name.startswith("model.2.")}
+    norms = {
+        f"{path}.{name}"
+        for path, module in network.named_modules()
+        if isinstance(module, nn.GroupNorm)
+        for name in ("weight", "bias")
+    }
+    assert norms - head
+    assert trained == (head | norms if "norm" in parts else head)
+
+
+def test_a_part_of_the_network_that_is_called_head_is_itself():
+    network = nn.ModuleDict({"head": nn.Linear(2, 2), "last": nn.Linear(2, 2)})
+    prepare_training(network, None, None, ("head",), "last")
+    assert {name for name, p in network.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+
+
+def test_without_a_last_layer_of_the_network_head_is_no_part():
+    with pytest.raises(StudyError, match=r"train\.only: the network has no part 'head'"):
+        prepare_training(small(), None, None, ("head",))
+
+
 def test_merged_adapters_leave_a_plain_network_that_computes_the_same():
     network = small()
     names = set(network.state_dict())

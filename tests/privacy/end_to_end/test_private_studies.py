@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 import yaml
 from hospitals import make_hospital
 
@@ -234,6 +235,33 @@ def test_a_run_by_dp_sgd_says_aloud_what_it_changed_and_what_was_spent(tmp_path)
     assert "epsilon spent for each patient, at delta 1e-05" in done.report.read_text()
     for line in done.rounds.read_text().splitlines():
         assert not any(name.startswith("val") or name == "train/loss" for name in json.loads(line)["scalars"])
+
+
+@pytest.mark.slow
+def test_adapters_train_from_a_public_start_with_several_copies_of_a_patient(tmp_path):
+    public = medfed.train(
+        tiny(tmp_path, "{kind: dp_sgd, epsilon: 6, accountant: rdp}"), out=tmp_path / "public"
+    )
+    part = [f"start={public.checkpoint('federated')}", "train.lora={rank: 1, also: [norm, head]}"]
+    mean = ["train.average={kind: ema, decay: 0.5}"]
+    spent = []
+    for copies in (1, 3):
+        settings = f"privacy={{kind: dp_sgd, epsilon: 4, accountant: rdp, augmentations: {copies}}}"
+        study = read_study(tmp_path / "tiny.yaml", [*part, *mean, settings])
+        progress = Says()
+        done = medfed.train(study, out=tmp_path / f"run-{copies}", progress=progress)
+        assert "one after another" not in "\n".join(progress.lines)
+        spent.append(done.read_facts().privacy.sites)
+        # What is not trained is the public model's; each part of what is trained has moved.
+        before, after = (
+            torch.load(one.checkpoint("federated"), weights_only=True)["state_dict"] for one in (public, done)
+        )
+        for name, tensor in after.items():
+            source = name.replace("parametrizations.weight.original", "weight")
+            if source in before and name.endswith("original"):
+                assert torch.equal(tensor, before[source])
+        assert any(float(tensor.abs().max()) > 0 for name, tensor in after.items() if name.endswith("0.b"))
+    assert spent[0] == spent[1]
 
 
 @pytest.mark.slow
