@@ -63,7 +63,6 @@ NEVER_BY_A_FOLDER = {
     "class_names.py:_check_words:classes: two words": "a site file's words, as its classes are built",
     "datamodule.py:__init__:data.kind is": "an index handed to the class; `open` reads what is asked for",
     "datamodule.py:_set_up_columns:": "an index handed to the class without its table",
-    "datamodule.py:_fixed_steps_loader:": "the number of processes, known as training starts",
     "datamodule.py:case:": "another token than a case's own",
     "samplers.py:collate:": "refused before by whole_images.check_extents",
     "datamodule.py:rows:": "asked for a table of images",
@@ -74,6 +73,7 @@ NEVER_BY_A_FOLDER = {
     "layouts/__init__.py:parse_layout:": "the command line's layout",
     "screening.py:usable_cases:the task needs a table": "a study whose task and data differ, as it is read",
     "table_file.py:read_cells:{": "a table above 2 GB is not written by a test",
+    "training_order.py:check_processes:": "the number of processes, known as training starts",
     "transforms.py:restore:": "a prediction, after training",
     "xlsx.py:_sheet:{": "openpyxl is not installed, or a workbook above 1 GB",
 }
